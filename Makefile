@@ -1,0 +1,44 @@
+# `make run` and `make test` need only Python 3.11+, a C++20 compiler and a package index.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+JOBS ?= 2
+
+.PHONY: help install run test test-slow test-gpu lint types sanitize clean
+
+help:
+	@echo "make install    environment in $(VENV), with everything the tests need"
+	@echo "make run        export the shipped checkpoint, compress and decompress the sample photographs"
+	@echo "make test       the test suite (test-slow, test-gpu: what it leaves out)"
+	@echo "make lint types sanitize"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(shell find runtime/flif -name '*.?pp' -o -name '*.h' -o -name CMakeLists.txt)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25'
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt 'scikit-build-core>=0.11' 'nanobind>=2.4' 'cmake>=3.25' ninja
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev]'
+	mkdir -p build/types && ln -sfn ../.. build/types/oslic
+	touch $(STAMP)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n $(JOBS)
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -n $(JOBS) -m "slow and not gpu"
+
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy $(addprefix build/types/oslic/,runtime networks training export calibration bench)
+
+clean:
+	rm -rf build out .pytest_cache .mypy_cache .ruff_cache

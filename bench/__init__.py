@@ -1,0 +1,1 @@
+"""Metrics, latency and rate-distortion measurements, and their reports."""

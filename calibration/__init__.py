@@ -1,0 +1,1 @@
+"""Post-training quantisation of a bundle's graphs, without torch."""

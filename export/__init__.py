@@ -1,0 +1,1 @@
+"""From a PyTorch checkpoint to verified ONNX graphs, fused octave convolutions and engines."""

@@ -1,0 +1,1 @@
+"""PyTorch modules of the codec, their configurations and their checkpoints."""

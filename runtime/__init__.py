@@ -1,0 +1,42 @@
+"""The lean runtime: compress and decompress images with a bundle, without torch.
+
+    >>> from oslic.runtime import Codec
+    >>> codec = Codec.open()                      # the shipped bundle, the best backend present
+    >>> data = codec.compress(image, quality=60)  # uint8 (H, W, 3) -> bytes
+    >>> image = codec.decompress(data)
+
+Names are loaded when they are first used, so that `import oslic.runtime` costs next to nothing and
+`oslic.runtime.flif` needs nothing but numpy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .bundle import Bundle, default_bundle
+    from .codec import Codec
+    from .errors import OslicError
+
+__all__ = ["Bundle", "Codec", "OslicError", "default_bundle"]
+
+_HOMES = {
+    "Bundle": "bundle",
+    "Codec": "codec",
+    "OslicError": "errors",
+    "default_bundle": "bundle",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

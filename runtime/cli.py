@@ -1,0 +1,144 @@
+"""The `oslic` command: a table of subcommands, each loaded only when it is called.
+
+A subcommand is a module with two functions:
+
+* `configure(parser)` adds its arguments to an `argparse.ArgumentParser`;
+* `run(args) -> int` does the work and returns the exit code.
+
+The table holds module *names*: `oslic compress` never imports torch, and the runtime never imports the
+rooms whose commands are listed here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from .errors import DependencyError, OslicError
+
+
+@dataclass(frozen=True)
+class Command:
+    """One row of the table.
+
+    Attributes:
+        module: the module to import, relative to the namespace `oslic`.
+        summary: one line for `oslic --help`.
+        extra: the extra of the distribution that brings what the module imports; None for the runtime.
+    """
+
+    module: str
+    summary: str
+    extra: str | None = None
+
+
+class CommandModule(Protocol):
+    """What a subcommand's module offers."""
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Add the arguments."""
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Do the work; return the exit code."""
+
+
+COMMANDS: dict[str, Command] = {
+    "compress": Command("runtime.commands.compress", "compress images into .oslic files"),
+    "decompress": Command("runtime.commands.decompress", "turn .oslic files back into images"),
+    "info": Command("runtime.commands.info", "show the header and the sections of an .oslic file"),
+    "backends": Command("runtime.commands.backends", "list the backends and say why each is usable or not"),
+    "inspect": Command("runtime.commands.inspect", "show the contents of a bundle"),
+    "flif": Command("runtime.commands.flif", "encode, decode and examine FLIF files"),
+    "export": Command("export.commands.export", "export a checkpoint to a bundle", "export"),
+    "fuse": Command("export.commands.fuse", "fuse the octave convolutions of any ONNX graph", "export"),
+    "build": Command("export.commands.build", "build a bundle's TensorRT engines", "export"),
+    "calibrate": Command("calibration.commands.calibrate", "quantise a bundle to INT8", "calibrate"),
+    "train": Command("training.commands.train", "train and evaluate checkpoints", "train"),
+    "bench": Command("bench.commands.bench", "measure latency, rate-distortion, fusion, drift", "bench"),
+    "compare": Command("bench.commands.compare", "compare a bundle's backends tensor by tensor", "export"),
+}
+
+
+def _namespace() -> str:
+    return __name__.split(".", maxsplit=1)[0]
+
+
+def load(name: str) -> CommandModule:
+    """Import the module of a subcommand.
+
+    Raises:
+        DependencyError: a package that it needs is not installed.
+    """
+    command = COMMANDS[name]
+    try:
+        return cast("CommandModule", importlib.import_module(f"{_namespace()}.{command.module}"))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".", maxsplit=1)[0] == _namespace():
+            raise
+        extra = f"pip install 'oslic[{command.extra}]'" if command.extra else f"pip install {error.name}"
+        raise DependencyError(f"`oslic {name}` needs the package {error.name}: {extra}") from error
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
+    return f"commands:\n{rows}\n\n`oslic COMMAND --help` explains one of them."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code (0: done; else the `exit_code` of the error)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    top = argparse.ArgumentParser(
+        prog="oslic",
+        description="Deployment toolkit for learned image coding.",
+        epilog=_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="store_true", help="print the version and exit")
+    top.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    top.add_argument("command", nargs="?", choices=list(COMMANDS), metavar="COMMAND")
+    # Everything behind the command's name belongs to the command.
+    position = next((i for i, word in enumerate(arguments) if not word.startswith("-")), len(arguments))
+    options = top.parse_args(arguments[: position + 1])
+    if options.version:
+        from importlib.metadata import version
+
+        print(f"oslic {version('oslic')}")
+        return 0
+    if options.command is None:
+        top.print_help()
+        return 2
+    debug = options.debug or "--debug" in arguments[position + 1 :]
+    rest = [word for word in arguments[position + 1 :] if word != "--debug"]
+    try:
+        module = load(options.command)
+        summary = COMMANDS[options.command].summary
+        parser = argparse.ArgumentParser(
+            prog=f"oslic {options.command}",
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog="--debug shows the traceback of an error.",
+        )
+        module.configure(parser)
+        return module.run(parser.parse_args(rest))
+    except OslicError as error:
+        if debug:
+            raise
+        message = " ".join(str(error).split("\n"))
+        print(f"oslic {options.command}: error: {message}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our output went away (`oslic info x | head`): not an error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

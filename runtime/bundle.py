@@ -1,0 +1,265 @@
+"""Bundles: the folder that export writes and the runtime reads.
+
+    BUNDLE/
+        manifest.json       this module's `Manifest`
+        segment.onnx        image -> labels
+        analyse.onnx        image, labels -> compact image
+        synthesise.onnx     compact image, labels -> estimate
+        engines/            built engines, each beside a sidecar JSON (optional)
+
+Every graph file is guarded by its SHA-256. The *fingerprint* is another thing: it names what defines the
+estimate in real arithmetic, and is therefore the same for the naive, fused and FP16 forms of one checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+from .errors import BundleError
+
+FORMAT: Final = "oslic-bundle"
+VERSION: Final = 1
+MANIFEST_NAME: Final = "manifest.json"
+COMPACT_SCALE: Final = 8
+"""The compact image has 1/8 of the image's size on each side (DESIGN, section 1)."""
+
+GraphName = Literal["segment", "analyse", "synthesise"]
+GRAPH_NAMES: Final[tuple[GraphName, ...]] = get_args(GraphName)
+
+LABEL_SCALES: Final = (1, 2, 4)
+_MAX_MANIFEST_BYTES: Final = 1 << 20
+_MAX_MULTIPLE: Final = 1024
+_HEX256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """One class of the label map.
+
+    Attributes:
+        name: what the class is called.
+        color: RGB in 0..255, for pictures of label maps.
+    """
+
+    name: str
+    color: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class GraphInfo:
+    """One graph file.
+
+    Attributes:
+        file: name of the file inside the bundle.
+        sha256: of the file's bytes, 64 hexadecimal digits.
+        inputs: names of the inputs, in order.
+        output: name of the only output.
+        form: how octave convolutions are written: `naive`, `fused`, or a name of the exporter's.
+        precision: `float32`, `float16`, `int8`, ...: the arithmetic of the heavy layers.
+        opset: ONNX operator set.
+        ir_version: ONNX IR version.
+        macs_per_pixel: multiply-accumulates per pixel of the (padded) image.
+        working_bytes_per_pixel: activation memory that a run needs per pixel of the image.
+        parameters: number of weights.
+    """
+
+    file: str
+    sha256: str
+    inputs: tuple[str, ...]
+    output: str
+    form: str
+    precision: str
+    opset: int
+    ir_version: int
+    macs_per_pixel: float
+    working_bytes_per_pixel: float
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle says of itself.
+
+    Attributes:
+        name: configuration of the networks: `full`, `base`, `lite`, or the user's.
+        classes: the K classes of the label map.
+        levels: L; the compact image takes values 0..L-1.
+        label_scale: S; the label map is stored at 1/S of the image's size.
+        alpha: share of low-rate channels of the octave convolutions.
+        multiple: the image is padded to multiples of this number on both sides.
+        fingerprint: SHA-256 of what defines the estimate, 64 hexadecimal digits.
+        license: terms of the weights.
+        graphs: the three graph files.
+        provenance: where the weights come from: checkpoint, data, scores, command, revision.
+        tools: versions of what exported the bundle.
+        quantization: scales and settings of a quantised bundle; None for others.
+    """
+
+    name: str
+    classes: tuple[ClassInfo, ...]
+    levels: int
+    label_scale: int
+    alpha: float
+    multiple: int
+    fingerprint: str
+    license: str
+    graphs: dict[GraphName, GraphInfo]
+    provenance: dict[str, Any] = field(default_factory=dict)
+    tools: dict[str, str] = field(default_factory=dict)
+    quantization: dict[str, Any] | None = None
+
+    def to_json(self) -> str:
+        """Return the manifest file's text."""
+        body = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        return json.dumps(body, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str = MANIFEST_NAME) -> Manifest:
+        """Parse and check the manifest file's text.
+
+        Raises:
+            BundleError: not a manifest, of a newer version, or with missing or impossible values.
+        """
+        try:
+            body = json.loads(text)
+        except ValueError as error:
+            raise BundleError(f"{where} is not JSON: {error}; export the bundle again") from error
+        if not isinstance(body, dict) or body.pop("format", None) != FORMAT:
+            raise BundleError(f"{where} is not the manifest of an OSLIC bundle (no format {FORMAT!r})")
+        version = body.pop("version", None)
+        if version != VERSION:
+            raise BundleError(
+                f"{where} has version {version!r}, this runtime reads {VERSION}: export the bundle again, "
+                "or install a newer oslic"
+            )
+        try:
+            manifest = cls(**_parse(body, where))
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise BundleError(f"{where} has a field that is missing or of the wrong kind: {error}") from error
+        manifest.check(where)
+        return manifest
+
+    def check(self, where: str = MANIFEST_NAME) -> None:
+        """Check every value that the runtime relies on.
+
+        Raises:
+            BundleError: names the field, its value and what it must be.
+        """
+        demands = {
+            "levels": (2 <= self.levels <= 256, self.levels, "2..256"),
+            "label_scale": (self.label_scale in LABEL_SCALES, self.label_scale, "1, 2 or 4"),
+            "classes": (1 <= len(self.classes) <= 256, len(self.classes), "1..256 entries"),
+            "multiple": (
+                COMPACT_SCALE <= self.multiple <= _MAX_MULTIPLE and self.multiple % COMPACT_SCALE == 0,
+                self.multiple,
+                f"a multiple of {COMPACT_SCALE} up to {_MAX_MULTIPLE}",
+            ),
+            "fingerprint": (bool(_HEX256.fullmatch(self.fingerprint)), self.fingerprint, "64 hex digits"),
+            "graphs": (set(self.graphs) == set(GRAPH_NAMES), sorted(self.graphs), f"{GRAPH_NAMES}"),
+        }
+        for name, graph in self.graphs.items():
+            plain = graph.file == Path(graph.file).name and graph.file not in {"", ".", ".."}
+            demands[f"graphs.{name}.file"] = (plain, graph.file, "a file name without a folder")
+            hashed = bool(_HEX256.fullmatch(graph.sha256))
+            demands[f"graphs.{name}.sha256"] = (hashed, graph.sha256, "64 hex digits")
+        for name_, (good, value, wanted) in demands.items():
+            if not good:
+                raise BundleError(f"{where}: {name_} is {value!r}, must be {wanted}")
+
+
+def _known(kind: type, body: dict[str, Any], where: str) -> dict[str, Any]:
+    names = {f.name for f in fields(kind)}
+    unknown = sorted(set(body) - names)
+    if unknown:
+        raise BundleError(f"{where} has unknown fields {', '.join(unknown)}: install a newer oslic")
+    return body
+
+
+def _parse(body: dict[str, Any], where: str) -> dict[str, Any]:
+    """Turn JSON's lists and objects into the types of `Manifest`; numbers keep their kind."""
+    values = dict(_known(Manifest, body, where))
+    values["classes"] = tuple(
+        ClassInfo(str(c["name"]), (int(c["color"][0]), int(c["color"][1]), int(c["color"][2])))
+        for c in values["classes"]
+    )
+    graphs = {}
+    for name, graph in values["graphs"].items():
+        parts = dict(_known(GraphInfo, graph, f"{where}: graphs.{name}"))
+        parts["inputs"] = tuple(str(x) for x in parts["inputs"])
+        graphs[name] = GraphInfo(**parts)
+    values["graphs"] = graphs
+    for name in ("levels", "label_scale", "multiple"):
+        if type(values[name]) is not int:
+            raise BundleError(f"{where}: {name} is {values[name]!r}, must be a whole number")
+    values["fingerprint"] = str(values["fingerprint"])
+    return values
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: a folder with a checked manifest. Graph files are read when they are asked for."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> Bundle:
+        """Open the bundle in the folder `path`.
+
+        Raises:
+            BundleError: no folder, no manifest, or a manifest that does not check.
+        """
+        folder = Path(path)
+        file = folder / MANIFEST_NAME
+        if not folder.is_dir():
+            raise BundleError(
+                f"no bundle at {folder}: not a folder; `oslic export CHECKPOINT -o {folder}` makes one"
+            )
+        if not file.is_file():
+            raise BundleError(f"no bundle at {folder}: it has no {MANIFEST_NAME}")
+        if file.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise BundleError(f"{file} has {file.stat().st_size} bytes, more than {_MAX_MANIFEST_BYTES}")
+        try:
+            text = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise BundleError(f"{file} is not UTF-8 text: {error}") from error
+        return cls(folder, Manifest.from_json(text, str(file)))
+
+    def graph_path(self, name: GraphName) -> Path:
+        """Return the path of a graph file, not checked."""
+        return self.path / self.manifest.graphs[name].file
+
+    def read_graph(self, name: GraphName) -> bytes:
+        """Read a graph file and check it against the manifest.
+
+        Raises:
+            BundleError: the file is missing, or its hash is not the manifest's.
+        """
+        path = self.graph_path(name)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BundleError(f"{path}: the {name} graph cannot be read: {error.strerror}") from error
+        found, wanted = hashlib.sha256(data).hexdigest(), self.manifest.graphs[name].sha256
+        if found != wanted:
+            raise BundleError(
+                f"{path} was altered: its SHA-256 starts with {found[:16]}, the manifest says {wanted[:16]}; "
+                "export the bundle again"
+            )
+        return data
+
+
+def default_bundle() -> Path:
+    """Return the folder of the bundle that is shipped with the package (`lite`)."""
+    return Path(__file__).parent / "bundles" / "lite"

@@ -1,0 +1,218 @@
+"""Checkpoints: safetensors files that carry their configuration, provenance and scores; never pickle.
+
+A checkpoint is a folder with `weights.safetensors`, or with shards `weights-1-of-3.safetensors` and so on. Every
+file's metadata hold the whole description, so that any of them says what it belongs to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..runtime.errors import BundleError, OslicError
+from .codec import CodecNetworks
+from .config import ModelConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+FORMAT = "oslic-checkpoint"
+VERSION = "1"
+SHARD_BYTES = 15 * 1024 * 1024
+_ESTIMATE = "gnet."
+_BOOKKEEPING = "num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights with all that says what they are.
+
+    Attributes:
+        config: configuration of the networks.
+        state: weights by name, float32.
+        provenance: where they come from: data, licence, command, revision and the like (plain JSON types).
+        scores: what they reached (plain JSON types).
+    """
+
+    config: ModelConfig
+    state: dict[str, Tensor]
+    provenance: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """What defines the estimate, as 64 hexadecimal digits; see `fingerprint`."""
+        return fingerprint(self.state, self.config)
+
+    def networks(self) -> CodecNetworks:
+        """The networks with these weights, in evaluation mode.
+
+        Raises:
+            BundleError: the weights do not fit the configuration.
+        """
+        networks = CodecNetworks(self.config)
+        wanted = {k: tuple(v.shape) for k, v in networks.state_dict().items() if not k.endswith(_BOOKKEEPING)}
+        found = {k: tuple(v.shape) for k, v in self.state.items()}
+        wrong = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
+        if wrong:
+            name = wrong[0]
+            raise BundleError(
+                f"the checkpoint does not fit its configuration {self.config.name!r}: {name} is "
+                f"{found.get(name, 'missing')}, should be {wanted.get(name, 'absent')} "
+                f"({len(wrong)} of {len(wanted)} tensors differ)"
+            )
+        networks.load_state_dict(self.state, strict=False)
+        return networks.eval()
+
+
+def fingerprint(state: Mapping[str, Tensor], config: ModelConfig) -> str:
+    """SHA-256 over what defines the estimate in real arithmetic.
+
+    That is: the part of the configuration that `synthesise` is built from, and names, shapes and values of
+    GNet's weights, in the order of their names, as float32, little endian. It does not change with the form of the
+    graph or the type in which the weights are stored, as long as the values do not.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    described = json.dumps(config.synthesis(), sort_keys=True, separators=(",", ":"))
+    digest.update(described.encode())
+    for name in sorted(state):
+        if not name.startswith(_ESTIMATE) or name.endswith(_BOOKKEEPING):
+            continue
+        values = state[name].detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"\n{name} {list(values.shape)}\n".encode())
+        digest.update(values.numpy().astype("<f4").tobytes())
+    return digest.hexdigest()
+
+
+def write(
+    folder: Path, checkpoint: Checkpoint, dtype: Literal["float32", "float16"] = "float32"
+) -> list[Path]:
+    """Write a checkpoint; files appear whole or not at all, shards below 16 MiB each.
+
+    Args:
+        folder: where to; made if absent. Older weights in it are replaced.
+        checkpoint: what to write.
+        dtype: type of the stored weights. Statistics of batch normalisations stay float32.
+
+    Returns:
+        The files written.
+
+    Raises:
+        BundleError: a weight is not finite in `dtype`, or the folder cannot be written.
+    """
+    stored: dict[str, Tensor] = {}
+    for name, value in checkpoint.state.items():
+        if name.endswith(_BOOKKEEPING):
+            continue
+        kept = value.detach().to("cpu", torch.float32)
+        if dtype == "float16" and "running_" not in name:
+            kept = kept.to(torch.float16)
+        if not bool(torch.isfinite(kept).all()):
+            raise BundleError(
+                f"{name} holds values that are not finite in {dtype}; the checkpoint was not written"
+            )
+        stored[name] = kept.contiguous()
+    shards = _shards(stored)
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": checkpoint.config.to_json(),
+        "provenance": json.dumps(checkpoint.provenance, sort_keys=True),
+        "scores": json.dumps(checkpoint.scores, sort_keys=True),
+        "shards": str(len(shards)),
+    }
+    names = (
+        ["weights.safetensors"]
+        if len(shards) == 1
+        else [f"weights-{i}-of-{len(shards)}.safetensors" for i in range(1, len(shards) + 1)]
+    )
+    paths = [folder / name for name in names]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, shard in zip(paths, shards, strict=True):
+            temporary = path.with_suffix(".tmp")
+            save_file(shard, temporary, metadata)
+            os.replace(temporary, path)
+        for old in folder.glob("weights*.safetensors"):
+            if old not in paths:
+                old.unlink()
+    except OSError as error:
+        raise BundleError(f"cannot write the checkpoint to {folder}: {error}") from error
+    return paths
+
+
+def _shards(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name in sorted(tensors):
+        value = tensors[name]
+        taken = value.numel() * value.element_size()
+        if shards[-1] and size + taken > SHARD_BYTES:
+            shards.append({})
+            size = 0
+        shards[-1][name] = value
+        size += taken
+    return shards
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise BundleError(f"there is no checkpoint at {path}")
+    files = sorted(path.glob("weights*.safetensors"))
+    if not files:
+        raise BundleError(f"{path} holds no weights*.safetensors, so it is not a checkpoint")
+    return files
+
+
+def read(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Args:
+        path: its folder, or its file if there is only one.
+
+    Raises:
+        BundleError: it is missing, damaged, incomplete, of another format or version.
+    """
+    files = _files(Path(path))
+    state: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as stored:
+                metadata = stored.metadata() or {}
+                for name in stored.keys():  # noqa: SIM118 (not a dictionary)
+                    state[name] = stored.get_tensor(name).to(torch.float32)
+        except (SafetensorError, OSError) as error:
+            raise BundleError(f"{file} is not a readable safetensors file: {error}") from error
+        if metadata.get("format") != FORMAT:
+            raise BundleError(f"{file} is not a checkpoint: its metadata do not say {FORMAT}")
+        if metadata.get("version") != VERSION:
+            raise BundleError(
+                f"{file} is a checkpoint of version {metadata.get('version')}; this program reads {VERSION}"
+            )
+        if metadata.get("shards") != str(len(files)):
+            raise BundleError(
+                f"{path} holds {len(files)} of {metadata.get('shards')} files of its checkpoint"
+            )
+    try:
+        config = ModelConfig.from_json(metadata["config"])
+        provenance = json.loads(metadata["provenance"])
+        scores = json.loads(metadata["scores"])
+    except (KeyError, ValueError, OslicError) as error:
+        raise BundleError(f"{files[-1]}: the checkpoint's description is not readable: {error}") from error
+    return Checkpoint(config, state, provenance, scores)

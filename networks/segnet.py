@@ -1,0 +1,122 @@
+"""SegNet (Badrinarayanan, Kendall, Cipolla, TPAMI 2017): semantic segmentation by pooling indices."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .config import SegNetConfig
+
+
+class ConvUnit(nn.Module):
+    """3x3 convolution, batch normalisation, ReLU; optionally the input is added before the ReLU.
+
+    Args:
+        channels_in: channels of the input.
+        channels_out: channels of the output.
+        stride: stride of the convolution.
+        residual: add the input where the widths are equal and the stride is 1.
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, stride: int = 1, *, residual: bool = False
+    ) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
+        self.norm = nn.BatchNorm2d(channels_out)
+        self.residual = residual and channels_in == channels_out and stride == 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N x C_in x H x W to N x C_out x H/stride x W/stride."""
+        y = self.norm(self.convolution(x))
+        return F.relu(x + y if self.residual else y)
+
+
+def _chain(channels_in: int, channels_out: list[int], *, residual: bool) -> nn.Sequential:
+    units = nn.Sequential()
+    for channels in channels_out:
+        units.append(ConvUnit(channels_in, channels, residual=residual))
+        channels_in = channels
+    return units
+
+
+class SegNet(nn.Module):
+    """Encoder with 2x2 max-poolings that keep their indices; decoder that unpools by them.
+
+    Args:
+        config: widths and depths.
+        classes: K, the number of classes.
+        label_scale: scale of the logits and so of the label map; finer logits are averaged down to it.
+    """
+
+    def __init__(self, config: SegNetConfig, classes: int, label_scale: int) -> None:
+        super().__init__()
+        self.reduction = label_scale // config.scale
+        self.smoothing = config.smoothing
+        self.skip = config.skip
+        self.stem = ConvUnit(3, config.stem, stride=2) if config.stem else None
+        self.encoder = nn.ModuleList()
+        channels = config.stem or 3
+        pooled = []
+        for width, depth in zip(config.widths, config.depths, strict=True):
+            self.encoder.append(_chain(channels, [width] * depth, residual=config.residual))
+            channels = width if depth else channels
+            pooled.append(channels)
+        bottom = [config.bottom] * (config.bottom_depth - 1) + [channels] if config.bottom_depth else []
+        self.bottom = _chain(channels, bottom, residual=config.residual)
+        self.decoder = nn.ModuleList()
+        for depth in config.decoder_depths:
+            inner = pooled.pop()
+            # The last convolution of a stage gives the next unpooling the channels that its indices have.
+            outer = pooled[-1] if pooled else inner
+            self.decoder.append(_chain(inner, [inner] * (depth - 1) + [outer], residual=config.residual))
+            channels = outer
+        self.classifier = nn.Conv2d(channels, classes, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits.
+
+        Args:
+            x: image, N x 3 x H x W, values 0..255/256; H and W multiples of the configuration's `multiple`.
+
+        Returns:
+            N x K x H/label_scale x W/label_scale, before the softmax.
+        """
+        x = x - 0.5
+        if self.stem is not None:
+            x = self.stem(x)
+        kept: list[tuple[Tensor, Tensor]] = []
+        for stage in self.encoder:
+            before = stage(x)
+            x, indices = F.max_pool2d(before, 2, return_indices=True)
+            kept.append((before, indices))
+        x = self.bottom(x)
+        for stage in self.decoder:
+            before, indices = kept.pop()
+            x = F.max_unpool2d(x, indices, 2)
+            if self.skip:
+                x = x + before
+            x = stage(x)
+        logits: Tensor = self.classifier(x)
+        if self.reduction > 1:
+            logits = F.avg_pool2d(logits, self.reduction)
+        if self.smoothing > 1:
+            logits = F.avg_pool2d(logits, self.smoothing, 1, self.smoothing // 2, count_include_pad=False)
+        return logits
+
+    def labels(self, x: Tensor) -> Tensor:
+        """Label map: the class of the highest logit; the lowest class wins ties.
+
+        Args:
+            x: as in `forward`.
+
+        Returns:
+            uint8, N x H/label_scale x W/label_scale, values 0..K-1.
+        """
+        return torch.argmax(self(x), dim=1).to(torch.uint8)

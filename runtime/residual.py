@@ -1,0 +1,159 @@
+"""The lossy residual coder: AVIF (AV1 intra) by Pillow.
+
+The residual r = x - e in [-255, 255] becomes 8-bit samples round(r / scale) + 128, clipped to 0..255, with scale
+1 or 2. Scale 1 loses what lies beyond -128..127, scale 2 the last bit; `encode` chooses per image.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+
+import numpy as np
+from PIL import AvifImagePlugin, Image, features
+
+from . import avif
+from .errors import BackendError, StreamError, UsageError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Pixels = npt.NDArray[np.uint8]
+
+DEFAULT_SPEED: Final = 6
+MAX_SPEED: Final = 10
+# Pillow's AVIF quality, of which the residual takes 1..100; 0 stands for "no residual at all" in the codec.
+MAX_QUALITY: Final = 100
+
+# The encoder's bits depend on whether it runs in rows (more than one thread), not on how many threads there are:
+# with a fixed number the same image gives the same file on any number of cores.
+_ENCODER_THREADS: Final = 2
+# A decoder's frame may be larger than the image only by a damaged stream.
+_OPTIONS: Final = {"tune": "psnr"}
+# Mean squared clipping error (per sample) from which scale 2 is tried as well: 55 dB.
+_CLIPPING_MATTERS: Final = 0.2
+
+
+@dataclass(frozen=True)
+class CodedResidual:
+    """A coded residual.
+
+    Attributes:
+        payload: AV1 data without container.
+        scale: 1 or 2.
+    """
+
+    payload: bytes
+    scale: int
+
+
+def check_available() -> None:
+    """Raise BackendError if this Pillow was built without AVIF."""
+    if not features.check("avif"):
+        raise BackendError(
+            "this Pillow has no AVIF support: pip install --upgrade pillow (12 or newer, from a wheel)"
+        )
+
+
+def _samples(image: Pixels, estimate: Pixels, scale: int) -> Pixels:
+    residual = np.subtract(image, estimate, dtype=np.int16)
+    if scale == 2:
+        # Halves go to the even neighbour, so that both signs are treated alike.
+        residual = np.rint(residual * np.float32(0.5)).astype(np.int16)
+    residual += 128
+    return np.clip(residual, 0, 255, out=residual).astype(np.uint8)
+
+
+def _clipping_error(image: Pixels, estimate: Pixels) -> float:
+    residual = np.subtract(image, estimate, dtype=np.int16)
+    beyond = residual[(residual > 127) | (residual < -128)].astype(np.int64)
+    excess = np.where(beyond > 0, beyond - 127, beyond + 128)
+    return float((excess * excess).sum()) / image.size
+
+
+def _encode(image: Pixels, estimate: Pixels, scale: int, quality: int, speed: int) -> bytes:
+    file = io.BytesIO()
+    try:
+        Image.fromarray(_samples(image, estimate, scale)).save(
+            file,
+            "AVIF",
+            quality=quality,
+            speed=speed,
+            subsampling="4:0:0" if image.ndim == 2 else "4:4:4",
+            max_threads=_ENCODER_THREADS,
+            autotiling=False,
+            advanced=_OPTIONS,
+        )
+    except (OSError, ValueError) as error:
+        raise BackendError(f"Pillow could not encode the residual as AVIF: {error}") from error
+    return avif.unwrap(file.getvalue())
+
+
+def encode(image: Pixels, estimate: Pixels, *, quality: int, speed: int = DEFAULT_SPEED) -> CodedResidual:
+    """Code image - estimate.
+
+    Args:
+        image: uint8, (H, W, 3) or (H, W).
+        estimate: uint8, the shape of `image`.
+        quality: 1..100, as Pillow's AVIF quality: larger is better.
+        speed: 0..10, as Pillow's AVIF speed: larger is faster and costs bits.
+
+    Returns:
+        The payload and its scale. Where scale 1 clips visibly, both scales are coded, and the one with the smaller
+        product of squared error and bytes is taken (near these rates a decibel is worth some 20 % of the bytes,
+        which makes that product a fair rate-distortion figure).
+
+    Raises:
+        UsageError: quality or speed out of range.
+        BackendError: Pillow cannot encode.
+    """
+    if not 1 <= quality <= MAX_QUALITY:
+        raise UsageError(f"residual quality {quality} is out of range 1..{MAX_QUALITY}")
+    if not 0 <= speed <= MAX_SPEED:
+        raise UsageError(f"residual speed {speed} is out of range 0..{MAX_SPEED}")
+    check_available()
+    coded = CodedResidual(_encode(image, estimate, 1, quality, speed), 1)
+    if _clipping_error(image, estimate) <= _CLIPPING_MATTERS:
+        return coded
+    halved = CodedResidual(_encode(image, estimate, 2, quality, speed), 2)
+
+    def cost(candidate: CodedResidual) -> float:
+        error = np.subtract(decode(candidate, estimate), image, dtype=np.float32)
+        return math.log(float(np.mean(error * error)) + 1e-3) + math.log(len(candidate.payload))
+
+    return min((coded, halved), key=cost)
+
+
+def decode(coded: CodedResidual, estimate: Pixels) -> Pixels:
+    """Add a coded residual to the estimate.
+
+    Args:
+        coded: payload and scale.
+        estimate: uint8, (H, W, 3) or (H, W).
+
+    Returns:
+        clip(estimate + r'), uint8, the shape of `estimate`.
+
+    Raises:
+        StreamError: the payload is damaged or has another size.
+    """
+    check_available()
+    height, width = estimate.shape[:2]
+    file = avif.wrap(coded.payload, width, height, monochrome=estimate.ndim == 2)
+    try:
+        with AvifImagePlugin.AvifImageFile(io.BytesIO(file)) as picture:
+            if picture.size != (width, height):
+                raise StreamError(
+                    f"the residual is {picture.size}, the image {(width, height)}: damaged stream"
+                )
+            samples = np.asarray(picture.convert("L" if estimate.ndim == 2 else "RGB"))
+    except (OSError, SyntaxError, ValueError, RuntimeError) as error:
+        raise StreamError(f"the residual cannot be decoded: {error}") from error
+    residual = samples.astype(np.int16)
+    residual -= 128
+    if coded.scale == 2:
+        residual *= 2
+    residual += estimate
+    return cast("Pixels", np.clip(residual, 0, 255, out=residual).astype(np.uint8))

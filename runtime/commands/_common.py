@@ -1,0 +1,107 @@
+"""Arguments and small habits that the runtime's commands share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from ..backends import BACKENDS
+from ..codec import Codec
+from ..errors import OslicError, UsageError
+
+STREAM_SUFFIX: Final = ".oslic"
+
+
+def add_codec_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every command needs that opens a codec."""
+    parser.add_argument(
+        "--bundle", metavar="FOLDER", help="the networks (default: the shipped `lite` bundle)"
+    )
+    parser.add_argument("--backend", default="auto", metavar="NAME", help=f"auto, {', '.join(BACKENDS)}")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads of the networks (default: all cores)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
+
+
+def open_codec(args: argparse.Namespace) -> Codec:
+    """Open the codec that the arguments of `add_codec_arguments` ask for."""
+    return Codec.open(args.bundle, args.backend, args.threads)
+
+
+def plan_outputs(inputs: list[str], output: str, suffix: str) -> dict[Path, Path]:
+    """Pair every input with its output file.
+
+    Args:
+        inputs: the files to read.
+        output: a file for a single input, or an existing folder.
+        suffix: ending of the files made in a folder.
+
+    Raises:
+        UsageError: several inputs and no folder, or two inputs that would become the same file.
+    """
+    target = Path(output)
+    if not target.is_dir():
+        if len(inputs) > 1 or output.endswith("/"):
+            raise UsageError(f"the output folder {output} does not exist; create it first")
+        return {Path(inputs[0]): target}
+    plan: dict[Path, Path] = {}
+    taken: dict[Path, Path] = {}
+    for source in map(Path, inputs):
+        file = target / (source.stem + suffix)
+        if file in taken:
+            raise UsageError(
+                f"{taken[file]} and {source} would both be written to {file}: give them different names"
+            )
+        taken[file] = source
+        plan[source] = file
+    return plan
+
+
+class Reporter:
+    """Prints one line per file, or collects them into one JSON document; remembers the first error."""
+
+    def __init__(self, command: str, as_json: bool) -> None:
+        self.exit_code = 0
+        self._command = command
+        self._json = as_json
+        self._rows: list[dict[str, Any]] = []
+
+    def done(self, row: dict[str, Any], line: str) -> None:
+        """Report a file that went through."""
+        self._rows.append(row)
+        if not self._json:
+            print(line)
+
+    def warn(self, message: str) -> None:
+        """Report something the user should know."""
+        print(f"oslic {self._command}: warning: {message}", file=sys.stderr)
+
+    def failed(self, source: Path, error: OslicError) -> None:
+        """Report a file that did not go through; the others are still worked on."""
+        self.exit_code = self.exit_code or error.exit_code
+        message = " ".join(str(error).split("\n"))
+        print(f"oslic {self._command}: error: {message}", file=sys.stderr)
+        self._rows.append({"input": str(source), "error": message, "exit_code": error.exit_code})
+
+    def finish(self) -> int:
+        """Print the JSON document if asked for; return the exit code."""
+        if self._json:
+            print(json.dumps({"files": self._rows}, indent=2))
+        return self.exit_code
+
+
+def milliseconds(stages: dict[str, float]) -> dict[str, float]:
+    """Seconds by stage -> milliseconds by stage, rounded to microseconds."""
+    return {name: round(value * 1e3, 3) for name, value in stages.items()}
+
+
+def table(rows: Iterable[tuple[str, str]]) -> str:
+    """Two aligned columns."""
+    pairs = list(rows)
+    width = max((len(name) for name, _ in pairs), default=0)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in pairs)

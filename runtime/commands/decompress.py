@@ -1,0 +1,71 @@
+"""`oslic decompress`: `.oslic` files back into images."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from ..codec import Codec
+from ..errors import OslicError, VerificationError
+from ..files import read_file, write_atomically
+from ..images import check_writable_kind, encode_image
+from ._common import Reporter, add_codec_arguments, milliseconds, open_codec, plan_outputs
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("inputs", nargs="+", metavar="IN", help=".oslic files")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="an image file, or an existing folder"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="fail if the estimate is not exactly the encoder's"
+    )
+    add_codec_arguments(parser)
+
+
+def _one(codec: Codec, source: Path, target: Path, strict: bool, report: Reporter) -> None:
+    start = time.perf_counter()
+    data = read_file(source, "stream")
+    stages = {"read": time.perf_counter() - start}
+    decoded = codec.decode(data)
+    stages |= decoded.stages
+    if not decoded.digest_matches:
+        message = (
+            f"{source}: the estimate differs from the encoder's; expect differences of a few grey levels"
+        )
+        if strict:
+            raise VerificationError(f"{message}; leave --strict out to accept them")
+        report.warn(message)
+    start = time.perf_counter()
+    write_atomically(target, encode_image(decoded.image, decoded.metadata, target))
+    stages["write"] = time.perf_counter() - start
+    height, width = decoded.image.shape[:2]
+    row = {
+        "input": str(source),
+        "output": str(target),
+        "width": width,
+        "height": height,
+        "layout": decoded.header.layout.name.lower(),
+        "digest_matches": decoded.digest_matches,
+        "digest": decoded.header.digest.hex(),
+        "backend": codec.selection.backend.name,
+        "stages_ms": milliseconds(stages),
+    }
+    report.done(
+        row, f"{source} -> {target}: {width}x{height}, digest {'ok' if decoded.digest_matches else 'DIFFERS'}"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    plan = plan_outputs(args.inputs, args.output, ".png")
+    for target in plan.values():
+        check_writable_kind(target)
+    report = Reporter("decompress", args.json)
+    with open_codec(args) as codec:
+        for source, target in plan.items():
+            try:
+                _one(codec, source, target, args.strict, report)
+            except OslicError as error:
+                report.failed(source, error)
+    return report.finish()

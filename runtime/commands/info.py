@@ -1,0 +1,95 @@
+"""`oslic info`: the header and sections of a stream, without decoding it."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from ..bundle import ClassInfo
+from ..codec import Codec
+from ..files import read_file, write_atomically
+from ..limits import Limits
+from ..stream import StreamInfo, read_info
+from ._common import table
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", metavar="IN", help="an .oslic file")
+    parser.add_argument(
+        "--labels", metavar="PNG", help="decode the label map alone and write it to this file"
+    )
+    parser.add_argument(
+        "--bundle", metavar="FOLDER", help="the bundle that names the classes (default: `lite`)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+
+
+def _facts(info: StreamInfo) -> dict[str, Any]:
+    header = info.header
+    pixels = header.width * header.height
+    return {
+        "version": ".".join(map(str, info.version)),
+        "width": header.width,
+        "height": header.height,
+        "layout": header.layout.name.lower(),
+        "fingerprint_prefix": header.fingerprint.hex(),
+        "residual_codec": header.residual_codec.name.lower(),
+        "residual_scale": header.residual_scale,
+        "tiles": list(header.tiles),
+        "digest": header.digest.hex(),
+        "bytes": info.total_bytes,
+        "bpp": info.total_bytes * 8 / pixels,
+        "overhead_bytes": info.overhead_bytes,
+        "sections": [
+            {
+                "type": s.type,
+                "name": s.name,
+                "offset": s.offset,
+                "bytes": s.length,
+                "bpp": s.length * 8 / pixels,
+            }
+            for s in info.sections
+        ],
+    }
+
+
+def _print(facts: dict[str, Any]) -> None:
+    sections = facts.pop("sections")
+    facts["bpp"] = f"{facts['bpp']:.4f}"
+    print(table((name.replace("_", " "), str(value)) for name, value in facts.items()))
+    print(table((f"section {s['name']}", f"{s['bytes']} bytes, {s['bpp']:.4f} bpp") for s in sections))
+
+
+def run(args: argparse.Namespace) -> int:
+    data = read_file(args.input, "stream")
+    info = read_info(data, Limits())
+    if args.labels is not None:
+        with Codec.open(args.bundle) as codec:
+            labels = codec.decode_labels(data)
+            classes = codec.bundle.manifest.classes
+            scale = codec.bundle.manifest.label_scale
+        full = labels.repeat(scale, axis=0).repeat(scale, axis=1)[: info.header.height, : info.header.width]
+        write_atomically(args.labels, _palette_png(full, classes))
+    facts = _facts(info)
+    if args.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        _print(facts)
+    return 0
+
+
+def _palette_png(labels: npt.NDArray[np.uint8], classes: tuple[ClassInfo, ...]) -> bytes:
+    """A palette PNG: its values are the classes, its colours theirs."""
+    picture = Image.fromarray(labels)
+    picture.putpalette([value for entry in classes for value in entry.color])
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,183 @@
+"""Image files: reading any common kind into arrays, writing arrays with their metadata."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from .errors import ImageError, UsageError
+from .files import read_file
+from .limits import Limits
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+# Pillow's own guard only warns; ours is `Limits.pixels`, checked on the header before any pixel is decoded.
+Image.MAX_IMAGE_PIXELS = None
+
+_REFUSED: Final = {
+    "I;16": "16-bit gray",
+    "I;16L": "16-bit gray",
+    "I;16B": "16-bit gray",
+    "I;16N": "16-bit gray",
+    "I": "32-bit integer",
+    "F": "32-bit float",
+    "CMYK": "CMYK",
+    "LAB": "CIE Lab",
+    "HSV": "HSV",
+}
+_WRITERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    ".png": ("PNG", {"compress_level": 3}),
+    ".tif": ("TIFF", {"compression": "tiff_deflate"}),
+    ".tiff": ("TIFF", {"compression": "tiff_deflate"}),
+    ".webp": ("WEBP", {"lossless": True, "method": 2, "exact": True}),
+    ".bmp": ("BMP", {}),
+    ".ppm": ("PPM", {}),
+}
+
+
+@dataclass(frozen=True)
+class Metadata:
+    r"""What travels beside the pixels.
+
+    Attributes:
+        icc: ICC profile; empty for none.
+        exif: EXIF block with its `Exif\0\0` prefix, the orientation tag removed; empty for none.
+    """
+
+    icc: bytes = b""
+    exif: bytes = b""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image file.
+
+    Attributes:
+        pixels: uint8, (H, W) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB or (H, W, 4) RGBA.
+        metadata: ICC and EXIF.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    metadata: Metadata
+
+
+def _is_deep_png(data: bytes) -> bool:
+    """Whether this is a PNG of 16 bits a sample: Pillow would silently cut its colour to 8."""
+    return data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and data[24:25] == b"\x10"
+
+
+def _is_deep_tiff(image: Image.Image) -> bool:
+    bits = getattr(image, "tag_v2", {}).get(258, (8,))
+    return bool(max(bits if isinstance(bits, tuple) else (bits,)) > 8)
+
+
+def _mode_of(image: Image.Image) -> str:
+    """Return the mode the pixels are taken in: L, LA, RGB or RGBA."""
+    if image.mode in {"1", "L"}:
+        # A gray image may name one of its values as transparent.
+        return "LA" if image.has_transparency_data else "L"
+    if image.mode in {"LA", "La"}:
+        return "LA"
+    if image.mode in {"RGB", "RGBA", "RGBX", "RGBa", "P", "PA", "YCbCr"}:
+        return "RGBA" if image.has_transparency_data else "RGB"
+    raise ImageError(f"images of mode {image.mode} are not supported: convert to 8-bit gray or RGB")
+
+
+def decode_image(data: bytes, limits: Limits, name: str = "the input") -> Picture:
+    """Decode an image file's bytes.
+
+    EXIF orientation is applied; palette images become the colours they show; gray stays gray; alpha is kept.
+
+    Raises:
+        ImageError: empty, not an image, an animation, or 16-bit, CMYK and other kinds that would lose by 8-bit RGB.
+        LimitError: more pixels than the limit.
+    """
+    if not data:
+        raise ImageError(f"{name} is empty (0 bytes)")
+    if _is_deep_png(data):
+        raise ImageError(f"{name} is a 16-bit PNG: only 8 bits a sample are supported; convert it first")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise ImageError(f"{name} is not an image that Pillow can read") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"{name} cannot be read as an image: {error}") from error
+    with image:
+        limits.check_pixels(image.width, image.height)
+        if getattr(image, "n_frames", 1) > 1:
+            frames = getattr(image, "n_frames", 1)
+            raise ImageError(f"{name} is an animation of {frames} frames: only still images are supported")
+        if image.mode in _REFUSED:
+            raise ImageError(
+                f"{name} is a {_REFUSED[image.mode]} image: convert it to 8-bit gray or RGB first"
+            )
+        if image.format == "TIFF" and _is_deep_tiff(image):
+            raise ImageError(f"{name} has more than 8 bits a sample: convert it to 8-bit gray or RGB first")
+        try:
+            turned = ImageOps.exif_transpose(image)
+            mode = _mode_of(turned)
+            pixels = np.array(turned.convert(mode), dtype=np.uint8)
+        except ImageError as error:
+            raise ImageError(f"{name}: {error}") from error
+        except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+            raise ImageError(f"{name} is damaged: {error}") from error
+        return Picture(pixels, _metadata(turned, limits, name))
+
+
+def _metadata(image: Image.Image, limits: Limits, name: str) -> Metadata:
+    icc = image.info.get("icc_profile") or b""
+    exif = image.getexif()
+    exif.pop(ExifTags.Base.Orientation, None)
+    block = exif.tobytes() if len(exif) else b""
+    if max(len(icc), len(block)) > limits.metadata_bytes:
+        raise ImageError(
+            f"{name} has a profile or EXIF block of more than {limits.metadata_bytes} bytes: strip it"
+        )
+    return Metadata(bytes(icc), block)
+
+
+def read_image(path: str | Path, limits: Limits) -> Picture:
+    """Read an image file: see `decode_image`.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    return decode_image(read_file(path, "image"), limits, str(path))
+
+
+def check_writable_kind(path: str | Path) -> None:
+    """Raise UsageError unless images can be written to a file of this name."""
+    if Path(path).suffix.lower() not in _WRITERS:
+        known = ", ".join(_WRITERS)
+        raise UsageError(f"cannot write {path}: its ending names no lossless image format (known: {known})")
+
+
+def encode_image(pixels: npt.NDArray[np.uint8], metadata: Metadata, path: str | Path) -> bytes:
+    """Return the bytes of an image file, losslessly, in the format that the ending of `path` names.
+
+    Raises:
+        UsageError: an ending that names no known lossless format, or one that cannot hold these channels.
+    """
+    check_writable_kind(path)
+    kind, options = _WRITERS[Path(path).suffix.lower()]
+    image = Image.fromarray(pixels)
+    extras: dict[str, bytes] = {}
+    if kind not in {"BMP", "PPM"}:
+        extras = {
+            key: value for key, value in (("icc_profile", metadata.icc), ("exif", metadata.exif)) if value
+        }
+    file = io.BytesIO()
+    try:
+        image.save(file, kind, **options, **extras)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot write {path}: {kind} does not hold this kind of image: {error}") from error
+    return file.getvalue()

@@ -60,6 +60,7 @@ COMMANDS: dict[str, Command] = {
     "calibrate": Command("calibration.commands.calibrate", "quantise a bundle to INT8", "calibrate"),
     "train": Command("training.commands.train", "train and evaluate checkpoints", "train"),
     "bench": Command("bench.commands.bench", "measure latency, rate-distortion, fusion, drift", "bench"),
+    "demo": Command("bench.commands.demo", "compress photographs and show every layer"),
     "compare": Command("bench.commands.compare", "compare a bundle's backends tensor by tensor", "export"),
 }
 

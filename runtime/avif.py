@@ -81,20 +81,31 @@ def unwrap(avif: bytes) -> bytes:
     return b"".join(kept)
 
 
-def _configuration(av1: bytes, monochrome: bool) -> bytes:
-    """Return the content of the `av1C` box, from the sequence header."""
-    for kind, _, start, end in _obus(av1):
-        if kind != _SEQUENCE_HEADER:
-            continue
-        if end - start < 2:
-            break
-        first, second = av1[start], av1[start + 1]
-        if not first & 0b00001000:
-            raise StreamError("AV1: not a reduced still picture header; other ones are not supported")
-        profile, level = first >> 5, (first & 7) << 2 | second >> 6
-        # Monochrome counts as subsampled in both directions.
-        return bytes([0x81, profile << 5 | level, 0b00011100 if monochrome else 0, 0])
-    raise StreamError("AV1: no sequence header: the residual is damaged")
+def _configuration(av1: bytes, width: int, height: int, monochrome: bool) -> bytes:
+    """Return the content of the `av1C` box; check that the sequence header gives the picture's size.
+
+    A decoder would take memory for the size in the sequence header, and scale: both are refused here.
+    """
+    header = next((av1[start:end] for kind, _, start, end in _obus(av1) if kind == _SEQUENCE_HEADER), b"")
+    if len(header) < 8:
+        raise StreamError("AV1: no sequence header: the residual is damaged")
+    bits = int.from_bytes(header[:8].ljust(8, b"\0"), "big")
+    position = 64
+
+    def read(count: int) -> int:
+        nonlocal position
+        position -= count
+        return bits >> position & ((1 << count) - 1)
+
+    profile, _still, reduced, level = read(3), read(1), read(1), read(5)
+    if not reduced:
+        raise StreamError("AV1: not a reduced still picture header: the residual is damaged")
+    width_bits, height_bits = read(4) + 1, read(4) + 1
+    size = (read(width_bits) + 1, read(height_bits) + 1)
+    if size != (width, height):
+        raise StreamError(f"the residual is {size[0]}x{size[1]}, the image {width}x{height}: damaged stream")
+    # Monochrome counts as subsampled in both directions.
+    return bytes([0x81, profile << 5 | level, 0b00011100 if monochrome else 0, 0])
 
 
 def _box(kind: bytes, *parts: bytes) -> bytes:
@@ -116,14 +127,14 @@ def wrap(av1: bytes, width: int, height: int, *, monochrome: bool) -> bytes:
         monochrome: one plane in place of three planes 4:4:4.
 
     Raises:
-        StreamError: the AV1 data has no usable sequence header.
+        StreamError: the AV1 data has no usable sequence header, or is of another size.
     """
     planes = 1 if monochrome else 3
     properties = _box(
         b"ipco",
         _full_box(b"ispe", 0, 0, struct.pack(">II", width, height)),
         _full_box(b"pixi", 0, 0, bytes([planes, *[8] * planes])),
-        _box(b"av1C", _configuration(av1, monochrome)),
+        _box(b"av1C", _configuration(av1, width, height, monochrome)),
         _box(b"colr", _NCLX),
     )
     # One item, four properties, the third (av1C) essential.

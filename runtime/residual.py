@@ -30,7 +30,6 @@ MAX_QUALITY: Final = 100
 # The encoder's bits depend on whether it runs in rows (more than one thread), not on how many threads there are:
 # with a fixed number the same image gives the same file on any number of cores.
 _ENCODER_THREADS: Final = 2
-# A decoder's frame may be larger than the image only by a damaged stream.
 _OPTIONS: Final = {"tune": "psnr"}
 # Mean squared clipping error (per sample) from which scale 2 is tried as well: 55 dB.
 _CLIPPING_MATTERS: Final = 0.2
@@ -144,10 +143,6 @@ def decode(coded: CodedResidual, estimate: Pixels) -> Pixels:
     file = avif.wrap(coded.payload, width, height, monochrome=estimate.ndim == 2)
     try:
         with AvifImagePlugin.AvifImageFile(io.BytesIO(file)) as picture:
-            if picture.size != (width, height):
-                raise StreamError(
-                    f"the residual is {picture.size}, the image {(width, height)}: damaged stream"
-                )
             samples = np.asarray(picture.convert("L" if estimate.ndim == 2 else "RGB"))
     except (OSError, SyntaxError, ValueError, RuntimeError) as error:
         raise StreamError(f"the residual cannot be decoded: {error}") from error

@@ -248,7 +248,7 @@ def read_info(data: bytes, limits: Limits, *, complete: bool = True) -> StreamIn
     major, minor = data[len(MAGIC)] >> 4, data[len(MAGIC)] & 0xF
     if major != MAJOR:
         raise StreamError(
-            f"the stream has version {major}.{minor}, this runtime reads {MAJOR}.x: install a newer oslic"
+            f"the stream has version {major}.{minor}, this one reads {MAJOR}.x: install a newer oslic"
         )
     reader = _Reader(data, len(MAGIC) + 1, len(data))
     length = reader.varint("header length", _MAX_BODY)
@@ -351,7 +351,9 @@ def read_stream(data: bytes, limits: Limits) -> tuple[StreamInfo, dict[SectionTy
         needed.add(SectionType.ALPHA)
     critical = {kind for kind in parts if not kind & _ANCILLARY}
     for kind in sorted(needed - critical):
-        raise StreamError(f"the stream has no {kind.name.lower()} section, which its header calls for")
+        raise StreamError(f"the stream has no section for {kind.name.lower()}, which its header calls for")
     for kind in sorted(critical - needed):
-        raise StreamError(f"the stream has a {kind.name.lower()} section, which its header does not call for")
+        raise StreamError(
+            f"the stream has a section for {kind.name.lower()}, which its header does not call for"
+        )
     return info, parts

@@ -1,0 +1,41 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLES = ROOT / "samples"
+SHARED = Path(os.environ.get("OSLIC_SHARED", ROOT.parent / "shared"))
+
+
+def pytest_collection_modifyitems(items):
+    if SHARED.is_dir():
+        return
+    skip = pytest.mark.skip(reason=f"needs the data folder {SHARED} (set OSLIC_SHARED)")
+    for item in items:
+        if "shared" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The data folder; tests that use it carry the mark `shared`."""
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """The folder of the sample photographs."""
+    return SAMPLES
+
+
+@pytest.fixture(scope="session")
+def photo() -> np.ndarray:
+    """A real photograph, uint8 (300, 451, 3)."""
+    return np.array(Image.open(SAMPLES / "chelsea.png").convert("RGB"))

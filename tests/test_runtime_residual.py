@@ -1,0 +1,110 @@
+"""The residual coder and the AVIF container it strips and rebuilds."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from oslic.runtime import avif, residual
+from oslic.runtime.errors import StreamError, UsageError
+from PIL import Image, ImageFilter
+
+
+def _psnr(a, b):
+    return 10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2))
+
+
+@pytest.fixture(scope="module")
+def estimate(photo):
+    return np.asarray(Image.fromarray(photo).filter(ImageFilter.GaussianBlur(4)))
+
+
+def _avif(image: Image.Image, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "AVIF", speed=8, advanced={"tune": "psnr"}, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("mode", "subsampling"), [("RGB", "4:4:4"), ("L", "4:0:0")])
+@pytest.mark.parametrize("size", [(451, 300), (1, 1), (17, 3)])
+def test_a_rebuilt_container_decodes_to_the_same_pixels(photo, mode, subsampling, size):
+    picture = Image.fromarray(photo).resize(size).convert(mode)
+    original = _avif(picture, subsampling=subsampling)
+    stripped = avif.unwrap(original)
+    rebuilt = avif.wrap(stripped, *size, monochrome=mode == "L")
+    assert len(stripped) < len(original) - 200
+    one, other = (np.asarray(Image.open(io.BytesIO(x)).convert(mode)) for x in (original, rebuilt))
+    assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("quality", [10, 50, 90])
+def test_colour_round_trip_is_near_what_plain_avif_reaches(photo, estimate, quality):
+    coded = residual.encode(photo, estimate, quality=quality, speed=8)
+    back = residual.decode(coded, estimate)
+    plain = np.asarray(
+        Image.open(io.BytesIO(_avif(Image.fromarray(photo), subsampling="4:4:4", quality=quality)))
+    )
+    assert back.dtype == np.uint8
+    assert back.shape == photo.shape
+    assert _psnr(photo, back) > _psnr(photo, plain) - 1.5
+    assert _psnr(photo, back) > _psnr(photo, estimate)
+
+
+def test_gray_round_trip(photo, estimate):
+    gray, gray_estimate = photo[:, :, 1].copy(), estimate[:, :, 1].copy()
+    coded = residual.encode(gray, gray_estimate, quality=80, speed=8)
+    assert _psnr(gray, residual.decode(coded, gray_estimate)) > 38
+
+
+def test_quality_orders_bytes_and_error(photo, estimate):
+    coded = [residual.encode(photo, estimate, quality=q, speed=9) for q in (20, 50, 80)]
+    sizes = [len(c.payload) for c in coded]
+    errors = [_psnr(photo, residual.decode(c, estimate)) for c in coded]
+    assert sizes == sorted(sizes)
+    assert errors == sorted(errors)
+    assert sizes[0] * 2 < sizes[2]
+
+
+def test_the_same_image_gives_the_same_bytes(photo, estimate):
+    one, other = (residual.encode(photo, estimate, quality=40, speed=8) for _ in range(2))
+    assert one == other
+
+
+def test_residuals_beyond_8_bits_take_scale_2(photo):
+    opposite = np.where(photo > 127, 0, 255).astype(np.uint8)
+    coded = residual.encode(photo, opposite, quality=95, speed=9)
+    assert coded.scale == 2
+    clipped = residual.CodedResidual(residual._encode(photo, opposite, 1, 95, 9), 1)
+    assert (
+        _psnr(photo, residual.decode(coded, opposite)) > _psnr(photo, residual.decode(clipped, opposite)) + 3
+    )
+
+
+def test_ordinary_residuals_take_scale_1(photo, estimate):
+    assert residual.encode(photo, estimate, quality=50, speed=9).scale == 1
+
+
+@pytest.mark.parametrize(("quality", "speed"), [(0, 6), (101, 6), (50, 11), (50, -1)])
+def test_arguments_out_of_range_are_named(photo, estimate, quality, speed):
+    with pytest.raises(UsageError, match="out of range"):
+        residual.encode(photo, estimate, quality=quality, speed=speed)
+
+
+def test_damaged_payloads_raise_stream_errors(photo, estimate):
+    coded = residual.encode(photo, estimate, quality=30, speed=9)
+    for bad in (b"", b"\x0a", coded.payload[:3], coded.payload[:40], b"\xff" * 100, coded.payload[20:]):
+        with pytest.raises(StreamError):
+            residual.decode(residual.CodedResidual(bad, 1), estimate)
+
+
+def test_a_payload_of_another_size_is_refused(photo, estimate):
+    coded = residual.encode(photo, estimate, quality=30, speed=9)
+    with pytest.raises(StreamError, match="the residual is 451x300, the image 200x100"):
+        residual.decode(coded, estimate[:100, :200])
+
+
+@pytest.mark.parametrize("data", [b"", b"\0\0\0\x08mdat\0\0\0\x04", b"\0\0\0\x01free", b"\0\0\0\xffmdat"])
+def test_unwrap_refuses_what_is_no_avif(data):
+    with pytest.raises(StreamError):
+        avif.unwrap(data)

@@ -87,7 +87,7 @@ def _configuration(av1: bytes, width: int, height: int, monochrome: bool) -> byt
     A decoder would take memory for the size in the sequence header, and scale: both are refused here.
     """
     header = next((av1[start:end] for kind, _, start, end in _obus(av1) if kind == _SEQUENCE_HEADER), b"")
-    if len(header) < 8:
+    if len(header) < 3:
         raise StreamError("AV1: no sequence header: the residual is damaged")
     bits = int.from_bytes(header[:8].ljust(8, b"\0"), "big")
     position = 64

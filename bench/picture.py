@@ -46,7 +46,8 @@ def enlarge_compact(compact: Pixels, levels: int, height: int, width: int) -> Pi
 
 def show_residual(image: Pixels, estimate: Pixels) -> Pixels:
     """Return image - estimate around mid-gray, clipped to -128..127, uint8, the shape of `as_rgb(image)`."""
-    return np.clip(as_rgb(image).astype(np.int16) - as_rgb(estimate) + 128, 0, 255).astype(np.uint8)
+    shown: Pixels = np.clip(as_rgb(image).astype(np.int16) - as_rgb(estimate) + 128, 0, 255).astype(np.uint8)
+    return shown
 
 
 def contact_sheet(panels: list[tuple[str, Pixels]]) -> Image.Image:

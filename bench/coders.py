@@ -1,0 +1,232 @@
+"""Coders to measure: ours and its peers, all behind one small interface."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from PIL import Image, features
+
+from ..runtime.codec import Codec, Layers
+from ..runtime.errors import BackendError, DependencyError, UsageError
+from ..runtime.limits import Limits
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Pixels = npt.NDArray[np.uint8]
+
+OURS: Final = "oslic"
+
+
+@dataclass(frozen=True)
+class Coding:
+    """One image, coded and decoded.
+
+    Attributes:
+        size: bytes of the whole file.
+        image: what the decoder gives, uint8 (H, W, 3).
+        section_bytes: payload bytes by layer, for coders that have layers.
+    """
+
+    size: int
+    image: Pixels
+    section_bytes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CoderSpec:
+    """A coder with its settings; small and picklable, so that worker processes can open it.
+
+    Attributes:
+        name: in results and plots.
+        kind: key of `_OPENERS`.
+        qualities: settings to sweep, ascending in rate.
+        options: what the opener needs: encoder parameters, bundle, command.
+    """
+
+    name: str
+    kind: str
+    qualities: tuple[float, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def open(self) -> Callable[[Pixels, float], Coding]:
+        """Return a function that codes and decodes an image at a quality.
+
+        Raises:
+            DependencyError: the library behind it is not installed.
+        """
+        return _OPENERS[self.kind](self.options)
+
+
+def _open_pillow(options: dict[str, Any]) -> Callable[[Pixels, float], Coding]:
+    options = dict(options)
+    kind, quality_name, scale = (
+        options.pop("format"),
+        options.pop("quality_name"),
+        options.pop("quality_type", "int"),
+    )
+    if kind == "JXL":
+        if importlib.util.find_spec("pillow_jxl") is None:
+            raise DependencyError("JPEG XL needs the package pillow-jxl-plugin: pip install 'oslic[bench]'")
+        import pillow_jxl  # noqa: F401  (registers the format)
+    feature = {"AVIF": "avif", "WEBP": "webp", "JPEG2000": "jpg_2000", "JPEG": "jpg"}.get(kind)
+    if feature is not None and not features.check(feature):
+        raise DependencyError(f"this Pillow was built without {kind}: pip install --upgrade pillow")
+
+    def code(image: Pixels, quality: float) -> Coding:
+        file = io.BytesIO()
+        value: Any = int(quality) if scale == "int" else [quality]
+        Image.fromarray(image).save(file, kind, **{quality_name: value}, **options)
+        with Image.open(io.BytesIO(file.getvalue())) as decoded:
+            return Coding(file.tell(), np.asarray(decoded.convert("RGB")))
+
+    return code
+
+
+def _open_ours(options: dict[str, Any]) -> Callable[[Pixels, float], Coding]:
+    codec = Codec.open(options["bundle"], options["backend"], options["threads"], Limits())
+    speed = options["speed"]
+    # The networks' part of an image is the same at every quality.
+    kept: tuple[Pixels, Layers] | None = None
+
+    def code(image: Pixels, quality: float) -> Coding:
+        nonlocal kept
+        if kept is None or kept[0] is not image:
+            kept = (image, codec.layers(image))
+        encoded = codec.finish(kept[1], quality=int(quality), speed=speed)
+        return Coding(len(encoded.data), codec.decompress(encoded.data), encoded.section_bytes)
+
+    return code
+
+
+def _open_command(options: dict[str, Any]) -> Callable[[Pixels, float], Coding]:
+    encode, decode = shlex.split(options["encode"]), shlex.split(options["decode"])
+
+    def execute(template: list[str], values: dict[str, str]) -> None:
+        words = [word.format(**values) for word in template]
+        try:
+            subprocess.run(words, check=True, capture_output=True, text=True, timeout=600)
+        except FileNotFoundError as error:
+            raise DependencyError(f"the peer's command {words[0]} is not installed") from error
+        except subprocess.CalledProcessError as error:
+            raise BackendError(
+                f"the peer's command failed: {shlex.join(words)}: {error.stderr.strip()}"
+            ) from error
+
+    def code(image: Pixels, quality: float) -> Coding:
+        with tempfile.TemporaryDirectory() as folder:
+            original, coded, decoded = (str(Path(folder) / name) for name in ("in.png", "coded", "out.png"))
+            Image.fromarray(image).save(original, compress_level=1)
+            execute(encode, {"input": original, "output": coded, "quality": f"{quality:g}"})
+            execute(decode, {"input": coded, "output": decoded})
+            with Image.open(decoded) as picture:
+                return Coding(Path(coded).stat().st_size, np.asarray(picture.convert("RGB")))
+
+    return code
+
+
+_OPENERS: Final[dict[str, Callable[[dict[str, Any]], Callable[[Pixels, float], Coding]]]] = {
+    "pillow": _open_pillow,
+    OURS: _open_ours,
+    "command": _open_command,
+}
+
+
+def _avif(speed: int) -> CoderSpec:
+    options = {
+        "format": "AVIF",
+        "quality_name": "quality",
+        "speed": speed,
+        "subsampling": "4:4:4",
+        "max_threads": 2,
+        "autotiling": False,
+        "advanced": {"tune": "psnr"},
+    }
+    return CoderSpec(f"avif-s{speed}", "pillow", (10, 18, 26, 34, 42, 50, 58, 66, 74, 82), options)
+
+
+PEERS: Final[dict[str, CoderSpec]] = {
+    "avif": _avif(6),
+    "avif-fast": _avif(9),
+    "jpeg": CoderSpec(
+        "jpeg",
+        "pillow",
+        (10, 18, 30, 45, 60, 72, 82, 90, 95),
+        {
+            "format": "JPEG",
+            "quality_name": "quality",
+            "subsampling": "4:4:4",
+            "optimize": True,
+            "progressive": True,
+        },
+    ),
+    "jpeg2000": CoderSpec(
+        "jpeg2000",
+        "pillow",
+        (28, 30, 32, 34, 36, 38, 40, 42),
+        {
+            "format": "JPEG2000",
+            "quality_name": "quality_layers",
+            "quality_type": "list",
+            "quality_mode": "dB",
+            "irreversible": True,
+            "mct": 1,
+            "no_jp2": True,
+        },
+    ),
+    "webp": CoderSpec(
+        "webp",
+        "pillow",
+        (2, 10, 25, 45, 65, 80, 90, 96),
+        {"format": "WEBP", "quality_name": "quality", "method": 6},
+    ),
+    "jxl": CoderSpec(
+        "jxl",
+        "pillow",
+        (12, 22, 35, 50, 65, 77, 86, 92),
+        {"format": "JXL", "quality_name": "quality", "effort": 7},
+    ),
+}
+"""Peers with fair settings: 4:4:4 where the format has it, tuned for the metric where the encoder offers it."""
+
+
+def ours(
+    bundle: str | None, backend: str = "auto", threads: int | None = None, speed: int = 6, name: str = OURS
+) -> CoderSpec:
+    """Return this project's codec as a coder."""
+    options = {"bundle": bundle, "backend": backend, "threads": threads, "speed": speed}
+    return CoderSpec(name, OURS, (2, 10, 18, 26, 34, 42, 50, 58, 66, 74, 82), options)
+
+
+def command(text: str) -> CoderSpec:
+    """Parse a peer given as `NAME:Q1,Q2,...:ENCODE:DECODE`.
+
+    The commands hold `{input}`, `{output}` and, for the encoder, `{quality}`.
+
+    Raises:
+        UsageError: another form.
+    """
+    parts = text.split(":", 3)
+    if (
+        len(parts) != 4
+        or "{quality}" not in parts[2]
+        or not all("{input}" in p and "{output}" in p for p in parts[2:])
+    ):
+        raise UsageError(
+            f"the peer {text!r} must be NAME:QUALITIES:ENCODE:DECODE, the commands with {{input}} and {{output}}, "
+            "the encoder's with {quality}: 'x:20,50,80:enc -q {quality} {input} {output}:dec {input} {output}'"
+        )
+    try:
+        qualities = tuple(float(q) for q in parts[1].split(","))
+    except ValueError as error:
+        raise UsageError(f"the peer {text!r} has a quality that is no number: {error}") from error
+    return CoderSpec(parts[0], "command", qualities, {"encode": parts[2], "decode": parts[3]})

@@ -1,0 +1,88 @@
+"""`oslic bench rd`: rate-distortion of the codec and its peers on a folder of images."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from ...runtime.errors import UsageError
+from ..coders import PEERS, command, ours
+from ..curves import read_anchor
+from ..rd import METRICS, Job, find_images, measure, write_result
+
+_DEFAULT_METRICS = "psnr,psnr_ycbcr,ms_ssim"
+
+
+def _default_images() -> str:
+    return str(Path(os.environ.get("OSLIC_SHARED", "../shared")) / "data" / "kodak")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "images", nargs="?", default=None, metavar="FOLDER", help="default: Kodak in OSLIC_SHARED"
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="JSON", help="result; FILE.partial keeps what is done"
+    )
+    parser.add_argument(
+        "--bundle", metavar="FOLDER", help="the networks (default: the shipped `lite` bundle)"
+    )
+    parser.add_argument("--backend", default="auto", metavar="NAME")
+    parser.add_argument(
+        "--speed", type=int, default=6, metavar="S", help="of our residual coder (default: 6)"
+    )
+    parser.add_argument(
+        "--peers",
+        default="avif,jpeg,jpeg2000,webp,jxl",
+        metavar="A,B",
+        help=f"of {', '.join(PEERS)}; or none",
+    )
+    parser.add_argument(
+        "--command",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="another peer: 'NAME:Q1,Q2:enc {quality} {input} {output}:dec {input} {output}'",
+    )
+    parser.add_argument(
+        "--anchors", metavar="DIR", help="published curves, JSON files in CompressAI's schema"
+    )
+    parser.add_argument(
+        "--metrics",
+        default=_DEFAULT_METRICS,
+        metavar="A,B",
+        help=f"of {', '.join(METRICS)}; psnr is always there",
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
+
+
+def run(args: argparse.Namespace) -> int:
+    names = [name for name in args.peers.split(",") if name not in ("", "none")]
+    unknown = [name for name in names if name not in PEERS]
+    if unknown:
+        raise UsageError(f"unknown peer {unknown[0]!r}; known: {', '.join(PEERS)}")
+    wanted = tuple(dict.fromkeys(["psnr", *(m for m in args.metrics.split(",") if m)]))
+    wrong = [name for name in wanted if name not in METRICS]
+    if wrong:
+        raise UsageError(f"unknown metric {wrong[0]!r}; known: {', '.join(METRICS)}")
+    output = Path(args.output)
+    if not output.parent.is_dir():
+        raise UsageError(f"the folder {output.parent} does not exist; create it first")
+    images = find_images(args.images or _default_images())
+    anchors = (
+        [read_anchor(path) for path in sorted(Path(args.anchors).glob("*.json"))] if args.anchors else []
+    )
+    # Each process has one core: the networks of several images run side by side.
+    own = ours(args.bundle, args.backend, threads=1, speed=args.speed)
+    coders = [own, *(PEERS[name] for name in names), *map(command, args.command)]
+    jobs = [Job(image, coder, wanted) for image in images for coder in coders]
+    partial = output.with_name(output.name + ".partial")
+    points = measure(jobs, partial, processes=args.jobs)
+    described = {coder.name: {"qualities": coder.qualities, **coder.options} for coder in coders}
+    del described[own.name]["bundle"]  # a path of this machine; the fingerprint names the weights
+    settings = {"images": [image.name for image in images], "coders": described, "metrics": wanted}
+    write_result(output, points, own.name, settings, anchors)
+    partial.unlink()
+    print(f"wrote {output}")
+    return 0

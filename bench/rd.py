@@ -1,0 +1,255 @@
+"""Rate-distortion measurements over a folder of images: resumable, parallel, every point kept."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Final
+
+from PIL import Image
+
+from ..runtime.errors import DataError, DependencyError, ImageError
+from ..runtime.files import write_atomically
+from ..runtime.images import read_image
+from ..runtime.limits import Limits
+from . import environment, metrics
+from .coders import CoderSpec, Coding
+from .curves import Curve, Point, bd_rate_by_image, mean_curves
+from .picture import as_rgb
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Pixels = npt.NDArray[np.uint8]
+
+FORMAT: Final = "oslic-bench-rd"
+VERSION: Final = 1
+BD_RANGE: Final = (28.0, 39.0)
+"""Range of PSNR-RGB, in dB, over which BD-rates are taken."""
+_ENDINGS: Final = {".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".ppm"}
+
+
+def _ssimulacra2(image: Pixels, other: Pixels) -> float:
+    try:
+        from ssimulacra2 import compute_ssimulacra2
+    except ImportError as error:
+        raise DependencyError(
+            "SSIMULACRA 2 needs the package ssimulacra2: pip install 'oslic[bench]'"
+        ) from error
+
+    def png(pixels: Pixels) -> io.BytesIO:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG", compress_level=0)
+        file.seek(0)
+        return file
+
+    return float(compute_ssimulacra2(png(image), png(other)))
+
+
+METRICS: Final[dict[str, Callable[[Pixels, Pixels], float]]] = {
+    "psnr": metrics.psnr,
+    "psnr_ycbcr": metrics.psnr_ycbcr,
+    "ms_ssim": metrics.ms_ssim,
+    "ssimulacra2": _ssimulacra2,
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image through one coder, at all its settings."""
+
+    image: Path
+    coder: CoderSpec
+    metrics: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """Names the job across runs: the image's content, the coder with its settings, the metrics."""
+        content = hashlib.sha256(self.image.read_bytes()).hexdigest()
+        described = json.dumps([content, asdict(self.coder), self.metrics], sort_keys=True, default=str)
+        return hashlib.sha256(described.encode()).hexdigest()[:24]
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """Return the image files in a folder, sorted by name.
+
+    Raises:
+        DataError: no such folder, or no images in it.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise DataError(f"the folder of images {path} does not exist")
+    images = sorted(p for p in path.iterdir() if p.suffix.lower() in _ENDINGS)
+    if not images:
+        raise DataError(f"the folder {path} holds no images ({', '.join(sorted(_ENDINGS))})")
+    return images
+
+
+_opened: dict[str, Callable[["Pixels", float], Coding]] = {}
+"""Coders that this process has opened, by their description: loading a bundle takes longer than an image."""
+
+
+def _open(spec: CoderSpec) -> Callable[[Pixels, float], Coding]:
+    description = json.dumps(asdict(spec), sort_keys=True)
+    if description not in _opened:
+        _opened[description] = spec.open()
+    return _opened[description]
+
+
+def run_job(job: Job) -> list[Point]:
+    """Code one image with one coder at all its settings, and score it."""
+    code = _open(job.coder)
+    image = as_rgb(read_image(job.image, Limits()).pixels)
+    pixels = image.shape[0] * image.shape[1]
+    points = []
+    for quality in job.coder.qualities:
+        coding = code(image, quality)
+        if coding.image.shape != image.shape:
+            raise ImageError(
+                f"{job.coder.name} gave an image of shape {coding.image.shape} for {image.shape}"
+            )
+        scores = {name: METRICS[name](image, coding.image) for name in job.metrics}
+        bpp = coding.size * 8 / pixels
+        points.append(
+            Point(job.coder.name, job.image.name, quality, coding.size, bpp, scores, coding.section_bytes)
+        )
+    return points
+
+
+def _read_partial(path: Path) -> dict[str, list[Point]]:
+    done: dict[str, list[Point]] = {}
+    if not path.is_file():
+        return done
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:  # the line that was being written when the run was stopped
+            continue
+        done[row["key"]] = [Point(**point) for point in row["points"]]
+    return done
+
+
+def measure(jobs: list[Job], partial: Path, *, processes: int, progress: bool = True) -> list[Point]:
+    """Run all jobs, several at a time.
+
+    Args:
+        jobs: what to run.
+        partial: finished jobs are appended to this file at once; those found in it are not run again.
+        processes: how many at a time.
+        progress: print a line on stderr now and then.
+
+    Returns:
+        The points of all jobs, in the order of the jobs.
+    """
+    keys = {job.key: job for job in jobs}
+    done = {key: points for key, points in _read_partial(partial).items() if key in keys}
+    waiting = [key for key in keys if key not in done]
+    start, finished = time.monotonic(), 0
+    with (
+        partial.open("a", encoding="utf-8") as log,
+        ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool,
+    ):
+        running: dict[Future[list[Point]], str] = {pool.submit(run_job, keys[key]): key for key in waiting}
+        try:
+            while running:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    key = running.pop(future)
+                    done[key] = future.result()
+                    log.write(json.dumps({"key": key, "points": [asdict(p) for p in done[key]]}) + "\n")
+                    log.flush()
+                    finished += 1
+                    if progress:
+                        left = (time.monotonic() - start) / finished * len(running)
+                        print(
+                            f"\r{len(done)}/{len(keys)} {keys[key].coder.name} {keys[key].image.name}, "
+                            f"{left / 60:.1f} min left   ",
+                            end="",
+                            file=sys.stderr,
+                        )
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if progress:
+        print(file=sys.stderr)
+    return [point for key in keys for point in done[key]]
+
+
+def summarize(points: list[Point], coder: str, anchors: Iterable[Curve] = ()) -> dict[str, Any]:
+    """Return mean curves and BD-rates of `coder` against every other coder and published curve."""
+    curves = mean_curves(points)
+    comparisons: list[dict[str, Any]] = []
+    for anchor in (name for name in curves if name != coder):
+        try:
+            per_image = bd_rate_by_image(points, coder, anchor, quality_range=BD_RANGE)
+        except ValueError as error:
+            comparisons.append({"anchor": anchor, "metric": "psnr", "method": "akima", "error": str(error)})
+            continue
+        comparisons.append(
+            {
+                "anchor": anchor,
+                "metric": "psnr",
+                "method": "akima",
+                "how": "mean over the images of the BD-rate of each",
+                "range": BD_RANGE,
+                "bd_rate_percent": fmean(per_image.values()),
+                "per_image_percent": per_image,
+            }
+        )
+    published = list(anchors)
+    ours = curves[coder]
+    for curve in published:
+        if "psnr" not in curve.scores:
+            continue
+        try:
+            rate = metrics.bd_rate(
+                curve.bpp,
+                curve.scores["psnr"],
+                ours.bpp,
+                ours.scores["psnr"],
+                method="akima",
+                quality_range=BD_RANGE,
+            )
+        except ValueError:
+            continue
+        comparisons.append(
+            {
+                "anchor": curve.name,
+                "source": curve.source,
+                "metric": "psnr",
+                "method": "akima",
+                "how": "BD-rate of the mean curves; published figures, not measured here",
+                "range": BD_RANGE,
+                "bd_rate_percent": rate,
+            }
+        )
+    return {
+        "curves": [asdict(c) for c in curves.values()],
+        "published": [asdict(c) for c in published],
+        "bd_rates": comparisons,
+    }
+
+
+def write_result(
+    path: Path, points: list[Point], coder: str, settings: dict[str, Any], anchors: list[Curve]
+) -> None:
+    """Write the result file: environment, settings, every point, mean curves, BD-rates."""
+    body = {
+        "format": FORMAT,
+        "version": VERSION,
+        "environment": environment.describe(),
+        "settings": settings,
+        "coder": coder,
+        "summary": summarize(points, coder, anchors),
+        "points": [asdict(p) for p in points],
+    }
+    write_atomically(path, (json.dumps(body, indent=1) + "\n").encode())

@@ -95,7 +95,7 @@ def find_images(folder: str | Path) -> list[Path]:
     return images
 
 
-_opened: dict[str, Callable[["Pixels", float], Coding]] = {}
+_opened: dict[str, Callable[[Pixels, float], Coding]] = {}
 """Coders that this process has opened, by their description: loading a bundle takes longer than an image."""
 
 

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, cast
 
 import numpy as np
 
@@ -605,7 +605,7 @@ def _decode_flif(data: bytes, shape: tuple[int, int], name: str) -> Pixels:
         raise StreamError(
             f"the {name} section has shape {plane.shape} and dtype {plane.dtype}: damaged stream"
         )
-    return plane
+    return cast("Pixels", plane)
 
 
 def _join(color: Pixels, alpha: Pixels | None) -> Pixels:

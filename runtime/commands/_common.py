@@ -85,6 +85,8 @@ class Reporter:
         """Report a file that did not go through; the others are still worked on."""
         self.exit_code = self.exit_code or error.exit_code
         message = " ".join(str(error).split("\n"))
+        if str(source) not in message:
+            message = f"{source}: {message}"
         print(f"oslic {self._command}: error: {message}", file=sys.stderr)
         self._rows.append({"input": str(source), "error": message, "exit_code": error.exit_code})
 

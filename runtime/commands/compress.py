@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from ..codec import DEFAULT_QUALITY, Codec, Encoded, Layers, psnr
 from ..errors import OslicError
 from ..files import write_atomically
 from ..images import Metadata, read_image
+from ..pipeline import overlap
 from ..residual import DEFAULT_SPEED, MAX_SPEED
 from ._common import STREAM_SUFFIX, Reporter, add_codec_arguments, milliseconds, open_codec, plan_outputs
 
@@ -37,22 +37,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _finish(
-    codec: Codec, layers: Layers, metadata: Metadata, args: argparse.Namespace, target: Path
-) -> tuple[Encoded, float]:
-    if args.bpp is not None or args.psnr is not None:
-        encoded = codec.search(
-            layers, bits_per_pixel=args.bpp, min_psnr=args.psnr, speed=args.speed, metadata=metadata
-        )
-    else:
-        quality = DEFAULT_QUALITY if args.quality is None else args.quality
-        encoded = codec.finish(layers, quality=quality, speed=args.speed, metadata=metadata)
-    start = time.perf_counter()
-    write_atomically(target, encoded.data)
-    encoded.stages["write"] = time.perf_counter() - start
-    return encoded, psnr(layers.image, codec.reconstruct(layers, encoded))
-
-
 def _row(source: Path, target: Path, layers: Layers, encoded: Encoded, quality_db: float) -> dict[str, Any]:
     height, width = layers.image.shape[:2]
     return {
@@ -73,54 +57,51 @@ def _row(source: Path, target: Path, layers: Layers, encoded: Encoded, quality_d
     }
 
 
+class _Work:
+    """The two halves of compressing a file: networks and lossless layers, then residual and writing."""
+
+    def __init__(self, codec: Codec, args: argparse.Namespace) -> None:
+        self._codec = codec
+        self._args = args
+
+    def layers(self, files: tuple[Path, Path]) -> tuple[Layers, Metadata]:
+        """Read and run the networks."""
+        start = time.perf_counter()
+        picture = read_image(files[0], self._codec.limits)
+        seconds = time.perf_counter() - start
+        layers = self._codec.layers(picture.pixels)
+        layers.stages.seconds = {"read": seconds, **layers.stages.seconds}
+        return layers, picture.metadata
+
+    def finish(self, files: tuple[Path, Path], half: tuple[Layers, Metadata]) -> dict[str, Any]:
+        """Code the residual, write the stream, say what came of it."""
+        args, (layers, metadata) = self._args, half
+        if args.bpp is not None or args.psnr is not None:
+            encoded = self._codec.search(
+                layers, bits_per_pixel=args.bpp, min_psnr=args.psnr, speed=args.speed, metadata=metadata
+            )
+        else:
+            quality = DEFAULT_QUALITY if args.quality is None else args.quality
+            encoded = self._codec.finish(layers, quality=quality, speed=args.speed, metadata=metadata)
+        start = time.perf_counter()
+        write_atomically(files[1], encoded.data)
+        encoded.stages["write"] = time.perf_counter() - start
+        quality_db = psnr(layers.image, self._codec.reconstruct(layers, encoded))
+        return _row(*files, layers, encoded, quality_db)
+
+
 def run(args: argparse.Namespace) -> int:
     plan = plan_outputs(args.inputs, args.output, STREAM_SUFFIX)
     report = Reporter("compress", args.json)
-    with open_codec(args) as codec, ThreadPoolExecutor(1) as pool:
-        # While the networks work on one image, the residual of the one before is coded.
-        pending: tuple[Path, Path, Layers, Future[tuple[Encoded, float]]] | None = None
-
-        def settle() -> None:
-            if pending is None:
-                return
-            source, target, layers, future = pending
-            try:
-                encoded, quality_db = future.result()
-            except OslicError as error:
-                report.failed(source, _named(error, source))
-                return
-            row = _row(source, target, layers, encoded, quality_db)
-            report.done(
-                row,
-                f"{source} -> {target}: {row['bytes']} bytes, {row['bpp']:.4f} bpp, {quality_db:.2f} dB PSNR",
-            )
-
-        for source, target in plan.items():
-            start = time.perf_counter()
-            try:
-                picture = read_image(source, codec.limits)
-                read_seconds = time.perf_counter() - start
-                layers = codec.layers(picture.pixels)
-            except OslicError as error:
-                settle()
-                pending = None
-                report.failed(source, _named(error, source))
+    with open_codec(args) as codec:
+        work = _Work(codec, args)
+        for (source, target), outcome in overlap(plan.items(), work.layers, work.finish):
+            if isinstance(outcome, OslicError):
+                report.failed(source, outcome)
                 continue
-            layers.stages.seconds = {"read": read_seconds, **layers.stages.seconds}
-            following = (
-                source,
-                target,
-                layers,
-                pool.submit(_finish, codec, layers, picture.metadata, args, target),
+            quality_db = float("inf") if outcome["psnr"] is None else outcome["psnr"]
+            report.done(
+                outcome,
+                f"{source} -> {target}: {outcome['bytes']} bytes, {outcome['bpp']:.4f} bpp, {quality_db:.2f} dB PSNR",
             )
-            settle()
-            pending = following
-        settle()
     return report.finish()
-
-
-def _named(error: OslicError, source: Path) -> OslicError:
-    """Make sure that the message names the file."""
-    if str(source) not in str(error):
-        error.args = (f"{source}: {error}",)
-    return error

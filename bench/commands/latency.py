@@ -1,0 +1,82 @@
+"""`oslic bench latency`: milliseconds per stage and end to end, beside peers."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ...runtime.errors import UsageError
+from ..latency import PEER_NAMES, Setup, table, write
+from ..latency import run as measure_all
+from ..timing import Settings
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    defaults = Settings()
+    parser.add_argument("image", metavar="IMAGE", help="a photograph")
+    parser.add_argument("-o", "--output", metavar="JSON", help="write the result, with all samples")
+    parser.add_argument("--size", metavar="WxH", help="repeat and crop the image to this size, e.g. 768x512")
+    parser.add_argument(
+        "--bundle",
+        action="append",
+        metavar="[NAME=]FOLDER",
+        help="may be repeated; default: the shipped bundle",
+    )
+    parser.add_argument("--backend", default="auto", metavar="NAME")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the networks")
+    parser.add_argument(
+        "--speed", type=int, default=6, metavar="S", help="of the residual coder (default: 6)"
+    )
+    parser.add_argument(
+        "--quality", type=int, default=60, metavar="Q", help="of the residual and of the peers"
+    )
+    parser.add_argument(
+        "--peers", default="avif-s6,avif-s9", metavar="A,B", help=f"of {', '.join(PEER_NAMES)}; or none"
+    )
+    parser.add_argument("--timeout", type=float, default=defaults.timeout, metavar="SECONDS")
+    parser.add_argument("--min-samples", type=int, default=defaults.min_samples, metavar="N")
+    parser.add_argument(
+        "--max-error", type=float, default=defaults.max_error, metavar="E", help="of the median"
+    )
+    parser.add_argument(
+        "--throughput", type=int, default=0, metavar="N", help="also run N images as a pipeline"
+    )
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) > 0 and int(height) > 0):
+        raise UsageError(f"the size {text!r} must be WIDTHxHEIGHT, such as 768x512")
+    return int(width), int(height)
+
+
+def run(args: argparse.Namespace) -> int:
+    peers = [name for name in args.peers.split(",") if name not in ("", "none")]
+    unknown = [name for name in peers if name not in PEER_NAMES]
+    if unknown:
+        raise UsageError(f"unknown peer {unknown[0]!r}; known: {', '.join(PEER_NAMES)}")
+    if args.output and not Path(args.output).parent.is_dir():
+        raise UsageError(f"the folder {Path(args.output).parent} does not exist; create it first")
+    setups = []
+    for index, text in enumerate(args.bundle or [""]):
+        name, separator, folder = text.rpartition("=")
+        label = name if separator else "oslic" if index == 0 else f"oslic-{index + 1}"
+        setups.append(Setup(label, folder or None, args.backend, args.threads, args.speed, args.quality))
+    rule = Settings(min_samples=args.min_samples, max_error=args.max_error, timeout=args.timeout)
+    result = measure_all(
+        setups, Path(args.image), size=_size(args.size), peers=peers, rule=rule, images=args.throughput
+    )
+    print(table(result))
+    for name, value in result["ratios"].items():
+        print(f"{name} takes {value:.2f} of the time of {setups[0].name}, in this run")
+    for name, flow in result["throughput"].items():
+        print(
+            f"{name}: {flow['sequential_per_second']:.2f} images/s one by one, "
+            f"{flow['pipelined_per_second']:.2f} pipelined"
+        )
+    if args.output:
+        write(Path(args.output), result)
+        print(f"wrote {args.output}")
+    return 0

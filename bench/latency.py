@@ -1,0 +1,261 @@
+"""Latency of compressing and decompressing, stage by stage, beside peers in the same run."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from PIL import Image
+
+from ..runtime.bundle import GRAPH_NAMES
+from ..runtime.codec import Codec
+from ..runtime.errors import OslicError
+from ..runtime.files import write_atomically
+from ..runtime.images import Metadata, encode_image, read_image
+from ..runtime.pipeline import overlap
+from . import environment
+from .timing import Candidate, Settings, Timing, measure, ratio
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Pixels = npt.NDArray[np.uint8]
+
+FORMAT: Final = "oslic-bench-latency"
+VERSION: Final = 1
+REFERENCE: Final = "reference"
+"""Fixed work of this harness, measured in every run: what `oslic bench compare` scales two runs by."""
+FLIF_STAGES: Final = ("labels", "compact", "alpha")
+
+_PEERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "avif-s6": ("AVIF", {"speed": 6, "subsampling": "4:4:4", "max_threads": 2, "advanced": {"tune": "psnr"}}),
+    "avif-s8": ("AVIF", {"speed": 8, "subsampling": "4:4:4", "max_threads": 2, "advanced": {"tune": "psnr"}}),
+    "avif-s9": ("AVIF", {"speed": 9, "subsampling": "4:4:4", "max_threads": 2, "advanced": {"tune": "psnr"}}),
+    "jpeg": ("JPEG", {"subsampling": "4:4:4"}),
+    "jpeg2000": ("JPEG2000", {"quality_mode": "dB", "quality_layers": [34], "irreversible": True}),
+    "webp": ("WEBP", {"method": 4}),
+    "jxl": ("JXL", {"effort": 7, "num_threads": 2}),
+}
+PEER_NAMES: Final = tuple(_PEERS)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One codec to measure.
+
+    Attributes:
+        name: in the results.
+        bundle: folder; None for the shipped one.
+        backend: as for `Codec.open`.
+        threads: CPU threads of the networks; None for the backend's choice.
+        speed: of the residual coder.
+        quality: of the residual.
+    """
+
+    name: str
+    bundle: str | None = None
+    backend: str = "auto"
+    threads: int | None = None
+    speed: int = 6
+    quality: int = 60
+
+
+def _reference() -> None:
+    """Some milliseconds of arithmetic and byte shuffling, the same in every run."""
+    values = np.arange(160_000, dtype=np.float32).reshape(400, 400)
+    (values @ values).sum()
+    zlib.compress(values.tobytes()[:200_000], 4)
+
+
+def codec_candidates(codec: Codec, setup: Setup, source: Path, folder: Path) -> dict[str, Candidate]:
+    """Return compress and decompress of one image file, from file to file, with their stages."""
+    stream, restored = folder / f"{setup.name}.oslic", folder / f"{setup.name}.ppm"
+
+    def compress() -> Mapping[str, float]:
+        start = time.perf_counter()
+        picture = read_image(source, codec.limits)
+        stages = {"read": time.perf_counter() - start}
+        encoded = codec.finish(codec.layers(picture.pixels), quality=setup.quality, speed=setup.speed)
+        stages |= encoded.stages
+        start = time.perf_counter()
+        write_atomically(stream, encoded.data)
+        stages["write"] = time.perf_counter() - start
+        return _with_flif(stages)
+
+    def decompress() -> Mapping[str, float]:
+        start = time.perf_counter()
+        data = stream.read_bytes()
+        stages = {"read": time.perf_counter() - start}
+        decoded = codec.decode(data)
+        stages |= decoded.stages
+        start = time.perf_counter()
+        write_atomically(restored, encode_image(decoded.image, Metadata(), restored))
+        stages["write"] = time.perf_counter() - start
+        return _with_flif(stages)
+
+    return {f"{setup.name}/compress": compress, f"{setup.name}/decompress": decompress}
+
+
+def _with_flif(stages: dict[str, float]) -> dict[str, float]:
+    return {**stages, "flif": sum(stages.get(name, 0.0) for name in FLIF_STAGES)}
+
+
+def peer_candidates(name: str, image: Pixels, quality: int) -> dict[str, Candidate]:
+    """Return encode and decode of a peer, in memory."""
+    kind, options = _PEERS[name]
+    if kind == "JXL":
+        import pillow_jxl  # noqa: F401  (registers the format)
+    picture = Image.fromarray(image)
+    coded: dict[str, bytes] = {}
+    rate = {} if kind == "JPEG2000" else {"quality": quality}
+
+    def encode() -> None:
+        file = io.BytesIO()
+        picture.save(file, kind, **rate, **options)
+        coded["file"] = file.getvalue()
+
+    def decode() -> None:
+        with Image.open(io.BytesIO(coded["file"])) as opened:
+            opened.load()
+
+    return {f"{name}/encode": encode, f"{name}/decode": decode}
+
+
+def load_times(setup: Setup) -> dict[str, float]:
+    """Return the seconds that opening a codec and loading each graph take, once, in this process."""
+    start = time.perf_counter()
+    with Codec.open(setup.bundle, setup.backend, setup.threads) as codec:
+        times = {"open": time.perf_counter() - start}
+        for graph in GRAPH_NAMES:
+            start = time.perf_counter()
+            codec.load(graph)
+            times[graph] = time.perf_counter() - start
+    return times
+
+
+def throughput(codec: Codec, setup: Setup, image: Pixels, count: int) -> dict[str, float]:
+    """Return images per second of a pipelined and of a sequential run over `count` copies of an image."""
+
+    def finish(_: int, layers: Any) -> int:
+        return len(codec.finish(layers, quality=setup.quality, speed=setup.speed).data)
+
+    def timed(work: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        work()
+        return count / (time.perf_counter() - start)
+
+    def pipelined() -> None:
+        for _, outcome in overlap(range(count), lambda _: codec.layers(image), finish):
+            if isinstance(outcome, OslicError):
+                raise outcome
+
+    sequential = timed(lambda: [finish(0, codec.layers(image)) for _ in range(count)])
+    return {
+        "sequential_per_second": sequential,
+        "pipelined_per_second": timed(pipelined),
+        "images": float(count),
+    }
+
+
+def run(
+    setups: list[Setup],
+    source: Path,
+    *,
+    size: tuple[int, int] | None,
+    peers: list[str],
+    rule: Settings,
+    images: int,
+) -> dict[str, Any]:
+    """Measure all setups and peers on one image, interleaved.
+
+    Args:
+        setups: codecs to measure; the first is what peers are compared with.
+        source: image file.
+        size: width and height to crop to, after repeating the image if it is smaller; None: as it is.
+        peers: names from `PEER_NAMES`.
+        rule: when to stop.
+        images: length of the throughput run; 0: none.
+
+    Returns:
+        The result, ready for JSON.
+    """
+    loads = {setup.name: load_times(setup) for setup in setups}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        codecs = {s.name: Codec.open(s.bundle, s.backend, s.threads) for s in setups}
+        picture = read_image(source, codecs[setups[0].name].limits)
+        image = picture.pixels if size is None else _fit(picture.pixels, *size)
+        file = folder / "input.png"
+        write_atomically(file, encode_image(image, Metadata(), file))
+        candidates: dict[str, Candidate] = {REFERENCE: _reference}
+        for setup in setups:
+            candidates |= codec_candidates(codecs[setup.name], setup, file, folder)
+        for peer in peers:
+            candidates |= peer_candidates(peer, image, setups[0].quality)
+        before = environment.describe()
+        timings = measure(candidates, rule)
+        flows = {s.name: throughput(codecs[s.name], s, image, images) for s in setups} if images else {}
+        chosen = {s.name: codecs[s.name].selection.reason for s in setups}
+        for codec in codecs.values():
+            codec.close()
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "environment": before,
+        "load_average_after": environment.describe()["load_average"],
+        "settings": {
+            "image": source.name,
+            "width": image.shape[1],
+            "height": image.shape[0],
+            "rule": asdict(rule),
+            "setups": [{k: v for k, v in asdict(s).items() if k != "bundle"} for s in setups],
+        },
+        "backends": chosen,
+        "load_ms": {n: {k: v * 1e3 for k, v in times.items()} for n, times in loads.items()},
+        "timings": {n: t.to_json() for n, t in timings.items()},
+        "ratios": _ratios(timings, setups[0].name),
+        "throughput": flows,
+    }
+
+
+def _fit(image: Pixels, width: int, height: int) -> Pixels:
+    rows, columns = -(-height // image.shape[0]), -(-width // image.shape[1])
+    repeated = np.tile(image, (rows, columns, *(1,) * (image.ndim - 2)))
+    return np.ascontiguousarray(repeated[:height, :width])
+
+
+def _ratios(timings: dict[str, Timing], ours: str) -> dict[str, float]:
+    """Time of each candidate over ours of the same direction, round by round."""
+    pairs = {"compress": "compress", "encode": "compress", "decompress": "decompress", "decode": "decompress"}
+    found = {}
+    for name, timing in timings.items():
+        base, _, direction = name.partition("/")
+        if direction in pairs and base != ours:
+            found[name] = ratio(timing, timings[f"{ours}/{pairs[direction]}"])
+    return found
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the medians and percentiles as text."""
+    lines = [
+        f"{'candidate':<24}{'stage':<12}{'p50 ms':>9}{'p90':>9}{'p95':>9}{'p99':>9}{'n':>6}{'cpu ms':>9}"
+    ]
+    for name, timing in result["timings"].items():
+        for stage, series in timing["wall"].items():
+            cpu = f"{timing['cpu']['p50_ms']:9.2f}" if stage == "total" else ""
+            cells = "".join(f"{series[f'p{p}_ms']:9.2f}" for p in (50, 90, 95, 99))
+            lines.append(f"{name if stage == 'total' else '':<24}{stage:<12}{cells}{series['n']:>6}{cpu}")
+    return "\n".join(lines)
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """Write the result file."""
+    write_atomically(path, (json.dumps(result, indent=1) + "\n").encode())

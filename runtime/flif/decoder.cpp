@@ -1,0 +1,246 @@
+#include "decoder.hpp"
+
+#include <algorithm>
+#include <array>
+#include <optional>
+
+#include "checksum.hpp"
+#include "integer_coder.hpp"
+#include "planes.hpp"
+#include "scan.hpp"
+#include "transforms.hpp"
+#include "tree.hpp"
+
+namespace oslic::flif {
+
+namespace {
+
+// The second header, as far as it steers decoding.
+struct StreamHead {
+    int32_t maximum;
+    StreamFlags flags;
+    int cutoff = kDefaultCutoff;
+    int divisor = kDefaultDivisor;
+    bool custom_chances = false;
+    TransformChain chain;
+    Invisible invisible;
+};
+
+int32_t read_maximum(const Header& header, IntegerReader& reader) {
+    if (header.depth == '1') return 255;
+    if (header.depth == '2') return 65535;
+    int bits = 1;
+    for (int p = 0; p < header.planes; ++p) bits = std::max(bits, reader.uniform(1, 16));
+    return (1 << bits) - 1;
+}
+
+StreamHead read_stream_head(const Header& header, RangeDecoder& bits) {
+    IntegerReader reader(bits);
+    const int32_t maximum = read_maximum(header, reader);
+    StreamHead head{.maximum = maximum, .flags = {}, .chain = TransformChain(header.planes, maximum), .invisible = {}};
+    head.flags.alpha_zero = header.planes == 4 && reader.uniform(0, 1) != 0;
+    head.custom_chances = reader.uniform(0, 1) != 0;
+    if (head.custom_chances) {
+        head.cutoff = reader.uniform(1, 128);
+        head.divisor = reader.uniform(2, 128);
+        if (reader.uniform(0, 1) != 0) fail("unsupported: own initial chances (a reserved feature)");
+    }
+    head.chain.read(reader, head.flags);
+    const Ranges& ranges = head.chain.ranges();
+    if (head.flags.alpha_zero && header.interlaced && ranges.lo[3] <= 0) head.invisible.predictor = reader.uniform(0, 2);
+    head.invisible.in_force =
+        head.flags.alpha_zero && !head.flags.palette_alpha && ranges.lo[3] <= 0 && ranges.hi[3] != 0;
+    return head;
+}
+
+// A coder for the scan templates that reads pixels.
+template <class T>
+class PixelReader {
+   public:
+    PixelReader(RangeDecoder& bits, const ChanceTable& table, Tree& tree) : reader_(bits, table), tree_(tree) {}
+
+    T code(const int32_t* properties, int32_t guess, Interval residual, T) {
+        return static_cast<T>(guess + reader_.near_zero(tree_.find(properties), residual.min, residual.max));
+    }
+
+   private:
+    IntegerReader reader_;
+    Tree& tree_;
+};
+
+template <class T>
+class PictureDecoder {
+   public:
+    PictureDecoder(const Header& header, const StreamHead& head, RangeDecoder& bits)
+        : header_(header),
+          bits_(bits),
+          plain_(bits),
+          ranges_(head.chain.ranges()),
+          table_(head.cutoff, head.divisor),
+          planes_(header.width, header.height, header.planes),
+          scan_{planes_, ranges_, head.invisible, head.maximum} {}
+
+    Planes<T>& run() {
+        for (int p = 0; p < planes_.count; ++p) {
+            if (ranges_.constant(p)) planes_.fill(p, ranges_.lo[p]);
+        }
+        if (header_.interlaced) {
+            interlaced();
+        } else {
+            non_interlaced();
+        }
+        return planes_;
+    }
+
+   private:
+    Tree read_tree(int p) {
+        return Tree::read(bits_, property_intervals(ranges_, p, header_.interlaced), planes_.pixels());
+    }
+
+    void read_trees() {
+        for (int p = 0; p < planes_.count; ++p) {
+            if (!ranges_.constant(p)) trees_[static_cast<size_t>(p)] = read_tree(p);
+        }
+    }
+
+    void non_interlaced() {
+        read_trees();
+        for (const int p : plane_order()) {
+            if (p >= planes_.count || ranges_.constant(p)) continue;
+            PixelReader<T> reader(bits_, table_, trees_[static_cast<size_t>(p)]);
+            scan_plane(scan_, p, reader);
+        }
+    }
+
+    void interlaced() {
+        const int last = Zoom::last_level(planes_.width, planes_.height);
+        const int rough = plain_.uniform(0, last);
+        for (int p = 0; p < planes_.count; ++p) {
+            if (!ranges_.constant(p)) {
+                planes_.data[p][0] = static_cast<T>(plain_.uniform(ranges_.lo[p], ranges_.hi[p]));
+            }
+        }
+        pass(last, rough + 1);
+        read_trees();
+        pass(rough, 0);
+    }
+
+    void pass(int begin, int end) {
+        const bool default_order = plain_.uniform(0, 1) != 0;
+        std::array<int, kMaxPlanes> predictors{};
+        for (int p = 0; p < planes_.count; ++p) predictors[static_cast<size_t>(p)] = plain_.uniform(-1, 2);
+        DefaultOrder order(planes_.count, ranges_.constant(0), begin, end);
+        std::array<int, kMaxPlanes> next_level;
+        next_level.fill(begin);
+        for (int step = planes_.count * std::max(0, begin - end + 1); step > 0; --step) {
+            const int p = default_order ? order.next() : plain_.uniform(0, planes_.count - 1);
+            const int level = next_level[static_cast<size_t>(p)]--;
+            if (level < end) fail("corrupt: the plane order has too many steps of one plane");
+            if (scan_.invisible_plane(p) && level <= next_level[3]) {
+                fail("corrupt: the plane order puts colour in front of the alpha that decides about it");
+            }
+            if (ranges_.constant(p)) continue;
+            const int fixed = predictors[static_cast<size_t>(p)];
+            const int predictor = fixed >= 0 ? fixed : plain_.uniform(0, 2);
+            PixelReader<T> reader(bits_, table_, trees_[static_cast<size_t>(p)]);
+            scan_level(scan_, p, level, predictor, reader);
+        }
+    }
+
+    const Header& header_;
+    RangeDecoder& bits_;
+    IntegerReader plain_;
+    const Ranges& ranges_;
+    ChanceTable table_;
+    Planes<T> planes_;
+    Scan<T> scan_;
+    std::array<Tree, kMaxPlanes> trees_;
+};
+
+template <class T>
+void finish_samples(Planes<T>& planes, const StreamHead& head) {
+    head.chain.undo(planes);
+    const size_t pixels = planes.pixels();
+    for (int p = 0; p < planes.count; ++p) {
+        T* samples = planes.data[p].get();
+        for (size_t i = 0; i < pixels; ++i) {
+            samples[i] = static_cast<T>(std::clamp<int32_t>(samples[i], 0, head.maximum));
+        }
+    }
+    if (!head.flags.alpha_zero) return;
+    for (size_t i = 0; i < pixels; ++i) {
+        if (planes.data[3][i] != 0) continue;
+        for (int p = 0; p < 3; ++p) planes.data[p][i] = 0;
+    }
+}
+
+template <class Sample, class T>
+void interleave(const Planes<T>& planes, Sample* out) {
+    const size_t pixels = planes.pixels();
+    const auto n = static_cast<size_t>(planes.count);
+    for (size_t p = 0; p < n; ++p) {
+        const T* samples = planes.data[p].get();
+        for (size_t i = 0; i < pixels; ++i) out[i * n + p] = static_cast<Sample>(samples[i]);
+    }
+}
+
+template <class T>
+void decode_picture(const Info& info, const StreamHead& head, RangeDecoder& bits, const PixelSink& sink) {
+    PictureDecoder<T> decoder(info.header, head, bits);
+    Planes<T>& planes = decoder.run();
+    finish_samples(planes, head);
+
+    IntegerReader trailer(bits);
+    if (trailer.uniform(0, 1) != 0) {
+        const auto high = static_cast<uint32_t>(trailer.uniform(0, 65535));
+        const auto low = static_cast<uint32_t>(trailer.uniform(0, 65535));
+        if (picture_checksum(planes, head.maximum) != (high << 16 | low)) {
+            fail("corrupt: the checksum does not match the pixels");
+        }
+    }
+    if (bits.remaining() != 0) {
+        fail("corrupt: " + std::to_string(bits.remaining()) + " bytes lie behind the end of the picture");
+    }
+    if (sink.wide) {
+        interleave(planes, static_cast<uint16_t*>(sink.data));
+    } else {
+        interleave(planes, static_cast<uint8_t*>(sink.data));
+    }
+}
+
+Info make_info(Header header, const StreamHead& head) {
+    Info info{std::move(header), {}};
+    info.stream.maximum = head.maximum;
+    info.stream.alpha_zero = head.flags.alpha_zero;
+    if (head.custom_chances) {
+        info.stream.cutoff = head.cutoff;
+        info.stream.divisor = head.divisor;
+    }
+    for (const Transform& transform : head.chain.list()) info.stream.transforms.emplace_back(name_of(transform));
+    return info;
+}
+
+}  // namespace
+
+Info read_info(std::span<const uint8_t> file, const Limits& limits) {
+    Header header = read_header(file, limits);
+    RangeDecoder bits(file.subspan(header.stream_offset));
+    const StreamHead head = read_stream_head(header, bits);
+    return make_info(std::move(header), head);
+}
+
+void decode(std::span<const uint8_t> file, const Limits& limits,
+            const std::function<PixelSink(const Info&)>& allocate) {
+    Header header = read_header(file, limits);
+    RangeDecoder bits(file.subspan(header.stream_offset));
+    const StreamHead head = read_stream_head(header, bits);
+    const Info info = make_info(std::move(header), head);
+    const PixelSink sink = allocate(info);
+    if (head.maximum < 256) {
+        decode_picture<int16_t>(info, head, bits, sink);
+    } else {
+        decode_picture<int32_t>(info, head, bits, sink);
+    }
+}
+
+}  // namespace oslic::flif

@@ -1,0 +1,153 @@
+// MANIAC trees: decision trees over the properties of a pixel, whose leaves hold the coding contexts.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "error.hpp"
+#include "integer_coder.hpp"
+#include "ranges.hpp"
+
+namespace oslic::flif {
+
+inline constexpr int kMaxTreeCount = 512;
+// Enough for RGBA plane 1 in the interlaced scan, which has the most.
+inline constexpr int kMaxProperties = 11;
+
+using PropertyIntervals = std::vector<Interval>;
+
+struct TreeNode {
+    int32_t property = -1;  // -1: leaf
+    int32_t split = 0;      // property > split: first child, else second
+    int32_t count = 0;      // pixels that this node serves before it splits; -1 once it has split
+    uint32_t child = 0;     // the first child; the second one follows it
+    uint32_t context = 0;   // where it is a leaf, or has not split yet
+};
+
+class Tree {
+   public:
+    // One leaf.
+    Tree() : nodes_(1), contexts_(1) {}
+
+    explicit Tree(std::vector<TreeNode> nodes) : nodes_(std::move(nodes)), contexts_(1) {}
+
+    static Tree read(RangeDecoder& bits, PropertyIntervals intervals, uint64_t pixels) {
+        IntegerReader reader(bits);
+        Context node_kind, node_count, node_split;
+        Tree tree;
+        auto& nodes = tree.nodes_;
+        const uint64_t most_nodes = max_tree_nodes(pixels);
+        const int properties = static_cast<int>(intervals.size());
+
+        // An explicit stack: a hostile tree may be a chain of hundreds of thousands of nodes. A frame is a node
+        // whose interval of its property was narrowed for one child, with what to restore behind that child.
+        struct Frame {
+            uint32_t node;
+            Interval whole;
+            bool first_done;
+        };
+        std::vector<Frame> stack;
+        uint32_t current = 0;
+        size_t deepest = 0;
+        for (;;) {
+            const int property = reader.shifted(node_kind, 0, properties) - 1;
+            if (property >= 0) {
+                const Interval whole = intervals[static_cast<size_t>(property)];
+                if (whole.min >= whole.max) fail("corrupt: a tree splits an interval of one value");
+                if (nodes.size() + 2 > most_nodes) {
+                    throw LimitExceeded("a tree has more than " + std::to_string(most_nodes) + " nodes");
+                }
+                TreeNode& node = nodes[current];
+                node.property = property;
+                node.count = reader.shifted(node_count, 1, kMaxTreeCount);
+                node.split = reader.shifted(node_split, whole.min, whole.max - 1);
+                node.child = static_cast<uint32_t>(nodes.size());
+                intervals[static_cast<size_t>(property)].min = node.split + 1;
+                stack.push_back({current, whole, false});
+                deepest = std::max(deepest, stack.size());
+                current = node.child;
+                nodes.resize(nodes.size() + 2);
+                continue;
+            }
+            while (!stack.empty() && stack.back().first_done) {
+                const Frame& frame = stack.back();
+                intervals[static_cast<size_t>(nodes[frame.node].property)] = frame.whole;
+                stack.pop_back();
+            }
+            if (stack.empty()) break;
+            Frame& frame = stack.back();
+            const TreeNode& node = nodes[frame.node];
+            intervals[static_cast<size_t>(node.property)] = {frame.whole.min, node.split};
+            frame.first_done = true;
+            current = node.child + 1;
+        }
+        if (deepest > kPlainTreeDepth) tree.steps_left_ = max_tree_steps(pixels);
+        return tree;
+    }
+
+    void write(RangeEncoder& bits, PropertyIntervals intervals) const {
+        IntegerWriter writer(bits);
+        Context node_kind, node_count, node_split;
+        write_node(writer, node_kind, node_count, node_split, intervals, 0);
+    }
+
+    // The context for a pixel with these properties; counts and splits on the way (section 9.3 of the format).
+    Context& find(const int32_t* properties) {
+        uint32_t n = 0;
+        for (;;) {
+            TreeNode& node = nodes_[n];
+            if (node.property < 0) return contexts_[node.context];
+            if (node.count >= 0) {
+                if (node.count > 0) {
+                    --node.count;
+                    return contexts_[node.context];
+                }
+                node.count = -1;
+                nodes_[node.child].context = node.context;
+                nodes_[node.child + 1].context = static_cast<uint32_t>(contexts_.size());
+                contexts_.push_back(contexts_[node.context]);
+                n = child(node, properties);
+                return contexts_[nodes_[n].context];
+            }
+            n = child(node, properties);
+            if (steps_left_ != kUnlimited && --steps_left_ == 0) [[unlikely]] {
+                throw LimitExceeded("a tree is so deep that decoding would take too long");
+            }
+        }
+    }
+
+    const std::vector<TreeNode>& nodes() const { return nodes_; }
+
+   private:
+    static constexpr uint64_t kUnlimited = ~uint64_t{0};
+
+    static uint32_t child(const TreeNode& node, const int32_t* properties) {
+        return node.child + (properties[node.property] > node.split ? 0 : 1);
+    }
+
+    // Trees of our own making are shallow enough for recursion.
+    void write_node(IntegerWriter& writer, Context& node_kind, Context& node_count, Context& node_split,
+                    PropertyIntervals& intervals, uint32_t n) const {
+        const TreeNode& node = nodes_[n];
+        writer.shifted(node_kind, node.property + 1, 0, static_cast<int32_t>(intervals.size()));
+        if (node.property < 0) return;
+        const Interval whole = intervals[static_cast<size_t>(node.property)];
+        writer.shifted(node_count, node.count, 1, kMaxTreeCount);
+        writer.shifted(node_split, node.split, whole.min, whole.max - 1);
+        Interval& narrowed = intervals[static_cast<size_t>(node.property)];
+        narrowed.min = node.split + 1;
+        write_node(writer, node_kind, node_count, node_split, intervals, node.child);
+        narrowed = {whole.min, node.split};
+        write_node(writer, node_kind, node_count, node_split, intervals, node.child + 1);
+        narrowed = whole;
+    }
+
+    std::vector<TreeNode> nodes_;
+    std::vector<Context> contexts_;
+    uint64_t steps_left_ = kUnlimited;
+};
+
+}  // namespace oslic::flif

@@ -1,0 +1,94 @@
+"""`oslic bench report`: result files into one HTML page and Markdown tables."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ...runtime.codec import Codec
+from ...runtime.errors import UsageError
+from ...runtime.files import read_file, write_atomically
+from ...runtime.images import read_image
+from ..metrics import psnr
+from ..picture import as_rgb
+from ..report import Comparison, Pixels, html, markdown, read_result, sections
+
+_MARK = ("<!-- figures: made by `oslic bench report`, do not edit -->", "<!-- end of figures -->")
+_VISUAL_BPP = 0.35
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("results", nargs="+", metavar="JSON", help="results of oslic bench")
+    parser.add_argument("-o", "--output", metavar="HTML", help="one self-contained page")
+    parser.add_argument("--markdown", metavar="FILE", help="write the tables to this file")
+    parser.add_argument("--readme", metavar="FILE", help="replace the tables between the marks in this file")
+    parser.add_argument(
+        "--visual", nargs="*", default=[], metavar="IMAGE", help="photographs to compare by slider"
+    )
+    parser.add_argument("--bundle", metavar="FOLDER", help="for --visual (default: the shipped bundle)")
+    parser.add_argument("--title", default="OSLIC: measured figures")
+
+
+def _at_size(image: Pixels, kind: str, size: int) -> tuple[Pixels, int]:
+    """Code with the highest quality that takes at most `size` bytes (the lowest, if none does)."""
+    options = {"subsampling": "4:4:4"} | (
+        {"speed": 6, "advanced": {"tune": "psnr"}} if kind == "AVIF" else {}
+    )
+    low, high, best = 0, 101, b""
+    while high - low > 1 or not best:
+        quality = (low + high) // 2
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, kind, quality=quality, **options)
+        if file.tell() <= size or not best:
+            best = file.getvalue()
+        low, high = (quality, high) if file.tell() <= size else (low, quality)
+    with Image.open(io.BytesIO(best)) as picture:
+        return np.asarray(picture.convert("RGB")), len(best)
+
+
+def _comparisons(path: str, codec: Codec) -> list[Comparison]:
+    image = as_rgb(read_image(path, codec.limits).pixels)
+    layers = codec.layers(image)
+    floor = len(codec.finish(layers, quality=0).data) * 8 / (image.shape[0] * image.shape[1])
+    encoded = codec.search(layers, bits_per_pixel=max(_VISUAL_BPP, floor * 2))
+    ours = codec.reconstruct(layers, encoded)
+
+    def caption(name: str, pixels: Pixels, size: int) -> str:
+        return f"{name} ({size} bytes, {psnr(image, pixels):.2f} dB)"
+
+    found = []
+    for kind in ("AVIF", "JPEG"):
+        other, size = _at_size(image, kind, len(encoded.data))
+        left, right = caption("OSLIC", ours, len(encoded.data)), caption(kind, other, size)
+        found.append(Comparison(Path(path).name, (left, ours), (right, other)))
+    return found
+
+
+def run(args: argparse.Namespace) -> int:
+    if not (args.output or args.markdown or args.readme):
+        raise UsageError("nothing to write: give -o, --markdown or --readme")
+    parts = sections([read_result(Path(path)) for path in args.results])
+    if args.output:
+        comparisons: list[Comparison] = []
+        if args.visual:
+            with Codec.open(args.bundle) as codec:
+                comparisons = [c for path in args.visual for c in _comparisons(path, codec)]
+        write_atomically(args.output, html(parts, comparisons, args.title).encode())
+        print(f"wrote {args.output}")
+    tables = markdown(parts)
+    if args.markdown:
+        write_atomically(args.markdown, tables.encode())
+        print(f"wrote {args.markdown}")
+    if args.readme:
+        text = read_file(args.readme, "file").decode()
+        if text.count(_MARK[0]) != 1 or text.count(_MARK[1]) != 1:
+            raise UsageError(f"{args.readme} must hold the lines {_MARK[0]!r} and {_MARK[1]!r} once each")
+        before, rest = text.split(_MARK[0])
+        after = rest.split(_MARK[1])[1]
+        write_atomically(args.readme, f"{before}{_MARK[0]}\n\n{tables}\n{_MARK[1]}{after}".encode())
+        print(f"wrote the tables into {args.readme}")
+    return 0

@@ -1,0 +1,372 @@
+"""One HTML file, and the same figures as Markdown tables, from any number of result files."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from PIL import Image
+
+from ..runtime.errors import DataError
+from . import latency, rd
+from .svg import Bar, Line, bar_chart, line_chart
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Pixels = npt.NDArray[np.uint8]
+
+_STYLE: Final = """
+body{font:16px/1.5 system-ui,sans-serif;color:#1b1b1b;max-width:1080px;margin:0 auto;padding:24px}
+h1{margin-bottom:0}h2{margin-top:48px;border-bottom:1px solid #ddd}
+table{border-collapse:collapse;margin:12px 0;font-size:14px}
+th,td{padding:3px 10px;border-bottom:1px solid #e4e4e4;text-align:right}
+th:first-child,td:first-child{text-align:left}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(480px,1fr));gap:16px}
+svg{width:100%;height:auto;border:1px solid #eee}
+.slider{position:relative;max-width:100%;margin:8px 0;overflow:hidden;line-height:0}
+.slider img{display:block;max-width:100%}
+.slider .top{position:absolute;inset:0;clip-path:inset(0 50% 0 0)}
+.slider .edge{position:absolute;top:0;bottom:0;left:50%;width:2px;background:#fff;box-shadow:0 0 3px #000}
+.slider+input{width:100%;max-width:768px}
+details{margin:12px 0}pre{background:#f6f6f6;padding:12px;overflow:auto;font-size:12px}
+.note{color:#555;font-size:14px}
+"""
+_SCRIPT: Final = """
+for(const r of document.querySelectorAll('input[type=range]'))r.addEventListener('input',()=>{
+const s=r.previousElementSibling;
+s.querySelector('.top').style.clipPath=`inset(0 ${100-r.value}% 0 0)`;
+s.querySelector('.edge').style.left=r.value+'%';});
+"""
+_STAGES: Final = ("read", "segment", "analyse", "synthesise", "labels", "compact", "residual", "write")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that can be written as HTML and as Markdown.
+
+    Attributes:
+        title: above it.
+        columns: headings.
+        rows: cells, as text.
+        note: what the figures are, below it.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    def html(self) -> str:
+        """Return the table as HTML."""
+        head = "".join(f"<th>{escape(c)}</th>" for c in self.columns)
+        body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in self.rows)
+        note = f"<p class='note'>{escape(self.note)}</p>" if self.note else ""
+        return f"<h3>{escape(self.title)}</h3><table><tr>{head}</tr>{body}</table>{note}"
+
+    def markdown(self) -> str:
+        """Return the table as Markdown."""
+        rule = "|".join(["---"] + ["---:"] * (len(self.columns) - 1))
+        lines = ["| " + " | ".join(row) + " |" for row in (self.columns, *self.rows)]
+        lines.insert(1, f"|{rule}|")
+        return "\n".join([f"**{self.title}**", "", *lines, *(["", self.note] if self.note else [])])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two codings of one image at equal bytes, for the slider."""
+
+    title: str
+    left: tuple[str, Pixels]
+    right: tuple[str, Pixels]
+
+
+@dataclass
+class Section:
+    """A part of the report."""
+
+    title: str
+    charts: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    environment: dict[str, Any] = field(default_factory=dict)
+
+
+def _rd_section(result: dict[str, Any]) -> Section:
+    section = Section("Rate and distortion", environment=result["environment"])
+    summary, ours = result["summary"], result["coder"]
+    labels = {
+        "psnr": "PSNR-RGB, dB",
+        "psnr_ycbcr": "PSNR-YCbCr, dB",
+        "ms_ssim": "MS-SSIM",
+        "ssimulacra2": "SSIMULACRA 2",
+    }
+    count = len(result["settings"]["images"])
+    for metric in result["settings"]["metrics"]:
+        sources = [(c, False) for c in summary["curves"]] + [(c, True) for c in summary["published"]]
+        lines = [
+            Line(c["name"], list(zip(c["bpp"], c["scores"][metric], strict=True)), dashed)
+            for c, dashed in sources
+            if metric in c["scores"]
+        ]
+        title = f"{labels[metric]}, mean of {count} images"
+        section.charts.append(line_chart(title, "bits per pixel, all bytes counted", labels[metric], lines))
+    section.charts.append(_layer_chart(result))
+    rows = tuple(
+        (b["anchor"], f"{b['bd_rate_percent']:+.1f} %", "published" if "source" in b else "this run")
+        for b in summary["bd_rates"]
+        if "bd_rate_percent" in b
+    )
+    low, high = rd.BD_RANGE
+    note = (
+        f"BD-rate of PSNR-RGB over {low:g} to {high:g} dB, Akima interpolation; negative: {ours} needs fewer bytes. "
+        "Coders of this run: mean over the images, file for file; published curves: mean curves."
+    )
+    section.tables.append(Table(f"BD-rate of {ours}", ("against", "BD-rate", "figures"), rows, note))
+    section.tables.append(_per_image(result))
+    return section
+
+
+def _layer_chart(result: dict[str, Any]) -> str:
+    by_quality: dict[float, list[dict[str, int]]] = {}
+    for point in result["points"]:
+        if point["coder"] == result["coder"]:
+            by_quality.setdefault(point["quality"], []).append(
+                {**point["section_bytes"], "total": point["size"]}
+            )
+    bars = []
+    for quality, rows in sorted(by_quality.items()):
+        means = {
+            k: sum(r.get(k, 0) for r in rows) / len(rows) / 1000
+            for k in ("labels", "compact", "residual", "total")
+        }
+        header = means["total"] - means["labels"] - means["compact"] - means["residual"]
+        parts = [(k, means[k]) for k in ("labels", "compact", "residual")]
+        bars.append(Bar(f"quality {quality:g}", [*parts, ("header", max(header, 0))]))
+    return bar_chart("Bytes per layer, mean over the images", "kB", bars)
+
+
+def _per_image(result: dict[str, Any]) -> Table:
+    ours = result["coder"]
+    wanted = [p for p in result["points"] if p["coder"] == ours]
+    middle = sorted({p["quality"] for p in wanted})
+    quality = middle[len(middle) // 2]
+    metrics = result["settings"]["metrics"]
+    rows = tuple(
+        (
+            p["image"],
+            str(p["size"]),
+            f"{p['bpp']:.3f}",
+            str(p["section_bytes"].get("labels", 0)),
+            str(p["section_bytes"].get("compact", 0)),
+            *(f"{p['scores'][m]:.{4 if m == 'ms_ssim' else 2}f}" for m in metrics),
+        )
+        for p in wanted
+        if p["quality"] == quality
+    )
+    columns = ("image", "bytes", "bpp", "labels", "compact", *metrics)
+    return Table(f"Per image, {ours} at quality {quality:g}", columns, rows)
+
+
+def _latency_section(result: dict[str, Any]) -> Section:
+    setting = result["settings"]
+    section = Section(f"Latency at {setting['width']}x{setting['height']}", environment=result["environment"])
+    bars, rows = [], []
+    for name, timing in result["timings"].items():
+        if name == latency.REFERENCE:
+            continue
+        wall, total = timing["wall"], timing["wall"]["total"]
+        staged = [(stage, wall[stage]["p50_ms"]) for stage in _STAGES if stage in wall]
+        # FLIF runs beside the networks in the encoder: the bar is the whole, its parts what is not hidden.
+        if name.endswith("/compress"):
+            staged = [(stage, value) for stage, value in staged if stage not in latency.FLIF_STAGES]
+        rest = total["p50_ms"] - sum(value for _, value in staged)
+        parts = [*staged, ("other", max(rest, 0.0))] if staged else [("total", total["p50_ms"])]
+        bars.append(Bar(name, parts, (total["p50_ms"], total["p95_ms"])))
+        cells = (f"{total[f'p{p}_ms']:.1f}" for p in (50, 90, 95, 99))
+        flif = f"{wall['flif']['p50_ms']:.1f}" if "flif" in wall else "-"
+        relative = result["ratios"].get(name)
+        rows.append((name, *cells, flif, "-" if relative is None else f"{relative:.2f}", str(total["n"])))
+    section.charts.append(bar_chart("Median, whisker to the 95th percentile", "ms", bars))
+    columns = ("", "p50 ms", "p90", "p95", "p99", "FLIF ms", "time over ours", "n")
+    note = (
+        "Wall-clock milliseconds; candidates interleaved in one run, so ratios hold where absolute times depend on "
+        "what else the machine did. FLIF: labels and compact image together; in the encoder beside the networks."
+    )
+    section.tables.append(Table(f"Compress and decompress, {setting['image']}", columns, tuple(rows), note))
+    loads = tuple(
+        (name, *(f"{times.get(k, 0):.0f}" for k in ("open", "segment", "analyse", "synthesise")))
+        for name, times in result["load_ms"].items()
+    )
+    section.tables.append(Table("Loading, once", ("", "open ms", "segment", "analyse", "synthesise"), loads))
+    return section
+
+
+def _fusion_section(result: dict[str, Any]) -> Section:
+    section = Section("Fusion of octave convolutions", environment=result["environment"])
+    rows = tuple(
+        (
+            str(row["network"]),
+            str(row["form"]),
+            f"{row['gmacs']:.3f}",
+            f"{row['p50_ms']:.2f}",
+            f"{row['speedup_over_naive']:.2f}",
+            "-" if row.get("speedup_over_plain") is None else f"{row['speedup_over_plain']:.2f}",
+        )
+        for row in result["rows"]
+    )
+    columns = ("network", "form", "GMAC", "p50 ms", "speed over naive", "speed over plain")
+    section.tables.append(
+        Table("Forms of the same networks, interleaved", columns, rows, result.get("note", ""))
+    )
+    points = [row for row in result["rows"] if row.get("bytes")]
+    if points:
+        lines = [
+            Line(
+                f"{row['network']} {row['form']}",
+                [(row["gmacs"] * 1e9 / row["bytes"], row["gmacs"] / (row["p50_ms"] / 1e3))],
+                joined=False,
+            )
+            for row in points
+        ]
+        roof = result.get("roofline")
+        if roof:
+            knee = roof["gmacs_per_second"] * 1e9 / roof["bytes_per_second"]
+            span = [
+                min(knee, *(line.points[0][0] for line in lines)) / 2,
+                max(knee, *(x.points[0][0] for x in lines)) * 2,
+            ]
+            limit = [
+                (x, min(roof["gmacs_per_second"], x * roof["bytes_per_second"] / 1e9))
+                for x in (span[0], knee, span[1])
+            ]
+            lines.append(Line("machine's roof, measured", limit, dashed=True))
+        section.charts.append(
+            line_chart(
+                "Roofline", "multiply-accumulates per byte moved", "GMAC/s", lines, log_x=True, log_y=True
+            )
+        )
+    return section
+
+
+def _drift_section(result: dict[str, Any]) -> Section:
+    section = Section("Drift against float32 on the CPU", environment=result["environment"])
+    rows = tuple(
+        (
+            row["candidate"],
+            f"{row['max_difference']}",
+            f"{row['differing_percent']:.4f} %",
+            f"{row['psnr_between_db']:.1f}" if row["psnr_between_db"] is not None else "equal",
+            f"{row['final_psnr_change_db']:+.4f}",
+            row["decoder_says"],
+        )
+        for row in result["rows"]
+    )
+    columns = (
+        "candidate",
+        "largest difference",
+        "pixels that differ",
+        "PSNR between, dB",
+        "final PSNR",
+        "decoder says",
+    )
+    section.tables.append(Table("Estimates", columns, rows, result.get("note", "")))
+    return section
+
+
+def _flif_section(result: dict[str, Any]) -> Section:
+    section = Section("FLIF", environment=result["environment"])
+    for table in result.get("tables", []):
+        rows = tuple(tuple(map(str, row)) for row in table["rows"])
+        section.tables.append(Table(table["title"], tuple(table["columns"]), rows, table.get("note", "")))
+    return section
+
+
+_SECTIONS: Final = {
+    rd.FORMAT: _rd_section,
+    latency.FORMAT: _latency_section,
+    "oslic-bench-fusion": _fusion_section,
+    "oslic-bench-drift": _drift_section,
+    "oslic-bench-flif": _flif_section,
+}
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read a result file of any kind that a report knows.
+
+    Raises:
+        DataError: not a result file, or of an unknown kind.
+    """
+    try:
+        body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        kind = body["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not a result of `oslic bench`: {error}") from error
+    if kind not in _SECTIONS:
+        raise DataError(f"{path} is of the kind {kind!r}; a report knows {', '.join(_SECTIONS)}")
+    return body
+
+
+def sections(results: list[dict[str, Any]]) -> list[Section]:
+    """Return one section per result."""
+    return [_SECTIONS[result["format"]](result) for result in results]
+
+
+def _data_url(pixels: Pixels) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "WEBP", lossless=True, method=4)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _slider(comparison: Comparison) -> str:
+    (left_name, left), (right_name, right) = comparison.left, comparison.right
+    caption = f"{escape(comparison.title)}: left {escape(left_name)}, right {escape(right_name)}"
+    return (
+        f"<h3>{caption}</h3><div class='slider'>"
+        f"<img src='{_data_url(right)}' alt='{escape(right_name, quote=True)}'>"
+        f"<img class='top' src='{_data_url(left)}' alt='{escape(left_name, quote=True)}'><div class='edge'></div></div>"
+        "<input type='range' min='0' max='100' value='50' aria-label='where the two pictures meet'>"
+    )
+
+
+def html(parts: list[Section], comparisons: list[Comparison], title: str) -> str:
+    """Return the report as one HTML file that needs nothing else."""
+    out = [
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
+        "<meta name='viewport' content='width=device-width,initial-scale=1'>",
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>",
+    ]
+    for part in parts:
+        out.append(f"<h2>{escape(part.title)}</h2><div class='charts'>{''.join(part.charts)}</div>")
+        out += [table.html() for table in part.tables]
+        machine = part.environment
+        if machine:
+            text = json.dumps(machine, indent=1)
+            line = f"{machine['cpu']['model']}, {machine['cpu']['usable_cores']} cores, {machine['time']}"
+            out.append(
+                f"<details><summary>Measured on {escape(line)}</summary><pre>{escape(text)}</pre></details>"
+            )
+    if comparisons:
+        out.append("<h2>At equal bytes</h2>")
+        out += [_slider(c) for c in comparisons]
+    out.append(f"<script>{_SCRIPT}</script></body></html>")
+    return "\n".join(out)
+
+
+def markdown(parts: list[Section]) -> str:
+    """Return all tables as Markdown, with the machine they were measured on."""
+    out = []
+    for part in parts:
+        out.append(f"### {part.title}\n")
+        out += [table.markdown() + "\n" for table in part.tables if len(table.rows) <= 12]
+        cpu = part.environment.get("cpu")
+        if cpu:
+            out.append(
+                f"Measured on {cpu['model']}, {cpu['usable_cores']} cores, {part.environment['time'][:10]}.\n"
+            )
+    return "\n".join(out)

@@ -1,0 +1,50 @@
+"""`oslic bench`: a table of measurements, each loaded only when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from types import ModuleType
+from typing import Final
+
+from ...runtime.errors import DependencyError
+
+_MEASUREMENTS: Final[dict[str, tuple[str, str]]] = {
+    # Name -> module in this folder, one line of help.
+    "latency": ("latency", "milliseconds per stage and end to end, beside peers"),
+    "rd": ("rd", "rate-distortion on a folder of images, beside peers"),
+    "fusion": ("fusion", "naive, fused and plain forms of the same networks"),
+    "flif": ("flif", "bytes and speed of the lossless layers, beside peers"),
+    "drift": ("drift", "estimates of every backend against float32 on the CPU"),
+    "gpu": ("gpu", "all that needs a GPU, within ten minutes"),
+    "report": ("report", "result files into one HTML page and Markdown tables"),
+    "compare": ("compare_results", "two result files, judged against the noise"),
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    width = max(map(len, _MEASUREMENTS))
+    rows = "\n".join(f"  {name:<{width}}  {summary}" for name, (_, summary) in _MEASUREMENTS.items())
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"measurements:\n{rows}\n\n`oslic bench NAME --help` explains one of them."
+    parser.add_argument("name", choices=list(_MEASUREMENTS), metavar="NAME")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="arguments of the measurement")
+
+
+def _load(name: str) -> ModuleType:
+    module = f"{__package__}.{_MEASUREMENTS[name][0]}"
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("oslic"):
+            raise
+        raise DependencyError(
+            f"`oslic bench {name}` needs the package {error.name}: pip install 'oslic[bench,export]'"
+        ) from error
+
+
+def run(args: argparse.Namespace) -> int:
+    module = _load(args.name)
+    parser = argparse.ArgumentParser(prog=f"oslic bench {args.name}", description=_MEASUREMENTS[args.name][1])
+    module.configure(parser)
+    return int(module.run(parser.parse_args(args.rest)))

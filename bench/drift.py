@@ -1,0 +1,120 @@
+"""How far the estimates of other backends and precisions lie from float32 on the CPU."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from ..runtime.backends import probe_all
+from ..runtime.bundle import Bundle
+from ..runtime.codec import Codec, DriftWarning
+from ..runtime.errors import BundleError
+from ..runtime.images import read_image
+from ..runtime.residual import decode
+from . import environment
+from .metrics import psnr
+from .picture import as_rgb
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Pixels = npt.NDArray[np.uint8]
+
+FORMAT: Final = "oslic-bench-drift"
+VERSION: Final = 1
+_REFERENCE_BACKEND: Final = "onnxruntime-cpu"
+
+
+def candidates(bundle: Bundle, others: dict[str, Path]) -> dict[str, tuple[Bundle, str]]:
+    """Return bundle and backend of everything that can be compared here.
+
+    Args:
+        bundle: the reference bundle, with every usable backend but the reference's.
+        others: further bundles by name (fused or naive forms, other precisions), each with its usable backends.
+    """
+    found = {}
+    for name, opened in {"": bundle, **{n: Bundle.open(p) for n, p in others.items()}}.items():
+        for backend, available in probe_all(opened).items():
+            if available.usable and (name or backend != _REFERENCE_BACKEND):
+                found[f"{name} {backend}".strip()] = (opened, backend)
+    return found
+
+
+def _differences(one: Pixels, other: Pixels) -> npt.NDArray[np.int64]:
+    """Counts of absolute differences 0..255."""
+    return np.bincount(np.abs(one.astype(np.int16) - other).ravel(), minlength=256)
+
+
+def run(
+    bundle: Bundle, others: dict[str, Path], images: list[Path], *, quality: int, threads: int | None
+) -> dict[str, Any]:
+    """Compare the estimates of all candidates with the reference's on the same compact images and labels.
+
+    Args:
+        bundle: the reference: run as float32 by ONNX Runtime on the CPU.
+        others: further bundles by name.
+        images: photographs.
+        quality: of the residual, for the effect on the final PSNR.
+        threads: CPU threads of the reference; the reference is also compared with itself on one thread.
+
+    Returns:
+        The result, ready for JSON.
+    """
+    rows = []
+    with Codec.open(bundle, _REFERENCE_BACKEND, threads) as reference:
+        pictures = [as_rgb(read_image(path, reference.limits).pixels) for path in images]
+        layers = [reference.layers(picture) for picture in pictures]
+        streams = [reference.finish(layer, quality=quality) for layer in layers]
+        everything = {"same, one thread": (bundle, _REFERENCE_BACKEND), **candidates(bundle, others)}
+        for name, (opened, backend) in everything.items():
+            with Codec.open(opened, backend, 1 if name == "same, one thread" else threads) as codec:
+                rows.append(_row(name, codec, reference, list(zip(layers, streams, strict=True))))
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "environment": environment.describe(),
+        "settings": {"images": [p.name for p in images], "quality": quality, "bundle": bundle.manifest.name},
+        "note": (
+            f"Reference: {bundle.manifest.name}, float32, ONNX Runtime on the CPU. Same labels and compact image; "
+            "final PSNR: the reference's residual added to the candidate's estimate."
+        ),
+        "rows": rows,
+    }
+
+
+def _row(name: str, codec: Codec, reference: Codec, coded: list[tuple[Any, Any]]) -> dict[str, Any]:
+    counts = np.zeros(256, dtype=np.int64)
+    between, changes, says = [], [], set()
+    for layers, stream in coded:
+        height, width = layers.image.shape[:2]
+        estimate = codec.synthesise(layers.compact, layers.labels, height, width)
+        counts += _differences(estimate, layers.estimate)
+        between.append(psnr(layers.estimate, estimate))
+        final = decode(stream.residual, estimate)
+        changes.append(psnr(layers.image, final) - psnr(layers.image, reference.reconstruct(layers, stream)))
+        says.add(_verdict(codec, stream.data))
+    finite = [value for value in between if math.isfinite(value)]
+    return {
+        "candidate": name,
+        "max_difference": int(np.flatnonzero(counts)[-1]),
+        "differing_percent": float(100 * (1 - counts[0] / counts.sum())),
+        "histogram": counts[: int(np.flatnonzero(counts)[-1]) + 1].tolist(),
+        "psnr_between_db": fmean(finite) if finite else None,
+        "final_psnr_change_db": fmean(changes),
+        "decoder_says": ", ".join(sorted(says)),
+    }
+
+
+def _verdict(codec: Codec, data: bytes) -> str:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            codec.decompress(data)
+        except BundleError:
+            return "another checkpoint: refused"
+    return "digest differs: warning" if any(w.category is DriftWarning for w in caught) else "digest matches"

@@ -1,0 +1,390 @@
+"""Fusion: applies the rules to any ONNX graph, and says what was done, what was not, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import onnx
+import onnx.version_converter
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+from onnxscript.rewriter import MatchingTracer, MatchStatus, RewriteRuleSet
+
+from ..runtime.errors import UsageError
+from .forms import measure
+from .graphs import label
+from .macs import Cost, count
+from .rules.base import Chooser, Context, FusionRule
+from .rules.normalisation import (
+    NormalisationBehindUpsampling,
+    NormalisedConvolution,
+    NormalisedSum,
+    NormalisedUpsampledSum,
+)
+from .rules.pooling import MaxUnpooling, PoolOfPointwise, PoolOfUpsampling
+from .rules.sums import SharedInput, SumOfConvolutions
+from .rules.upsampling import (
+    ConvolutionBehindUpsampling,
+    PointwiseBehindUpsampling,
+    StridedBehindUpsampling,
+)
+from .sizes import Sizes
+from .verify import Difference, Tolerance, compare
+from .verify import run as run_graph
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from onnxscript.rewriter import RewriteRule
+
+RULES: Final[tuple[type[FusionRule], ...]] = (
+    NormalisationBehindUpsampling,
+    NormalisedConvolution,
+    NormalisedSum,
+    NormalisedUpsampledSum,
+    MaxUnpooling,
+    PoolOfUpsampling,
+    PoolOfPointwise,
+    StridedBehindUpsampling,
+    PointwiseBehindUpsampling,
+    ConvolutionBehindUpsampling,
+    SumOfConvolutions,
+    SharedInput,
+)
+"""In the order in which they are tried: each sees what those before it have left."""
+
+_OPSET: Final = 18
+_MOST_ROUNDS: Final = 20
+
+ChooserFactory = Callable[[Sizes], Chooser]
+
+
+@dataclass(frozen=True)
+class NearMiss:
+    """A place that looks like a rule's pattern, where the rule does not hold.
+
+    Attributes:
+        node: the node that would have been rewritten.
+        reason: why not.
+    """
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RuleReport:
+    """What one rule did.
+
+    Attributes:
+        rule: its name.
+        identity: the identity in one line.
+        hits: how often it was applied.
+        near_misses: where it does not apply in the fused graph, and why.
+    """
+
+    rule: str
+    identity: str
+    hits: int
+    near_misses: tuple[NearMiss, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What fusion did to a graph.
+
+    Attributes:
+        rules: one entry per rule.
+        choices: for each place with alternatives: rule, node, form chosen and reason.
+        before: cost before.
+        after: cost after.
+        shapes: shapes of the inputs for which the costs were counted.
+        multiple: what the inputs' sizes were declared to be a multiple of.
+        differences: outputs against the graph before, if they were compared.
+        timing: the graph's time before and after, in words, if it was measured.
+    """
+
+    rules: tuple[RuleReport, ...]
+    choices: tuple[dict[str, str], ...]
+    before: Cost
+    after: Cost
+    shapes: dict[str, tuple[int, ...]]
+    multiple: int
+    differences: tuple[Difference, ...] = ()
+    timing: str = ""
+
+    @property
+    def hits(self) -> dict[str, int]:
+        """Hits by the rule's name."""
+        return {report.rule: report.hits for report in self.rules}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return {
+            "rules": [
+                {
+                    "rule": r.rule,
+                    "identity": r.identity,
+                    "hits": r.hits,
+                    "near_misses": [{"node": m.node, "reason": m.reason} for m in r.near_misses],
+                }
+                for r in self.rules
+            ],
+            "choices": list(self.choices),
+            "nodes": {
+                "before": sum(self.before.operators.values()),
+                "after": sum(self.after.operators.values()),
+            },
+            "operators": {"before": self.before.operators, "after": self.after.operators},
+            "macs": {"before": self.before.macs, "after": self.after.macs},
+            "bytes_moved": {"before": self.before.bytes_moved, "after": self.after.bytes_moved},
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "multiple": self.multiple,
+            "differences": [difference.to_dict() for difference in self.differences],
+            "timing": self.timing,
+        }
+
+
+class _Collector(MatchingTracer):
+    """Keeps the reason of every check that failed, not only of the best match."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, dict[tuple[str, str], None]] = {}
+
+    def log(
+        self,
+        rule: RewriteRule,
+        container: ir.Graph | ir.Function,
+        node: ir.Node,
+        match_result: Any,
+        status: MatchStatus,
+    ) -> None:
+        del container
+        if status in {MatchStatus.CONDITION_FAILED, MatchStatus.REPLACEMENT_FAILED} and match_result.reason:
+            self.found.setdefault(str(rule), {})[label(node), match_result.reason] = None
+
+
+def normalise(model: ir.Model) -> ir.Model:
+    """A copy in the form that the rules read: one graph, opset 18 or later, weights as initializers.
+
+    Raises:
+        UsageError: the model cannot be brought to opset 18.
+    """
+    version = model.graph.opset_imports.get("", 0)
+    proto = ir.to_proto(model)
+    if version < _OPSET:
+        try:
+            proto = onnx.version_converter.convert_version(proto, _OPSET)
+        except Exception as error:  # the converter raises RuntimeError and others
+            raise UsageError(f"opset {version} cannot be converted to {_OPSET}: {error}") from error
+    result = ir.from_proto(proto)
+    result.ir_version = max(result.ir_version, 8)
+    for step in (
+        passes.InlinePass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.IdentityEliminationPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.NameFixPass(),
+    ):
+        step(result)
+    for i, node in enumerate(result.graph):
+        node.name = node.name or f"{node.op_type}_{i}"
+    return result
+
+
+def sample_shapes(
+    graph: ir.Graph, multiple: int = 1, given: Mapping[str, Sequence[int]] | None = None, side: int = 256
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of the inputs for counting and measuring.
+
+    Args:
+        graph: the graph.
+        multiple: what the inputs' sizes are declared to be a multiple of.
+        given: shapes of some inputs by name; the symbols in them are taken from there.
+        side: about what the other dynamic sizes become; the batch becomes 1.
+
+    Raises:
+        UsageError: a given shape has another rank or a name that no input has.
+    """
+    given = dict(given or {})
+    unknown = sorted(set(given) - {str(value.name) for value in graph.inputs})
+    if unknown:
+        names = ", ".join(str(value.name) for value in graph.inputs)
+        raise UsageError(f"no input {unknown[0]!r}; the graph has {names}")
+    sizes = Sizes(multiple=multiple)
+    values: dict[str, int] = {}
+    for value in graph.inputs:
+        shape = sizes.shape(value) or ()
+        wanted = given.get(str(value.name))
+        if wanted is not None and len(wanted) != len(shape):
+            raise UsageError(f"input {value.name} has {len(shape)} dimensions, the given shape {len(wanted)}")
+        for axis, size in enumerate(shape):
+            if wanted is not None and len(size.terms) == 1 and len(size.symbols) == 1:
+                values[next(iter(size.symbols))] = max(1, wanted[axis] // size.terms[0][1])
+    result: dict[str, tuple[int, ...]] = {}
+    for value in graph.inputs:
+        shape = sizes.shape(value) or ()
+        for axis, size in enumerate(shape):
+            for symbol in size.symbols - values.keys():
+                values[symbol] = 1 if axis == 0 else max(1, side // max(c for _, c in size.terms))
+        name = str(value.name)
+        result[name] = tuple(given[name]) if name in given else tuple(s.evaluate(values) for s in shape)
+    return result
+
+
+def fuse(
+    model: ir.Model,
+    chooser: ChooserFactory,
+    *,
+    multiple: int = 1,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    rules: Sequence[type[FusionRule]] = RULES,
+) -> tuple[ir.Model, Report]:
+    """Rewrite the octave convolutions of a graph.
+
+    Args:
+        model: any ONNX model; it is not changed.
+        chooser: makes what chooses between forms, from the graph's concrete sizes.
+        multiple: every dynamic size of the inputs but the first (N) is declared to be a multiple of this.
+        shapes: shapes of the inputs for counting and measuring; None: 1 for N, about 256 elsewhere.
+        rules: which rules to apply, in order.
+
+    Returns:
+        The fused model and the report.
+
+    Raises:
+        UsageError: the model cannot be read, or its cost cannot be counted from the shapes.
+    """
+    result = normalise(model)
+    graph = result.graph
+    given = sample_shapes(graph, multiple, shapes)
+    before = count(graph, given)
+    context = Context(Sizes(multiple=multiple), chooser(Sizes(given)))
+    hits = dict.fromkeys((rule.title for rule in rules), 0)
+    sets = {rule.title: RewriteRuleSet([rule.rule(context)], commute=rule.commutes) for rule in rules}
+    for _ in range(_MOST_ROUNDS):
+        changed = 0
+        for title, rule_set in sets.items():
+            context.sizes.prepare(graph)
+            found = rule_set.apply_to_model(result)
+            if found:
+                hits[title] += found
+                changed += found
+                passes.IdentityEliminationPass()(result)
+                graph.sort()
+        if not changed:
+            break
+    passes.RemoveUnusedNodesPass()(result)
+    passes.NameFixPass()(result)
+    context.tracing = True
+    tracer = _Collector()
+    for rule_set in sets.values():
+        rule_set.apply_to_model(result, tracer=tracer)
+    reports = tuple(
+        RuleReport(
+            rule.title,
+            rule.identity,
+            hits[rule.title],
+            tuple(NearMiss(node, reason) for node, reason in tracer.found.get(rule.title, {})),
+        )
+        for rule in rules
+    )
+    choices: dict[tuple[str, str], dict[str, str]] = {}
+    for site, form, reason in context.decisions:
+        choices[site.rule, site.node] = {
+            "rule": site.rule,
+            "node": site.node,
+            "form": form,
+            "reason": reason,
+        }
+    after = count(graph, given)
+    return result, Report(reports, tuple(choices.values()), before, after, given, multiple)
+
+
+def random_inputs(
+    model: ir.Model, shapes: Mapping[str, Sequence[int]], seed: int = 0
+) -> dict[str, npt.NDArray[Any]]:
+    """Random inputs of the model's types: standard normal, or whole numbers of their whole range.
+
+    Args:
+        model: whose inputs.
+        shapes: shape of each input by name.
+        seed: of the random numbers.
+    """
+    random = np.random.default_rng(seed)
+    feeds: dict[str, npt.NDArray[Any]] = {}
+    for value in model.graph.inputs:
+        name = str(value.name)
+        kind = (value.dtype or ir.DataType.FLOAT).numpy()
+        if np.issubdtype(kind, np.integer):
+            info = np.iinfo(kind)
+            feeds[name] = random.integers(info.min, info.max, tuple(shapes[name]), kind, endpoint=True)
+        else:
+            feeds[name] = random.standard_normal(tuple(shapes[name])).astype(kind)
+    return feeds
+
+
+def check(
+    model: ir.Model,
+    fused: ir.Model,
+    report: Report,
+    feeds: Sequence[Mapping[str, npt.NDArray[Any]]],
+    tolerance: Tolerance,
+) -> Report:
+    """Compare the fused graph's outputs with the graph's before, on ONNX Runtime's CPU provider.
+
+    Args:
+        model: the graph before.
+        fused: the graph after.
+        report: of the fusion.
+        feeds: sets of inputs by name.
+        tolerance: what may differ; outputs of whole numbers may differ by one more.
+
+    Returns:
+        The report with the differences.
+
+    Raises:
+        VerificationError: one of the graphs does not run.
+    """
+    before, after = (ir.to_proto(m).SerializeToString() for m in (model, fused))
+    found = []
+    for i, inputs in enumerate(feeds):
+        references, values = run_graph(before, inputs), run_graph(after, inputs)
+        # Fusion renames no output, but other tools may: compare by position.
+        for (name, reference), y in zip(references.items(), values.values(), strict=True):
+            whole = np.issubdtype(reference.dtype, np.integer)
+            allowed = replace(tolerance, atol=max(1.0, tolerance.atol)) if whole else tolerance
+            found.append(compare(f"{name}[{i}]", y, reference, allowed))
+    return replace(report, differences=(*report.differences, *found))
+
+
+def never_slower(
+    model: ir.Model, fused: ir.Model, report: Report, threads: int, seconds: float = 3.0
+) -> tuple[ir.Model, Report]:
+    """The fused graph, or the graph before if that is faster on ONNX Runtime's CPU provider.
+
+    Args:
+        model: the graph before.
+        fused: the graph after.
+        report: of the fusion.
+        threads: threads per run.
+        seconds: time to spend on measuring, at least.
+
+    Returns:
+        The faster model and the report with its timing.
+    """
+    models = {
+        "before": ir.to_proto(model).SerializeToString(),
+        "fused": ir.to_proto(fused).SerializeToString(),
+    }
+    times = measure(models, random_inputs(model, report.shapes), threads, seconds)
+    ratio = times["before"] / times["fused"]
+    text = f"{1e3 * times['before']:.2f} ms -> {1e3 * times['fused']:.2f} ms ({ratio:.3f}x) with {threads} threads"
+    if ratio >= 1:
+        return fused, replace(report, timing=text)
+    return normalise(model), replace(
+        report, after=report.before, timing=f"{text}: slower, so the graph stays as it was"
+    )

@@ -1,0 +1,197 @@
+"""Reading convolutions, constants and resizings out of onnx-ir graphs; the errors say why something does not fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import onnx_ir as ir
+
+
+class NotApplicableError(Exception):
+    """A rule does not apply here; the message says why, and is empty where no report is to list it.
+
+    It never leaves the rules: `FusionRule` turns it into the rewriter's own failed match.
+    """
+
+    def __init__(self, reason: str, *where: ir.Node | ir.Value) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.where = where
+
+
+def reject(reason: str, *where: ir.Node | ir.Value) -> NotApplicableError:
+    """The error by which a rule's check says why it does not apply."""
+    return NotApplicableError(reason, *where)
+
+
+def label(node: ir.Node) -> str:
+    """A node's name for messages; nodes without one are named by their first output."""
+    return node.name or f"{node.op_type}({node.outputs[0].name})"
+
+
+def producer(value: ir.Value) -> ir.Node:
+    """The node that computes a value that a pattern has matched as computed."""
+    node = value.producer()
+    assert node is not None
+    return node
+
+
+def constant(value: ir.Value | None, what: str) -> npt.NDArray[np.float32]:
+    """A constant's values.
+
+    Raises:
+        NotApplicableError: it is computed, or an input of the graph.
+    """
+    if value is None or value.const_value is None or value.is_graph_input():
+        raise reject(f"{what} is not a constant", *([] if value is None else [value]))
+    return cast("npt.NDArray[np.float32]", value.const_value.numpy())
+
+
+def is_live(value: ir.Value) -> bool:
+    """Whether somebody still reads the value."""
+    return bool(value.uses()) or value.is_graph_output()
+
+
+def require_live(value: ir.Value) -> None:
+    """Reject what an earlier rewrite has left behind.
+
+    Raises:
+        NotApplicableError: with an empty reason, which no report lists.
+    """
+    if not is_live(value):
+        raise reject("")
+
+
+def require_single_use(value: ir.Value, what: str) -> None:
+    """Reject a value that others read too.
+
+    Raises:
+        NotApplicableError: it has other readers.
+    """
+    if len(value.uses()) != 1 or value.is_graph_output():
+        raise reject(f"{what} has other readers", value)
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A two-dimensional Conv node with constant weights.
+
+    Attributes:
+        node: the node.
+        x: its input, N x C_in x H x W.
+        weight: (C_out, C_in / group, Kh, Kw), float32.
+        bias: (C_out,), or None.
+        strides: along H and W.
+        pads: zeros before and after: (top, left, bottom, right).
+        dilations: along H and W.
+        group: number of groups.
+    """
+
+    node: ir.Node
+    x: ir.Value
+    weight: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32] | None
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    dilations: tuple[int, int]
+    group: int
+
+    @classmethod
+    def read(cls, node: ir.Node) -> Convolution:
+        """Read a Conv node.
+
+        Raises:
+            NotApplicableError: computed weights, another rank, or padding that depends on the size.
+        """
+        name = label(node)
+        weight = constant(node.inputs[1], f"the weight of {name}")
+        if weight.ndim != 4:
+            raise reject(f"{name} is {weight.ndim - 2}-dimensional, not two-dimensional", node)
+        if weight.dtype != np.float32:
+            raise reject(f"the weight of {name} is {weight.dtype}, not float32", node)
+        bias = None
+        if len(node.inputs) > 2 and node.inputs[2] is not None:
+            bias = constant(node.inputs[2], f"the bias of {name}")
+        strides = tuple(node.attributes.get_ints("strides", [1, 1]))
+        dilations = tuple(node.attributes.get_ints("dilations", [1, 1]))
+        pads = tuple(node.attributes.get_ints("pads", [0, 0, 0, 0]))
+        mode = node.attributes.get_string("auto_pad", "NOTSET")
+        if mode == "VALID":
+            pads = (0, 0, 0, 0)
+        elif mode != "NOTSET":
+            if strides != (1, 1):
+                raise reject(f"auto_pad {mode} of {name} with a stride depends on the size", node)
+            total = [d * (k - 1) for d, k in zip(dilations, weight.shape[2:], strict=True)]
+            small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+            pads = (*small, *large) if mode == "SAME_UPPER" else (*large, *small)
+        x = node.inputs[0]
+        assert x is not None
+        return cls(
+            node,
+            x,
+            weight,
+            bias,
+            cast("tuple[int, int]", strides),
+            cast("tuple[int, int, int, int]", pads),
+            cast("tuple[int, int]", dilations),
+            node.attributes.get_int("group", 1),
+        )
+
+    @property
+    def name(self) -> str:
+        """The node's name, for messages."""
+        return label(self.node)
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        """Kernel size along H and W."""
+        return self.weight.shape[2], self.weight.shape[3]
+
+    @property
+    def is_pointwise(self) -> bool:
+        """1x1, stride 1, no padding."""
+        return self.kernel == (1, 1) and self.strides == (1, 1) and not any(self.pads)
+
+    def require_dense(self) -> None:
+        """Reject groups.
+
+        Raises:
+            NotApplicableError: more than one group.
+        """
+        if self.group != 1:
+            raise reject(f"group of {self.name} is {self.group}, must be 1", self.node)
+
+
+# Resize reads, for output position i, the source position that these modes compute; a doubling is nearest if
+# it reads i // 2 everywhere. The modes are periodic with period 2, so a few positions prove all of them, and the
+# first positions are the border.
+_POSITIONS = range(8)
+
+
+def reads_nearest_double(coordinates: str, rounding: str) -> bool:
+    """Whether `Resize` by exactly 2 in these modes repeats each source pixel twice, borders included.
+
+    Args:
+        coordinates: `coordinate_transformation_mode`.
+        rounding: `nearest_mode`.
+    """
+    place = {
+        "asymmetric": lambda i: i / 2,
+        "half_pixel": lambda i: (i + 0.5) / 2 - 0.5,
+        "pytorch_half_pixel": lambda i: (i + 0.5) / 2 - 0.5,
+        "half_pixel_symmetric": lambda i: (i + 0.5) / 2 - 0.5,
+    }.get(coordinates)
+    choose = {
+        "floor": lambda x: int(np.floor(x)),
+        "ceil": lambda x: int(np.ceil(x)),
+        "round_prefer_floor": lambda x: int(np.ceil(x - 0.5)),
+        "round_prefer_ceil": lambda x: int(np.floor(x + 0.5)),
+    }.get(rounding)
+    if place is None or choose is None:
+        return False
+    return all(max(0, choose(place(i))) == i // 2 for i in _POSITIONS)

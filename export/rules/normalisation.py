@@ -1,0 +1,164 @@
+"""Batch normalisation folded into the convolutions before it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..graphs import Convolution, constant, label, producer, reject, require_live, require_single_use
+from .base import Bound, FusionRule
+from .upsampling import double, require_doubling
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import onnx_ir as ir
+
+
+def _affine(node: ir.Node) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Scale and shift of a batch normalisation in evaluation mode, each (C,)."""
+    name = label(node)
+    if node.attributes.get_int("training_mode", 0):
+        raise reject(f"{name} is in training mode", node)
+    names = ("scale", "shift", "mean", "variance")
+    gamma, beta, mean, variance = (
+        constant(value, f"the {what} of {name}").astype(np.float64)
+        for what, value in zip(names, node.inputs[1:], strict=True)
+    )
+    scale = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+    return scale, beta - mean * scale
+
+
+def _folded(
+    op: Any,
+    rule: FusionRule,
+    found: Convolution,
+    scale: npt.NDArray[np.float64],
+    shift: npt.NDArray[np.float64] | None,
+) -> ir.Value:
+    weight = (found.weight * scale[:, None, None, None]).astype(np.float32)
+    bias = None if found.bias is None else found.bias * scale
+    if shift is not None:
+        bias = shift if bias is None else bias + shift
+    inputs = [found.x, rule.weight(op, weight, found.name)]
+    if bias is not None:
+        inputs.append(rule.weight(op, bias.astype(np.float32), f"{found.name}.bias"))
+    value: ir.Value = op.Conv(*inputs, **dict(found.node.attributes))
+    return value
+
+
+class NormalisedConvolution(FusionRule):
+    """Batch normalisation of a convolution is a convolution."""
+
+    title = "normalised-convolution"
+    identity = "bn(A * x) = A' * x + b'"
+
+    def pattern(self, op: Any, x: ir.Value) -> Any:
+        return op.BatchNormalization(
+            op.Conv(x, _allow_other_inputs=True, _outputs=["conv"]), _allow_other_inputs=True, _outputs=["bn"]
+        )
+
+    def check(self, bound: Bound) -> None:
+        conv, bn = (bound[name] for name in ("conv", "bn"))
+        require_live(bn)
+        found = Convolution.read(producer(conv))
+        require_single_use(conv, f"the output of {found.name}")
+        _affine(producer(bn))
+
+    def rewrite(self, op: Any, bound: Bound) -> ir.Value:
+        conv, bn = (bound[name] for name in ("conv", "bn"))
+        return _folded(op, self, Convolution.read(producer(conv)), *_affine(producer(bn)))
+
+
+class NormalisedSum(FusionRule):
+    """Batch normalisation of a sum of convolutions: the scale into both, the shift once."""
+
+    title = "normalised-sum"
+    identity = "bn(A * a + B * b) = A' * a + B' * b + b'"
+
+    def pattern(self, op: Any, a: ir.Value, b: ir.Value) -> Any:
+        total = op.Add(
+            op.Conv(a, _allow_other_inputs=True, _outputs=["left"]),
+            op.Conv(b, _allow_other_inputs=True, _outputs=["right"]),
+            _outputs=["total"],
+        )
+        return op.BatchNormalization(total, _allow_other_inputs=True, _outputs=["bn"])
+
+    def check(self, bound: Bound) -> None:
+        left, right, total, bn = (bound[name] for name in ("left", "right", "total", "bn"))
+        require_live(bn)
+        require_single_use(total, "the sum before the normalisation")
+        for value in (left, right):
+            require_single_use(value, f"the output of {Convolution.read(producer(value)).name}")
+        self.require_same_size(left, right)
+        _affine(producer(bn))
+
+    def rewrite(self, op: Any, bound: Bound) -> ir.Value:
+        left, right, bn = (bound[name] for name in ("left", "right", "bn"))
+        scale, shift = _affine(producer(bn))
+        value: ir.Value = op.Add(
+            _folded(op, self, Convolution.read(producer(left)), scale, shift),
+            _folded(op, self, Convolution.read(producer(right)), scale, None),
+        )
+        return value
+
+
+class NormalisationBehindUpsampling(FusionRule):
+    """Batch normalisation works on each pixel: before the upsampling it works on a quarter of them."""
+
+    title = "normalisation-behind-upsampling"
+    identity = "bn(up(l)) = up(bn(l))"
+
+    def pattern(self, op: Any, x: ir.Value) -> Any:
+        return op.BatchNormalization(
+            op.Resize(x, _allow_other_inputs=True, _outputs=["up"]), _allow_other_inputs=True, _outputs=["bn"]
+        )
+
+    def check(self, bound: Bound) -> None:
+        up, bn = (bound[name] for name in ("up", "bn"))
+        require_live(bn)
+        require_single_use(up, f"the output of {label(producer(up))}")
+        require_doubling(self, up)
+        _affine(producer(bn))
+
+    def rewrite(self, op: Any, bound: Bound) -> ir.Value:
+        x, bn = (bound[name] for name in ("x", "bn"))
+        node = producer(bn)
+        return double(op, self, op.BatchNormalization(x, *node.inputs[1:], **dict(node.attributes)))
+
+
+class NormalisedUpsampledSum(FusionRule):
+    """`NormalisedSum` where one convolution is upsampled behind: Chen et al.'s order of the low-to-high path."""
+
+    title = "normalised-upsampled-sum"
+    identity = "bn(A * h + up(B * l)) = A' * h + up(B' * l) + b'"
+    commutes = True
+
+    def pattern(self, op: Any, a: ir.Value, b: ir.Value) -> Any:
+        low = op.Conv(b, _allow_other_inputs=True, _outputs=["right"])
+        total = op.Add(
+            op.Conv(a, _allow_other_inputs=True, _outputs=["left"]),
+            op.Resize(low, _allow_other_inputs=True, _outputs=["up"]),
+            _outputs=["total"],
+        )
+        return op.BatchNormalization(total, _allow_other_inputs=True, _outputs=["bn"])
+
+    def check(self, bound: Bound) -> None:
+        left, right, up, total, bn = (bound[name] for name in ("left", "right", "up", "total", "bn"))
+        require_live(bn)
+        require_single_use(total, "the sum before the normalisation")
+        require_single_use(up, "the upsampled summand")
+        for value in (left, right):
+            require_single_use(value, f"the output of {Convolution.read(producer(value)).name}")
+        require_doubling(self, up)
+        self.require_same_size(left, up)
+        _affine(producer(bn))
+
+    def rewrite(self, op: Any, bound: Bound) -> ir.Value:
+        left, right, bn = (bound[name] for name in ("left", "right", "bn"))
+        scale, shift = _affine(producer(bn))
+        value: ir.Value = op.Add(
+            _folded(op, self, Convolution.read(producer(left)), scale, shift),
+            double(op, self, _folded(op, self, Convolution.read(producer(right)), scale, None)),
+        )
+        return value

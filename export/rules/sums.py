@@ -1,0 +1,212 @@
+"""Convolutions that are added, or that share an input: one convolution."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..graphs import Convolution, producer, reject, require_live, require_single_use
+from ..kernels import embed
+from .base import Bound, Builder, FusionRule, Site, convolve, integers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+    import onnx_ir as ir
+
+
+class SumOfConvolutions(FusionRule):
+    """conv(a) + conv(b) of equal geometry is one convolution of concat(a, b); biases add."""
+
+    title = "sum-of-convolutions"
+    identity = "A * a + B * b = [A | B] * concat(a, b)"
+
+    def pattern(self, op: Any, a: ir.Value, b: ir.Value) -> Any:
+        return op.Add(
+            op.Conv(a, _allow_other_inputs=True, _outputs=["left"]),
+            op.Conv(b, _allow_other_inputs=True, _outputs=["right"]),
+            _outputs=["total"],
+        )
+
+    def check(self, bound: Bound) -> None:
+        left, right, total = (bound[name] for name in ("left", "right", "total"))
+        require_live(total)
+        self._merged(left, right)
+
+    def _merged(
+        self, left: ir.Value, right: ir.Value
+    ) -> tuple[Convolution, Convolution, npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+        """The two convolutions with the geometry of the larger first; the merged weight and bias."""
+        if left is right:
+            raise reject("both summands are one convolution", left)
+        large, small = Convolution.read(producer(left)), Convolution.read(producer(right))
+        for value, found in ((left, large), (right, small)):
+            found.require_dense()
+            require_single_use(value, f"the output of {found.name}")
+        for what in ("strides", "dilations"):
+            one, two = getattr(large, what), getattr(small, what)
+            if one != two:
+                raise reject(
+                    f"{what} of {large.name} and {small.name} differ: {one} and {two}", large.node, small.node
+                )
+        self.require_same_size(left, right)
+        ordered = [large.weight, small.weight]
+        if small.kernel > large.kernel:
+            large, small = small, large
+        padded = embed(small.weight, small.pads, large.kernel, large.pads)
+        if padded is None or (small.dilations != (1, 1) and small.kernel != large.kernel):
+            raise reject(
+                f"kernel {small.kernel} with pads {small.pads} of {small.name} does not lie within kernel "
+                f"{large.kernel} with pads {large.pads} of {large.name}",
+                large.node,
+                small.node,
+            )
+        ordered = [padded if w is small.weight else w for w in ordered]
+        biases = [found.bias for found in (large, small) if found.bias is not None]
+        bias = sum(biases[1:], biases[0]) if biases else None
+        return large, small, np.concatenate(ordered, axis=1), bias
+
+    def rewrite(self, op: Any, bound: Bound) -> ir.Value:
+        a, b, left, right = (bound[name] for name in ("a", "b", "left", "right"))
+        large, small, weight, bias = self._merged(left, right)
+        one, two = Convolution.read(producer(left)), Convolution.read(producer(right))
+
+        def keep(op: Any, inputs: Sequence[ir.Value]) -> ir.Value:
+            parts = [
+                convolve(
+                    op,
+                    self,
+                    x,
+                    found.weight,
+                    found.bias,
+                    stem=found.name,
+                    strides=found.strides,
+                    pads=found.pads,
+                    dilations=found.dilations,
+                )
+                for x, found in zip(inputs, (one, two), strict=True)
+            ]
+            value: ir.Value = op.Add(*parts)
+            return value
+
+        forms: dict[str, Builder] = {
+            "keep": keep,
+            "merged": lambda op, inputs: convolve(
+                op,
+                self,
+                op.Concat(*inputs, axis=1),
+                weight,
+                bias,
+                stem=large.name,
+                strides=large.strides,
+                pads=large.pads,
+                dilations=large.dilations,
+            ),
+        }
+        key = (
+            large.weight.shape,
+            small.weight.shape,
+            large.strides,
+            large.pads,
+            large.dilations,
+            bias is None,
+        )
+        return self.choose(op, Site(self.title, large.name, (a, b), key), forms)
+
+
+class SharedInput(FusionRule):
+    """Two convolutions of one input with equal geometry are one with stacked outputs."""
+
+    title = "shared-input"
+    identity = "(A * x, B * x) = split([A ; B] * x)"
+
+    def pattern(self, op: Any, x: ir.Value) -> Any:
+        return (
+            op.Conv(x, _allow_other_inputs=True, _outputs=["first"]),
+            op.Conv(x, _allow_other_inputs=True, _outputs=["second"]),
+        )
+
+    def check(self, bound: Bound) -> None:
+        first, second = (bound[name] for name in ("first", "second"))
+        self._stacked(first, second)
+
+    def _stacked(
+        self, first: ir.Value, second: ir.Value
+    ) -> tuple[Convolution, Convolution, npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+        require_live(first)
+        require_live(second)
+        one, two = producer(first), producer(second)
+        if one is two:
+            raise reject("")
+        graph = one.graph
+        assert graph is not None
+        # New nodes stand where the first convolution stood; readers of the second must come later.
+        if next(node for node in graph if node is one or node is two) is not one:
+            raise reject("")
+        top, bottom = Convolution.read(one), Convolution.read(two)
+        for found in (top, bottom):
+            found.require_dense()
+        for what in ("kernel", "strides", "pads", "dilations"):
+            if getattr(top, what) != getattr(bottom, what):
+                raise reject(
+                    f"{what} of {top.name} and {bottom.name} differ: {getattr(top, what)} and "
+                    f"{getattr(bottom, what)}",
+                    one,
+                    two,
+                )
+        bias = None
+        if top.bias is not None or bottom.bias is not None:
+            zeros = [np.zeros(found.weight.shape[0], np.float32) for found in (top, bottom)]
+            own = [
+                zero if found.bias is None else found.bias
+                for found, zero in zip((top, bottom), zeros, strict=True)
+            ]
+            bias = np.concatenate(own)
+        return top, bottom, np.concatenate([top.weight, bottom.weight]), bias
+
+    def rewrite(self, op: Any, bound: Bound) -> Sequence[ir.Value]:
+        x, first, second = (bound[name] for name in ("x", "first", "second"))
+        top, bottom, weight, bias = self._stacked(first, second)
+        counts = [top.weight.shape[0], bottom.weight.shape[0]]
+
+        def one(op: Any, inputs: Sequence[ir.Value], found: Convolution) -> ir.Value:
+            return convolve(
+                op,
+                self,
+                inputs[0],
+                found.weight,
+                found.bias,
+                stem=found.name,
+                strides=found.strides,
+                pads=found.pads,
+                dilations=found.dilations,
+            )
+
+        def stacked(op: Any, inputs: Sequence[ir.Value]) -> Sequence[ir.Value]:
+            y = convolve(
+                op,
+                self,
+                inputs[0],
+                weight,
+                bias,
+                stem=top.name,
+                strides=top.strides,
+                pads=top.pads,
+                dilations=top.dilations,
+            )
+            parts: Sequence[ir.Value] = op.Split(y, integers(op, self, counts, "split"), axis=1, _outputs=2)
+            return parts
+
+        def join(op: Any, parts: Sequence[ir.Value]) -> ir.Value:
+            value: ir.Value = op.Concat(*(op.Relu(part) for part in parts), axis=1)
+            return value
+
+        forms: dict[str, Builder] = {
+            "keep": lambda op, inputs: join(op, [one(op, inputs, top), one(op, inputs, bottom)]),
+            "stacked": lambda op, inputs: join(op, stacked(op, inputs)),
+        }
+        key = (top.weight.shape, bottom.weight.shape, top.strides, top.pads, top.dilations, bias is None)
+        self.decide(Site(self.title, f"{top.name}, {bottom.name}", (x,), key), forms)
+        return stacked(op, [x])

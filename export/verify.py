@@ -1,0 +1,151 @@
+"""Numeric comparison of graphs: |y - ref| <= atol + rtol * |ref|, NaN with a verdict of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..runtime.errors import DependencyError, VerificationError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What may differ.
+
+    Attributes:
+        atol: absolute part, in units of the value.
+        rtol: part relative to the reference.
+        share: share of the elements that may exceed it; above 0 only for whole numbers, where a rounding
+            or an argmax can tip either way.
+        limit: what no element may exceed, share or not; None: no such bound.
+    """
+
+    atol: float = 1e-4
+    rtol: float = 1e-4
+    share: float = 0.0
+    limit: float | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one output is from its reference.
+
+    Attributes:
+        name: the output.
+        shape: its shape.
+        maximum: largest |y - ref|; NaN where one of them is NaN.
+        mean: mean |y - ref|.
+        p999: 99.9th percentile of |y - ref|.
+        exceeding: share of elements beyond the tolerance.
+        nans: elements that are NaN in one of both, or infinite in one alone.
+        ok: within the tolerance.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    maximum: float
+    mean: float
+    p999: float
+    exceeding: float
+    nans: int
+    ok: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.name} {'x'.join(map(str, self.shape))}: maximum {self.maximum:.3g}, mean {self.mean:.3g}, "
+            f"{100 * self.exceeding:.4f} % beyond tolerance"
+        )
+        return f"{text}, {self.nans} NaN or infinite" if self.nans else text
+
+
+def compare(name: str, y: npt.NDArray[Any], reference: npt.NDArray[Any], tolerance: Tolerance) -> Difference:
+    """Compare one array with its reference.
+
+    Args:
+        name: what it is called in the result.
+        y: any numeric array.
+        reference: of the same shape.
+        tolerance: what may differ.
+    """
+    if y.shape != reference.shape:
+        return Difference(name, y.shape, float("nan"), float("nan"), float("nan"), 1.0, 0, ok=False)
+    left, right = y.astype(np.float64), reference.astype(np.float64)
+    # Equal infinities are equal; everything else that is not finite is named.
+    odd = ~(np.isfinite(left) & np.isfinite(right)) & ~(left == right)
+    with np.errstate(invalid="ignore"):
+        distance = np.where(left == right, 0.0, np.abs(left - right))
+        beyond = odd | (distance > tolerance.atol + tolerance.rtol * np.abs(right))
+    nans = int(odd.sum())
+    share = float(beyond.mean()) if beyond.size else 0.0
+    plain = distance[~odd]
+    maximum = float("nan") if nans else float(distance.max(initial=0.0))
+    bounded = tolerance.limit is None or maximum <= tolerance.limit
+    return Difference(
+        name,
+        y.shape,
+        maximum,
+        float(plain.mean()) if plain.size else 0.0,
+        float(np.quantile(plain, 0.999)) if plain.size else 0.0,
+        share,
+        nans,
+        ok=nans == 0 and share <= tolerance.share and bounded,
+    )
+
+
+def run(
+    model: bytes, feeds: Arrays, outputs: Sequence[str] | None = None, threads: int = 1
+) -> dict[str, Any]:
+    """Run a model with ONNX Runtime on the CPU.
+
+    Args:
+        model: a serialised ONNX model.
+        feeds: inputs by name.
+        outputs: names of the outputs wanted; None: all.
+        threads: threads to use.
+
+    Returns:
+        Outputs by name.
+
+    Raises:
+        DependencyError: ONNX Runtime is not installed.
+        VerificationError: it cannot load or run the model.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise DependencyError("comparing graphs needs onnxruntime: pip install 'oslic[cpu]'") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        names = [o.name for o in session.get_outputs()] if outputs is None else list(outputs)
+        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+    except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+        raise VerificationError(f"ONNX Runtime cannot run the graph: {error}") from error
+
+
+def require(differences: Sequence[Difference], what: str, tolerance: Tolerance) -> None:
+    """Raise where an output is beyond its tolerance.
+
+    Raises:
+        VerificationError: naming the outputs and by how much.
+    """
+    wrong = [str(d) for d in differences if not d.ok]
+    if wrong:
+        raise VerificationError(
+            f"{what} does not match its reference (atol {tolerance.atol:g}, rtol {tolerance.rtol:g}): "
+            + "; ".join(wrong)
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -15,7 +16,12 @@ from ...runtime.files import read_file, write_atomically
 from ...runtime.images import read_image
 from ..metrics import psnr
 from ..picture import as_rgb
-from ..report import Comparison, Pixels, html, markdown, read_result, sections
+from ..report import Comparison, html, markdown, read_result, sections
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Pixels = npt.NDArray[np.uint8]
 
 _MARK = ("<!-- figures: made by `oslic bench report`, do not edit -->", "<!-- end of figures -->")
 _VISUAL_BPP = 0.35

@@ -1,0 +1,251 @@
+"""The command line: exit codes, messages, JSON, files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from oslic.runtime import cli
+from oslic.runtime.bundle import default_bundle
+from oslic.runtime.codec import Codec
+from PIL import Image
+
+
+@pytest.fixture
+def small(tmp_path, photo):
+    path = tmp_path / "cat.png"
+    Image.fromarray(photo[:120, :160]).save(path)
+    return path
+
+
+@pytest.fixture
+def stream(tmp_path, small):
+    path = tmp_path / "cat.oslic"
+    assert cli.main(["compress", str(small), "-o", str(path), "--speed", "10"]) == 0
+    return path
+
+
+def test_round_trip(tmp_path, small, stream, capsys):
+    back = tmp_path / "back.png"
+    assert cli.main(["decompress", str(stream), "-o", str(back)]) == 0
+    assert "digest ok" in capsys.readouterr().out
+    assert Image.open(back).size == Image.open(small).size
+
+
+def test_folders_and_json(tmp_path, photo, capsys):
+    sources = []
+    for index in range(3):
+        sources.append(str(tmp_path / f"{index}.png"))
+        Image.fromarray(photo[index * 40 : index * 40 + 40, :64]).save(sources[-1])
+    out = tmp_path / "out"
+    out.mkdir()
+    assert cli.main(["compress", *sources, "-o", str(out), "--json", "--speed", "10", "--quality", "30"]) == 0
+    rows = json.loads(capsys.readouterr().out)["files"]
+    assert [row["input"] for row in rows] == sources
+    for row in rows:
+        assert row["bytes"] == sum(row["section_bytes"].values()) + row["overhead_bytes"]
+        assert set(row["stages_ms"]) >= {
+            "read",
+            "segment",
+            "analyse",
+            "synthesise",
+            "labels",
+            "compact",
+            "residual",
+            "write",
+        }
+    streams = [str(out / f"{i}.oslic") for i in range(3)]
+    assert cli.main(["decompress", *streams, "-o", str(out), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["files"]
+    assert all(row["digest_matches"] for row in rows)
+    assert sorted(p.name for p in out.glob("*.png")) == ["0.png", "1.png", "2.png"]
+
+
+def test_one_bad_file_does_not_stop_the_others(tmp_path, small, capsys):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"not an image")
+    out = tmp_path / "out"
+    out.mkdir()
+    assert cli.main(["compress", str(bad), str(small), "-o", str(out), "--speed", "10"]) == 3
+    assert (out / "cat.oslic").is_file()
+    assert not (out / "bad.oslic").exists()
+    error = capsys.readouterr().err
+    assert error.startswith("oslic compress: error: ")
+    assert "bad.png is not an image" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["compress", "{small}", "-o", "{tmp}/none/x.oslic"], 2, "does not exist"),
+        (["compress", "{small}", "{small}", "-o", "{tmp}/x.oslic"], 2, "create it first"),
+        (["compress", "{tmp}/none.png", "-o", "{tmp}/x.oslic"], 2, "No such file"),
+        (
+            ["compress", "{small}", "-o", "{tmp}/x.oslic", "--bpp", "0.001"],
+            8,
+            "below the floor of this image",
+        ),
+        (["compress", "{small}", "-o", "{tmp}/x.oslic", "--quality", "101"], 2, "out of range"),
+        (["compress", "{small}", "-o", "{tmp}/x.oslic", "--bundle", "{tmp}"], 5, "no bundle at"),
+        (["compress", "{small}", "-o", "{tmp}/x.oslic", "--backend", "x"], 6, "unknown backend"),
+        (["decompress", "{small}", "-o", "{tmp}/x.png"], 4, "not an .oslic stream"),
+        (["decompress", "{stream}", "-o", "{tmp}/x.jpg"], 2, "no lossless image format"),
+        (["info", "{small}"], 4, "not an .oslic stream"),
+        (["info", "{tmp}/none"], 2, "No such file"),
+    ],
+)
+def test_errors_are_one_line_with_a_documented_code(tmp_path, small, stream, capsys, words, code, message):
+    capsys.readouterr()
+    filled = [w.format(small=small, stream=stream, tmp=tmp_path) for w in words]
+    before = sorted(tmp_path.iterdir())
+    assert cli.main(filled) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_debug_raises(tmp_path, small):
+    from oslic.runtime.errors import UsageError
+
+    with pytest.raises(UsageError):
+        cli.main(["compress", str(small), "-o", str(tmp_path / "none" / "x"), "--debug"])
+
+
+def test_info_shows_header_and_sections(stream, capsys):
+    assert cli.main(["info", str(stream), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["width"], facts["height"], facts["layout"]) == (160, 120, "rgb")
+    assert [s["name"] for s in facts["sections"]] == ["labels", "compact", "residual"]
+    assert facts["bytes"] == stream.stat().st_size
+    assert facts["overhead_bytes"] <= 64
+    assert cli.main(["info", str(stream)]) == 0
+    assert "section residual" in capsys.readouterr().out
+
+
+def test_info_writes_the_label_map_with_its_classes(tmp_path, small, stream):
+    path = tmp_path / "labels.png"
+    assert cli.main(["info", str(stream), "--labels", str(path)]) == 0
+    picture = Image.open(path)
+    with Codec.open() as codec:
+        labels = codec.segment(np.array(Image.open(small)))
+        scale = codec.bundle.manifest.label_scale
+        colors = [c.color for c in codec.bundle.manifest.classes]
+    assert picture.mode == "P"
+    assert np.array_equal(np.asarray(picture), labels.repeat(scale, 0).repeat(scale, 1)[:120, :160])
+    assert picture.convert("RGB").getpixel((0, 0)) == colors[labels[0, 0]]
+
+
+def test_strict_decoding_of_a_drifted_stream_fails(tmp_path, stream, capsys):
+    import dataclasses
+
+    from oslic.runtime.limits import Limits
+    from oslic.runtime.stream import read_stream, write_stream
+
+    info, parts = read_stream(stream.read_bytes(), Limits())
+    drifted = tmp_path / "drifted.oslic"
+    drifted.write_bytes(write_stream(dataclasses.replace(info.header, digest=bytes(8)), parts))
+    target = tmp_path / "x.png"
+    assert cli.main(["decompress", str(drifted), "-o", str(target), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["files"][0]["digest_matches"] is False
+    assert "warning" in captured.err
+    target.unlink()
+    assert cli.main(["decompress", str(drifted), "-o", str(target), "--strict"]) == 9
+    assert not target.exists()
+
+
+def test_backends_lists_every_backend_with_a_reason(capsys):
+    assert cli.main(["backends", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["backends"]
+    assert rows["onnxruntime-cpu"]["usable"]
+    assert all(row["reason"] for row in rows.values())
+
+
+def test_help_and_version(capsys):
+    assert cli.main([]) == 2
+    out = capsys.readouterr().out
+    assert all(name in out for name in cli.COMMANDS)
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("oslic 0.")
+
+
+def test_an_unknown_command_lists_the_known_ones(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["fly"])
+    assert caught.value.code == 2
+    assert "compress" in capsys.readouterr().err
+
+
+def _python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_the_runtime_loads_neither_torch_nor_the_other_rooms(small, tmp_path):
+    code = f"""
+import sys
+from oslic.runtime import cli
+assert cli.main(["compress", {str(small)!r}, "-o", {str(tmp_path / "x.oslic")!r}, "--speed", "10"]) == 0
+assert cli.main(["decompress", {str(tmp_path / "x.oslic")!r}, "-o", {str(tmp_path / "x.png")!r}]) == 0
+names = {{m.split(".")[0] for m in sys.modules}} | {{".".join(m.split(".")[:2]) for m in sys.modules}}
+rooms = {{"oslic." + room for room in ("networks", "training", "export", "calibration", "bench")}}
+print(sorted(names & ({{"torch", "onnx", "scipy", "matplotlib"}} | rooms)))
+"""
+    assert _python(code).splitlines()[-1] == "[]"
+
+
+def test_flif_needs_nothing_but_numpy():
+    code = """
+import sys
+import oslic.runtime.flif
+print(sorted({"PIL", "onnxruntime", "torch"} & {m.split(".")[0] for m in sys.modules}))
+"""
+    assert _python(code) == "[]"
+
+
+def test_importing_the_runtime_loads_next_to_nothing():
+    """The target is 0.3 s; modules are counted instead, which no other load on the machine can change."""
+    code = """
+import sys
+before = set(sys.modules)
+import oslic.runtime
+print(len(set(sys.modules) - before))
+"""
+    assert int(_python(code)) <= 40
+
+
+@pytest.mark.slow
+def test_peak_memory_of_decompress(tmp_path, samples):
+    """DESIGN: `oslic decompress` of 768x512 stays below 400 MB."""
+    image = np.asarray(Image.open(samples / "coffee.png").convert("RGB"))
+    source, stream = tmp_path / "x.png", tmp_path / "x.oslic"
+    Image.fromarray(np.tile(image, (2, 2, 1))[:512, :768]).save(source)
+    assert cli.main(["compress", str(source), "-o", str(stream), "--speed", "10"]) == 0
+    code = f"""
+import resource
+from oslic.runtime import cli
+assert cli.main(["decompress", {str(stream)!r}, "-o", {str(tmp_path / "y.png")!r}]) == 0
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    assert int(_python(code).splitlines()[-1]) < 400 * 1024
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_all_kodak_images_go_through_the_command_line(tmp_path, shared, capsys):
+    images = sorted(str(p) for p in (shared / "data" / "kodak").iterdir() if p.suffix in {".png", ".webp"})
+    assert len(images) == 24
+    assert default_bundle().is_dir()
+    assert cli.main(["compress", *images, "-o", str(tmp_path), "--speed", "9", "--json"]) == 0
+    capsys.readouterr()
+    streams = sorted(map(str, tmp_path.glob("*.oslic")))
+    assert len(streams) == 24
+    assert cli.main(["decompress", *streams, "-o", str(tmp_path), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["files"]
+    assert all(row["digest_matches"] for row in rows)
+    assert {(row["width"], row["height"]) for row in rows} == {(768, 512), (512, 768)}

@@ -1,9 +1,7 @@
 // The two scan orders: which pixels come in which order, their prediction and their properties.
 //
-// Decoder, encoder and learner walk the same templates, each with a coder of its own. A coder has
-//   T code(properties, guess, Interval residual, T current)
-// which returns the value of the pixel; `current` is what the plane holds there (the value to write when encoding).
-// residual.min <= value - guess <= residual.max. Pixels with only one possible value do not reach the coder.
+// Decoder, encoder and learner walk the same code, each with a PixelCoder of its own. Non-interlaced 8-bit pictures are
+// the usual case: for them scan_plane is a template over the coder's class. All else goes through virtual calls.
 #pragma once
 
 #include <algorithm>
@@ -32,6 +30,17 @@ inline int32_t stored(int32_t value, int p, int32_t maximum) {
     if (p == 1 || p == 2) return value;
     return maximum < 256 ? static_cast<uint8_t>(value) : static_cast<uint16_t>(value);
 }
+
+// What is done with each pixel.
+template <class T>
+class PixelCoder {
+   public:
+    virtual ~PixelCoder() = default;
+
+    // Returns the value of the pixel; `current` is what the plane holds there (the value to write when encoding).
+    // residual.min <= value - guess <= residual.max. Pixels with only one possible value do not come here.
+    virtual T code(const int32_t* properties, int32_t guess, Interval residual, T current) = 0;
+};
 
 // What the pixel loops need to know besides the range object.
 template <class T>
@@ -104,13 +113,16 @@ class RowScanner : PlaneScanner<Lower, T> {
             const size_t row = static_cast<size_t>(r) * static_cast<size_t>(width_);
             const int inner_end = r >= 2 ? width_ - 1 : 0;
             int c = 0;
-            for (; c < std::min(r >= 2 ? 2 : width_, width_); ++c) pixel<false>(row, r, c);
+            for (; c < std::min(r >= 2 ? 2 : width_, width_); ++c) border_pixel(row, r, c);
             for (; c < inner_end; ++c) pixel<true>(row, r, c);
-            for (; c < width_; ++c) pixel<false>(row, r, c);
+            for (; c < width_; ++c) border_pixel(row, r, c);
         }
     }
 
    private:
+    // Few pixels: small code is worth more than fast code.
+    [[gnu::cold, gnu::noinline]] void border_pixel(size_t row, int r, int c) { pixel<false>(row, r, c); }
+
     // Inner: r >= 2, c >= 2, c is not the last column.
     template <bool Inner>
     void pixel(size_t row, int r, int c) {
@@ -172,15 +184,27 @@ void with_plane(const Ranges& ranges, int p, Use&& use) {
     }
 }
 
+template <class T, class Coder>
+void scan_rows(const Scan<T>& scan, int p, Coder& coder) {
+    with_plane<T>(scan.ranges, p, [&](auto lower, const auto& ranges) {
+        using Concrete = std::decay_t<decltype(ranges)>;
+        RowScanner<lower(), T, Concrete, Coder>(scan, p, ranges, coder).run(scan.planes.height);
+    });
+}
+
 }  // namespace detail
+
+// The same for pictures of more than 8 bits, which are rare: one instance for all coders.
+void scan_wide_plane(const Scan<int32_t>& scan, int p, PixelCoder<int32_t>& coder);
 
 // One whole plane, row by row.
 template <class T, class Coder>
 void scan_plane(const Scan<T>& scan, int p, Coder& coder) {
-    detail::with_plane<T>(scan.ranges, p, [&](auto lower, const auto& ranges) {
-        using Concrete = std::decay_t<decltype(ranges)>;
-        detail::RowScanner<lower(), T, Concrete, Coder>(scan, p, ranges, coder).run(scan.planes.height);
-    });
+    if constexpr (sizeof(T) == 2) {
+        detail::scan_rows(scan, p, coder);
+    } else {
+        scan_wide_plane(scan, p, coder);
+    }
 }
 
 // The planes in the order in which a non-interlaced file holds them.
@@ -202,135 +226,9 @@ struct Zoom {
     }
 };
 
-namespace detail {
-
-template <int Lower, bool Horizontal, class T, class ConcreteRanges, class Coder>
-class LevelScanner : PlaneScanner<Lower, T> {
-   public:
-    LevelScanner(const Scan<T>& scan, int p, const ConcreteRanges& ranges, Coder& coder, int level, int predictor)
-        : PlaneScanner<Lower, T>(scan, p),
-          ranges_(ranges),
-          coder_(coder),
-          scan_(scan),
-          predictor_(predictor),
-          rows_(1 + (scan.planes.height - 1) / Zoom::row_step(level)),
-          columns_(1 + (scan.planes.width - 1) / Zoom::column_step(level)),
-          up_(ptrdiff_t{scan.planes.width} * Zoom::row_step(level)),
-          side_(Zoom::column_step(level)) {}
-
-    void run() {
-        for (int r = Horizontal ? 1 : 0; r < rows_; r += Horizontal ? 2 : 1) {
-            for (int c = Horizontal ? 0 : 1; c < columns_; c += Horizontal ? 1 : 2) {
-                if (r > 1 && c > 1 && r + 1 < rows_ && c + 1 < columns_) {
-                    pixel<true>(r, c);
-                } else {
-                    pixel<false>(r, c);
-                }
-            }
-        }
-    }
-
-   private:
-    int32_t predict(int predictor, int32_t mean, int32_t m, int32_t top, int32_t left, int32_t far) const {
-        if (predictor == 0) return mean;
-        return predictor == 1 ? m : median(top, far, left);
-    }
-
-    // Inner: all neighbours exist.
-    template <bool Inner>
-    void pixel(int r, int c) {
-        const ptrdiff_t offset = r * up_ + c * side_;
-        T* at = this->plane_ + offset;
-        const bool above = Inner || r > 0;
-        const bool below = Inner || r + 1 < rows_;
-        const bool before = Inner || c > 0;
-        const bool behind = Inner || c + 1 < columns_;
-        const bool skipped = this->skipped(offset);
-
-        int32_t top, left, top_left, top_right, bottom_left, far, bottom_right;
-        if constexpr (Horizontal) {
-            top = at[-up_];
-            left = before ? at[-side_] : top;
-            top_left = before ? at[-up_ - side_] : top;
-            top_right = behind ? at[-up_ + side_] : top;
-            bottom_left = below && before ? at[up_ - side_] : left;
-            far = below ? at[up_] : skipped ? top : left;
-            bottom_right = below && behind ? at[up_ + side_] : far;
-        } else {
-            left = at[-side_];
-            top = above ? at[-up_] : left;
-            top_left = above ? at[-up_ - side_] : left;
-            top_right = above && behind ? at[-up_ + side_] : top;
-            bottom_left = below ? at[up_ - side_] : left;
-            far = behind ? at[side_] : skipped ? left : top;
-            bottom_right = below && behind ? at[up_ + side_] : far;
-        }
-        const int32_t mean = ((Horizontal ? top : left) + far) >> 1;
-        const int32_t gradient1 = left + top - top_left;
-        const int32_t gradient2 = Horizontal ? left + far - bottom_left : far + top - top_right;
-        const int32_t m = median(mean, gradient1, gradient2);
-        if (skipped) {
-            const int32_t value = predict(scan_.invisible.predictor, mean, m, top, left, far);
-            *at = static_cast<T>(stored(value, this->p_, scan_.maximum));
-            return;
-        }
-
-        int32_t properties[kMaxProperties];
-        for (int lower = 0; lower < Lower; ++lower) properties[lower] = this->lower_[lower][offset];
-        int32_t guess = predict(predictor_, mean, m, top, left, far);
-        const Interval bounds = ranges_.snap(this->p_, properties, guess);
-        if (bounds.min == bounds.max) {
-            *at = static_cast<T>(bounds.min);
-            return;
-        }
-        int k = Lower;
-        if (this->alpha_ != nullptr) properties[k++] = this->alpha_[offset];
-        properties[k++] = m == mean ? 0 : m == gradient1 ? 1 : 2;
-        if constexpr (Lower > 0) {
-            const T* luma = this->lower_[0] + offset;
-            const int32_t near_luma = Horizontal ? luma[-up_] : luma[-side_];
-            const bool has_far = Horizontal ? below : behind;
-            const int32_t far_luma = has_far ? (Horizontal ? luma[up_] : luma[side_]) : near_luma;
-            properties[k++] = *luma - ((near_luma + far_luma) >> 1);
-        }
-        const int32_t top_edge = top - ((top_left + top_right) >> 1);
-        const int32_t left_edge = left - ((bottom_left + top_left) >> 1);
-        properties[k++] = (Horizontal ? top : left) - far;
-        properties[k++] = Horizontal ? top_edge : left_edge;
-        properties[k++] = Horizontal ? left_edge : top_edge;
-        properties[k++] = far - (((Horizontal ? bottom_left : top_right) + bottom_right) >> 1);
-        properties[k++] = guess;
-        if constexpr (Lower != 2) {
-            properties[k++] = Inner || r > 1 ? at[-2 * up_] - top : 0;
-            properties[k++] = Inner || c > 1 ? at[-2 * side_] - left : 0;
-        }
-        *at = coder_.code(properties, guess, Interval{bounds.min - guess, bounds.max - guess}, *at);
-    }
-
-    const ConcreteRanges& ranges_;
-    Coder& coder_;
-    const Scan<T>& scan_;
-    int predictor_;
-    int rows_;
-    int columns_;
-    ptrdiff_t up_;
-    ptrdiff_t side_;
-};
-
-}  // namespace detail
-
 // The pixels that one zoom level adds to one plane; predictor 0..2.
-template <class T, class Coder>
-void scan_level(const Scan<T>& scan, int p, int level, int predictor, Coder& coder) {
-    detail::with_plane<T>(scan.ranges, p, [&](auto lower, const auto& ranges) {
-        using Concrete = std::decay_t<decltype(ranges)>;
-        if (level % 2 == 0) {
-            detail::LevelScanner<lower(), true, T, Concrete, Coder>(scan, p, ranges, coder, level, predictor).run();
-        } else {
-            detail::LevelScanner<lower(), false, T, Concrete, Coder>(scan, p, ranges, coder, level, predictor).run();
-        }
-    });
-}
+template <class T>
+void scan_level(const Scan<T>& scan, int p, int level, int predictor, PixelCoder<T>& coder);
 
 // The order of the (plane, level) steps of a pass over the levels begin..end, where no explicit order is stored.
 class DefaultOrder {

@@ -267,6 +267,22 @@ void TransformChain::append(Transform transform) {
     list_.push_back(std::move(transform));
 }
 
+void TransformChain::write(IntegerWriter& writer) const {
+    for (size_t i = 0; i < list_.size(); ++i) {
+        writer.plain_bit(true);
+        writer.uniform(number_of(list_[i]), 0, kLastNumber);
+        std::visit([&](const auto& transform) { transform.write(writer, before(i)); }, list_[i]);
+    }
+    writer.plain_bit(false);
+}
+
+TransformChain TransformChain::clone() const {
+    TransformChain copy;
+    copy.list_ = list_;
+    for (const auto& ranges : ranges_) copy.ranges_.push_back(ranges->clone());
+    return copy;
+}
+
 void TransformChain::read(IntegerReader& reader, StreamFlags& flags) {
     int previous = -1;
     while (reader.plain_bit()) {

@@ -199,6 +199,9 @@ struct ColorBuckets {
 
     std::shared_ptr<const BucketRanges> buckets;
 
+    // This encoder never chooses it: it pays only for sparse colours that are too many for a palette.
+    void write(IntegerWriter&, const Ranges&) const { fail("ColorBuckets cannot be written"); }
+
     static bool allowed(const Ranges& before);
     static ColorBuckets read(IntegerReader& reader, const Ranges& before, const StreamFlags&);
     std::unique_ptr<Ranges> ranges(const Ranges& before) const;
@@ -232,6 +235,11 @@ class TransformChain {
 
     void append(Transform transform);
 
+    // Writes the list.
+    void write(IntegerWriter& writer) const;
+
+    TransformChain clone() const;
+
     template <class T>
     void undo(Planes<T>& planes) const {
         for (size_t i = list_.size(); i-- > 0;) {
@@ -243,6 +251,8 @@ class TransformChain {
     const Ranges& before(size_t i) const { return *ranges_[i]; }
 
    private:
+    TransformChain() = default;
+
     std::vector<Transform> list_;
     std::vector<std::unique_ptr<Ranges>> ranges_;  // one more than transforms
 };

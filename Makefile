@@ -24,6 +24,11 @@ $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(shell find runtime/fli
 	mkdir -p build/types && ln -sfn ../.. build/types/oslic
 	touch $(STAMP)
 
+run: $(STAMP)
+	mkdir -p out
+	$(BIN)/oslic export checkpoints/lite -o out/lite --force
+	$(BIN)/oslic demo samples/*.png samples/*.jpg --bundle out/lite -o out
+
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS)
 

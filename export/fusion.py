@@ -55,6 +55,15 @@ RULES: Final[tuple[type[FusionRule], ...]] = (
 )
 """In the order in which they are tried: each sees what those before it have left."""
 
+LOWERINGS: Final[tuple[type[FusionRule], ...]] = (
+    NormalisationBehindUpsampling,
+    NormalisedConvolution,
+    NormalisedSum,
+    NormalisedUpsampledSum,
+    MaxUnpooling,
+)
+"""The rules that a graph needs to run everywhere, whatever the form of its octave convolutions."""
+
 _OPSET: Final = 18
 _MOST_ROUNDS: Final = 20
 
@@ -104,6 +113,7 @@ class Report:
         multiple: what the inputs' sizes were declared to be a multiple of.
         differences: outputs against the graph before, if they were compared.
         timing: the graph's time before and after, in words, if it was measured.
+        kept: the graph was left as it was, because fused it was slower.
     """
 
     rules: tuple[RuleReport, ...]
@@ -114,6 +124,7 @@ class Report:
     multiple: int
     differences: tuple[Difference, ...] = ()
     timing: str = ""
+    kept: bool = False
 
     @property
     def hits(self) -> dict[str, int]:
@@ -386,5 +397,5 @@ def never_slower(
     if ratio >= 1:
         return fused, replace(report, timing=text)
     return normalise(model), replace(
-        report, after=report.before, timing=f"{text}: slower, so the graph stays as it was"
+        report, after=report.before, kept=True, timing=f"{text}: slower, so the graph stays as it was"
     )

@@ -108,9 +108,7 @@ class MaxUnpooling(FusionRule):
         return op.MaxUnpool(v, indices, _allow_other_inputs=True, _outputs=["unpooled"])
 
     def check(self, bound: Bound) -> None:
-        v, x, pooled, indices, unpooled = (
-            bound[name] for name in ("v", "x", "pooled", "indices", "unpooled")
-        )
+        v, x, pooled, unpooled = (bound[name] for name in ("v", "x", "pooled", "unpooled"))
         require_live(unpooled)
         require_halving(self, pooled)
         node = producer(unpooled)

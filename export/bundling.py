@@ -1,0 +1,320 @@
+"""From networks to a bundle: export, fusion, verification on real images, manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from ..runtime.bundle import GRAPH_NAMES, MANIFEST_NAME, GraphInfo, GraphName, Manifest
+from ..runtime.errors import BundleError, ImageError, UsageError
+from .forms import CostModel, Fixed, Measured
+from .fusion import LOWERINGS, RULES, Report, fuse, never_slower
+from .macs import count
+from .onnx_export import OPSET, export_graph, ports
+from .sizes import Sizes
+from .verify import Difference, Tolerance, compare, require, run
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from .sources import Source
+
+Form = Literal["naive", "fused", "auto"]
+
+REFERENCE: Final = (512, 768)
+"""Height and width for which multiply-accumulates are counted and forms are measured."""
+
+TOLERANCES: Final[dict[GraphName, Tolerance]] = {
+    # An argmax between two classes that are equal but for rounding can tip either way.
+    "segment": Tolerance(atol=0, rtol=0, share=1e-3),
+    # So can a rounding to whole levels, by one.
+    "analyse": Tolerance(atol=0, rtol=0, share=2e-3, limit=1),
+    "synthesise": Tolerance(atol=0, rtol=0, share=2e-3, limit=1),
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One graph of a bundle.
+
+    Attributes:
+        model: the graph.
+        form: `naive` or `fused`.
+        report: what fusion did.
+        differences: its output against PyTorch's, one entry per image size.
+    """
+
+    model: ir.Model
+    form: str
+    report: Report
+    differences: tuple[Difference, ...]
+
+
+def samples() -> list[Path]:
+    """The photographs of the repository, or none where the package stands alone."""
+    folder = Path(__file__).parent.parent / "samples"
+    return sorted(p for p in folder.glob("*") if p.suffix in {".png", ".jpg"}) if folder.is_dir() else []
+
+
+def read_crops(images: Sequence[Path], multiple: int) -> list[npt.NDArray[np.uint8]]:
+    """Crops of real images, of two sizes, as batches.
+
+    Args:
+        images: image files; the first two are used.
+        multiple: what heights and widths must be multiples of.
+
+    Returns:
+        uint8, 1 x H x W x 3 and 2 x H' x W' x 3.
+
+    Raises:
+        UsageError: there are none.
+        ImageError: one cannot be read.
+    """
+    from PIL import Image
+
+    if not images:
+        raise UsageError(
+            "export checks its graphs on real images: name a folder of photographs (--images DIR)"
+        )
+    pixels = []
+    for path in (*images, *images)[:2]:
+        try:
+            with Image.open(path) as image:
+                pixels.append(np.asarray(image.convert("RGB")))
+        except OSError as error:
+            raise ImageError(f"{path} cannot be read as an image: {error}") from error
+
+    def crop(image: npt.NDArray[np.uint8], rows: int, columns: int) -> npt.NDArray[np.uint8]:
+        pad = ((0, max(0, rows - image.shape[0])), (0, max(0, columns - image.shape[1])), (0, 0))
+        return np.ascontiguousarray(np.pad(image, pad, mode="edge")[:rows, :columns])
+
+    def near(size: int) -> int:
+        return max(1, round(size / multiple)) * multiple
+
+    first = crop(pixels[0], near(320), near(256))[None]
+    second = np.stack([crop(image, near(128), near(192)) for image in pixels])
+    return [first, second]
+
+
+def _references(source: Source, image: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.uint8]]:
+    """All inputs and outputs of the three graphs by PyTorch, by name."""
+    with torch.inference_mode():
+        x = torch.from_numpy(image)
+        labels = source.graphs["segment"](x)
+        compact = source.graphs["analyse"](x, labels)
+        estimate = source.graphs["synthesise"](compact, labels)
+    values = {"image": x, "labels": labels, "compact": compact, "estimate": estimate}
+    return {name: value.numpy() for name, value in values.items()}
+
+
+def _chooser(form: Form, threads: int) -> Callable[[Sizes], CostModel | Fixed | Measured]:
+    if form == "auto":
+        return lambda sizes: Measured(sizes, threads)
+    return lambda sizes: CostModel("onnxruntime", sizes)
+
+
+def build_graph(
+    source: Source,
+    name: GraphName,
+    form: Form,
+    batches: Sequence[Mapping[str, npt.NDArray[np.uint8]]],
+    threads: int,
+) -> Exported:
+    """Export, rewrite and verify one graph.
+
+    Args:
+        source: the networks.
+        name: which graph.
+        form: `naive`: octave convolutions as they are written; `fused`: forms by the cost model of ONNX Runtime's
+            CPU kernels; `auto`: by measurement on this machine, and naive where that is faster.
+        batches: inputs and outputs by PyTorch, by name.
+        threads: threads when measuring.
+
+    Raises:
+        VerificationError: a dimension became constant, or the output is beyond its tolerance.
+    """
+    exported = export_graph(source.graphs[name], name, source.label_scale, source.multiple)
+    inputs, output = ports(source.label_scale)[name]
+    shapes = {port.name: port.shape(1, *REFERENCE) for port in inputs}
+    # Lowerings are not a matter of form: without them the graph does not run everywhere.
+    naive, report = fuse(exported, lambda _: Fixed(), shapes=shapes, rules=LOWERINGS)
+    model, taken = naive, "naive"
+    if form != "naive":
+        model, report = fuse(naive, _chooser(form, threads), shapes=shapes, rules=RULES)
+        taken = "fused"
+        if form == "auto":
+            model, report = never_slower(naive, model, report, threads)
+            taken = "naive" if report.kept else "fused"
+    data = ir.to_proto(model).SerializeToString()
+    differences = []
+    for values in batches:
+        feeds = {port.name: values[port.name] for port in inputs}
+        y = run(data, feeds)[output.name]
+        differences.append(compare(output.name, y, values[output.name], TOLERANCES[name]))
+    require(differences, f"the graph {name}", TOLERANCES[name])
+    return Exported(model, taken, report, tuple(differences))
+
+
+def graph_info(model: ir.Model, name: GraphName, label_scale: int, *, form: str, precision: str) -> GraphInfo:
+    """The manifest's entry of a graph.
+
+    Args:
+        model: the graph, with the inputs and the output of a bundle's graph.
+        name: which graph.
+        label_scale: S.
+        form: how octave convolutions are written.
+        precision: of the heavy layers.
+    """
+    inputs, output = ports(label_scale)[name]
+    shapes = {port.name: port.shape(1, *REFERENCE) for port in inputs}
+    cost = count(model.graph, shapes)
+    pixels = REFERENCE[0] * REFERENCE[1]
+    data = ir.to_proto(model).SerializeToString()
+    return GraphInfo(
+        file=f"{name}.onnx",
+        sha256=hashlib.sha256(data).hexdigest(),
+        inputs=tuple(port.name for port in inputs),
+        output=output.name,
+        form=form,
+        precision=precision,
+        opset=model.graph.opset_imports[""],
+        ir_version=model.ir_version,
+        macs_per_pixel=cost.macs / pixels,
+        working_bytes_per_pixel=cost.peak_bytes / pixels,
+        parameters=sum(
+            v.const_value.size
+            for v in model.graph.initializers.values()
+            if v.const_value is not None and v.const_value.dtype.is_floating_point()
+        ),
+    )
+
+
+def manifest(source: Source, graphs: Mapping[GraphName, Exported]) -> Manifest:
+    """The manifest of a bundle made from a source."""
+    return Manifest(
+        name=source.name,
+        classes=source.classes,
+        levels=source.levels,
+        label_scale=source.label_scale,
+        alpha=source.alpha,
+        multiple=source.multiple,
+        fingerprint=source.identity(),
+        license=source.license,
+        graphs={
+            name: graph_info(g.model, name, source.label_scale, form=g.form, precision="float32")
+            for name, g in graphs.items()
+        },
+        provenance=source.provenance,
+        tools={
+            name: version(name) for name in ("oslic", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+        },
+    )
+
+
+def write_bundle(
+    folder: Path, text: Manifest, graphs: Mapping[GraphName, ir.Model], *, replace: bool
+) -> None:
+    """Write a bundle; the folder appears whole or not at all.
+
+    Args:
+        folder: where to.
+        text: its manifest.
+        graphs: its graphs.
+        replace: replace a bundle that is already there, its engines included.
+
+    Raises:
+        UsageError: the folder exists and is not to be replaced, or cannot be written.
+    """
+    if folder.exists() and not replace:
+        raise UsageError(f"{folder} exists; --force replaces it if it is a bundle")
+    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST_NAME).is_file():
+        raise UsageError(f"{folder} exists and is not a bundle; it is not replaced")
+    if not folder.absolute().parent.is_dir():
+        raise UsageError(f"cannot write {folder}: the folder {folder.absolute().parent} does not exist")
+    try:
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.absolute().parent))
+    except OSError as error:
+        raise UsageError(f"cannot write beside {folder}: {error.strerror}") from error
+    try:
+        for name, model in graphs.items():
+            data = ir.to_proto(model).SerializeToString()
+            if hashlib.sha256(data).hexdigest() != text.graphs[name].sha256:
+                raise BundleError(f"the graph {name} changed while the bundle was written")
+            (part / text.graphs[name].file).write_bytes(data)
+        (part / MANIFEST_NAME).write_text(text.to_json(), encoding="utf-8")
+        part.chmod(0o755)
+        if folder.exists():
+            old = part.with_suffix(".old")
+            folder.rename(old)
+            part.rename(folder)
+            shutil.rmtree(old)
+        else:
+            part.rename(folder)
+    except OSError as error:
+        raise UsageError(f"cannot write {folder}: {error.strerror}; nothing was left behind") from error
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(part)
+
+
+def export_bundle(
+    source: Source,
+    folder: Path,
+    form: Form,
+    images: Sequence[Path],
+    *,
+    threads: int = 1,
+    replace: bool = False,
+    progress: Callable[[str], Any] = print,
+) -> Manifest:
+    """Export networks to a bundle.
+
+    Args:
+        source: the networks.
+        folder: where to.
+        form: see `build_graph`.
+        images: photographs for the check against PyTorch.
+        threads: threads when measuring.
+        replace: replace a bundle that is already there.
+        progress: gets lines for the user.
+
+    Returns:
+        The manifest written.
+
+    Raises:
+        VerificationError: a graph does not match PyTorch.
+        UsageError: the folder cannot be written.
+        ImageError: an image cannot be read.
+    """
+    if folder.exists() and not replace:
+        raise UsageError(f"{folder} exists; --force replaces it if it is a bundle")
+    batches = [_references(source, batch) for batch in read_crops(list(images), source.multiple)]
+    graphs: dict[GraphName, Exported] = {}
+    for name in GRAPH_NAMES:
+        graphs[name] = built = build_graph(source, name, form, batches, threads)
+        tolerance = TOLERANCES[name]
+        progress(
+            f"{name}: {built.form}, opset {OPSET}, {sum(built.report.after.operators.values())} nodes, "
+            f"{built.report.before.macs / 1e9:.3f} -> {built.report.after.macs / 1e9:.3f} GMAC at 768x512"
+        )
+        for difference in built.differences:
+            progress(
+                f"    against PyTorch: {difference} (allowed: {100 * tolerance.share:g} % by at most "
+                f"{'any number' if tolerance.limit is None else f'{tolerance.limit:g}'})"
+            )
+        if built.report.timing:
+            progress(f"    {built.report.timing}")
+    text = manifest(source, graphs)
+    write_bundle(folder, text, {name: g.model for name, g in graphs.items()}, replace=replace)
+    return text

@@ -1,0 +1,138 @@
+"""What is exported: a checkpoint of ours, or anybody's networks."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ..networks.checkpoint import fingerprint, read
+from ..networks.codec import CodecNetworks
+from ..networks.deploy import deployable
+from ..runtime.bundle import GRAPH_NAMES, ClassInfo, GraphName
+from ..runtime.errors import BundleError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class Source:
+    """Networks ready for export.
+
+    Attributes:
+        name: name of the configuration.
+        graphs: the three modules, uint8 in and out, with the inputs that `docs/CONTRIBUTING.md` lists.
+        classes: the K classes of the label map.
+        levels: L.
+        label_scale: S.
+        alpha: share of the low rate's channels.
+        multiple: what the networks' heights and widths must be multiples of.
+        fingerprint: what defines the estimate, 64 hexadecimal digits; None: hashed from the state of
+            `synthesise`, names, shapes and values.
+        license: terms of the weights.
+        provenance: where they come from, plain JSON types.
+    """
+
+    name: str
+    graphs: Mapping[GraphName, nn.Module]
+    classes: tuple[ClassInfo, ...]
+    levels: int
+    label_scale: int
+    alpha: float
+    multiple: int
+    fingerprint: str | None = None
+    license: str = "unknown"
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def identity(self) -> str:
+        """The fingerprint, computed if it was not given."""
+        if self.fingerprint is not None:
+            return self.fingerprint
+        digest = hashlib.sha256(
+            f"{self.levels} {self.label_scale} {self.multiple} {len(self.classes)}".encode()
+        )
+        for name, value in sorted(self.graphs["synthesise"].state_dict().items()):
+            values = value.detach().to("cpu", torch.float32).contiguous()
+            digest.update(f"\n{name} {list(values.shape)}\n".encode())
+            digest.update(values.numpy().astype("<f4").tobytes())
+        return digest.hexdigest()
+
+
+def _ours(networks: CodecNetworks, provenance: dict[str, Any], identity: str) -> Source:
+    config = networks.config
+    modules = deployable(networks)
+    graphs: dict[GraphName, nn.Module] = {name: modules[name] for name in GRAPH_NAMES}
+    return Source(
+        name=config.name,
+        graphs=graphs,
+        classes=tuple(ClassInfo(c.name, c.color) for c in config.classes),
+        levels=config.levels,
+        label_scale=config.label_scale,
+        alpha=config.alpha,
+        multiple=config.multiple,
+        fingerprint=identity,
+        license=str(provenance.get("license", "unknown")),
+        provenance=provenance,
+    )
+
+
+def from_checkpoint(path: Path) -> Source:
+    """Networks of a checkpoint folder or file.
+
+    Raises:
+        BundleError: it is missing, damaged, or does not fit its configuration.
+    """
+    checkpoint = read(path)
+    provenance = {**checkpoint.provenance, "scores": checkpoint.scores}
+    return _ours(checkpoint.networks(), provenance, checkpoint.fingerprint)
+
+
+def from_factory(spec: str, weights: Path | None) -> Source:
+    """Networks that a Python function makes.
+
+    Args:
+        spec: `module:function`. The function takes no arguments and returns a `Source`, or `CodecNetworks`.
+        weights: a safetensors file with the state of the modules, keys prefixed by the graph's name and a dot
+            (for `CodecNetworks`: its own state); None: the weights that the function gave them.
+
+    Raises:
+        UsageError: no such function, or it returns something else.
+        BundleError: the weights do not fit.
+    """
+    module, colon, name = spec.partition(":")
+    if not colon:
+        raise UsageError(f"{spec!r} is not of the form module:factory")
+    try:
+        made = getattr(importlib.import_module(module), name)()
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"cannot take the networks from {spec}: {error}") from error
+    if not isinstance(made, Source | CodecNetworks):
+        raise UsageError(f"{spec} returned {type(made).__name__}, not an oslic.export.sources.Source")
+    if weights is not None:
+        _load(made, weights)
+    provenance = {"factory": spec, **({} if weights is None else {"weights": weights.name})}
+    if isinstance(made, CodecNetworks):
+        return _ours(made.eval(), provenance, fingerprint(made.state_dict(), made.config))
+    for graph in made.graphs.values():
+        graph.eval()
+    missing = [graph for graph in GRAPH_NAMES if graph not in made.graphs]
+    if missing:
+        raise UsageError(f"the networks of {spec} lack {', '.join(missing)}")
+    return made
+
+
+def _load(made: Source | CodecNetworks, weights: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    holder: nn.Module = made if isinstance(made, CodecNetworks) else nn.ModuleDict(dict(made.graphs.items()))
+    try:
+        holder.load_state_dict(load_file(weights))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise BundleError(f"the weights {weights} do not fit the networks: {error}") from error

@@ -1,0 +1,158 @@
+"""Octave convolutions in the structures of public implementations, written anew for the tests of fusion."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def conv(inputs, outputs, kernel=3, stride=1, bias=False):
+    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=bias)
+
+
+class ConvolveFirstPoolStride(nn.Module):
+    """The structure of d-li14/octconv.pytorch: convolve, then upsample; stride by pooling first; BN behind the sum."""
+
+    def __init__(self, kernel=3):
+        super().__init__()
+        self.first_h, self.first_l = conv(3, 8, kernel), conv(3, 8, kernel)
+        self.paths = nn.ModuleList(
+            nn.ModuleDict({path: conv(8, 8, kernel) for path in ("hh", "hl", "lh", "ll")}) for _ in range(2)
+        )
+        self.norms = nn.ModuleList(
+            nn.ModuleDict({rate: nn.BatchNorm2d(8) for rate in "hl"}) for _ in range(2)
+        )
+        self.last_h, self.last_l = conv(8, 4, kernel), conv(8, 4, kernel)
+
+    def forward(self, x):
+        h, low = self.first_h(x), self.first_l(F.avg_pool2d(x, 2))
+        for stride, paths, norms in zip((1, 2), self.paths, self.norms, strict=True):
+            if stride == 2:
+                h = F.avg_pool2d(h, 2)
+            y_h, lifted = paths["hh"](h), paths["lh"](low)
+            pooled = paths["hl"](F.avg_pool2d(h, 2))
+            y_h = y_h + (F.interpolate(lifted, scale_factor=2, mode="nearest") if stride == 1 else lifted)
+            y_l = pooled + paths["ll"](F.avg_pool2d(low, 2) if stride == 2 else low)
+            h, low = F.relu(norms["h"](y_h)), F.relu(norms["l"](y_l))
+        return self.last_h(h) + F.interpolate(self.last_l(low), scale_factor=2, mode="nearest")
+
+
+class InterpolateToSize(nn.Module):
+    """The structure of braincreators/octconv: interpolate(size=...) of the other branch's shape."""
+
+    def __init__(self, kernel=3, alpha=0.25):
+        super().__init__()
+        low = int(16 * alpha)
+        self.first_h, self.first_l = conv(3, 16 - low, kernel), conv(3, low, kernel)
+        self.hh, self.hl = conv(16 - low, 16 - low, kernel, bias=True), conv(16 - low, low, kernel, bias=True)
+        self.lh, self.ll = conv(low, 16 - low, kernel, bias=True), conv(low, low, kernel, bias=True)
+        self.last_h, self.last_l = conv(16 - low, 4, kernel), conv(low, 4, kernel)
+
+    def forward(self, x):
+        h, low = self.first_h(x), self.first_l(F.avg_pool2d(x, 2))
+        y_h = self.hh(h)
+        y_h = y_h + F.interpolate(self.lh(low), size=y_h.shape[-2:])
+        y_l = self.ll(low) + self.hl(F.avg_pool2d(h, 2))
+        h, low = F.relu(y_h), F.relu(y_l)
+        # Upsampling to a size before the convolution, as its users write it.
+        return self.last_h(h) + self.last_l(F.interpolate(low, size=h.shape[-2:]))
+
+
+class SlicedWeight(nn.Module):
+    """The structure of lxtGH/OctaveConv_pytorch, nn/OctaveConv.py: one weight, sliced; upsample, then convolve."""
+
+    def __init__(self, kernel=3, stride=1, mode="nearest"):
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(16, 3, kernel, kernel) * 0.2)
+        self.weight = nn.Parameter(torch.randn(16, 16, kernel, kernel) * 0.1)
+        self.bias = nn.Parameter(torch.randn(16))
+        self.stride, self.mode, self.padding = stride, mode, kernel // 2
+
+    def forward(self, x):
+        h, low = (
+            F.conv2d(x, self.first[:8], None, 1, self.padding),
+            F.conv2d(F.avg_pool2d(x, 2), self.first[8:], None, 1, self.padding),
+        )
+        if self.stride == 2:
+            h, low = F.avg_pool2d(h, 2), F.avg_pool2d(low, 2)
+        up = F.interpolate(low, scale_factor=2, mode=self.mode)
+        p = self.padding
+        y_h = F.conv2d(h, self.weight[:8, :8], self.bias[:8], 1, p) + F.conv2d(
+            up, self.weight[:8, 8:], self.bias[:8], 1, p
+        )
+        y_l = F.conv2d(low, self.weight[8:, 8:], self.bias[8:], 1, p) + F.conv2d(
+            F.avg_pool2d(h, 2), self.weight[8:, :8], self.bias[8:], 1, p
+        )
+        return torch.cat([F.relu(y_h), F.relu(F.interpolate(y_l, scale_factor=2, mode="nearest"))], 1)
+
+
+class BranchNorm(nn.Module):
+    """The structure of lxtGH/OctaveConv_pytorch, nn/OctaveConv2.py: strided kernels, nn.Upsample behind, BN per rate."""
+
+    def __init__(self, kernel=3):
+        super().__init__()
+        self.first_h, self.first_l = conv(3, 8, kernel), conv(3, 8, kernel)
+        self.hh, self.hl = conv(8, 8, kernel, 2), conv(8, 8, kernel, 2)
+        self.lh, self.ll = conv(8, 8, kernel, 2), conv(8, 8, kernel, 2)
+        self.up = nn.Upsample(scale_factor=2, mode="nearest")
+        self.norm_up, self.norm_h, self.norm_l = (nn.BatchNorm2d(8) for _ in range(3))
+
+    def forward(self, x):
+        h, low = self.first_h(x), self.first_l(F.avg_pool2d(x, 2))
+        y_h = self.norm_h(self.hh(h)) + self.norm_up(self.up(self.lh(low)))
+        y_l = self.norm_l(self.ll(low) + self.hl(F.avg_pool2d(h, 2)))
+        return torch.cat([F.relu(y_h), self.up(F.relu(y_l))], 1)
+
+
+class PackedTensor(nn.Module):
+    """The structure of iacolippo/octconv-pytorch: both rates in one tensor, the high one reshaped to 4 C channels."""
+
+    def __init__(self, kernel=3):
+        super().__init__()
+        self.first_h, self.first_l = conv(3, 8, kernel), conv(3, 4, kernel)
+        self.hh, self.hl = conv(8, 4, kernel), conv(8, 8, kernel)
+        self.lh, self.ll = conv(4, 4, kernel), conv(4, 8, kernel)
+
+    def forward(self, x):
+        side = x.shape[-1]
+        h, low = self.first_h(x), self.first_l(F.avg_pool2d(x, 2))
+        packed = torch.cat([h.reshape(-1, 32, side // 2, side // 2), low], 1)
+        h, low = packed[:, :32].reshape(-1, 8, side, side), packed[:, 32:]
+        y_h = self.hh(h) + F.interpolate(self.lh(low), scale_factor=2, mode="nearest")
+        y_l = self.ll(low) + self.hl(F.avg_pool2d(h, 2))
+        return torch.cat([y_h.reshape(-1, 16, side // 2, side // 2), y_l], 1)
+
+
+class PlainTensor(nn.Module):
+    """The structure of fkodom/octconv-pytorch: a plain tensor in and out, the low part pooled and upsampled inside."""
+
+    def __init__(self, kernel=3):
+        super().__init__()
+        self.stem = conv(3, 16, kernel)
+        self.hh, self.hl, self.lh, self.ll = (conv(8, 8, kernel) for _ in range(4))
+        self.bias = nn.Parameter(torch.randn(1, 16, 1, 1))
+
+    def forward(self, x):
+        y = self.stem(x)
+        h, low = y[:, :8], F.avg_pool2d(y[:, 8:], 2)
+        y_h = self.hh(h) + F.interpolate(self.lh(low), scale_factor=2, mode="nearest")
+        y_l = self.hl(h) + F.interpolate(self.ll(low), scale_factor=2, mode="nearest")
+        return torch.cat([y_h, y_l], 1) + self.bias
+
+
+class Ours(nn.Module):
+    """`networks.octconv`: upsample, then convolve; all four kernels stride; first, middle, last."""
+
+    def __init__(self, kernel=3, stride=1, order="upsample_first"):
+        super().__init__()
+        from oslic.networks.octconv import OctConv2d
+
+        self.first = OctConv2d(3, 16, kernel, alpha_in=0, alpha_out=0.5, lh_order=order)
+        self.middle = OctConv2d(16, 24, kernel, stride, alpha_in=0.5, alpha_out=0.25, lh_order=order)
+        self.last = OctConv2d(24, 4, kernel, alpha_in=0.25, alpha_out=0, lh_order=order)
+
+    def forward(self, x):
+        from oslic.networks.octconv import Octave
+
+        return self.last(self.middle(self.first(Octave(x)))).high

@@ -1,0 +1,305 @@
+"""Fusion of whole graphs: public module styles, both exporters, reports, refusals."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+
+import numpy as np
+import octave_styles as styles
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from oslic.export.forms import CostModel, Fixed, Measured
+from oslic.export.fusion import RULES, check, fuse, random_inputs
+from oslic.export.rules.sums import SharedInput
+from oslic.export.verify import Tolerance
+from oslic.runtime.cli import main
+from torch import nn
+
+SHAPE = (2, 3, 32, 48)
+
+
+def export(module: nn.Module, *, dynamo: bool = False, size=SHAPE[2:]) -> ir.Model:
+    torch.manual_seed(0)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_()
+            part.running_var.uniform_(0.5, 2)
+            part.weight.data.uniform_(0.5, 2)
+            part.bias.data.normal_()
+    x = torch.randn(2, 3, *size)
+    module.eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if dynamo:
+            return torch.onnx.export(module, (x,), dynamo=True, verbose=False).model
+        file = io.BytesIO()
+        torch.onnx.export(
+            module,
+            (x,),
+            file,
+            dynamo=False,
+            opset_version=17,
+            # BN stays a node: folding it is the rules' work here.
+            training=torch.onnx.TrainingMode.PRESERVE,
+            do_constant_folding=True,
+            input_names=["x"],
+            dynamic_axes={"x": {0: "N", 2: "H", 3: "W"}},
+        )
+    return ir.from_proto(onnx.load_model_from_string(file.getvalue()))
+
+
+def fused(model: ir.Model, form="phases", multiple=8, rules=RULES):
+    name = str(model.graph.inputs[0].name)
+    result, report = fuse(
+        model,
+        lambda sizes: Fixed(form, "merged", "stacked"),
+        multiple=multiple,
+        shapes={name: SHAPE},
+        rules=rules,
+    )
+    onnx.checker.check_model(ir.to_proto(result), full_check=True)
+    # Another size than the one that was exported, and the smallest.
+    feeds = [random_inputs(model, {name: (n, 3, h, w)}, n) for n, h, w in ((1, 8, 16), (2, 32, 48))]
+    report = check(model, result, report, feeds, Tolerance(1e-5, 1e-4))
+    assert all(d.ok for d in report.differences), [str(d) for d in report.differences]
+    return result, report
+
+
+CASES = {
+    "d-li14": (
+        styles.ConvolveFirstPoolStride,
+        {"normalised-sum": 3, "normalised-upsampled-sum": 1, "sum-of-convolutions": 3},
+    ),
+    "braincreators": (
+        styles.InterpolateToSize,
+        {"convolution-behind-upsampling": 1, "sum-of-convolutions": 1},
+    ),
+    "lxtGH-sliced": (
+        styles.SlicedWeight,
+        {"convolution-behind-upsampling": 1, "sum-of-convolutions": 1},
+    ),
+    "lxtGH-strided": (
+        styles.BranchNorm,
+        {"normalisation-behind-upsampling": 1, "normalised-convolution": 2, "normalised-sum": 1},
+    ),
+    "iacolippo": (styles.PackedTensor, {"sum-of-convolutions": 1}),
+    "fkodom": (styles.PlainTensor, {"shared-input": 2}),
+    "ours": (styles.Ours, {"convolution-behind-upsampling": 2, "sum-of-convolutions": 1}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_public_styles_are_rewritten_and_compute_the_same(name):
+    style, wanted = CASES[name]
+    model = export(style(), size=(32, 32) if name == "iacolippo" else SHAPE[2:])
+    if name == "iacolippo":  # it reshapes by the width: square images only
+        x = str(model.graph.inputs[0].name)
+        result, report = fuse(
+            model, lambda _: Fixed("phases", "merged"), multiple=8, shapes={x: (1, 3, 32, 32)}
+        )
+        report = check(
+            model, result, report, [random_inputs(model, {x: (2, 3, 32, 32)})], Tolerance(1e-5, 1e-4)
+        )
+        assert all(d.ok for d in report.differences)
+    else:
+        _, report = fused(model)
+    assert {rule: report.hits[rule] for rule in wanted} == wanted
+    assert report.after.macs <= report.before.macs
+    assert all(miss.reason for rule in report.rules for miss in rule.near_misses)
+
+
+@pytest.mark.parametrize("form", ["phases", "phases-transposed", "transposed", "keep"])
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+def test_every_form_is_exact_at_the_borders(form, kernel):
+    _, report = fused(export(styles.Ours(kernel)), form)
+    assert report.hits["convolution-behind-upsampling"] == (0 if form == "keep" else 2)
+    if form != "keep":
+        taps = {3: 16 / 36, 5: 36 / 100, 7: 64 / 196}[kernel]
+        lh_before = (8 * 18 + 6 * 4) * kernel**2 * 32 * 48 * 2
+        low = report.before.macs - report.after.macs
+        assert low == round(lh_before * (1 - taps))
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+def test_strided_layers_need_no_upsampling(kernel):
+    _, report = fused(export(styles.Ours(kernel, stride=2)))
+    assert report.hits["strided-behind-upsampling"] == 1
+    if kernel == 1:
+        assert report.hits["pointwise-behind-upsampling"] == 1
+        assert report.hits["convolution-behind-upsampling"] == 0
+
+
+@pytest.mark.parametrize("order", ["upsample_first", "convolve_first"])
+def test_sizes_in_the_graph_prove_what_was_not_declared(order):
+    model = export(styles.Ours(order=order))
+    model.graph.inputs[0].shape = ir.Shape(SHAPE)
+    _, report = fuse(model, lambda _: Fixed("phases", "merged"))
+    assert report.hits["sum-of-convolutions"] == 1
+
+
+def test_without_a_proof_of_even_sizes_the_graph_stays_right_at_odd_ones():
+    model = export(styles.InterpolateToSize())
+    result, report = fuse(model, lambda _: Fixed("phases", "merged"), shapes={"x": SHAPE})
+    assert report.hits["convolution-behind-upsampling"] == 0
+    reasons = [m.reason for r in report.rules for m in r.near_misses]
+    assert any("not proved to double" in reason and "--multiple" in reason for reason in reasons)
+    report = check(
+        model, result, report, [random_inputs(model, {"x": (1, 3, 33, 47)})], Tolerance(1e-5, 1e-4)
+    )
+    assert all(d.ok for d in report.differences)
+
+
+def test_bilinear_upsampling_is_refused_with_its_reason():
+    model = export(styles.SlicedWeight(mode="bilinear"))
+    _, report = fused(model)
+    assert report.hits["convolution-behind-upsampling"] == 0
+    misses = {r.rule: [m.reason for m in r.near_misses] for r in report.rules}
+    assert any(
+        reason.endswith("is linear, not nearest") for reason in misses["convolution-behind-upsampling"]
+    )
+
+
+def test_pooling_an_upsampling_gives_back_its_input():
+    class PoolFirst(styles.SlicedWeight):
+        def forward(self, x):
+            return nn.functional.avg_pool2d(
+                nn.functional.interpolate(super().forward(x), scale_factor=2, mode="nearest"), 2
+            )
+
+    result, report = fused(export(PoolFirst()))
+    assert report.hits["pool-of-upsampling"] == 1
+    assert "AveragePool" in report.after.operators  # the style's own pools
+
+
+def test_pointwise_convolutions_pass_pools_and_upsamplings():
+    class Pointwise(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.down, self.up = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x):
+            low = torch.relu(nn.functional.avg_pool2d(self.down(x), 2))
+            return self.up(nn.functional.interpolate(low, scale_factor=2, mode="nearest"))
+
+    _, report = fused(export(Pointwise()))
+    assert report.hits["pool-of-pointwise"] == 1
+    assert report.hits["pointwise-behind-upsampling"] == 1
+    assert report.after.macs * 4 == report.before.macs
+
+
+def test_max_unpooling_takes_the_first_of_equal_values():
+    from onnx import helper
+
+    pool = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    graph = helper.make_graph(
+        [
+            helper.make_node("MaxPool", ["x"], ["p", "i"], **pool),
+            helper.make_node("Relu", ["p"], ["v"]),
+            helper.make_node("MaxUnpool", ["v", "i"], ["y"], **pool),
+        ],
+        "unpool",
+        [helper.make_tensor_value_info("x", 1, ["N", 3, "H", "W"])],
+        [helper.make_tensor_value_info("y", 1, ["N", 3, "H", "W"])],
+    )
+    model = ir.from_proto(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    )
+    result, report = fuse(model, lambda _: Fixed(), multiple=2, shapes={"x": SHAPE})
+    assert report.hits["max-unpooling"] == 1
+    assert not {"MaxUnpool", "ScatterND", "NonZero"} & set(report.after.operators)
+    # Few distinct values: most windows hold their maximum more than once.
+    x = np.random.default_rng(0).integers(-1, 2, SHAPE).astype(np.float32)
+    report = check(model, result, report, [{"x": x}], Tolerance(0, 0))
+    assert [d.maximum for d in report.differences] == [0.0]
+    wanted = nn.functional.max_unpool2d(
+        nn.functional.max_pool2d(torch.from_numpy(x), 2).relu(),
+        nn.functional.max_pool2d(torch.from_numpy(x), 2, return_indices=True)[1],
+        2,
+    )
+    from oslic.export.verify import run
+
+    assert np.array_equal(run(ir.to_proto(result).SerializeToString(), {"x": x})["y"], wanted.numpy())
+
+
+def test_shared_inputs_become_one_convolution():
+    model = export(styles.Ours(order="convolve_first"))
+    _, report = fused(model, rules=(SharedInput,))
+    assert report.hits["shared-input"] == 1
+    assert report.after.macs == report.before.macs
+
+
+def test_values_with_other_readers_stay():
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3, 1, 1), nn.Conv2d(3, 4, 3, 1, 1)
+
+        def forward(self, x):
+            a, b = self.a(x), self.b(x * 2)
+            return torch.cat([a + b, a], 1)
+
+    _, report = fused(export(Reader()))
+    assert report.hits["sum-of-convolutions"] == 0
+    (rule,) = (r for r in report.rules if r.rule == "sum-of-convolutions")
+    assert ["other readers" in m.reason for m in rule.near_misses] == [True]
+
+
+def test_small_kernels_are_embedded_in_larger_ones():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 5, 1, 2)
+
+        def forward(self, x):
+            return self.a(x) + self.b(torch.relu(x))
+
+    _, report = fused(export(Sum()))
+    assert report.hits["sum-of-convolutions"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("style", [styles.Ours, styles.ConvolveFirstPoolStride, styles.SlicedWeight])
+def test_graphs_of_the_dynamo_exporter(style):
+    _, report = fuse(export(style(), dynamo=True), lambda _: Fixed("phases", "merged"))
+    assert report.hits["sum-of-convolutions"] >= 1
+
+
+@pytest.mark.parametrize("chooser", ["model", "measured"])
+def test_choices_are_made_and_reported(chooser):
+    model = export(styles.Ours())
+    make = (
+        (lambda sizes: CostModel("onnxruntime", sizes))
+        if chooser == "model"
+        else (lambda sizes: Measured(sizes, 1, 0.01))
+    )
+    _, report = fuse(model, make, multiple=8, shapes={"x": SHAPE})
+    assert {c["rule"] for c in report.choices} >= {"convolution-behind-upsampling"}
+    assert all(" ms" in c["reason"] for c in report.choices)
+
+
+def test_the_command_writes_graph_and_report(tmp_path, capsys):
+    ir.save(export(styles.Ours()), tmp_path / "in.onnx")
+    arguments = ["fuse", str(tmp_path / "in.onnx"), "-o", str(tmp_path / "out.onnx"), "--multiple", "4"]
+    assert main([*arguments, "--report", str(tmp_path / "r.json"), "--shape", "x=1x3x32x48"]) == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["macs"]["after"] < report["macs"]["before"]
+    assert (tmp_path / "out.onnx").is_file()
+    assert "convolution-behind-upsampling: 2 rewritten" in capsys.readouterr().out
+
+
+def test_a_mismatch_is_an_error_and_writes_nothing(tmp_path, capsys):
+    ir.save(export(styles.Ours()), tmp_path / "in.onnx")
+    arguments = ["fuse", str(tmp_path / "in.onnx"), "-o", str(tmp_path / "out.onnx"), "--multiple", "4"]
+    assert main([*arguments, "--atol", "0", "--rtol", "0"]) == 9
+    assert not (tmp_path / "out.onnx").exists()
+    assert "does not match its reference (atol 0, rtol 0)" in capsys.readouterr().err
+
+
+def test_what_is_no_graph_is_refused(tmp_path, capsys):
+    (tmp_path / "x.onnx").write_bytes(b"no graph")
+    assert main(["fuse", str(tmp_path / "x.onnx"), "-o", str(tmp_path / "y.onnx")]) == 2
+    assert "is not an ONNX graph" in capsys.readouterr().err

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
 
 from ..runtime.errors import DataError
 from . import latency, rd
 from .metrics import bd_rate
 from .timing import percentile
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 Verdict = Literal["SAME", "FASTER", "SLOWER", "BETTER", "WORSE", "UNDECIDED"]
 REGRESSIONS: Final = frozenset({"SLOWER", "WORSE"})
@@ -60,10 +64,6 @@ class Row:
     verdict: Verdict
 
 
-def _low(samples: list[float], rounds: list[int]) -> float:
-    return percentile([samples[i] for i in rounds], _PERCENT)
-
-
 def compare_samples(
     before: list[float],
     after: list[float],
@@ -89,20 +89,20 @@ def compare_samples(
     Returns:
         The ratio, its 95 % interval, and the verdict.
     """
-    draw = random.Random(seed)
+    draw = np.random.default_rng(seed)
 
-    def side(samples: list[float], reference: list[float], rounds: list[int]) -> float:
-        return _low(samples, rounds) / _low(reference, rounds)
+    def sides(samples: list[float], reference: list[float]) -> npt.NDArray[np.float64]:
+        """The figure itself, then the figures of the drawn rounds."""
+        drawn = draw.integers(0, len(samples), (_RESAMPLES, len(samples)))
+        rounds = np.vstack([np.arange(len(samples)), drawn])
+        lows = [np.percentile(np.asarray(x)[rounds], _PERCENT, axis=1) for x in (samples, reference)]
+        figure: npt.NDArray[np.float64] = lows[0] / lows[1]
+        return figure
 
-    all_before, all_after = list(range(len(before))), list(range(len(after)))
-    ratio = side(after, reference_after, all_after) / side(before, reference_before, all_before)
-    drawn = [
-        side(after, reference_after, draw.choices(all_after, k=len(after)))
-        / side(before, reference_before, draw.choices(all_before, k=len(before)))
-        for _ in range(_RESAMPLES)
-    ]
+    ratios = sides(after, reference_after) / sides(before, reference_before)
+    ratio, drawn = float(ratios[0]), ratios[1:]
     tail = (100 - _CONFIDENCE) / 2
-    interval = (percentile(drawn, tail), percentile(drawn, 100 - tail))
+    interval = (float(np.percentile(drawn, tail)), float(np.percentile(drawn, 100 - tail)))
     if min(len(before), len(after)) < _MIN_SAMPLES:
         return ratio, interval, "UNDECIDED"
     if interval[0] > 1 + margins.clear:

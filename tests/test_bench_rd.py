@@ -1,0 +1,230 @@
+"""Rate-distortion runs: points against direct computation, resuming, summaries, reports."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+from oslic.bench import coders, curves, metrics, rd, report, svg
+from oslic.runtime.cli import main
+from oslic.runtime.errors import DataError, DependencyError, UsageError
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, photo):
+    path = tmp_path_factory.mktemp("images")
+    for index in range(2):
+        Image.fromarray(photo[index * 100 : index * 100 + 180, 40:260]).save(path / f"{index}.png")
+    return path
+
+
+JPEG = coders.CoderSpec(
+    "jpeg", "pillow", (30, 60, 90), {"format": "JPEG", "quality_name": "quality", "subsampling": 0}
+)
+
+
+def test_points_are_what_direct_computation_gives(folder):
+    points = rd.run_job(rd.Job(folder / "0.png", JPEG, ("psnr", "ms_ssim")))
+    image = np.asarray(Image.open(folder / "0.png"))
+    for point, quality in zip(points, (30, 60, 90), strict=True):
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling=0)
+        back = np.asarray(Image.open(file))
+        assert point.size == file.tell()
+        assert point.bpp == file.tell() * 8 / (180 * 220)
+        assert point.scores == {"psnr": metrics.psnr(image, back), "ms_ssim": metrics.ms_ssim(image, back)}
+
+
+@pytest.mark.parametrize("name", sorted(coders.PEERS))
+def test_every_peer_codes_a_photograph(photo, name):
+    try:
+        code = coders.PEERS[name].open()
+    except DependencyError as error:
+        pytest.skip(str(error))
+    qualities = coders.PEERS[name].qualities
+    low, high = (code(photo[:176, :200], q) for q in (qualities[0], qualities[-1]))
+    assert low.size < high.size
+    assert metrics.psnr(photo[:176, :200], low.image) < metrics.psnr(photo[:176, :200], high.image)
+
+
+def test_our_codec_codes_a_photograph_with_its_layers(photo):
+    code = coders.ours(None, threads=1, speed=10).open()
+    image = np.ascontiguousarray(photo[:96, :128])
+    low, high = code(image, 10), code(image, 80)
+    assert low.size < high.size
+    assert low.section_bytes["labels"] == high.section_bytes["labels"]
+    assert low.size > sum(low.section_bytes.values())
+
+
+def test_a_peer_of_the_users_choice(photo, tmp_path):
+    program = tmp_path / "convert.py"
+    program.write_text(
+        "import sys\nfrom PIL import Image\nImage.open(sys.argv[1]).convert('RGB').save(sys.argv[2], sys.argv[3], "
+        "quality=int(float(sys.argv[4])))\n"
+    )
+    options = {
+        "encode": f"{sys.executable} {program} {{input}} {{output}} WEBP {{quality}}",
+        "decode": f"{sys.executable} {program} {{input}} {{output}} PNG 0",
+    }
+    code = coders.CoderSpec("mine", "command", (20, 90), options).open()
+    low, high = code(photo[:50, :60], 20), code(photo[:50, :60], 90)
+    assert low.image.shape == (50, 60, 3)
+    assert low.size < high.size
+    assert metrics.psnr(photo[:50, :60], low.image) < metrics.psnr(photo[:50, :60], high.image)
+
+
+def test_command_specs_are_parsed_and_refused():
+    spec = coders.command("x:20,50:enc -q {quality} {input} {output}:dec {input} {output}")
+    assert (spec.name, spec.qualities, spec.options["decode"]) == ("x", (20.0, 50.0), "dec {input} {output}")
+    for bad in (
+        "x",
+        "x:1:enc {input} {output}:dec {input} {output}",
+        "x:a:enc {quality} {input} {output}:d {input} {output}",
+    ):
+        with pytest.raises(UsageError):
+            coders.command(bad)
+    missing = coders.CoderSpec("x", "command", (1,), {"encode": "no-such-program {input}", "decode": "x"})
+    with pytest.raises(DependencyError, match="no-such-program is not installed"):
+        missing.open()(np.zeros((4, 4, 3), np.uint8), 1)
+
+
+def test_finished_jobs_are_not_run_again(folder, tmp_path):
+    jobs = [rd.Job(image, JPEG, ("psnr",)) for image in rd.find_images(folder)]
+    partial = tmp_path / "partial"
+    first = rd.measure(jobs[:1], partial, processes=1, progress=False)
+    # A figure that no run would give shows that the kept one is used; a broken last line is passed over.
+    row = json.loads(partial.read_text())
+    row["points"][0]["size"] = 12345
+    partial.write_text(json.dumps(row) + '\n{"key": "bro')
+    both = rd.measure(jobs, partial, processes=1, progress=False)
+    assert both[0].size == 12345
+    assert both[1:3] == first[1:]
+    assert len(both) == 6
+
+
+def test_keys_depend_on_the_image_the_settings_and_the_metrics(folder):
+    keys = {
+        rd.Job(image, coder, wanted).key
+        for image in rd.find_images(folder)
+        for coder in (JPEG, coders.PEERS["jpeg"])
+        for wanted in (("psnr",), ("psnr", "ms_ssim"))
+    }
+    assert len(keys) == 8
+
+
+def _points(coder, factor):
+    return [
+        curves.Point(coder, image, q, 100, factor * bpp * scale, {"psnr": psnr}, {})
+        for image, scale in (("a", 1.0), ("b", 2.0))
+        for q, bpp, psnr in ((1, 0.2, 28.0), (2, 0.5, 32.0), (3, 1.0, 36.0), (4, 1.8, 40.0))
+    ]
+
+
+def test_bd_rates_are_taken_file_for_file():
+    points = _points("x", 1.0) + _points("y", 0.9)
+    assert curves.bd_rate_by_image(points, "y", "x") == pytest.approx({"a": -10, "b": -10})
+    summary = rd.summarize(points, "y")
+    (row,) = summary["bd_rates"]
+    assert row["bd_rate_percent"] == pytest.approx(-10)
+    assert row["anchor"] == "x"
+
+
+def test_mean_curves_leave_out_settings_that_lack_an_image():
+    points = [*_points("x", 1.0), curves.Point("x", "a", 9, 1, 5.0, {"psnr": 50.0}, {})]
+    curve = curves.mean_curves(points)["x"]
+    assert curve.bpp == pytest.approx((0.3, 0.75, 1.5, 2.7))
+    assert curve.scores["psnr"] == (28.0, 32.0, 36.0, 40.0)
+
+
+def test_anchors_are_read_and_refused(tmp_path):
+    good = tmp_path / "vtm.json"
+    good.write_text(json.dumps({"name": "VTM", "results": {"bpp": [0.5, 0.2], "psnr-rgb": [34, 30]}}))
+    assert curves.read_anchor(good) == curves.Curve("vtm", (0.2, 0.5), {"psnr": (30.0, 34.0)}, "VTM")
+    good.write_text("{}")
+    with pytest.raises(DataError, match="CompressAI's schema"):
+        curves.read_anchor(good)
+
+
+def test_folders_without_images_are_refused(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        rd.find_images(tmp_path / "none")
+    with pytest.raises(DataError, match="holds no images"):
+        rd.find_images(tmp_path)
+
+
+def test_the_command_and_the_report(folder, tmp_path, capsys):
+    result = tmp_path / "rd.json"
+    words = [
+        "bench",
+        "rd",
+        str(folder),
+        "-o",
+        str(result),
+        "--peers",
+        "jpeg,webp",
+        "--speed",
+        "10",
+        "--jobs",
+        "1",
+    ]
+    assert main([*words, "--metrics", "ms_ssim"]) == 0
+    body = json.loads(result.read_text())
+    assert {c["name"] for c in body["summary"]["curves"]} == {"oslic", "jpeg", "webp"}
+    assert "bundle" not in body["settings"]["coders"]["oslic"]
+    assert not result.with_name("rd.json.partial").exists()
+    ours = [p for p in body["points"] if p["coder"] == "oslic"]
+    assert {p["image"] for p in ours} == {"0.png", "1.png"}
+    readme = tmp_path / "README.md"
+    readme.write_text(
+        "before\n<!-- figures: made by `oslic bench report`, do not edit -->\nold\n<!-- end of figures -->\nafter\n"
+    )
+    page = tmp_path / "report.html"
+    words = [
+        "bench",
+        "report",
+        str(result),
+        "-o",
+        str(page),
+        "--readme",
+        str(readme),
+        "--visual",
+        str(folder / "0.png"),
+    ]
+    assert main(words) == 0
+    html = page.read_text()
+    assert html.count("<svg") == 3
+    assert html.count("data:image/webp;base64,") == 4
+    assert not re.search(r"(src|href)=['\"](?!data:)", html)
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("<!-- end of figures -->\nafter\n")
+    assert "BD-rate of oslic" in text
+    assert "old" not in text
+
+
+def test_unknown_results_are_refused(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text('{"format": "something"}')
+    with pytest.raises(DataError, match="of the kind 'something'"):
+        report.read_result(path)
+
+
+def test_ticks_are_round_and_cover_the_range():
+    assert svg.ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1]
+    assert svg.ticks(27.3, 41.2) == [28, 30, 32, 34, 36, 38, 40] or svg.ticks(27.3, 41.2) == [30, 35, 40]
+
+
+def test_charts_place_points_in_proportion():
+    chart = svg.line_chart("t", "x", "y", [svg.Line("a", [(0, 0), (1, 1), (2, 2)])])
+    at = [(float(x), float(y)) for x, y in re.findall(r"<circle cx='([\d.]+)' cy='([\d.]+)'", chart)]
+    assert at[1][0] == pytest.approx((at[0][0] + at[2][0]) / 2, abs=0.11)
+    assert at[0][0] < at[2][0]
+    assert at[0][1] > at[2][1]
+    escaped = svg.bar_chart("<&>", "ms", [svg.Bar("<b>", [("p", 1.0)], (0.9, 1.3))])
+    assert "<b>" not in escaped
+    assert "&lt;&amp;&gt;" in escaped

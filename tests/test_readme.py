@@ -8,11 +8,10 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from oslic.runtime import cli
 from oslic.runtime.codec import psnr
 from PIL import Image
-
-from conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))

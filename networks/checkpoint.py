@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -145,7 +144,7 @@ def write(
         for path, shard in zip(paths, shards, strict=True):
             temporary = path.with_suffix(".tmp")
             save_file(shard, temporary, metadata)
-            os.replace(temporary, path)
+            temporary.replace(path)
         for old in folder.glob("weights*.safetensors"):
             if old not in paths:
                 old.unlink()

@@ -81,12 +81,12 @@ class ComNet(nn.Module):
         features = self.activation(self.third(features))
         for block in self.blocks:
             features = block(features)
-        y = self.head(features).high * float(self.levels)
+        correction: Tensor = self.head(features).high * float(self.levels)
         if self.skip:
             # Grey level v stands for [v, v+1)/256; level q for [q, q+1)/L: centres map to centres.
             offset = self.levels / 512 - 0.5
-            return y + (F.avg_pool2d(x, 8) * float(self.levels) + offset)
-        return y + (0.5 * self.levels - 0.5)
+            return correction + (F.avg_pool2d(x, 8) * float(self.levels) + offset)
+        return correction + (0.5 * self.levels - 0.5)
 
 
 def quantise(y: Tensor, levels: int) -> Tensor:

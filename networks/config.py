@@ -207,8 +207,7 @@ class ModelConfig:
             (gnet.head_scale >= 1, "gnet has more upsamplings than its scale allows"),
             (
                 self.multiple % segnet.multiple == 0 and self.multiple % octave == 0,
-                f"multiple is {self.multiple}; SegNet needs a multiple of {segnet.multiple}, "
-                f"the octave layers of {octave}",
+                f"multiple is {self.multiple}; SegNet needs {segnet.multiple}, the octave layers {octave}",
             ),
             (
                 self.comnet.label_entry == "image" or self.alpha > 0,
@@ -239,14 +238,12 @@ class ModelConfig:
             UsageError: a value is out of its range.
         """
         try:
-            rest = dict(value)
-            parts = {
-                "segnet": SegNetConfig(**_tuples(rest.pop("segnet"))),
-                "comnet": ComNetConfig(**_tuples(rest.pop("comnet"))),
-                "gnet": GNetConfig(**_tuples(rest.pop("gnet"))),
-                "classes": tuple(LabelClass(**_tuples(entry)) for entry in rest.pop("classes")),
-            }
-            return cls(**parts, **rest)
+            rest: dict[str, Any] = dict(value)
+            rest["segnet"] = SegNetConfig(**_tuples(rest["segnet"]))
+            rest["comnet"] = ComNetConfig(**_tuples(rest["comnet"]))
+            rest["gnet"] = GNetConfig(**_tuples(rest["gnet"]))
+            rest["classes"] = tuple(LabelClass(**_tuples(entry)) for entry in rest["classes"])
+            return cls(**rest)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise BundleError(f"not a configuration of this version's networks: {error}") from error
 

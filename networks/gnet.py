@@ -113,7 +113,7 @@ class GNet(nn.Module):
             features = block(features)
         for layer, blocks in zip(self.up, self.up_blocks, strict=True):
             features = blocks(layer(features))
-        correction = self.head(features).high
+        correction: Tensor = self.head(features).high
         if self.head_scale > 1:
             correction = F.pixel_shuffle(correction, self.head_scale)
         # Centre of level q: (q + 1/2) / L, minus half a grey level.

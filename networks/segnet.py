@@ -99,7 +99,7 @@ class SegNet(nn.Module):
         x = self.bottom(x)
         for stage in self.decoder:
             before, indices = kept.pop()
-            x = F.max_unpool2d(x, indices, 2)
+            x = F.max_unpool2d(x, indices, [2, 2])
             if self.skip:
                 x = x + before
             x = stage(x)

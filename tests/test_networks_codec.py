@@ -1,0 +1,221 @@
+"""SegNet, ComNet, GNet, DNet, their configurations and the deployable modules."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from oslic.networks.codec import create
+from oslic.networks.comnet import quantise
+from oslic.networks.config import PRESETS, ModelConfig, preset
+from oslic.networks.deploy import deployable
+from oslic.networks.dnet import DNet
+from oslic.networks.embedding import LabelEmbedding
+from oslic.networks.octconv import fuse
+from oslic.networks.segnet import SegNet
+from oslic.runtime.errors import BundleError, UsageError
+
+
+def picture(height=64, width=96, seed=0):
+    return torch.from_numpy(
+        np.random.default_rng(seed).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    )
+
+
+@pytest.mark.parametrize("size", [(64, 96), (32, 32)])
+def test_deployable_modules_shapes_types_and_ranges(size):
+    networks = create("tiny", 1)
+    modules = deployable(networks)
+    image = picture(*size)
+    with torch.no_grad():
+        labels = modules["segment"](image)
+        compact = modules["analyse"](image, labels)
+        estimate = modules["synthesise"](compact, labels)
+    height, width = size
+    assert (labels.dtype, labels.shape) == (torch.uint8, (2, height // 4, width // 4))
+    assert (compact.dtype, compact.shape) == (torch.uint8, (2, height // 8, width // 8, 3))
+    assert (estimate.dtype, estimate.shape) == (torch.uint8, (2, height, width, 3))
+    assert int(labels.max()) < 11
+    assert int(compact.max()) < 32
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"alpha": 0.0, "comnet": dataclasses.replace(PRESETS["tiny"].comnet, label_entry="image")},
+        {"alpha": 0.25},
+        {"lh_order": "convolve_first"},
+        {"embedding": 0},
+        {"levels": 256},
+        {"label_scale": 4, "comnet": dataclasses.replace(PRESETS["tiny"].comnet, blocks=0)},
+        {"gnet": dataclasses.replace(PRESETS["full"].gnet, stem=8, down=(8, 8, 8), blocks=1, up=(8, 8, 8))},
+    ],
+)
+def test_designs_build_run_and_fuse(changes):
+    networks = create(dataclasses.replace(preset("tiny"), **changes), 2)
+    image = picture()
+    with torch.no_grad():
+        modules = deployable(networks)
+        labels = modules["segment"](image)
+        compact = modules["analyse"](image, labels)
+        x = compact.float().permute(0, 3, 1, 2)
+        naive = networks.gnet(x, labels)
+        fused = fuse(networks.gnet)(x, labels)
+    torch.testing.assert_close(fused, naive, rtol=0, atol=2e-5)
+
+
+def test_labels_matter_only_with_an_embedding():
+    for embedding, matters in ((4, True), (0, False)):
+        networks = create(dataclasses.replace(preset("tiny"), embedding=embedding), 3)
+        compact = torch.full((1, 3, 8, 12), 9.0)
+        a, b = (networks.gnet(compact, torch.full((1, 16, 24), k, dtype=torch.uint8)) for k in (0, 7))
+        assert bool((a != b).any()) is matters
+
+
+def test_untrained_codec_is_box_average_and_bilinear_upsampling():
+    """The heads start at zero, so training starts from the plain scheme."""
+    networks = create("tiny", 4)
+    for head in (networks.comnet.head, networks.gnet.head):
+        for parameter in head.parameters():
+            torch.nn.init.zeros_(parameter)
+    image = picture()
+    labels = torch.zeros(2, 16, 24, dtype=torch.uint8)
+    modules = deployable(networks)
+    with torch.no_grad():
+        compact = modules["analyse"](image, labels)
+        estimate = modules["synthesise"](compact, labels)
+    means = image.double().reshape(2, 8, 8, 12, 8, 3).mean((2, 4))
+    # The network adds 1/2 level where a grey level stands for its cell's centre.
+    expected = (means / 256 * 32 + 32 / 512 - 0.5).round().clamp(0, 31)
+    assert torch.equal(compact.double(), expected)
+    centres = (expected + 0.5) * 8 - 0.5
+    upsampled = F.interpolate(centres.permute(0, 3, 1, 2), scale_factor=8.0, mode="bilinear").permute(
+        0, 2, 3, 1
+    )
+    assert (estimate.double() - upsampled).abs().max() <= 0.5 + 1e-3
+
+
+def test_256_levels_keep_the_box_average():
+    networks = create(dataclasses.replace(preset("tiny"), levels=256), 4)
+    for parameter in networks.comnet.head.parameters():
+        torch.nn.init.zeros_(parameter)
+    flat = torch.full((1, 3, 32, 32), 77 / 256)
+    y = networks.comnet(flat, torch.zeros(1, 8, 8, dtype=torch.uint8))
+    torch.testing.assert_close(quantise(y, 256), torch.full((1, 3, 4, 4), 77.0))
+
+
+def test_quantise_rounds_halves_to_even_and_clips():
+    y = torch.tensor([-3.0, 0.5, 1.5, 2.5, 30.6, 99.0])
+    assert quantise(y, 32).tolist() == [0, 0, 2, 2, 31, 31]
+
+
+def test_segnet_unpools_to_where_the_maximum_was():
+    """Identity convolutions: what leaves is the maximum of each 2x2 block at its own place, else 0."""
+    config = dataclasses.replace(preset("full").segnet, widths=(3,), depths=(1,), decoder_depths=(1,))
+    segnet = SegNet(config, 3, 1).eval()
+    identity = torch.zeros(3, 3, 3, 3)
+    for channel in range(3):
+        identity[channel, channel, 1, 1] = 1
+    with torch.no_grad():
+        for unit in (segnet.encoder[0][0], segnet.decoder[0][0]):
+            unit.convolution.weight.copy_(identity)
+        segnet.classifier.weight.copy_(identity)
+        segnet.classifier.bias.zero_()
+        x = torch.rand(1, 3, 8, 8) * 0.5 + 0.5
+        y = segnet(x)
+    factor = 1 / (1 + 1e-5)  # two batch normalisations with unit statistics
+    shifted = (x - 0.5).reshape(1, 3, 4, 2, 4, 2)
+    largest = shifted.amax((3, 5), keepdim=True)
+    expected = torch.where(shifted == largest, shifted, torch.zeros(())).reshape(1, 3, 8, 8) * factor
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-6)
+    assert int((y > 0).sum()) == 3 * 16
+
+
+def test_segnet_smoothing_averages_inside_the_map():
+    config = dataclasses.replace(preset("tiny").segnet, smoothing=3)
+    plain = SegNet(preset("tiny").segnet, 11, 4).eval()
+    smooth = SegNet(config, 11, 4).eval()
+    smooth.load_state_dict(plain.state_dict())
+    x = torch.rand(1, 3, 32, 32)
+    logits, averaged = plain(x), smooth(x)
+    torch.testing.assert_close(averaged[0, :, 3, 3], logits[0, :, 2:5, 2:5].mean((1, 2)))
+    torch.testing.assert_close(averaged[0, :, 0, 0], logits[0, :, :2, :2].mean((1, 2)))
+
+
+def test_embedding_is_a_table_repeated_or_averaged():
+    labels = torch.tensor([[[0, 1], [2, 1]]], dtype=torch.uint8)
+    same, coarse, fine = (LabelEmbedding(3, 5, 4, scale) for scale in (4, 8, 2))
+    assert torch.equal(same(labels)[0, :, 1, 0], same.table[2])
+    torch.testing.assert_close(
+        coarse(labels)[0, :, 0, 0], (coarse.table[0] + 2 * coarse.table[1] + coarse.table[2]) / 4
+    )
+    assert fine(labels).shape == (1, 5, 4, 4)
+    assert torch.equal(fine(labels)[0, :, 3, 2], fine.table[1])
+
+
+def test_dnet_judges_at_two_scales():
+    dnet = DNet(preset("tiny"), widths=(4, 4, 8))
+    outputs = dnet(torch.rand(1, 3, 64, 96), torch.zeros(1, 16, 24, dtype=torch.uint8))
+    assert len(outputs) == 2
+    assert all(o[-1].shape[1] == 1 for o in outputs)
+    assert outputs[1][-1].shape[-1] < outputs[0][-1].shape[-1]
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_configurations_survive_json(name):
+    config = preset(name)
+    assert ModelConfig.from_json(config.to_json()) == config
+
+
+def test_parameter_counts_are_those_of_the_design():
+    def millions(name):
+        with torch.device("meta"):
+            from oslic.networks.codec import CodecNetworks
+
+            networks = CodecNetworks(preset(name))
+        return [sum(p.numel() for p in n.parameters()) / 1e6 for n in networks.children()]
+
+    assert millions("full") == pytest.approx([29, 1.5, 46], rel=0.03)
+    assert sum(millions("base")) < 32
+    assert sum(millions("lite")) < 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"levels": 20}, "levels is 20"),
+        ({"label_scale": 3}, "label_scale is 3"),
+        ({"multiple": 8}, "multiple is 8"),
+        ({"alpha": 1.0}, "alpha is 1.0"),
+        ({"lh_order": "x"}, "lh_order is 'x'"),
+        ({"label_scale": 2}, "coarser than labels"),
+        ({"alpha": 0.0}, "needs alpha above 0"),
+    ],
+)
+def test_impossible_configurations_are_refused(change, message):
+    with pytest.raises(UsageError, match=message):
+        dataclasses.replace(preset("tiny"), **change)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": "x", "colour": 1}'])
+def test_text_that_is_no_configuration_is_refused(text):
+    with pytest.raises(BundleError, match="configuration"):
+        ModelConfig.from_json(text)
+
+
+def test_unknown_preset_is_refused():
+    with pytest.raises(UsageError, match="there are full, base, lite"):
+        preset("huge")
+
+
+def test_create_is_reproducible_and_leaves_the_global_seed_alone():
+    torch.manual_seed(9)
+    expected = torch.rand(1)
+    torch.manual_seed(9)
+    a, b, c = create("tiny", 1), create("tiny", 1), create("tiny", 2)
+    assert torch.equal(torch.rand(1), expected)
+    assert all(
+        torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
+    assert not torch.equal(a.gnet.stem.hh.weight, c.gnet.stem.hh.weight)

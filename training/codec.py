@@ -1,0 +1,263 @@
+"""Training ComNet and GNet jointly, through the rounding, closed loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..networks.comnet import quantise
+from ..networks.dnet import DNet
+from ..runtime.errors import DataError, UsageError
+from .data import Picture, pad
+from .loop import Objective
+from .losses import (
+    Adversarial,
+    CompactRate,
+    Perceptual,
+    Reconstruction,
+    ResidualRate,
+    l1,
+    log_mse,
+    ms_ssim,
+    mse,
+    straight_through,
+)
+from .scoring import score_codec
+from .segmentation import predict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from ..networks.codec import CodecNetworks
+    from ..networks.config import ModelConfig
+    from ..networks.segnet import SegNet
+    from .losses import Term
+    from .vgg import Vgg16Features
+
+TERMS = (
+    "l1",
+    "mse",
+    "log_mse",
+    "ms_ssim",
+    "perceptual",
+    "adversarial",
+    "feature_matching",
+    "compact_rate",
+    "residual_rate",
+)
+
+
+@dataclass(frozen=True)
+class CodecOptions:
+    """What the codec's training is made of.
+
+    Attributes:
+        batch: crops per step.
+        crop: side of the square crops, a multiple of the configuration's `multiple`.
+        shares: how often crops come from a folder, by its first name ("photos", "bsds500", "camvid").
+        terms: weights of the loss terms by their names in `TERMS`; absent or 0: not computed.
+        quantiser_steps: of the residual coder's estimate, in grey levels.
+        residual_factor: bits that the residual coder pays per bit of its estimate.
+        bfloat16: autocast to bfloat16.
+    """
+
+    batch: int = 4
+    crop: int = 256
+    shares: Mapping[str, float] = field(
+        default_factory=lambda: {"photos": 0.5, "bsds500": 0.4, "camvid": 0.1}
+    )
+    terms: Mapping[str, float] = field(default_factory=lambda: {"compact_rate": 1.0, "residual_rate": 1.0})
+    quantiser_steps: tuple[float, ...] = (12.0, 24.0, 48.0)
+    residual_factor: float = 1.0
+    bfloat16: bool = True
+
+
+class CodecBatch(NamedTuple):
+    """Crops: images N x 3 x S x S, uint8; labels N x S/label_scale x S/label_scale, uint8."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class CodecModule(nn.Module):
+    """ComNet, GNet and the learned parameters of the rate estimate: what is trained together."""
+
+    def __init__(self, networks: CodecNetworks) -> None:
+        super().__init__()
+        self.comnet = networks.comnet
+        self.gnet = networks.gnet
+        self.compact_rate = CompactRate()
+
+    def forward(self, image: Tensor, labels: Tensor, *, bfloat16: bool) -> Reconstruction:
+        """Through the codec, closed loop.
+
+        Args:
+            image: N x 3 x H x W, grey levels / 256.
+            labels: N x H/label_scale x W/label_scale, uint8.
+            bfloat16: run the networks under autocast.
+        """
+        device = image.device.type
+        levels = self.comnet.levels
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+            y = self.comnet(image, labels).float()
+            compact = straight_through(y, quantise(y, levels))
+            estimate = self.gnet(compact, labels).float()
+        clipped = torch.clamp(estimate, 0.0, 255.0 / 256.0)
+        return Reconstruction(image, labels, compact, straight_through(estimate, clipped))
+
+
+def with_labels(segnet: SegNet, pictures: Sequence[Picture], config: ModelConfig) -> list[Picture]:
+    """The pictures with the label maps that the codec would compute for them."""
+    segnet.eval()
+    return [
+        Picture(p.name, p.pixels, predict(segnet, p.pixels, config.multiple, config.label_scale))
+        for p in pictures
+    ]
+
+
+class CodecTask:
+    """Learn compact images and estimates.
+
+    Args:
+        networks: ComNet and GNet are trained, SegNet stays.
+        training: pictures with computed label maps.
+        validation: photographs with computed label maps.
+        options: batch, shares, losses.
+        seed: of the batches.
+        vgg: features for the perceptual term; needed only by it.
+
+    Raises:
+        UsageError: an unknown term, or one whose network is missing.
+        DataError: pictures are smaller than a crop, or a share names a folder without pictures.
+    """
+
+    def __init__(
+        self,
+        networks: CodecNetworks,
+        training: Sequence[Picture],
+        validation: Sequence[Picture],
+        options: CodecOptions,
+        *,
+        seed: int,
+        vgg: Vgg16Features | None = None,
+    ) -> None:
+        self.networks = networks
+        self.config = networks.config
+        self.options = options
+        self.seed = seed
+        self.validation = validation
+        self.module = CodecModule(networks)
+        self.residual_rate = ResidualRate(options.quantiser_steps, options.residual_factor)
+        unknown = sorted(set(options.terms) - set(TERMS))
+        if unknown:
+            raise UsageError(f"unknown loss term {unknown[0]!r}; there are {', '.join(TERMS)}")
+        self.dnet: DNet | None = None
+        available: dict[str, Term] = {
+            "l1": l1,
+            "mse": mse,
+            "log_mse": log_mse,
+            "ms_ssim": ms_ssim,
+            "compact_rate": self.module.compact_rate,
+            "residual_rate": self.residual_rate,
+        }
+        if vgg is not None:
+            available["perceptual"] = Perceptual(vgg)
+        if options.terms.get("adversarial") or options.terms.get("feature_matching"):
+            self.dnet = DNet(self.config)
+            self.adversarial = Adversarial(self.dnet)
+            available["adversarial"] = self.adversarial.generator
+            available["feature_matching"] = self.adversarial.feature_matching
+        self.terms: list[tuple[str, float, Term]] = []
+        for name, weight in options.terms.items():
+            if not weight:
+                continue
+            if name not in available:
+                raise UsageError(f"the loss term {name!r} needs the weights of VGG16: give --vgg16")
+            self.terms.append((name, weight, available[name]))
+        self.groups = self._grouped(training)
+
+    def _grouped(self, training: Sequence[Picture]) -> list[tuple[float, list[Picture]]]:
+        scale, crop = self.config.label_scale, self.options.crop
+        groups: list[tuple[float, list[Picture]]] = []
+        for name, share in self.options.shares.items():
+            chosen = [p for p in training if p.name.split("/", 1)[0] == name]
+            if share and not chosen:
+                raise DataError(f"the shares name {name!r}, but there is no training picture in it")
+            for picture in chosen:
+                if min(picture.pixels.shape[:2]) < crop:
+                    height, width = picture.pixels.shape[:2]
+                    raise DataError(f"{picture.name} is {width}x{height}, smaller than the crops of {crop}")
+            padded = []
+            for picture in chosen:
+                assert picture.labels is not None
+                padded.append(Picture(picture.name, pad(picture.pixels, scale), picture.labels))
+            if share:
+                groups.append((share, padded))
+        total = sum(share for share, _ in groups)
+        return [(share / total, pictures) for share, pictures in groups]
+
+    @property
+    def objectives(self) -> Mapping[str, Objective]:
+        """The codec and, with adversarial terms, the discriminators."""
+        objectives = {"codec": Objective(self.module, self._loss)}
+        if self.dnet is not None:
+            objectives["dnet"] = Objective(self.dnet, self._discriminator_loss)
+        return objectives
+
+    def sample(self, step: int) -> CodecBatch:
+        """Random crops on the label map's grid, mirrored, transposed."""
+        rng = np.random.default_rng((self.seed, step))
+        scale, crop = self.config.label_scale, self.options.crop
+        shares = [share for share, _ in self.groups]
+        images, maps = [], []
+        for _ in range(self.options.batch):
+            pictures = self.groups[int(rng.choice(len(shares), p=shares))][1]
+            picture = pictures[int(rng.integers(len(pictures)))]
+            assert picture.labels is not None
+            rows, columns = picture.labels.shape
+            top = int(rng.integers(0, rows - crop // scale + 1))
+            left = int(rng.integers(0, columns - crop // scale + 1))
+            pixels: NDArray[np.uint8] = picture.pixels[
+                top * scale : top * scale + crop, left * scale : left * scale + crop
+            ]
+            labels = picture.labels[top : top + crop // scale, left : left + crop // scale]
+            if rng.random() < 0.5:
+                pixels, labels = pixels[:, ::-1], labels[:, ::-1]
+            images.append(pixels)
+            maps.append(labels)
+        return CodecBatch(
+            torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(maps))
+        )
+
+    def _reconstruct(self, batch: CodecBatch) -> Reconstruction:
+        device = next(self.module.parameters()).device
+        image = (batch.images.to(device).float() / 256.0).contiguous(memory_format=torch.channels_last)
+        result: Reconstruction = self.module(image, batch.labels.to(device), bfloat16=self.options.bfloat16)
+        return result
+
+    def _loss(self, batch: CodecBatch, step: int) -> dict[str, Tensor]:
+        del step
+        x = self._reconstruct(batch)
+        self.residual_rate.to(x.image.device)
+        values = {name: term(x) for name, _, term in self.terms}
+        loss = sum((weight * values[name] for name, weight, _ in self.terms), x.image.new_zeros(()))
+        error = (x.image - x.estimate).detach().square().mean((1, 2, 3)) * (256.0 / 255.0) ** 2
+        return {"loss": loss, **values, "psnr": (-10.0 * torch.log10(error + 1e-9)).mean()}
+
+    def _discriminator_loss(self, batch: CodecBatch, step: int) -> dict[str, Tensor]:
+        del step
+        with torch.no_grad():
+            x = self._reconstruct(batch)
+        return {"loss": self.adversarial.discriminator(x)}
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """Rates and PSNR on the validation photographs; the score is minus the estimated total rate."""
+        del module
+        return score_codec(self.networks, self.validation)

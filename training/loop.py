@@ -1,0 +1,404 @@
+"""The training loop: optimiser steps, EMA, schedule, logs, saving and resuming.
+
+Every batch is a function of the seed and the step alone, so a run that was interrupted and resumed equals one that
+was not. The state is a safetensors file, like a checkpoint; nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import signal
+import sys
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from ..runtime.errors import DataError, UsageError, VerificationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from types import FrameType
+
+    from torch import Tensor
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Optimisation of a run.
+
+    Attributes:
+        steps: optimiser steps in all.
+        learning_rate: peak of the schedule: linear warm-up, then half a cosine down to 1 % of it.
+        warmup: steps of the warm-up.
+        weight_decay: of AdamW, on kernels only (not on biases, tables and normalisations).
+        clip: largest norm of the gradient.
+        ema: decay of the exponential moving average of the weights.
+        validate_every: steps between validations; the state is saved then, too.
+        log_every: steps between rows of the log.
+        seed: of the weights and of every batch.
+    """
+
+    steps: int
+    learning_rate: float
+    warmup: int = 200
+    weight_decay: float = 1e-4
+    clip: float = 1.0
+    ema: float = 0.999
+    validate_every: int = 1000
+    log_every: int = 50
+    seed: int = 1
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step `step`, counted from 0."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        done = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+        return self.learning_rate * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * done)))
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss and what it trains.
+
+    Attributes:
+        module: its parameters are trained by this objective.
+        loss: the terms of the loss, from a batch; "loss" is their weighted sum, the others are for the log.
+        rate_factor: factor on the schedule's learning rate.
+    """
+
+    module: nn.Module
+    loss: Callable[[Any, int], dict[str, Tensor]]
+    rate_factor: float = 1.0
+
+
+class Task(Protocol):
+    """What is to be learned."""
+
+    @property
+    def objectives(self) -> Mapping[str, Objective]:
+        """Objectives by name, in the order in which each step optimises them; the first one's EMA is kept."""
+
+    def sample(self, step: int) -> Any:
+        """The batch of a step, on the CPU: a function of the seed and the step alone."""
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """Scores of the first objective's module with averaged weights; "score" is the one to raise."""
+
+
+class Ema:
+    """Exponential moving average of a module's parameters and buffers.
+
+    Args:
+        module: what to follow.
+        decay: of the average; early steps use less, (1 + n) / (10 + n).
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.values = {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Move towards the module's present values; `step` counts from 0."""
+        weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
+        for name, value in module.state_dict().items():
+            mean = self.values[name]
+            if mean.is_floating_point():
+                mean.lerp_(value, weight)
+            else:
+                mean.copy_(value)
+
+
+def _adam(module: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
+    kernels = [p for p in module.parameters() if p.requires_grad and p.ndim == 4]
+    others = [p for p in module.parameters() if p.requires_grad and p.ndim != 4]
+    groups = [
+        {"params": kernels, "weight_decay": schedule.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=(0.9, 0.99))
+
+
+class Trainer:
+    """Runs a task.
+
+    Args:
+        task: what is learned.
+        schedule: how.
+        folder: where state and log live; made if absent.
+        device: "cpu" or "cuda".
+        description: said in the state's metadata; a run resumes only what has the same description.
+        workers: threads that prepare batches ahead; 0: none.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        schedule: Schedule,
+        folder: Path,
+        *,
+        device: str = "cpu",
+        description: Mapping[str, Any] | None = None,
+        workers: int = 0,
+    ) -> None:
+        self.task = task
+        self.schedule = schedule
+        self.folder = folder
+        self.device = torch.device(device)
+        self.description = json.dumps(dict(description or {}), sort_keys=True)
+        self.workers = workers
+        self.step = 0
+        self.best = -math.inf
+        self._stop = False
+        folder.mkdir(parents=True, exist_ok=True)
+        for objective in task.objectives.values():
+            objective.module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimisers = {name: _adam(o.module, schedule) for name, o in task.objectives.items()}
+        self.main = next(iter(task.objectives.values())).module
+        self.ema = Ema(self.main, schedule.ema)
+
+    @property
+    def state_path(self) -> Path:
+        """The file that a run is resumed from."""
+        return self.folder / "state.safetensors"
+
+    def save(self, path: Path | None = None) -> None:
+        """Write the state, whole or not at all.
+
+        Raises:
+            VerificationError: a weight is not finite; the older state stays.
+        """
+        tensors = {f"ema.{name}": value for name, value in self.ema.values.items()}
+        for name, objective in self.task.objectives.items():
+            for key, value in objective.module.state_dict().items():
+                tensors[f"{name}.{key}"] = value
+            names = {id(p): key for key, p in objective.module.named_parameters()}
+            for parameter, moments in self.optimisers[name].state.items():
+                for moment, value in moments.items():
+                    tensors[f"adam.{name}.{names[id(parameter)]}|{moment}"] = value
+        copies = {key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()}
+        for key, value in copies.items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise VerificationError(
+                    f"{key} is not finite at step {self.step}; the state was not saved, {self.state_path} stays"
+                )
+        target = path or self.state_path
+        temporary = target.with_suffix(".tmp")
+        metadata = {"step": str(self.step), "best": str(self.best), "description": self.description}
+        save_file(copies, temporary, metadata)
+        temporary.replace(target)
+
+    def resume(self) -> bool:
+        """Continue from the saved state, if there is one; says whether there was.
+
+        Raises:
+            DataError: the state is unreadable.
+            UsageError: it belongs to a run of another description.
+        """
+        if not self.state_path.is_file():
+            return False
+        try:
+            with safe_open(self.state_path, framework="pt") as stored:
+                metadata = stored.metadata() or {}
+                tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{self.state_path} is not a readable state: {error}") from error
+        if metadata.get("description") != self.description:
+            raise UsageError(
+                f"{self.state_path} belongs to a run with other settings; give another --out or the same settings"
+            )
+        self.step = int(metadata["step"])
+        self.best = float(metadata["best"])
+        for key, value in self.ema.values.items():
+            value.copy_(tensors[f"ema.{key}"])
+        for name, objective in self.task.objectives.items():
+            module_state = {key: tensors[f"{name}.{key}"] for key in objective.module.state_dict()}
+            objective.module.load_state_dict(module_state)
+            for key, parameter in objective.module.named_parameters():
+                prefix = f"adam.{name}.{key}|"
+                moments = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+                if moments:
+                    self.optimisers[name].state[parameter] = {
+                        k: v if k == "step" else v.to(self.device, memory_format=_format(v))
+                        for k, v in moments.items()
+                    }
+        return True
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The averaged weights of the first objective's module."""
+        return self.ema.values
+
+    def run(self, *, minutes: float | None = None) -> bool:
+        """Train until the schedule ends, time is up, or a signal asks to stop; the state is saved in any case.
+
+        Args:
+            minutes: time after which to stop and save; None: no limit.
+
+        Returns:
+            Whether the schedule was completed.
+
+        Raises:
+            VerificationError: a loss is not finite; nothing is overwritten then.
+        """
+        started, first = time.monotonic(), self.step
+        sums: dict[str, Tensor] = {}
+        counted = 0
+        with _Signals(self):
+            for batch in self._batches():
+                terms = self._optimise(batch)
+                for key, value in terms.items():
+                    sums[key] = sums[key] + value if key in sums else value
+                counted += 1
+                self.step += 1
+                last = self.step >= self.schedule.steps
+                elapsed = time.monotonic() - started
+                late = minutes is not None and elapsed > 60.0 * minutes
+                stop = last or late or self._stop
+                validating = self.step % self.schedule.validate_every == 0 or last
+                if self.step % self.schedule.log_every == 0 or stop or validating:
+                    means = self._means(sums, counted)
+                    sums, counted = {}, 0
+                    self._report(means, elapsed, first)
+                if validating:
+                    self._validate()
+                if validating or stop:
+                    self.save()
+                if stop:
+                    break
+        return self.step >= self.schedule.steps
+
+    def _batches(self) -> Iterator[Any]:
+        if self.workers == 0:
+            for step in range(self.step, self.schedule.steps):
+                yield self.task.sample(step)
+            return
+        with ThreadPoolExecutor(self.workers) as pool:
+            ahead: deque[Any] = deque()
+            following = self.step
+            while ahead or following < self.schedule.steps:
+                while len(ahead) < 2 * self.workers and following < self.schedule.steps:
+                    ahead.append(pool.submit(self.task.sample, following))
+                    following += 1
+                yield ahead.popleft().result()
+
+    def _optimise(self, batch: Any) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = {}
+        for name, objective in self.task.objectives.items():
+            optimiser = self.optimisers[name]
+            rate = self.schedule.rate(self.step) * objective.rate_factor
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            objective.module.train()
+            losses = objective.loss(batch, self.step)
+            optimiser.zero_grad(set_to_none=True)
+            losses["loss"].backward()  # type: ignore[no-untyped-call]
+            norm = nn.utils.clip_grad_norm_(objective.module.parameters(), self.schedule.clip)
+            # On a CPU the look costs nothing, and a bad step never reaches the weights.
+            if self.device.type == "cpu" and not bool(torch.isfinite(norm)):
+                self._not_finite("gradient")
+            optimiser.step()
+            for key, value in losses.items():
+                terms[f"{name}.{key}"] = value.detach()
+        self.ema.update(self.main, self.step)
+        return terms
+
+    def _not_finite(self, what: str) -> None:
+        raise VerificationError(
+            f"the {what} is not finite at step {self.step}; training stopped, {self.state_path} was not "
+            "overwritten; lower the learning rate or train in float32"
+        )
+
+    def _means(self, sums: Mapping[str, Tensor], counted: int) -> dict[str, float]:
+        means = {key: float(value) / counted for key, value in sums.items()}
+        for key, value in means.items():
+            if not math.isfinite(value):
+                self._not_finite(f"loss ({key})")
+        return means
+
+    def _report(self, means: Mapping[str, float], elapsed: float, first: int) -> None:
+        speed = (self.step - first) / max(elapsed, 1e-9)
+        left = (self.schedule.steps - self.step) / max(speed, 1e-9) / 60.0
+        shown = "  ".join(f"{key.split('.', 1)[1]} {value:.4f}" for key, value in means.items())
+        print(
+            f"{self.step}/{self.schedule.steps}  {shown}  {speed:.2f} steps/s  {left:.0f} min left",
+            flush=True,
+        )
+        self._log("log.csv", {"step": self.step, "steps_per_second": round(speed, 3), **means})
+
+    def _validate(self) -> None:
+        kept = {key: value.detach().clone() for key, value in self.main.state_dict().items()}
+        self.main.load_state_dict(self.ema.values)
+        self.main.eval()
+        scores = self.task.validate(self.main)
+        self.main.load_state_dict(kept)
+        print("validation  " + "  ".join(f"{k} {v:.4f}" for k, v in scores.items()), flush=True)
+        self._log("validation.csv", {"step": self.step, **scores})
+        if scores["score"] > self.best:
+            self.best = scores["score"]
+            self.save(self.folder / "best.safetensors")
+
+    def _log(self, name: str, row: Mapping[str, float]) -> None:
+        path = self.folder / name
+        fresh = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row))
+            if fresh:
+                writer.writeheader()
+            writer.writerow(dict(row))
+
+
+def _format(value: Tensor) -> torch.memory_format:
+    return torch.channels_last if value.ndim == 4 else torch.contiguous_format
+
+
+class _Signals:
+    """While entered, SIGINT and SIGTERM ask the trainer to stop after the present step instead of breaking it."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+            print("stopping after this step; the state will be saved", file=sys.stderr, flush=True)
+            self.trainer._stop = True  # noqa: SLF001
+
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, ask)
+        except ValueError:
+            # Not in the main thread: whoever runs us there handles signals.
+            self.before = {}
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def averaged_state(path: Path) -> dict[str, Tensor]:
+    """The averaged weights in a saved state.
+
+    Raises:
+        DataError: the state is missing or unreadable.
+    """
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return {
+                key[4:]: stored.get_tensor(key)
+                for key in stored.keys()  # noqa: SIM118
+                if key.startswith("ema.")
+            }
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} is not a readable state: {error}") from error

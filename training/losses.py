@@ -1,0 +1,313 @@
+"""Terms of the codec's loss: each one a function of an image and what the codec made of it.
+
+Grey levels are in units of 1/256, as the networks take them; rates are in bits per pixel, so that their sum is
+what a stream costs and needs no weighting.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..networks.dnet import DNet
+    from .vgg import Vgg16Features
+
+
+class Reconstruction(NamedTuple):
+    """An image and what the codec made of it.
+
+    Attributes:
+        image: N x 3 x H x W, grey levels / 256.
+        labels: N x H/label_scale x W/label_scale, uint8.
+        compact: N x 3 x H/8 x W/8, whole levels as floats, rounded with straight-through gradient.
+        estimate: N x 3 x H x W, grey levels / 256, clipped with straight-through gradient.
+    """
+
+    image: Tensor
+    labels: Tensor
+    compact: Tensor
+    estimate: Tensor
+
+
+class Term(Protocol):
+    """One term of a loss."""
+
+    def __call__(self, x: Reconstruction) -> Tensor:
+        """The term's value, a scalar to be lowered."""
+
+
+def straight_through(value: Tensor, rounded: Tensor) -> Tensor:
+    """`rounded` forwards, the gradient of `value` backwards."""
+    return value + (rounded - value).detach()
+
+
+def l1(x: Reconstruction) -> Tensor:
+    """Mean absolute error of the estimate, in grey levels."""
+    return 256.0 * (x.image - x.estimate).abs().mean()
+
+
+def mse(x: Reconstruction) -> Tensor:
+    """Mean squared error of the estimate, in squared grey levels, over 100."""
+    return 655.36 * (x.image - x.estimate).square().mean()
+
+
+def log_mse(x: Reconstruction) -> Tensor:
+    """What the residual coder saves, in bpp: 0.18 log10 of each image's mean squared error in grey levels.
+
+    The factor is measured: about 0.018 bpp per dB of the estimate, AVIF residuals on Kodak.
+    """
+    errors = 65536.0 * (x.image - x.estimate).square().mean((1, 2, 3))
+    return 0.18 * torch.log10(errors + 1.0).mean()
+
+
+def ms_ssim(x: Reconstruction) -> Tensor:
+    """1 - MS-SSIM (Wang et al., Asilomar 2003) of the estimate; see `ms_ssim_index`."""
+    return 1.0 - ms_ssim_index(x.image, x.estimate, 255.0 / 256.0).mean()
+
+
+_SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+
+def ms_ssim_index(a: Tensor, b: Tensor, peak: float) -> Tensor:
+    """MS-SSIM with the published five scales and an 11x11 Gaussian window of sigma 1.5, without padding.
+
+    Negative contrast terms, which have no real power, count as 0.
+
+    Args:
+        a: N x C x H x W, H and W above 160.
+        b: the same shape.
+        peak: difference between the largest and the smallest value that can occur.
+
+    Returns:
+        N, the mean over the channels.
+    """
+    channels = a.shape[1]
+    offsets = torch.arange(11, dtype=a.dtype, device=a.device) - 5
+    window = torch.exp(-(offsets**2) / (2 * 1.5**2))
+    window = window / window.sum()
+    rows = window.view(1, 1, 11, 1).expand(channels, 1, 11, 1)
+    columns = window.view(1, 1, 1, 11).expand(channels, 1, 1, 11)
+
+    def blur(x: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(x, rows, groups=channels), columns, groups=channels)
+
+    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    result = torch.ones(a.shape[:2], dtype=a.dtype, device=a.device)
+    for scale, weight in enumerate(_SCALE_WEIGHTS):
+        mean_a, mean_b = blur(a), blur(b)
+        variance_a = blur(a * a) - mean_a**2
+        variance_b = blur(b * b) - mean_b**2
+        covariance = blur(a * b) - mean_a * mean_b
+        contrast = (2 * covariance + c2) / (variance_a + variance_b + c2)
+        if scale == len(_SCALE_WEIGHTS) - 1:
+            contrast = contrast * (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+        value = contrast.mean((2, 3)).clamp_min(1e-6)
+        result = result * value**weight
+        a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+    return result.mean(1)
+
+
+class CompactRate(nn.Module):
+    """Estimate of the compact image's bits as FLIF, differentiable.
+
+    As FLIF does: YCoCg planes, each sample predicted from its left, upper and upper left neighbours (the median of
+    the two and their gradient), the prediction error coded with an adaptive model. Here: a Laplace distribution,
+    integrated over the sample's cell, whose scale is a learned affine function of the errors' magnitudes
+    around the sample and, for Co and Cg, of the same sample's errors in the planes before. The parameters learn
+    along with the networks, towards the shortest code.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Per plane: constant, left, upper, upper right, upper left, first plane, second plane; softplus of these.
+        start = torch.full((3, 7), -1.5)
+        start[:, 0] = -1.0
+        self.scales = nn.Parameter(start)
+
+    def forward(self, x: Reconstruction) -> Tensor:
+        """Bits per pixel of the image."""
+        return self.bits(x.compact) / (x.image.shape[0] * x.image.shape[2] * x.image.shape[3])
+
+    def bits(self, compact: Tensor) -> Tensor:
+        """Bits of all of a batch.
+
+        Args:
+            compact: N x 3 x h x w, whole levels as floats; the first row and column cost as if continued.
+
+        Returns:
+            A scalar.
+        """
+        red, green, blue = compact.unbind(1)
+        middle = 0.5 * (red + blue)
+        planes = torch.stack([0.5 * (middle + green), red - blue, green - middle], dim=1)
+        padded = F.pad(planes, (1, 1, 1, 0), mode="replicate")
+        left, upper, corner = padded[:, :, 1:, :-2], padded[:, :, :-1, 1:-1], padded[:, :, :-1, :-2]
+        gradient = left + upper - corner
+        predicted = torch.maximum(
+            torch.minimum(torch.maximum(left, upper), gradient), torch.minimum(left, upper)
+        )
+        error = planes - predicted
+        magnitude = error.abs()
+        around = F.pad(magnitude, (1, 1, 1, 0), mode="replicate")
+        height, width = magnitude.shape[2:]
+        weights = F.softplus(self.scales)
+        total = magnitude.new_zeros(())
+        neighbours = (
+            around[:, :, 1:, :width],
+            around[:, :, :height, 1:-1],
+            around[:, :, :height, 2:],
+            around[:, :, :height, :width],
+        )
+        for plane in range(3):
+            scale = weights[plane, 0] + sum(
+                weights[plane, 1 + i] * value[:, plane] for i, value in enumerate(neighbours)
+            )
+            for before in range(plane):
+                scale = scale + weights[plane, 5 + before] * magnitude[:, before]
+            # The half steps of Y and Cg carry no bits of their own: their parity is known from the other planes.
+            total = total + laplace_bits(error[:, plane], scale).sum()
+        return total
+
+
+def laplace_bits(error: Tensor, scale: Tensor) -> Tensor:
+    """Bits of a whole number under a Laplace distribution integrated over [error - 1/2, error + 1/2].
+
+    Args:
+        error: whole numbers, or any values.
+        scale: the distribution's scale, above 0, of the same shape.
+
+    Returns:
+        -log2 of the probability, of the same shape, at most about 30.
+    """
+
+    def cumulative(value: Tensor) -> Tensor:
+        tail = 0.5 * torch.exp(-value.abs() / scale)
+        return torch.where(value < 0, tail, 1.0 - tail)
+
+    # By symmetry on the negative side, where the difference of the tails loses no digits.
+    low = -error.abs()
+    probability = cumulative(low + 0.5) - cumulative(low - 0.5)
+    return -torch.log2(probability.clamp_min(1e-9))
+
+
+def dct_matrix(size: int) -> Tensor:
+    """The orthonormal DCT-II as a matrix, float32, size x size: coefficients = matrix @ samples."""
+    k = torch.arange(size, dtype=torch.float64)
+    matrix = torch.cos(math.pi / size * torch.outer(k, k + 0.5)) * math.sqrt(2.0 / size)
+    matrix[0] /= math.sqrt(2.0)
+    return matrix.float()
+
+
+class ResidualRate(nn.Module):
+    """Estimate of what a transform coder pays for the residual, differentiable, in bpp.
+
+    The residual is turned into YCbCr and into orthonormal DCTs of 8x8 and of 16x16; a coefficient d costs about
+    log2(1 + (d/q)^2) / 2 bits at quantiser step q; of the two block sizes each 16x16 block takes the
+    cheaper. The mean over several steps stands for the range of qualities that matters.
+
+    Args:
+        steps: the quantiser steps, in grey levels.
+        factor: bits paid per estimated bit, fitted to AVIF.
+    """
+
+    def __init__(self, steps: tuple[float, ...] = (12.0, 24.0, 48.0), factor: float = 1.0) -> None:
+        super().__init__()
+        self.steps = steps
+        self.factor = factor
+        self.register_buffer("dct8", dct_matrix(8), persistent=False)
+        self.register_buffer("dct16", dct_matrix(16), persistent=False)
+        self.register_buffer(
+            "colour",
+            torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]),
+            persistent=False,
+        )
+
+    def forward(self, x: Reconstruction) -> Tensor:
+        """Bits per pixel; H and W are multiples of 16."""
+        residual = 256.0 * (x.image - x.estimate)
+        planes = torch.einsum("kc,nchw->nkhw", self.get_buffer("colour"), residual)
+        pixels = x.image.shape[0] * x.image.shape[2] * x.image.shape[3]
+        power16 = self._power(planes, self.get_buffer("dct16"))
+        power8 = self._power(planes, self.get_buffer("dct8"))
+        total = residual.new_zeros(())
+        for step in self.steps:
+            cost16 = torch.log2(1.0 + power16 / step**2).sum((3, 5))
+            cost8 = torch.log2(1.0 + power8 / step**2).sum((3, 5))
+            n, k, rows, columns = cost8.shape
+            cost8 = cost8.reshape(n, k, rows // 2, 2, columns // 2, 2).sum((3, 5))
+            total = total + 0.5 * torch.minimum(cost16, cost8).sum()
+        return self.factor * total / (pixels * len(self.steps))
+
+    @staticmethod
+    def _power(planes: Tensor, matrix: Tensor) -> Tensor:
+        n, k, height, width = planes.shape
+        size = matrix.shape[0]
+        blocks = planes.reshape(n, k, height // size, size, width // size, size)
+        rows = torch.einsum("us,nkasbt->nkaubt", matrix, blocks)
+        return torch.einsum("vt,nkaubt->nkaubv", matrix, rows).square()
+
+
+class Perceptual(nn.Module):
+    """Relative difference of VGG16 features (Johnson et al., ECCV 2016; stages weighted as in pix2pixHD).
+
+    Args:
+        features: the network, frozen.
+    """
+
+    def __init__(self, features: Vgg16Features) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, x: Reconstruction) -> Tensor:
+        """Per stage the mean absolute difference over the image's mean feature; deeper stages count double."""
+        with torch.no_grad():
+            wanted = self.features(x.image)
+        found = self.features(x.estimate)
+        total = x.estimate.new_zeros(())
+        for i, (a, b) in enumerate(zip(wanted, found, strict=True)):
+            total = total + (a - b).abs().mean() / (a.mean() + 1e-6) / 2.0 ** (len(wanted) - 1 - i)
+        return total
+
+
+class Adversarial:
+    """LSGAN (Mao et al., ICCV 2017) with feature matching (Wang et al., CVPR 2018).
+
+    Args:
+        dnet: the discriminators.
+    """
+
+    def __init__(self, dnet: DNet) -> None:
+        self.dnet = dnet
+
+    def generator(self, x: Reconstruction) -> Tensor:
+        """How far the discriminators are from taking the estimate for real."""
+        scores = [outputs[-1] for outputs in self.dnet(x.estimate, x.labels)]
+        return sum(((s - 1.0).square().mean() for s in scores), x.estimate.new_zeros(())) / len(scores)
+
+    def feature_matching(self, x: Reconstruction) -> Tensor:
+        """Mean absolute difference of the discriminators' features of image and estimate."""
+        with torch.no_grad():
+            real = self.dnet(x.image, x.labels)
+        fake = self.dnet(x.estimate, x.labels)
+        total, count = x.estimate.new_zeros(()), 0
+        for a, b in zip(real, fake, strict=True):
+            for wanted, found in zip(a[:-1], b[:-1], strict=True):
+                total = total + (wanted - found).abs().mean()
+                count += 1
+        return total / count
+
+    def discriminator(self, x: Reconstruction) -> Tensor:
+        """How badly the discriminators tell the image (1) from the estimate (0)."""
+        real = self.dnet(x.image, x.labels)
+        fake = self.dnet(x.estimate.detach(), x.labels)
+        total = x.estimate.new_zeros(())
+        for a, b in zip(real, fake, strict=True):
+            total = total + 0.5 * ((a[-1] - 1.0).square().mean() + b[-1].square().mean())
+        return total / len(real)

@@ -1,0 +1,117 @@
+"""Recipes: what a training run is made of, as TOML."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from ..networks.config import ModelConfig, preset
+from ..runtime.errors import UsageError
+from .codec import CodecOptions
+from .loop import Schedule
+from .segmentation import SegmentationOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Kind = Literal["segment", "codec"]
+Options = TypeVar("Options", SegmentationOptions, CodecOptions, Schedule)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run.
+
+    Attributes:
+        kind: "segment" or "codec".
+        config: configuration of the networks.
+        schedule: steps, learning rate and so on.
+        options: batch, augmentation, losses, of the recipe's kind.
+        folders: splits of CamVid that SegNet learns from; for the codec, folders of photographs.
+    """
+
+    kind: Kind
+    config: ModelConfig
+    schedule: Schedule
+    options: SegmentationOptions | CodecOptions
+    folders: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain JSON types."""
+        return {
+            "kind": self.kind,
+            "config": self.config.to_dict(),
+            "schedule": dataclasses.asdict(self.schedule),
+            "options": dataclasses.asdict(self.options),
+            "folders": list(self.folders),
+        }
+
+
+def _build(kind: type[Options], table: Mapping[str, Any], where: str) -> Options:
+    known = {f.name for f in dataclasses.fields(kind)}
+    unknown = sorted(set(table) - known)
+    if unknown:
+        raise UsageError(f"{where}: unknown key {unknown[0]!r}; there are {', '.join(sorted(known))}")
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
+    }
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def overridden(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
+    """A configuration with some values changed; keys are dotted paths, as "gnet.blocks".
+
+    Raises:
+        UsageError: there is no such key, or the value does not fit.
+    """
+    tree = config.to_dict()
+    for path, value in changes.items():
+        node: Any = tree
+        *parents, last = path.split(".")
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or last not in node:
+            raise UsageError(f"the configuration has no {path!r}")
+        node[last] = value
+    return ModelConfig.from_dict(tree)
+
+
+def load(path: Path, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: the TOML file: kind, network (name of a preset), folders, and the tables [config] (changes by dotted
+            path), [schedule] and [options].
+        overrides: changes to the tables, from the command line.
+
+    Raises:
+        UsageError: the file is missing, not TOML, or has unknown keys.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not a readable recipe: {error}") from error
+    unknown = sorted(set(table) - {"kind", "network", "folders", "config", "schedule", "options"})
+    if unknown:
+        raise UsageError(f"{path}: unknown key {unknown[0]!r}")
+    kind = table.get("kind")
+    if kind not in {"segment", "codec"}:
+        raise UsageError(f"{path}: kind is {kind!r}; it must be 'segment' or 'codec'")
+    changes = overrides or {}
+    schedule = {**table.get("schedule", {}), **changes.get("schedule", {})}
+    options = {**table.get("options", {}), **changes.get("options", {})}
+    return Recipe(
+        kind,
+        overridden(preset(table.get("network", "lite")), table.get("config", {})),
+        _build(Schedule, schedule, f"{path}, [schedule]"),
+        _build(SegmentationOptions, options, f"{path}, [options]")
+        if kind == "segment"
+        else _build(CodecOptions, options, f"{path}, [options]"),
+        tuple(table.get("folders", ())),
+    )

@@ -1,0 +1,183 @@
+"""From a recipe and a data folder to a run, and from a run to a checkpoint."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..networks.checkpoint import Checkpoint, read, write
+from ..networks.codec import CodecNetworks
+from ..runtime.errors import UsageError
+from .codec import CodecTask, with_labels
+from .data import labelled, photographs
+from .loop import Trainer
+from .segmentation import SegmentationOptions, SegmentationTask
+from .vgg import Vgg16Features, initialise_encoder, read_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from .recipe import Recipe
+
+LICENCE = "research use only: trained on CamVid (CC BY-NC 4.0) and BSDS500 (research use)"
+
+
+def new_networks(recipe: Recipe, initial: Path | None) -> CodecNetworks:
+    """Networks to train: fresh ones by the recipe's seed, or those of a checkpoint.
+
+    From a checkpoint come all weights whose names and shapes the recipe's networks share; what changed in the
+    configuration starts fresh.
+
+    Raises:
+        BundleError: the checkpoint is unreadable.
+    """
+    torch.manual_seed(recipe.schedule.seed)
+    networks = CodecNetworks(recipe.config)
+    if initial is not None:
+        state = networks.state_dict()
+        taken = {k: v for k, v in read(initial).state.items() if k in state and state[k].shape == v.shape}
+        networks.load_state_dict(taken, strict=False)
+        print(f"{len(taken)} of {len(state)} tensors come from {initial}", file=sys.stderr)
+    return networks
+
+
+def trainer(
+    recipe: Recipe,
+    networks: CodecNetworks,
+    data: Path,
+    folder: Path,
+    *,
+    device: str = "cpu",
+    workers: int = 0,
+    vgg16: Path | None = None,
+    initial: Path | None = None,
+) -> Trainer:
+    """Read the data and make a run.
+
+    Args:
+        recipe: what the run is made of.
+        networks: what it trains; for the codec, SegNet must be trained.
+        data: the data folder.
+        folder: where the run's state and logs live.
+        device: "cpu" or "cuda".
+        workers: threads that prepare batches.
+        vgg16: VGG16's weights: the start of a SegNet encoder that has its widths, and the perceptual loss.
+        initial: the checkpoint that the networks came from, for the run's description.
+
+    Raises:
+        DataError: data are missing or wrong.
+        UsageError: no such device, or VGG16 does not fit.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("there is no CUDA device here; leave --device out to train on the CPU")
+    config, options, seed = recipe.config, recipe.options, recipe.schedule.seed
+    weights = None if vgg16 is None else read_weights(vgg16)
+    task: SegmentationTask | CodecTask
+    if isinstance(options, SegmentationOptions):
+        if weights is not None and initial is None:
+            initialise_encoder(networks.segnet, weights)
+        classes = len(config.classes)
+        training = [p for split in recipe.folders for p in labelled(data, split, classes)]
+        task = SegmentationTask(
+            networks.segnet, config, training, labelled(data, "val", classes), options, seed=seed
+        )
+    else:
+        features = None
+        if weights is not None and options.terms.get("perceptual"):
+            features = Vgg16Features(weights).to(device)
+        networks.to(device)
+        task = CodecTask(
+            networks,
+            with_labels(networks.segnet, photographs(data, recipe.folders), config),
+            with_labels(networks.segnet, photographs(data, ("kodak",)), config),
+            options,
+            seed=seed,
+            vgg=features,
+        )
+    description = {**recipe.to_dict(), "initial": None if initial is None else str(initial)}
+    # The length of a schedule may be changed on resuming: it is no part of what the weights are.
+    description["schedule"].pop("steps")
+    return Trainer(task, recipe.schedule, folder, device=device, description=description, workers=workers)
+
+
+def averaged_networks(run: Trainer, networks: CodecNetworks) -> dict[str, Tensor]:
+    """All weights of the networks, those that the run trains as their moving average."""
+    kind = next(iter(run.task.objectives))
+    state = {key: value.detach().cpu() for key, value in networks.state_dict().items()}
+    for key, value in run.averaged().items():
+        name = f"segnet.{key}" if kind == "segnet" else key
+        if name in state:
+            state[name] = value.detach().cpu()
+    return {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+
+
+def revision() -> str:
+    """The git revision of the source tree, with "-dirty" if it has changes; "unknown" outside of git."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()
+
+
+def write_checkpoint(
+    run: Trainer,
+    networks: CodecNetworks,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    before: Mapping[str, Any],
+    command: str,
+) -> Checkpoint:
+    """Write what a run has reached as a checkpoint; the provenance keeps that of earlier runs.
+
+    Args:
+        run: the run.
+        networks: its networks.
+        recipe: its recipe.
+        folder: where to.
+        before: provenance of the checkpoint that the run began with; empty: none.
+        command: the command line, without paths of the machine.
+    """
+    provenance = {
+        **before,
+        recipe.kind: {
+            "command": command,
+            "revision": revision(),
+            "steps": run.step,
+            "recipe": recipe.to_dict(),
+            "torch": str(torch.__version__),
+        },
+        "licence": LICENCE,
+    }
+    checkpoint = Checkpoint(recipe.config, averaged_networks(run, networks), provenance)
+    write(folder, checkpoint)
+    return checkpoint
+
+
+def keep_memory() -> None:
+    """Ask the C library to keep freed memory and the kernel to leave our pages alone, where they can.
+
+    Training allocates and frees the same large tensors in every step; giving them back to the system each time
+    costs more than some of the layers.
+    """
+    try:
+        library = ctypes.CDLL(None)
+        library.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        library.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+    except (OSError, AttributeError):
+        print(f"no mallopt on {os.name}: training may be slower", file=sys.stderr)

@@ -1,0 +1,108 @@
+"""Scores of networks on photographs: real FLIF bytes, PSNR of the estimate, the residual coder's estimate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from ..bench.metrics import mse
+from ..networks.deploy import deployable
+from .data import pad
+from .losses import Reconstruction, ResidualRate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from ..networks.codec import CodecNetworks
+    from .data import Picture
+
+
+class Layers(NamedTuple):
+    """What the codec makes of one image, cut to its size.
+
+    Attributes:
+        labels: uint8, ceil(H/label_scale) x ceil(W/label_scale).
+        compact: uint8, ceil(H/8) x ceil(W/8) x 3.
+        estimate: uint8, H x W x 3.
+    """
+
+    labels: NDArray[np.uint8]
+    compact: NDArray[np.uint8]
+    estimate: NDArray[np.uint8]
+
+
+@torch.no_grad()
+def layers(networks: CodecNetworks, picture: Picture) -> Layers:
+    """Run the deployable modules on one image, as the runtime does: padded, cut, extended again.
+
+    Args:
+        networks: in evaluation mode.
+        picture: its label map is taken as it is; without one it is computed.
+    """
+    modules = deployable(networks)
+    config = networks.config
+    device = next(networks.parameters()).device
+    height, width = picture.pixels.shape[:2]
+
+    def tensor(array: NDArray[np.uint8]) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array))[None].to(device)
+
+    def cut(array: torch.Tensor, scale: int) -> NDArray[np.uint8]:
+        whole: NDArray[np.uint8] = array[0].cpu().numpy()
+        return whole[: -(-height // scale), : -(-width // scale)]
+
+    image = tensor(pad(picture.pixels, config.multiple))
+    labels = picture.labels
+    if labels is None:
+        labels = cut(modules["segment"](image), config.label_scale)
+    extended = tensor(pad(labels, config.multiple // config.label_scale))
+    compact = cut(modules["analyse"](image, extended), 8)
+    estimate = modules["synthesise"](tensor(pad(compact, config.multiple // 8)), extended)
+    return Layers(labels, compact, cut(estimate, 1))
+
+
+def score_codec(networks: CodecNetworks, photographs: Sequence[Picture]) -> dict[str, float]:
+    """Mean scores over photographs.
+
+    Args:
+        networks: in evaluation mode.
+        photographs: with label maps, or without (then they are computed).
+
+    Returns:
+        labels_bpp and compact_bpp (FLIF), psnr of the estimate in dB, residual_bpp (estimated), and score, minus the
+        sum of the three rates.
+    """
+    from ..runtime import flif
+
+    residual_rate = ResidualRate()
+    rows = []
+    for picture in photographs:
+        result = layers(networks, picture)
+        height, width = (side // 16 * 16 for side in picture.pixels.shape[:2])
+
+        def planes(array: NDArray[np.uint8], height: int = height, width: int = width) -> torch.Tensor:
+            return torch.from_numpy(array[:height, :width].copy()).permute(2, 0, 1)[None].float() / 256.0
+
+        image, estimate = planes(picture.pixels), planes(result.estimate)
+        estimated = residual_rate(Reconstruction(image, image, image, estimate))
+        bits = 8.0 / (picture.pixels.shape[0] * picture.pixels.shape[1])
+        rows.append(
+            (
+                len(flif.encode(result.labels, crc=False)) * bits,
+                len(flif.encode(result.compact, crc=False)) * bits,
+                10.0 * float(np.log10(255.0**2 / max(mse(picture.pixels, result.estimate), 1e-9))),
+                float(estimated),
+            )
+        )
+    labels, compact, psnr, residual = (float(v) for v in np.mean(rows, axis=0))
+    return {
+        "score": -(labels + compact + residual),
+        "labels_bpp": labels,
+        "compact_bpp": compact,
+        "psnr": psnr,
+        "residual_bpp": residual,
+    }

@@ -1,0 +1,359 @@
+"""Building TensorRT engines, through the API that `tensorrt` and `tensorrt-rtx` share."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
+
+import onnx_ir as ir
+
+from ..runtime.engines import PRODUCTS, EngineInfo, Product, Shapes
+from ..runtime.errors import BackendError, DependencyError, UsageError
+from ..runtime.files import write_atomically
+from .onnx_export import ports
+from .precision import Half, require_buildable, to_half
+
+if TYPE_CHECKING:
+    from ..runtime.bundle import Bundle, GraphName
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+# Warnings of the parser after which the engine would compute other numbers than the graph.
+_CHANGES_NUMBERS: Final = re.compile(
+    r"uint8.*int8|clamp|out of range|truncat|will be cast|precision loss", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Image sizes of one optimisation profile, each as (N, height, width).
+
+    Attributes:
+        least: smallest.
+        best: for which kernels are chosen.
+        most: largest.
+    """
+
+    least: tuple[int, int, int]
+    best: tuple[int, int, int]
+    most: tuple[int, int, int]
+
+    @classmethod
+    def parse(cls, text: str) -> Profile:
+        """`1x64x64,1x512x768,4x1088x1920`.
+
+        Raises:
+            UsageError: another form, or sizes that do not rise.
+        """
+        try:
+            parts = [tuple(int(size) for size in part.lower().split("x")) for part in text.split(",")]
+            least, best, most = (cast("tuple[int, int, int]", part) for part in parts)
+        except ValueError:
+            parts = []
+        if not parts or any(len(part) != 3 for part in parts):
+            raise UsageError(f"--shapes {text} is not of the form MIN,OPT,MAX with N x height x width each")
+        if not all(0 < a <= b <= c for a, b, c in zip(least, best, most, strict=True)):
+            raise UsageError(f"--shapes {text}: sizes must not fall from MIN over OPT to MAX")
+        return cls(least, best, most)
+
+    def shapes(self, graph: GraphName, label_scale: int, multiple: int) -> dict[str, Shapes]:
+        """Shapes of a graph's inputs, image sizes rounded up to the bundle's multiple."""
+
+        def padded(size: tuple[int, int, int]) -> tuple[int, int, int]:
+            n, height, width = size
+            return n, -(-height // multiple) * multiple, -(-width // multiple) * multiple
+
+        inputs, _ = ports(label_scale)[graph]
+        sizes = [padded(size) for size in (self.least, self.best, self.most)]
+        return {port.name: cast("Shapes", tuple(port.shape(*size) for size in sizes)) for port in inputs}
+
+
+DEFAULT_PROFILE: Final = Profile((1, 32, 32), (1, 512, 768), (4, 1088, 1920))
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to build.
+
+    Attributes:
+        optimization_level: 0 to 5; higher takes longer.
+        version_compatible: the engine is to load in later versions too.
+        hardware_compatible: it is to run on later GPUs too.
+        stripped: without weights, where the product offers it.
+        timing_cache: file of the timing cache, read and written; None: none.
+        workspace: bytes that kernels may use for intermediate results; None: the product's default.
+    """
+
+    optimization_level: int = 3
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    stripped: bool = False
+    timing_cache: Path | None = None
+    workspace: int | None = None
+
+
+def load_product(product: Product) -> Any:
+    """Import a product's bindings.
+
+    Raises:
+        DependencyError: it is not installed, or its libraries do not load.
+    """
+    try:
+        return importlib.import_module(PRODUCTS[product])
+    except ImportError as error:
+        package = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx-cu13"}[product]
+        raise DependencyError(f"{product} cannot be used ({error}): pip install {package}") from error
+
+
+def require_supported(trt: Any, product: Product, precision: Precision, options: Options) -> None:
+    """Say before a build what the product cannot do.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    if options.timing_cache is not None and product == "tensorrt-rtx":
+        raise UsageError("tensorrt-rtx compiles its kernels on the target; it has no timing cache to share")
+    if options.hardware_compatible and product == "tensorrt-rtx":
+        raise UsageError(
+            "engines of tensorrt-rtx run on all GPUs that it supports; leave --hardware-compatible out"
+        )
+    flags = {"version_compatible": "VERSION_COMPATIBLE", "stripped": "STRIP_PLAN"}
+    for option, flag in flags.items():
+        if getattr(options, option) and not hasattr(trt.BuilderFlag, flag):
+            raise UsageError(f"{product} {trt.__version__} does not offer {option}")
+    if precision == "bf16" and not hasattr(trt.DataType, "BF16"):
+        raise UsageError(f"{product} {trt.__version__} has no bfloat16")
+
+
+class _Log:
+    """What the product said, by severity."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.errors: list[str] = []
+
+
+def _logger(trt: Any, log: _Log) -> Any:
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in {trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR}:
+                log.errors.append(message)
+            elif severity == trt.ILogger.WARNING:
+                log.warnings.append(message)
+
+    return Logger()
+
+
+def _monitor(trt: Any, report: Callable[[str], Any]) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._steps[phase_name] = num_steps
+            if parent_phase is None:
+                report(f"{phase_name} ({num_steps} steps)")
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            report(f"{phase_name} {step + 1}/{self._steps.get(phase_name, 0)}")
+            return True  # go on
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._steps.pop(phase_name, None)
+
+    return Monitor()
+
+
+def build_plan(
+    trt: Any,
+    data: bytes,
+    profiles: Sequence[Mapping[str, Shapes]],
+    options: Options,
+    progress: Callable[[str], Any] | None = None,
+) -> bytes:
+    """Build an engine from a serialised ONNX model.
+
+    Args:
+        trt: the product's module, see `load_product`.
+        data: the model, with the types that the engine is to have.
+        profiles: for each optimisation profile, smallest, best and largest shape of each input.
+        options: how to build.
+        progress: gets lines while the build runs.
+
+    Returns:
+        The serialised engine.
+
+    Raises:
+        BackendError: the product refuses the graph, or would compute other numbers than it.
+    """
+    log = _Log()
+    logger = _logger(trt, log)
+    builder = trt.Builder(logger)
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if flag is None else 1 << int(flag))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(data):
+        reasons = [str(parser.get_error(i).desc()) for i in range(parser.num_errors)]
+        raise BackendError(f"{trt.__name__} cannot read the graph: {'; '.join(reasons or log.errors)}")
+    changing = [message for message in log.warnings if _CHANGES_NUMBERS.search(message)]
+    if changing:
+        raise BackendError(f"{trt.__name__} would compute other numbers than the graph: {changing[0]}")
+    config = builder.create_builder_config()
+    config.builder_optimization_level = options.optimization_level
+    if options.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.stripped:
+        config.set_flag(trt.BuilderFlag.STRIP_PLAN)
+    if options.hardware_compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    cache = None
+    if options.timing_cache is not None:
+        known = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
+        cache = config.create_timing_cache(known)
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    for shapes in profiles:
+        profile = builder.create_optimization_profile()
+        for name, (least, best, most) in shapes.items():
+            profile.set_shape(name, least, best, most)
+        if config.add_optimization_profile(profile) < 0:
+            raise BackendError(f"{trt.__name__} refuses the shapes {dict(shapes)}: {'; '.join(log.errors)}")
+    monitor = None
+    if progress is not None:
+        monitor = _monitor(trt, progress)
+        config.progress_monitor = monitor
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise BackendError(
+            f"{trt.__name__} could not build the engine: {'; '.join(log.errors) or 'no reason given'}"
+        )
+    if cache is not None and options.timing_cache is not None:
+        write_atomically(options.timing_cache, bytes(cache.serialize()))
+    return bytes(plan)
+
+
+def compute_capability() -> str | None:
+    """Compute capability of the first GPU, such as `9.0`; None where there is none."""
+    try:
+        from cuda.bindings import runtime
+    except ImportError:
+        return None
+    major_id = runtime.cudaDeviceAttr.cudaDevAttrComputeCapabilityMajor
+    minor_id = runtime.cudaDeviceAttr.cudaDevAttrComputeCapabilityMinor
+    error, major = runtime.cudaDeviceGetAttribute(major_id, 0)
+    if int(error):
+        return None
+    _, minor = runtime.cudaDeviceGetAttribute(minor_id, 0)
+    return f"{major}.{minor}"
+
+
+def prepare(data: bytes, precision: Precision) -> bytes:
+    """A graph in the types that the engine is to have.
+
+    Raises:
+        UsageError: the graph does not fit the precision, or has what TensorRT lacks.
+    """
+    model = ir.from_proto(_proto(data))
+    require_buildable(model, precision)
+    if precision in {"fp16", "bf16"}:
+        return ir.to_proto(to_half(model, cast("Half", precision))).SerializeToString()
+    return data
+
+
+def _proto(data: bytes) -> Any:
+    import onnx
+
+    return onnx.load_model_from_string(data)
+
+
+def build_engine(
+    bundle: Bundle,
+    graph: GraphName,
+    product: Product,
+    precision: Precision,
+    profiles: Sequence[Profile],
+    *,
+    options: Options,
+    progress: Callable[[str], Any] | None = None,
+) -> Path:
+    """Build one graph's engine into the bundle's `engines/`.
+
+    Args:
+        bundle: the bundle.
+        graph: which graph.
+        product: with which product.
+        precision: of the heavy layers.
+        profiles: image sizes.
+        options: how to build.
+        progress: gets lines while the build runs.
+
+    Returns:
+        The engine's path; its sidecar lies beside it.
+
+    Raises:
+        BackendError: the product refuses the graph.
+        UsageError: what the product cannot do.
+        DependencyError: it is not installed.
+    """
+    trt = load_product(product)
+    require_supported(trt, product, precision, options)
+    gpu = compute_capability()
+    if product == "tensorrt" and gpu is None:
+        raise BackendError("tensorrt builds engines only on the GPU that they are for; here is none")
+    info = bundle.manifest
+    shapes = tuple(p.shapes(graph, info.label_scale, info.multiple) for p in profiles)
+    data = prepare(bundle.read_graph(graph), precision)
+    start = time.perf_counter()
+    plan = build_plan(trt, data, shapes, options, progress)
+    folder = bundle.path / "engines"
+    folder.mkdir(exist_ok=True)
+    stem = f"{graph}.{product}.{precision}"
+    path = folder / f"{stem}.engine"
+    sidecar = EngineInfo(
+        file=path.name,
+        sha256=hashlib.sha256(plan).hexdigest(),
+        graph=graph,
+        graph_sha256=info.graphs[graph].sha256,
+        backend=product,
+        version=str(trt.__version__),
+        precision=precision,
+        gpu="any" if product == "tensorrt-rtx" or gpu is None else gpu,
+        profiles=shapes,
+        version_compatible=options.version_compatible,
+        stripped=options.stripped,
+        optimization_level=options.optimization_level,
+        build_seconds=round(time.perf_counter() - start, 3),
+    )
+    write_atomically(path, plan)
+    write_atomically(folder / f"{stem}.json", sidecar.to_json().encode())
+    return path
+
+
+def describe_layers(trt: Any, plan: bytes) -> str | None:
+    """Per-layer information of an engine as JSON; None where there is no GPU to load it on."""
+    if compute_capability() is None:
+        return None
+    log = _Log()
+    engine = trt.Runtime(_logger(trt, log)).deserialize_cuda_engine(plan)
+    if engine is None:
+        return None
+    found = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    return str(found)
+
+
+def show(line: str) -> None:
+    """A line of progress on the terminal, over the one before."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line[:100]}", end="", file=sys.stderr, flush=True)

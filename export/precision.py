@@ -1,0 +1,177 @@
+"""Casting graphs to half precision, and checking quantised ones, for strongly typed builders.
+
+TensorRT 11 takes the types of the graph as they are: FP16 is a cast in the graph. The convolutions between the first
+and the last one run in half precision; what stands before (pixels to floats, the upsampled base) and behind (the sum
+with the base, rounding, argmax) stays in float32, where half precision would cost grey levels. uint8 inputs and
+outputs stay uint8.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from ..runtime.errors import UsageError
+from .graphs import label
+
+Half = Literal["fp16", "bf16"]
+
+_HALF: Final[dict[Half, ir.DataType]] = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+_HEAVY: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+# Inputs that the operator wants in float32 whatever its data are.
+_FLOAT32_INPUTS: Final = {"Resize": {1, 2}}
+_LARGEST: Final = 65504.0
+
+
+def _reached(start: list[ir.Node], *, forward: bool) -> set[ir.Node]:
+    found: set[ir.Node] = set()
+    stack = list(start)
+    while stack:
+        node = stack.pop()
+        if node in found:
+            continue
+        found.add(node)
+        if forward:
+            stack.extend(use.node for value in node.outputs for use in value.uses())
+        else:
+            producers = (value.producer() for value in node.inputs if value is not None)
+            stack.extend(node for node in producers if node is not None)
+    return found
+
+
+def to_half(model: ir.Model, kind: Half) -> ir.Model:
+    """A copy of the model whose heavy part runs in half precision.
+
+    Args:
+        model: a float32 model.
+        kind: `fp16` or `bf16`.
+
+    Raises:
+        UsageError: nothing to cast, the model is quantised, or a weight is beyond the range of float16.
+    """
+    result = ir.from_proto(ir.to_proto(model))
+    graph = result.graph
+    if is_quantised(result):
+        raise UsageError(f"the graph {graph.name} is quantised; build it with --precision int8")
+    passes.ShapeInferencePass(check_type=False, strict_mode=False)(result)
+    heavy = [node for node in graph if node.op_type in _HEAVY]
+    if not heavy:
+        raise UsageError(f"the graph {graph.name} has nothing that gains from {kind}")
+    half = _HALF[kind]
+    region = _reached(heavy, forward=True) & _reached(heavy, forward=False)
+    narrow: dict[ir.Value, ir.Value] = {}
+
+    def narrowed(value: ir.Value, before: ir.Node) -> ir.Value:
+        if value not in narrow:
+            if value.const_value is not None:
+                narrow[value] = _constant(graph, value, half)
+            else:
+                node = ir.node("Cast", [value], {"to": int(half)}, name=f"{value.name}.to_{kind}")
+                graph.insert_before(before, node)
+                narrow[value] = node.outputs[0]
+                narrow[value].name = f"{value.name}.{kind}"
+        return narrow[value]
+
+    order = [node for node in graph if node in region]
+    for node in order:
+        for i, value in enumerate(node.inputs):
+            if value is None or i in _FLOAT32_INPUTS.get(node.op_type, set()):
+                continue
+            inside = value.producer() in region if value.producer() is not None else False
+            if value.dtype == ir.DataType.FLOAT and not inside:
+                node.replace_input_with(i, narrowed(value, node))
+        if node.op_type == "Cast" and node.attributes.get_int("to", 0) == int(ir.DataType.FLOAT):
+            node.attributes.add(ir.AttrInt64("to", int(half)))
+    for node in order:
+        for value in node.outputs:
+            if value.dtype == ir.DataType.FLOAT:
+                _widen_outside(graph, node, value, region, kind)
+    passes.RemoveUnusedNodesPass()(result)
+    graph.sort()
+    for node in graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.type = None
+                value.shape = None
+    return result
+
+
+def _constant(graph: ir.Graph, value: ir.Value, half: ir.DataType) -> ir.Value:
+    assert value.const_value is not None
+    array = value.const_value.numpy()
+    if half == ir.DataType.FLOAT16 and float(np.abs(array).max(initial=0)) > _LARGEST:
+        raise UsageError(
+            f"{value.name} holds {np.abs(array).max():g}, beyond float16; build with bf16 or fp32"
+        )
+    name = f"{value.name}.half"
+    tensor = ir.tensor(array.astype(half.numpy()), dtype=half, name=name)
+    made = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(half), const_value=tensor)
+    graph.initializers[name] = made
+    return made
+
+
+def _widen_outside(graph: ir.Graph, node: ir.Node, value: ir.Value, region: set[ir.Node], kind: str) -> None:
+    """Give readers outside the region the value as float32."""
+    outside = [use for use in list(value.uses()) if use.node not in region]
+    if not outside and not value.is_graph_output():
+        return
+    cast = ir.node("Cast", [value], {"to": int(ir.DataType.FLOAT)}, name=f"{value.name}.to_fp32")
+    wide = cast.outputs[0]
+    graph.insert_after(node, cast)
+    for use in outside:
+        use.node.replace_input_with(use.idx, wide)
+    if value.is_graph_output():
+        name = value.name
+        value.name = f"{name}.{kind}"
+        wide.name, wide.type, wide.shape = name, ir.TensorType(ir.DataType.FLOAT), value.shape
+        graph.outputs[graph.outputs.index(value)] = wide
+
+
+def is_quantised(model: ir.Model) -> bool:
+    """Whether the graph has explicit quantisation."""
+    return any(node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in model.graph)
+
+
+def require_buildable(model: ir.Model, precision: str) -> None:
+    """Say before a build what TensorRT would refuse or, worse, compute differently.
+
+    Args:
+        model: the graph.
+        precision: `fp32`, `fp16`, `bf16` or `int8`.
+
+    Raises:
+        UsageError: naming the node and what to do.
+    """
+    if is_quantised(model) and precision != "int8":
+        raise UsageError(f"the graph is quantised (Q/DQ); build it with --precision int8, not {precision}")
+    if precision == "int8" and not is_quantised(model):
+        raise UsageError("INT8 needs a graph with Q/DQ nodes: `oslic calibrate` makes one from this bundle")
+    for node in model.graph:
+        if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+            _require_symmetric(node)
+        elif node.op_type in {"MaxUnpool", "NonZero", "ScatterND"}:
+            raise UsageError(f"{label(node)}: TensorRT has no {node.op_type}; export the graph again")
+        elif node.op_type == "MaxPool" and len(node.outputs) > 1 and node.outputs[1].uses():
+            raise UsageError(f"{label(node)}: TensorRT's MaxPool gives no indices; export the graph again")
+
+
+def _require_symmetric(node: ir.Node) -> None:
+    name = label(node)
+    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    if zero is None:
+        if node.op_type == "QuantizeLinear" and node.attributes.get_int("output_dtype", 0) == 0:
+            raise UsageError(f"{name} quantises to uint8 by default; TensorRT takes it as int8: make it int8")
+        return
+    if zero.const_value is None:
+        raise UsageError(f"the zero point of {name} is computed; TensorRT needs a constant")
+    if zero.const_value.dtype == ir.DataType.UINT8:
+        raise UsageError(
+            f"{name} is uint8; TensorRT takes it as int8 and computes other numbers: make it int8"
+        )
+    if zero.const_value.dtype == ir.DataType.INT32:
+        raise UsageError(f"{name} dequantises an int32 bias; TensorRT refuses it: keep biases in float32")
+    if np.any(zero.const_value.numpy() != 0):
+        raise UsageError(f"the zero point of {name} is not 0; TensorRT has only symmetric quantisation")

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdlib>
-#include <functional>
 #include <memory>
+#include <optional>
+#include <span>
 #include <utility>
 
 #include "checksum.hpp"
@@ -70,12 +72,30 @@ struct Effort {
     bool transforms;
     bool palettes;
     bool trees;
-    LearnerOptions learner;
+    bool exhaustive;  // every plan is coded, with several settings
+    int thresholds;
 
-    explicit Effort(int effort) : transforms(effort >= 5), palettes(effort >= 8), trees(effort >= 10) {
-        if (const char* s = std::getenv("FL_SPLIT")) learner.split_bits = std::atof(s);
-    }
+    explicit Effort(int effort)
+        : transforms(effort >= 5),
+          palettes(effort >= 8),
+          trees(effort >= 10),
+          exhaustive(effort >= 80),
+          thresholds(effort < 40 ? 12 : effort < 80 ? 24 : 64) {}
 };
+
+// The adaptation of the chances, and how eagerly trees grow. Found by measurement.
+struct Settings {
+    double split_bits;
+    int count;
+    int cutoff;
+    int divisor;
+};
+
+// Label maps and palette numbers: long runs of certain pixels, sudden changes. Quick chances with wide margins suit them.
+constexpr Settings kLabelSettings[] = {{36, 1, 5, 9}, {50, 1, 7, 8}, {30, 4, 3, 11}, {40, 12, 2, 19}};
+// Pictures whose samples are quantities.
+constexpr Settings kToneSettings[] = {
+    {36, 24, kDefaultCutoff, kDefaultDivisor}, {50, 40, 2, 17}, {30, 12, 2, 22}, {44, 24, 2, 28}};
 
 // Codes one plan of a picture: trees are learned, then everything is written.
 template <class T>
@@ -94,15 +114,14 @@ class PictureEncoder {
         settle_invisible(plan);
     }
 
-    // Learns what is to be learned. The predictors of the interlaced scan come first: properties depend on them.
-    void learn() {
+    // Collects what can be learned from. Predictors of the interlaced scan come first: properties depend on them.
+    void sample() {
         for (int p = 0; interlaced_ && p < planes_.count; ++p) {
             if (!ranges_.constant(p)) choose_predictor(p);
         }
-        if (!effort_.trees) return;
-        for (int p = 0; p < planes_.count; ++p) {
+        for (int p = 0; effort_.trees && p < planes_.count; ++p) {
             if (ranges_.constant(p)) continue;
-            SampleTable samples(static_cast<int>(intervals(p).size()));
+            SampleTable& samples = samples_[static_cast<size_t>(p)].emplace(static_cast<int>(intervals(p).size()));
             PixelSampler<T> sampler(samples);
             if (interlaced_) {
                 for (int level = last_level(); level >= 0; --level) scan_level(scan_, p, level, predictors_[p], sampler);
@@ -110,12 +129,47 @@ class PictureEncoder {
                 scan_plane(scan_, p, sampler);
             }
             samples.finish();
-            trees_[p] = Tree(grow_tree(samples, intervals(p), effort_.learner));
         }
     }
 
+    // What the samples and the transforms' parameters would cost without trees, in bits.
+    double estimated_bits() const {
+        std::vector<uint8_t> parameters;
+        RangeEncoder bits(parameters);
+        IntegerWriter writer(bits);
+        chain_.write(writer);
+        double total = 8 * static_cast<double>(parameters.size());
+        for (const auto& samples : samples_) total += samples ? entropy_bits(*samples) : 0;
+        return total;
+    }
+
+    void learn(const Settings& settings) {
+        LearnerOptions options;
+        options.split_bits = settings.split_bits;
+        options.count = settings.count;
+        options.thresholds = effort_.thresholds;
+        for (int p = 0; p < planes_.count; ++p) {
+            const auto& samples = samples_[static_cast<size_t>(p)];
+            if (samples) trees_[static_cast<size_t>(p)] = Tree(grow_tree(*samples, intervals(p), options));
+        }
+    }
+
+    // The settings to try, the most likely one first.
+    std::span<const Settings> settings() const {
+        int varying = 0;
+        int32_t span = 0;
+        for (int p = 0; p < planes_.count; ++p) {
+            if (ranges_.constant(p)) continue;
+            ++varying;
+            span = ranges_.span(p);
+        }
+        const std::span<const Settings> all = varying == 1 && span < 64 ? kLabelSettings : kToneSettings;
+        return effort_.exhaustive ? all : all.first(1);
+    }
+
     // Appends the compressed stream.
-    void write(std::vector<uint8_t>& out, const uint32_t* checksum, int cutoff, int divisor) {
+    void write(std::vector<uint8_t>& out, const uint32_t* checksum, const Settings& settings) {
+        const auto [split_bits, count, cutoff, divisor] = settings;
         RangeEncoder bits(out);
         IntegerWriter writer(bits);
         const bool custom = cutoff != kDefaultCutoff || divisor != kDefaultDivisor;
@@ -149,8 +203,6 @@ class PictureEncoder {
         }
         bits.finish();
     }
-
-    size_t tree_nodes(int p) const { return trees_[static_cast<size_t>(p)].nodes().size(); }
 
    private:
     PropertyIntervals intervals(int p) const { return property_intervals(ranges_, p, interlaced_); }
@@ -212,6 +264,7 @@ class PictureEncoder {
     const Effort& effort_;
     Scan<T> scan_;
     std::array<int, kMaxPlanes> predictors_{};
+    std::array<std::optional<SampleTable>, kMaxPlanes> samples_;
     std::array<Tree, kMaxPlanes> trees_;
 };
 
@@ -232,63 +285,62 @@ Planes<T> load(const PixelSource& source) {
     return planes;
 }
 
-// Whether ChannelCompact would shorten the range of a plane enough to pay for its lists.
+// Appends a palette, with alpha where it varies. False, the plan untouched, if there are too many colours.
 template <class T>
-bool compactable(const Plan<T>& plan) {
-    for (int p = 0; p < plan.planes.count; ++p) {
-        const Interval extent = coded_extent(plan, p);
-        std::vector<bool> met(static_cast<size_t>(extent.max - extent.min) + 1);
-        int distinct = 0;
-        for (size_t i = 0; i < plan.planes.pixels(); ++i) {
-            if (plan.skips(p) && !plan.visible(i)) continue;
-            const auto place = static_cast<size_t>(plan.planes.data[p][i] - extent.min);
-            if (!met[place]) {
-                met[place] = true;
-                ++distinct;
-            }
-        }
-        if (10 * distinct <= 9 * (extent.max - extent.min)) return true;
-    }
-    return false;
+bool add_any_palette(Plan<T>& plan, PaletteOrder order) {
+    const size_t most = std::min<size_t>(512, plan.planes.pixels() / 3);
+    const Ranges& before = plan.chain.ranges();
+    if (before.planes == 4 && !before.constant(3) && add_palette(plan, most, order, true)) return true;
+    return Palette::allowed(before, {}) && add_palette(plan, most, order, false);
 }
 
-// The plans that are worth trying, the most likely one first.
+// The plans that are worth trying; those with a palette apart, because their entropies do not compare.
 template <class T>
-std::vector<Plan<T>> plans(Plan<T> start, const Effort& effort) {
-    std::vector<Plan<T>> list;
-    if (!effort.transforms) {
-        list.push_back(std::move(start));
-        return list;
+struct Plans {
+    std::vector<Plan<T>> tones;
+    std::vector<Plan<T>> palettes;
+};
+
+template <class T>
+Plans<T> make_plans(Plan<T> start, const Effort& effort) {
+    Plans<T> plans;
+    if (!effort.transforms || start.planes.pixels() <= 2) {
+        plans.tones.push_back(std::move(start));
+        return plans;
     }
-    if (compactable(start)) add_channel_compact(start);
-    if (start.planes.count == 1) {
-        add_bounds(start);
-        list.push_back(std::move(start));
-        return list;
+    Plan<T> compact = start.clone();
+    add_channel_compact(compact);
+    bool has_gaps = false;
+    for (int p = 0; p < start.planes.count; ++p) {
+        const Interval extent = coded_extent(start, p);
+        has_gaps = has_gaps || compact.chain.ranges().span(p) < extent.max - extent.min;
     }
-    const size_t most_colours = std::min<size_t>(512, start.planes.pixels() / 3);
-    const Ranges& ranges = start.chain.ranges();
-    if (YCoCg::allowed(ranges)) {
-        list.push_back(start.clone());
-        add_colour_transform(list.back(), YCoCg{});
-    }
-    if (PermutePlanes::allowed(ranges)) {
-        list.push_back(start.clone());
-        add_colour_transform(list.back(), PermutePlanes{{1, 0, 2, 3}, true});
-    }
-    if (list.empty()) list.push_back(start.clone());
-    for (Plan<T>& plan : list) add_bounds(plan);
-    if (effort.palettes) {
-        Plan<T> with_palette = list.front().clone();
-        const Ranges& before = with_palette.chain.ranges();
-        const bool alpha_varies = before.planes == 4 && !before.constant(3);
-        bool added = alpha_varies && add_palette(with_palette, most_colours, PaletteOrder::sorted, true);
-        if (!added && Palette::allowed(before, {})) {
-            added = add_palette(with_palette, most_colours, PaletteOrder::sorted, false);
+    std::vector<Plan<T>> bases;
+    // Without gaps compact values still narrow the ranges behind colour transforms.
+    const bool colour = start.planes.count > 1;
+    if (!has_gaps || colour || effort.exhaustive) bases.push_back(std::move(start));
+    if (has_gaps || colour) bases.push_back(std::move(compact));
+    for (Plan<T>& base : bases) {
+        const Ranges& ranges = base.chain.ranges();
+        if (YCoCg::allowed(ranges)) {
+            plans.tones.push_back(base.clone());
+            add_colour_transform(plans.tones.back(), YCoCg{});
         }
-        if (added) list.insert(list.begin(), std::move(with_palette));
+        if (PermutePlanes::allowed(ranges)) {
+            plans.tones.push_back(base.clone());
+            add_colour_transform(plans.tones.back(), PermutePlanes{{1, 0, 2, 3}, true});
+        }
+        if (effort.exhaustive || !colour) plans.tones.push_back(std::move(base));
     }
-    return list;
+    for (Plan<T>& plan : plans.tones) add_bounds(plan);
+    if (effort.palettes && colour) {
+        for (const PaletteOrder order : {PaletteOrder::sorted, PaletteOrder::by_appearance}) {
+            Plan<T> plan = plans.tones.back().clone();
+            if (!add_any_palette(plan, order)) break;
+            plans.palettes.push_back(std::move(plan));
+        }
+    }
+    return plans;
 }
 
 template <class T>
@@ -316,17 +368,28 @@ std::vector<uint8_t> encode_picture(const PixelSource& source, const EncoderOpti
         }
         checksum = picture_checksum(start.planes, maximum);
     }
+    Plans<T> plans = make_plans(std::move(start), effort);
+    std::vector<std::unique_ptr<PictureEncoder<T>>> encoders;
+    const auto add = [&](Plan<T>& plan) {
+        encoders.push_back(std::make_unique<PictureEncoder<T>>(plan, maximum, options.interlaced, effort));
+        encoders.back()->sample();
+    };
+    for (Plan<T>& plan : plans.tones) add(plan);
+    if (!effort.exhaustive && encoders.size() > 1) {
+        const auto cheaper = [](const auto& a, const auto& b) { return a->estimated_bits() < b->estimated_bits(); };
+        std::swap(encoders.front(), *std::min_element(encoders.begin(), encoders.end(), cheaper));
+        encoders.resize(1);
+    }
+    for (Plan<T>& plan : plans.palettes) add(plan);
+
     std::vector<uint8_t> best;
-    for (Plan<T>& plan : plans(std::move(start), effort)) {
-        PictureEncoder<T> encoder(plan, maximum, options.interlaced, effort);
-        encoder.learn();
-        if (std::getenv("FL_LOG")) for (int p = 0; p < plan.planes.count; ++p) fprintf(stderr, "%s plane %d nodes %zu\n", plan.chain.list().empty() ? "-" : name_of(plan.chain.list().back()), p, encoder.tree_nodes(p));
-        std::vector<uint8_t> out = head;
-        int cutoff = 2, divisor = 19;
-        if (const char* s = std::getenv("FL_CUT")) cutoff = std::atoi(s);
-        if (const char* s = std::getenv("FL_DIV")) divisor = std::atoi(s);
-        encoder.write(out, options.checksum ? &checksum : nullptr, cutoff, divisor);
-        if (best.empty() || out.size() < best.size()) best = std::move(out);
+    for (const auto& encoder : encoders) {
+        for (const Settings& settings : encoder->settings()) {
+            encoder->learn(settings);
+            std::vector<uint8_t> out = head;
+            encoder->write(out, options.checksum ? &checksum : nullptr, settings);
+            if (best.empty() || out.size() < best.size()) best = std::move(out);
+        }
     }
     return best;
 }

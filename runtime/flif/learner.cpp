@@ -138,7 +138,7 @@ class TreeGrower {
             TreeNode& node = nodes_[task.node];
             node.property = split.property;
             node.split = thresholds_[static_cast<size_t>(split.property)][split.bin];
-            node.count = 1;
+            node.count = options_.count;
             const auto child = static_cast<uint32_t>(nodes_.size());
             node.child = child;
             nodes_.resize(nodes_.size() + 2);
@@ -254,6 +254,18 @@ class TreeGrower {
 };
 
 }  // namespace
+
+double entropy_bits(const SampleTable& samples) {
+    Counts counts{};
+    for (size_t i = 0; i < samples.size(); ++i) {
+        for (const uint16_t d : samples.alphabet()[samples.symbols()[i]]) counts[d / 2][d & 1] += samples.weights()[i];
+    }
+    double bits = 0;
+    for (const auto& [zeros, ones] : counts) {
+        bits += n_log_n(static_cast<double>(zeros) + ones) - n_log_n(zeros) - n_log_n(ones);
+    }
+    return bits * samples.stride();
+}
 
 std::vector<TreeNode> grow_tree(const SampleTable& samples, const PropertyIntervals& intervals,
                                 const LearnerOptions& options) {

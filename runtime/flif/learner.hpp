@@ -70,12 +70,15 @@ class SampleTable {
 };
 
 struct LearnerOptions {
-    double split_bits = 24;  // what a split must save
+    double split_bits = 36;  // what a split must save
+    int count = 24;          // pixels that an inner node serves before it splits
+    int thresholds = 24;     // candidates per property, at most 255
     int max_nodes = 4000;
-    int thresholds = 48;  // candidates per property
 };
 
-// The inner nodes have count 1.
+// The entropy of the decisions without any tree, in bits; lower mantissa bits left out.
+double entropy_bits(const SampleTable& samples);
+
 std::vector<TreeNode> grow_tree(const SampleTable& samples, const PropertyIntervals& intervals,
                                 const LearnerOptions& options);
 

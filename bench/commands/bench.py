@@ -18,6 +18,7 @@ _MEASUREMENTS: Final[dict[str, tuple[str, str]]] = {
     "drift": ("drift", "estimates of every backend against float32 on the CPU"),
     "gpu": ("gpu", "all that needs a GPU, within ten minutes"),
     "report": ("report", "result files into one HTML page and Markdown tables"),
+    "selfcheck": ("selfcheck", "does the harness tell a change from noise on this machine?"),
     "compare": ("compare_results", "two result files, judged against the noise"),
 }
 

@@ -1,0 +1,36 @@
+"""`oslic bench selfcheck`: does the harness tell a change from noise on this machine?"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ...runtime.files import write_atomically
+from ..selfcheck import run as check
+from ..selfcheck import to_text
+from ..timing import Settings
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="a photograph")
+    parser.add_argument("-o", "--output", metavar="JSON", help="write the result")
+    parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="default: the shipped bundle")
+    parser.add_argument(
+        "--runs", type=int, default=20, metavar="N", help="comparisons of each kind (default: 20)"
+    )
+    parser.add_argument(
+        "--slowdown", type=float, default=1.1, metavar="F", help="of one stage (default: 1.1)"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=Settings().timeout, metavar="SECONDS", help="per measurement"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    result = check(args.bundle, args.image, args.runs, args.slowdown, Settings(timeout=args.timeout))
+    print(f"equal builds called SAME: {result['equal_called_same']} of {args.runs}")
+    print(f"a stage x{args.slowdown:g} called SLOWER: {result['slowed_called_slower']} of {args.runs}")
+    if args.output:
+        write_atomically(args.output, to_text(result).encode())
+        print(f"wrote {args.output}")
+    return 0

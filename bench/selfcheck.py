@@ -1,0 +1,107 @@
+"""Does the harness tell a change from noise on this machine? Equal builds, and one stage made a tenth slower."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ..runtime.bundle import Bundle, default_bundle
+from ..runtime.codec import Codec
+from ..runtime.images import Metadata, encode_image, read_image
+from ..runtime.limits import Limits
+from . import environment, latency
+from .comparison import Margins, compare
+from .timing import Candidate, Settings, measure
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Pixels = npt.NDArray[np.uint8]
+
+FORMAT: Final = "oslic-bench-selfcheck"
+VERSION: Final = 1
+STAGE: Final = "synthesise"
+_FIGURE: Final = f"oslic/decompress {STAGE}"
+
+
+class _Slowed(Codec):
+    """A codec whose `synthesise` takes longer by a known factor, spent in work as the original is."""
+
+    factor = 1.0
+
+    def synthesise(self, compact: Pixels, labels: Pixels, height: int, width: int) -> Pixels:
+        """As `Codec.synthesise`, then busy until the time is up."""
+        start = time.perf_counter()
+        estimate = super().synthesise(compact, labels, height, width)
+        end = start + (time.perf_counter() - start) * self.factor
+        while time.perf_counter() < end:
+            pass
+        return estimate
+
+
+def _result(codec: Codec, file: Path, folder: Path, rule: Settings) -> dict[str, Any]:
+    """One latency result with the reference and decompression alone: what a comparison needs."""
+    setup = latency.Setup("oslic", threads=1, speed=9)
+    found = latency.codec_candidates(codec, setup, file, folder)
+    found["oslic/compress"]()
+    candidates: dict[str, Candidate] = {
+        latency.REFERENCE: latency.reference,
+        "oslic/decompress": found["oslic/decompress"],
+    }
+    timings = measure(candidates, rule)
+    return {
+        "format": latency.FORMAT,
+        "settings": {"width": 0, "height": 0},
+        "timings": {name: timing.to_json() for name, timing in timings.items()},
+    }
+
+
+def run(bundle: Path | None, image: Path, runs: int, slowdown: float, rule: Settings) -> dict[str, Any]:
+    """Compare equal builds, and a slowed one with its original, `runs` times each.
+
+    Args:
+        bundle: folder; None for the shipped one.
+        image: a photograph.
+        runs: comparisons of each kind.
+        slowdown: factor of the stage `synthesise` in the slowed build.
+        rule: when a measurement stops.
+
+    Returns:
+        The verdicts on that stage, ready for JSON.
+    """
+    verdicts: dict[str, list[str]] = {"equal": [], "slowed": []}
+    loads = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        codec = _Slowed(Bundle.open(bundle or default_bundle()), "auto", 1, Limits())
+        file = folder / "input.png"
+        file.write_bytes(encode_image(read_image(image, codec.limits).pixels, Metadata(), file))
+        with codec:
+            for _ in range(runs):
+                loads.append(environment.describe()["load_average"][0])
+                codec.factor = 1.0
+                before, same = (_result(codec, file, folder, rule) for _ in range(2))
+                codec.factor = slowdown
+                slower = _result(codec, file, folder, rule)
+                for kind, after in (("equal", same), ("slowed", slower)):
+                    rows = {row.figure: row for row in compare(before, after, Margins())}
+                    verdicts[kind].append(rows[_FIGURE].verdict)
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "environment": environment.describe(),
+        "settings": {"runs": runs, "slowdown": slowdown, "stage": STAGE, "timeout_seconds": rule.timeout},
+        "load_averages": loads,
+        "verdicts": verdicts,
+        "equal_called_same": verdicts["equal"].count("SAME"),
+        "slowed_called_slower": verdicts["slowed"].count("SLOWER"),
+    }
+
+
+def to_text(result: dict[str, Any]) -> str:
+    """Return the result as JSON text."""
+    return json.dumps(result, indent=1) + "\n"

@@ -45,5 +45,17 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy $(addprefix build/types/oslic/,runtime networks training export calibration bench)
 
+# AddressSanitizer and UBSan over the FLIF codec: every test vector, the corpus, and mutations of both. Needs only g++.
+FUZZ_SOURCES := $(addprefix runtime/flif/,color_buckets.cpp decoder.cpp encoder.cpp header.cpp learner.cpp scan.cpp transforms.cpp) tests/fuzz/flif_fuzz.cpp
+FUZZ_INPUTS := tests/data/flif/*.flif tests/fuzz/corpus/*
+FUZZ_EXECUTIONS ?= 10000
+
+sanitize: build/sanitize/flif_fuzz
+	build/sanitize/flif_fuzz $(FUZZ_EXECUTIONS) 1 $(FUZZ_INPUTS)
+
+build/sanitize/flif_fuzz: $(FUZZ_SOURCES) $(wildcard runtime/flif/*.hpp)
+	mkdir -p $(@D)
+	$(CXX) -std=c++20 -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all -Iruntime/flif $(FUZZ_SOURCES) -o $@
+
 clean:
 	rm -rf build out .pytest_cache .mypy_cache .ruff_cache

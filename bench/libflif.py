@@ -50,7 +50,9 @@ class LibFlif:
     def __init__(self, path: str | None = None) -> None:
         name = path or ctypes.util.find_library("flif")
         if name is None:
-            raise DependencyError("no FLIF library is installed on this machine; name one with --libflif PATH")
+            raise DependencyError(
+                "no FLIF library is installed on this machine; name one with --libflif PATH"
+            )
         try:
             library = ctypes.CDLL(name)
             for function, (result, arguments) in _PROTOTYPES.items():

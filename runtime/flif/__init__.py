@@ -226,12 +226,15 @@ def read_header(data: Buffer, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Header
     )
 
 
-def read_metadata(data: Buffer, *, max_bytes: int = DEFAULT_MAX_METADATA) -> dict[str, bytes]:
+def read_metadata(
+    data: Buffer, *, max_bytes: int = DEFAULT_MAX_METADATA, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> dict[str, bytes]:
     """Inflate the metadata chunks.
 
     Args:
         data: the file.
         max_bytes: refuse more inflated bytes than this, all chunks together.
+        max_pixels: as for `decode`.
 
     Returns:
         Content by chunk name; of several chunks with one name the last.
@@ -243,7 +246,7 @@ def read_metadata(data: Buffer, *, max_bytes: int = DEFAULT_MAX_METADATA) -> dic
     whole = _bytes(data)
     found: dict[str, bytes] = {}
     left = max_bytes
-    for chunk in read_header(data).chunks:
+    for chunk in read_header(data, max_pixels=max_pixels).chunks:
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
             content = inflater.decompress(whole[chunk.offset : chunk.offset + chunk.size].tobytes(), left + 1)

@@ -1,0 +1,68 @@
+"""`oslic bench flif`: bytes and speed of lossless coders on label maps and compact images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ...runtime.files import write_atomically
+from ..flif import box_averages, coders, label_maps, run_benchmark
+from ..timing import Settings
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    data = Path(os.environ.get("OSLIC_SHARED", "../shared")) / "data"
+    parser.add_argument("-o", "--output", metavar="JSON", help="where the result goes")
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        default=data / "camvid" / "testannot",
+        metavar="FOLDER",
+        help="label maps (default: CamVid's test set in OSLIC_SHARED)",
+    )
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        default=data / "kodak",
+        metavar="FOLDER",
+        help="photographs, whose box averages stand for compact images (default: Kodak in OSLIC_SHARED)",
+    )
+    parser.add_argument("--levels", default="256,32", metavar="L,L", help="levels of the compact images")
+    parser.add_argument("--efforts", default="60", metavar="N,N", help="efforts of our encoder")
+    parser.add_argument("--libflif", metavar="PATH", help="the reference library (default: looked up)")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="use every Nth picture")
+    parser.add_argument("--timed", type=int, default=4, metavar="N", help="pictures coded in one timed call")
+    parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds per timing")
+
+
+def _print(result: dict[str, Any]) -> None:
+    for name, part in result["sets"].items():
+        size = f"{part['pictures']} pictures of {part['shape'][1]}x{part['shape'][0]}"
+        print(f"\n{name}: {size}; milliseconds for {part['timed']} of them, ratios to libflif")
+        print(
+            f"{'coder':<14}{'bytes':>9}{'bpp':>8}{'enc ms':>10}{'dec ms':>10}{'bytes':>8}{'enc x':>8}{'dec x':>8}"
+        )
+        for coder, row in part["coders"].items():
+            encode, decode = (row[side]["wall"]["total"]["p50_ms"] for side in ("encode", "decode"))
+            ratios = "".join(
+                f"{row[key]:>8.3f}" if key in row else f"{'-':>8}"
+                for key in ("bytes_of_reference", "encode_speed", "decode_speed")
+            )
+            print(
+                f"{coder:<14}{row['mean_bytes']:>9.0f}{row['bpp']:>8.4f}{encode:>10.1f}{decode:>10.1f}{ratios}"
+            )
+
+
+def run(args: argparse.Namespace) -> int:
+    sets = {"labels": label_maps(args.labels)[:: args.every]}
+    for levels in map(int, args.levels.split(",")):
+        sets[f"compact-{levels}"] = box_averages(args.photos, levels)[:: args.every]
+    candidates = coders([int(effort) for effort in args.efforts.split(",")], args.libflif)
+    result = run_benchmark(sets, candidates, args.timed, Settings(min_seconds=0.0, timeout=args.timeout))
+    _print(result)
+    if args.output:
+        write_atomically(args.output, json.dumps(result, indent=1).encode())
+    return 0

@@ -1,0 +1,50 @@
+"""`oslic bench flif` on a few small pictures."""
+
+import json
+
+import numpy as np
+import pytest
+from oslic.bench import flif as bench
+from oslic.bench.timing import Settings
+from oslic.runtime.cli import main
+from oslic.runtime.errors import VerificationError
+from PIL import Image
+
+
+def test_measures_all_coders(tmp_path, photo):
+    labels, photos = tmp_path / "labels", tmp_path / "photos"
+    labels.mkdir()
+    photos.mkdir()
+    for i in range(2):
+        Image.fromarray((photo[i * 60 : i * 60 + 60, :80, 0] // 32).astype(np.uint8)).save(
+            labels / f"{i}.png"
+        )
+        Image.fromarray(photo[i * 128 : i * 128 + 128, :192]).save(photos / f"{i}.png")
+    result = tmp_path / "result.json"
+    arguments = ["--labels", str(labels), "--photos", str(photos), "--efforts", "10,60", "--timeout", "0.1"]
+    assert main(["bench", "flif", *arguments, "--timed", "1", "-o", str(result)]) == 0
+    found = json.loads(result.read_text())
+    assert found["format"] == bench.FORMAT
+    assert found["sets"].keys() == {"labels", "compact-256", "compact-32"}
+    for part in found["sets"].values():
+        assert {"ours-e10", "ours-e60", "jxl-e7", "jxl-e9", "webp", "png"} <= part["coders"].keys()
+        for row in part["coders"].values():
+            assert row["mean_bytes"] > 50
+            assert len(row["encode"]["wall"]["total"]["samples_ms"]) >= 4
+    assert (
+        found["sets"]["compact-32"]["coders"]["ours-e60"]["mean_bytes"]
+        < (found["sets"]["compact-256"]["coders"]["ours-e60"]["mean_bytes"])
+    )
+
+
+def test_box_averages(tmp_path):
+    Image.fromarray(np.repeat(np.repeat(np.array([[0, 255]], np.uint8), 8, 0), 8, 1)).save(tmp_path / "a.png")
+    (image,) = bench.box_averages(tmp_path, 32)
+    assert image.tolist() == [[[0, 0, 0], [31, 31, 31]]]
+
+
+def test_a_coder_that_loses_is_found(photo):
+    lossy = bench.Coder(lambda pixels: b"x", lambda data: np.zeros((8, 8), np.uint8))
+    picture = np.ascontiguousarray(photo[:8, :8, 0])
+    with pytest.raises(VerificationError, match="lossy"):
+        bench.compare([picture], {"lossy": lossy}, 1, Settings(timeout=0.1))

@@ -65,6 +65,7 @@ class CodecOptions:
         terms: weights of the loss terms by their names in `TERMS`; absent or 0: not computed.
         quantiser_steps: of the residual coder's estimate, in grey levels.
         residual_factor: bits that the residual coder pays per bit of its estimate.
+        discriminator: widths of the discriminators, for the adversarial terms.
         bfloat16: autocast to bfloat16.
     """
 
@@ -76,6 +77,7 @@ class CodecOptions:
     terms: Mapping[str, float] = field(default_factory=lambda: {"compact_rate": 1.0, "residual_rate": 1.0})
     quantiser_steps: tuple[float, ...] = (12.0, 24.0, 48.0)
     residual_factor: float = 1.0
+    discriminator: tuple[int, ...] = (64, 128, 256, 512)
     bfloat16: bool = True
 
 
@@ -134,7 +136,7 @@ class CodecTask:
         vgg: features for the perceptual term; needed only by it.
 
     Raises:
-        UsageError: an unknown term, or one whose network is missing.
+        UsageError: an unknown term, one whose network is missing, or crops that do not fit.
         DataError: pictures are smaller than a crop, or a share names a folder without pictures.
     """
 
@@ -150,6 +152,10 @@ class CodecTask:
     ) -> None:
         self.networks = networks
         self.config = networks.config
+        if options.crop % self.config.multiple:
+            raise UsageError(
+                f"crops of {options.crop} do not fit: the side must be a multiple of {self.config.multiple}"
+            )
         self.options = options
         self.seed = seed
         self.validation = validation
@@ -170,7 +176,7 @@ class CodecTask:
         if vgg is not None:
             available["perceptual"] = Perceptual(vgg)
         if options.terms.get("adversarial") or options.terms.get("feature_matching"):
-            self.dnet = DNet(self.config)
+            self.dnet = DNet(self.config, options.discriminator)
             self.adversarial = Adversarial(self.dnet)
             available["adversarial"] = self.adversarial.generator
             available["feature_matching"] = self.adversarial.feature_matching

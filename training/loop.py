@@ -271,9 +271,10 @@ class Trainer:
                     means = self._means(sums, counted)
                     sums, counted = {}, 0
                     self._report(means, elapsed, first)
+                if validating or stop:
+                    self.save()
                 if validating:
                     self._validate()
-                if validating or stop:
                     self.save()
                 if stop:
                     break

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ..bench.metrics import confusion_matrix, mean_iou
-from ..runtime.errors import DataError
+from ..runtime.errors import DataError, UsageError
 from .data import Picture, pad
 from .loop import Objective
 
@@ -196,6 +196,10 @@ class SegmentationTask:
         validation: labelled frames to score.
         options: batch, augmentation, losses.
         seed: of the batches.
+
+    Raises:
+        UsageError: the crops do not fit the configuration.
+        DataError: a class occurs in no label map.
     """
 
     def __init__(
@@ -208,6 +212,13 @@ class SegmentationTask:
         *,
         seed: int,
     ) -> None:
+        height, width = options.crop
+        if height % config.multiple or width % config.multiple:
+            raise UsageError(
+                f"crops of {width}x{height} do not fit: sides must be multiples of {config.multiple}"
+            )
+        if options.batch * height * width <= config.multiple**2:
+            raise UsageError("one crop of the smallest size is too little for batch normalisation: take more")
         self.segnet = segnet
         self.config = config
         self.options = options

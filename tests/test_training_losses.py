@@ -1,0 +1,211 @@
+"""Loss terms against numeric references."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from oslic.bench import metrics
+from oslic.networks.config import preset
+from oslic.networks.dnet import DNet
+from oslic.training.losses import (
+    Adversarial,
+    CompactRate,
+    Perceptual,
+    Reconstruction,
+    ResidualRate,
+    dct_matrix,
+    l1,
+    laplace_bits,
+    log_mse,
+    ms_ssim,
+    ms_ssim_index,
+    mse,
+    straight_through,
+)
+from oslic.training.segmentation import (
+    block_histogram,
+    class_weights,
+    cross_entropy,
+    smoothness_loss,
+    soft_iou_loss,
+)
+from oslic.training.vgg import Vgg16Features
+
+
+def images(seed=0, size=(192, 208)):
+    rng = np.random.default_rng(seed)
+    base = rng.integers(0, 256, (size[0] // 16, size[1] // 16, 3)).repeat(16, 0).repeat(16, 1)
+    image = np.clip(base * 0.8 + rng.normal(20, 10, base.shape), 0, 255).astype(np.uint8)
+    other = np.clip(image + rng.normal(0, 12, base.shape), 0, 255).astype(np.uint8)
+    return image, other
+
+
+def reconstruction(image, other):
+    planes = [torch.from_numpy(a).permute(2, 0, 1)[None].float() / 256 for a in (image, other)]
+    labels = torch.zeros(1, image.shape[0] // 4, image.shape[1] // 4, dtype=torch.uint8)
+    return Reconstruction(
+        planes[0], labels, torch.zeros(1, 3, image.shape[0] // 8, image.shape[1] // 8), planes[1]
+    )
+
+
+def test_distances_are_those_of_the_metrics():
+    image, other = images()
+    x = reconstruction(image, other)
+    expected = metrics.mse(image, other)
+    assert float(mse(x)) == pytest.approx(expected / 100, rel=1e-5)
+    assert float(log_mse(x)) == pytest.approx(0.18 * math.log10(expected + 1), rel=1e-5)
+    assert float(l1(x)) == pytest.approx(np.abs(image.astype(int) - other).mean(), rel=1e-5)
+
+
+def test_ms_ssim_is_that_of_the_metrics():
+    image, other = images(1)
+    x = reconstruction(image, other)
+    expected = metrics.ms_ssim(image, other)
+    assert float(1 - ms_ssim(x)) == pytest.approx(expected, abs=2e-4)
+    assert float(ms_ssim_index(x.image, x.image, 1.0)) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_straight_through_has_the_value_of_one_and_the_gradient_of_the_other():
+    value = torch.tensor([0.4, 1.7], requires_grad=True)
+    result = straight_through(value, torch.round(value))
+    assert result.tolist() == [0.0, 2.0]
+    (result * torch.tensor([3.0, 5.0])).sum().backward()
+    assert value.grad.tolist() == [3.0, 5.0]
+
+
+def test_laplace_bits_are_a_code():
+    """The probabilities of all whole numbers sum to 1, and the mean length is the entropy."""
+    errors = torch.arange(-300, 301).double()
+    for scale in (0.2, 1.0, 7.5):
+        probability = 2.0 ** -laplace_bits(errors, torch.full_like(errors, scale))
+        inside = probability[laplace_bits(errors, torch.full_like(errors, scale)) < 29]
+        assert float(inside.sum()) == pytest.approx(1.0, abs=1e-6)
+    assert float(laplace_bits(torch.zeros(1).double(), torch.full((1,), 1.0).double())) == pytest.approx(
+        -math.log2(1 - math.exp(-0.5)), rel=1e-6
+    )
+
+
+def test_compact_rate_orders_images_and_has_a_gradient():
+    rate = CompactRate()
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 32, (1, 3, 24, 24), generator=generator).float()
+    ramp = torch.arange(24.0).view(1, 1, 1, 24).expand(1, 3, 24, 24).contiguous()
+    flat = torch.full((1, 3, 24, 24), 7.0)
+    bits = [float(rate.bits(v).detach()) / flat.numel() for v in (flat, ramp, noise)]
+    # Both are predicted without error: the diagonal gradient is exact on a ramp.
+    assert bits[0] == bits[1] < 0.5
+    # Uniform noise has 5 bits per sample; a misfitting model pays more, never less.
+    assert 5.0 < bits[2] < 8.0
+    noise.requires_grad_(requires_grad=True)
+    rate.bits(noise).backward()
+    assert float(noise.grad.abs().sum()) > 0
+    assert float(rate.scales.grad.abs().sum()) > 0
+
+
+def test_compact_rate_learns_a_shorter_code():
+    rate = CompactRate()
+    generator = torch.Generator().manual_seed(1)
+    walk = torch.randn(1, 3, 32, 32, generator=generator).cumsum(3).round()
+    optimiser = torch.optim.Adam(rate.parameters(), lr=0.1)
+    before = float(rate.bits(walk).detach())
+    for _ in range(30):
+        optimiser.zero_grad()
+        rate.bits(walk).backward()
+        optimiser.step()
+    assert float(rate.bits(walk).detach()) < 0.99 * before
+
+
+@pytest.mark.parametrize("size", [8, 16])
+def test_dct_is_orthonormal_and_that_of_scipy(size):
+    fft = pytest.importorskip("scipy.fft")
+    matrix = dct_matrix(size)
+    torch.testing.assert_close(matrix @ matrix.T, torch.eye(size), rtol=0, atol=1e-5)
+    samples = np.random.default_rng(0).normal(size=size)
+    np.testing.assert_allclose(matrix.numpy() @ samples, fft.dct(samples, norm="ortho"), atol=1e-5)
+
+
+def test_residual_rate_of_one_coefficient():
+    """A single 16x16 cosine in Y: one coefficient at 16, several at 8; the cheaper counts."""
+    matrix = dct_matrix(16)
+    wave = 100.0 * torch.outer(matrix[3], matrix[5]) / 256
+    image = torch.zeros(1, 3, 16, 16) + wave
+    x = Reconstruction(image, torch.zeros(1, 4, 4), torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 16, 16))
+    expected = 0.5 * math.log2(1 + (100 / 24) ** 2) / 256
+    assert float(ResidualRate((24.0,))(x)) == pytest.approx(expected, rel=1e-3)
+    assert float(ResidualRate((24.0,), 2.0)(x)) == pytest.approx(2 * expected, rel=1e-3)
+    zero = Reconstruction(image, x.labels, x.compact, image)
+    assert float(ResidualRate()(zero)) == 0.0
+
+
+def test_discriminator_losses():
+    torch.manual_seed(0)
+    dnet = DNet(preset("tiny"), widths=(4, 8))
+    image, other = images(2, (64, 64))
+    x = reconstruction(image, other)
+    adversarial = Adversarial(dnet)
+    scores = [o[-1] for o in dnet(x.estimate, x.labels)]
+    expected = np.mean([float(((s - 1) ** 2).mean()) for s in scores])
+    assert float(adversarial.generator(x)) == pytest.approx(expected, rel=1e-5)
+    same = Reconstruction(x.image, x.labels, x.compact, x.image)
+    assert float(adversarial.feature_matching(same)) == 0.0
+    assert float(adversarial.feature_matching(x)) > 0.0
+    estimate = x.estimate.clone().requires_grad_(requires_grad=True)
+    adversarial.discriminator(x._replace(estimate=estimate)).backward()
+    assert estimate.grad is None
+
+
+def test_perceptual_is_a_relative_difference_of_frozen_features():
+    torch.manual_seed(0)
+    weights = {}
+    channels = 3
+    for name, width in (("conv1_1", 64), ("conv1_2", 64), ("conv2_1", 128), ("conv2_2", 128)):
+        weights[f"{name}.weight"] = torch.randn(width, channels, 3, 3) * 0.05
+        weights[f"{name}.bias"] = torch.zeros(width)
+        channels = width
+    features = Vgg16Features(weights, stages=2)
+    image, other = images(3, (32, 32))
+    x = reconstruction(image, other)
+    a, b = features(x.image), features(x.estimate)
+    expected = 0.5 * (a[0] - b[0]).abs().mean() / a[0].mean() + (a[1] - b[1]).abs().mean() / a[1].mean()
+    assert float(Perceptual(features)(x)) == pytest.approx(float(expected), rel=1e-4)
+    assert not any(p.requires_grad for p in features.parameters())
+
+
+def test_class_weights_are_median_frequency_balancing():
+    first = np.array([[0, 0, 0, 1]], np.uint8)
+    second = np.array([[0, 2, 2, 3]], np.uint8)
+    # Frequencies where present: class 0: 4/7, class 1: 1/4, class 2: 2/3; 3 is void.
+    np.testing.assert_allclose(
+        class_weights([first, second], 3, 1.0), [1.0, (4 / 7) / (1 / 4), (4 / 7) / (2 / 3)], rtol=1e-6
+    )
+    assert class_weights([first, second], 3, 0.0).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_cross_entropy_is_that_of_repeated_logits():
+    torch.manual_seed(0)
+    logits = torch.randn(2, 5, 4, 6)
+    labels = torch.randint(0, 6, (2, 16, 24), dtype=torch.uint8)
+    weights = torch.rand(5) + 0.5
+    full = logits.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    expected = torch.nn.functional.cross_entropy(full, labels.long(), weights, ignore_index=5)
+    histogram = block_histogram(labels, 5, 4)
+    torch.testing.assert_close(cross_entropy(logits, histogram, weights), expected)
+    assert float(histogram.sum()) == float((labels < 5).sum())
+
+
+def test_soft_iou_of_certain_predictions_is_the_iou():
+    labels = torch.randint(0, 3, (1, 8, 8), dtype=torch.uint8)
+    found = torch.randint(0, 3, (1, 8, 8))
+    logits = 50.0 * torch.nn.functional.one_hot(found, 3).permute(0, 3, 1, 2).float()
+    matrix = metrics.confusion_matrix(labels.numpy(), found.numpy(), 3)
+    loss = soft_iou_loss(logits, block_histogram(labels, 3, 1))
+    assert float(loss) == pytest.approx(1 - metrics.mean_iou(matrix), abs=1e-4)
+
+
+def test_smoothness_counts_borders():
+    found = torch.zeros(1, 4, 4, dtype=torch.int64)
+    found[:, :, 2:] = 1
+    logits = 50.0 * torch.nn.functional.one_hot(found, 2).permute(0, 3, 1, 2).float()
+    # 4 of the 12 pairs along rows differ, none along columns; each counts 2 in the sum of differences.
+    assert float(smoothness_loss(logits)) == pytest.approx(0.25 * 2 * 4 / 12, abs=1e-4)

@@ -16,10 +16,10 @@ def test_measures_all_coders(tmp_path, photo):
     labels.mkdir()
     photos.mkdir()
     for i in range(2):
-        Image.fromarray((photo[i * 60 : i * 60 + 60, :80, 0] // 32).astype(np.uint8)).save(
+        Image.fromarray((photo[i * 60 : i * 60 + 24, :32, 0] // 32).astype(np.uint8)).save(
             labels / f"{i}.png"
         )
-        Image.fromarray(photo[i * 128 : i * 128 + 128, :192]).save(photos / f"{i}.png")
+        Image.fromarray(photo[i * 128 : i * 128 + 80, :96]).save(photos / f"{i}.png")
     result = tmp_path / "result.json"
     arguments = ["--labels", str(labels), "--photos", str(photos), "--efforts", "10,60", "--timeout", "0.1"]
     assert main(["bench", "flif", *arguments, "--timed", "1", "-o", str(result)]) == 0
@@ -29,7 +29,7 @@ def test_measures_all_coders(tmp_path, photo):
     for part in found["sets"].values():
         assert {"ours-e10", "ours-e60", "jxl-e7", "jxl-e9", "webp", "png"} <= part["coders"].keys()
         for row in part["coders"].values():
-            assert row["mean_bytes"] > 50
+            assert row["mean_bytes"] > 20
             assert len(row["encode"]["wall"]["total"]["samples_ms"]) >= 4
     assert (
         found["sets"]["compact-32"]["coders"]["ours-e60"]["mean_bytes"]

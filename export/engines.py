@@ -18,7 +18,7 @@ from ..runtime.engines import PRODUCTS, EngineInfo, Product, Shapes
 from ..runtime.errors import BackendError, DependencyError, UsageError
 from ..runtime.files import write_atomically
 from .onnx_export import ports
-from .precision import Half, require_buildable, to_half
+from .precision import require_buildable, to_half
 
 if TYPE_CHECKING:
     from ..runtime.bundle import Bundle, GraphName
@@ -267,8 +267,8 @@ def prepare(data: bytes, precision: Precision) -> bytes:
     """
     model = ir.from_proto(_proto(data))
     require_buildable(model, precision)
-    if precision in {"fp16", "bf16"}:
-        return ir.to_proto(to_half(model, cast("Half", precision))).SerializeToString()
+    if precision == "fp16" or precision == "bf16":  # noqa: PLR1714 - narrows the type
+        return bytes(ir.to_proto(to_half(model, precision)).SerializeToString())
     return data
 
 

@@ -60,43 +60,48 @@ def to_half(model: ir.Model, kind: Half) -> ir.Model:
     heavy = [node for node in graph if node.op_type in _HEAVY]
     if not heavy:
         raise UsageError(f"the graph {graph.name} has nothing that gains from {kind}")
-    half = _HALF[kind]
     region = _reached(heavy, forward=True) & _reached(heavy, forward=False)
-    narrow: dict[ir.Value, ir.Value] = {}
-
-    def narrowed(value: ir.Value, before: ir.Node) -> ir.Value:
-        if value not in narrow:
-            if value.const_value is not None:
-                narrow[value] = _constant(graph, value, half)
-            else:
-                node = ir.node("Cast", [value], {"to": int(half)}, name=f"{value.name}.to_{kind}")
-                graph.insert_before(before, node)
-                narrow[value] = node.outputs[0]
-                narrow[value].name = f"{value.name}.{kind}"
-        return narrow[value]
-
     order = [node for node in graph if node in region]
-    for node in order:
-        for i, value in enumerate(node.inputs):
-            if value is None or i in _FLOAT32_INPUTS.get(node.op_type, set()):
-                continue
-            inside = value.producer() in region if value.producer() is not None else False
-            if value.dtype == ir.DataType.FLOAT and not inside:
-                node.replace_input_with(i, narrowed(value, node))
-        if node.op_type == "Cast" and node.attributes.get_int("to", 0) == int(ir.DataType.FLOAT):
-            node.attributes.add(ir.AttrInt64("to", int(half)))
+    _narrow_inputs(graph, order, region, kind)
     for node in order:
         for value in node.outputs:
             if value.dtype == ir.DataType.FLOAT:
                 _widen_outside(graph, node, value, region, kind)
     passes.RemoveUnusedNodesPass()(result)
     graph.sort()
-    for node in graph:
-        for value in node.outputs:
-            if not value.is_graph_output():
-                value.type = None
-                value.shape = None
+    # The types noted before no longer hold.
+    for value in (value for node in graph for value in node.outputs if not value.is_graph_output()):
+        value.type = None
+        value.shape = None
     return result
+
+
+def _narrow_inputs(graph: ir.Graph, order: list[ir.Node], region: set[ir.Node], kind: Half) -> None:
+    """Give the region's nodes what they read from outside in half precision."""
+    half = _HALF[kind]
+    narrow: dict[ir.Value, ir.Value] = {}
+    for node in order:
+        for i, value in enumerate(node.inputs):
+            if value is None or value.dtype != ir.DataType.FLOAT or value.producer() in region:
+                continue
+            if i in _FLOAT32_INPUTS.get(node.op_type, set()):
+                continue
+            if value not in narrow:
+                narrow[value] = (
+                    _cast_before(graph, node, value, kind)
+                    if value.const_value is None
+                    else _constant(graph, value, half)
+                )
+            node.replace_input_with(i, narrow[value])
+        if node.op_type == "Cast" and node.attributes.get_int("to", 0) == int(ir.DataType.FLOAT):
+            node.attributes.add(ir.AttrInt64("to", int(half)))
+
+
+def _cast_before(graph: ir.Graph, node: ir.Node, value: ir.Value, kind: Half) -> ir.Value:
+    cast = ir.node("Cast", [value], {"to": int(_HALF[kind])}, name=f"{value.name}.to_{kind}")
+    graph.insert_before(node, cast)
+    cast.outputs[0].name = f"{value.name}.{kind}"
+    return cast.outputs[0]
 
 
 def _constant(graph: ir.Graph, value: ir.Value, half: ir.DataType) -> ir.Value:

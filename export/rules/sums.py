@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..graphs import Convolution, producer, reject, require_live, require_single_use
+from ..graphs import (
+    Convolution,
+    NotApplicableError,
+    label,
+    producer,
+    reject,
+    require_live,
+    require_single_use,
+)
 from ..kernels import embed
 from .base import Bound, Builder, FusionRule, Site, convolve, integers
 
@@ -123,14 +131,29 @@ class SharedInput(FusionRule):
     identity = "(A * x, B * x) = split([A ; B] * x)"
 
     def pattern(self, op: Any, x: ir.Value) -> Any:
-        return (
-            op.Conv(x, _allow_other_inputs=True, _outputs=["first"]),
-            op.Conv(x, _allow_other_inputs=True, _outputs=["second"]),
-        )
+        return op.Conv(x, _allow_other_inputs=True, _outputs=["first"])
 
     def check(self, bound: Bound) -> None:
-        first, second = (bound[name] for name in ("first", "second"))
-        self._stacked(first, second)
+        self._pair(bound["first"])
+
+    def _pair(self, first: ir.Value) -> ir.Value:
+        """The output of the first later convolution of the same input that can be stacked."""
+        require_live(first)
+        node = producer(first)
+        x = node.inputs[0]
+        assert x is not None
+        assert node.graph is not None
+        readers = {use.node for use in x.uses() if use.idx == 0 and use.node.op_type == "Conv"}
+        ordered = [other for other in node.graph if other in readers]
+        reasons = []
+        for other in ordered[ordered.index(node) + 1 :]:
+            try:
+                self._stacked(first, other.outputs[0])
+            except NotApplicableError as error:
+                reasons.append(error)
+                continue
+            return other.outputs[0]
+        raise next((error for error in reasons if error.reason), reject(""))
 
     def _stacked(
         self, first: ir.Value, second: ir.Value
@@ -138,13 +161,8 @@ class SharedInput(FusionRule):
         require_live(first)
         require_live(second)
         one, two = producer(first), producer(second)
-        if one is two:
-            raise reject("")
-        graph = one.graph
-        assert graph is not None
-        # New nodes stand where the first convolution stood; readers of the second must come later.
-        if next(node for node in graph if node is one or node is two) is not one:
-            raise reject("")
+        if second.is_graph_output():
+            raise reject(f"the output of {label(two)} is one of the graph's", two)
         top, bottom = Convolution.read(one), Convolution.read(two)
         for found in (top, bottom):
             found.require_dense()
@@ -166,8 +184,9 @@ class SharedInput(FusionRule):
             bias = np.concatenate(own)
         return top, bottom, np.concatenate([top.weight, bottom.weight]), bias
 
-    def rewrite(self, op: Any, bound: Bound) -> Sequence[ir.Value]:
-        x, first, second = (bound[name] for name in ("x", "first", "second"))
+    def rewrite(self, op: Any, bound: Bound) -> ir.Value:
+        first, x = bound["first"], bound["x"]
+        second = self._pair(first)
         top, bottom, weight, bias = self._stacked(first, second)
         counts = [top.weight.shape[0], bottom.weight.shape[0]]
 
@@ -209,4 +228,8 @@ class SharedInput(FusionRule):
         }
         key = (top.weight.shape, bottom.weight.shape, top.strides, top.pads, top.dilations, bias is None)
         self.decide(Site(self.title, f"{top.name}, {bottom.name}", (x,), key), forms)
-        return stacked(op, [x])
+        parts = stacked(op, [x])
+        if not self.context.tracing:
+            # The pattern replaces the first output; the second, which stands behind it, is moved over here.
+            second.replace_all_uses_with(parts[1])
+        return parts[0]

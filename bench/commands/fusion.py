@@ -1,0 +1,38 @@
+"""`oslic bench fusion`: naive, fused, convolve_first and plain forms of the same networks."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from ...runtime.files import write_atomically
+from ..fusion import bench, to_text
+from ..timing import Settings
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", metavar="JSON", help="write the result")
+    parser.add_argument(
+        "--network", action="append", default=[], metavar="NAME", help="default: lite; repeatable"
+    )
+    parser.add_argument("--graph", action="append", default=[], choices=("analyse", "synthesise"))
+    parser.add_argument("--height", type=int, default=512)
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--timeout", type=float, default=Settings().timeout, metavar="SECONDS", help="per graph"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    result = bench(
+        args.network or ["lite"],
+        args.graph or ["analyse", "synthesise"],
+        (args.height, args.width),
+        args.threads,
+        settings=Settings(timeout=args.timeout),
+    )
+    if args.output:
+        write_atomically(args.output, to_text(result).encode())
+        print(f"wrote {args.output}")
+    return 0

@@ -39,7 +39,7 @@ class Coder:
     """
 
     encode: Callable[[Pixels], bytes]
-    decode: Callable[[bytes], Pixels]
+    decode: Callable[[bytes], npt.NDArray[Any]]
 
 
 def _pillow(kind: str, **options: Any) -> Coder:

@@ -215,12 +215,12 @@ def test_threads_share_the_codec(photo):
 
 @pytest.mark.shared
 def test_label_maps_are_smaller_than_the_reference_files(shared):
-    # Mean bytes of the reference encoder on every eighth of these maps: 2582.9, measured by `oslic bench flif`.
-    maps = sorted((shared / "data" / "camvid" / "testannot").glob("*.png"))[::8]
+    # Mean bytes of the reference encoder on every 40th of these maps, its default settings without interlacing: 2525.0.
+    maps = sorted((shared / "data" / "camvid" / "testannot").glob("*.png"))[::40]
     sizes = []
     for path in maps:
         pixels = np.array(Image.open(path))
         data = flif.encode(pixels)
         assert np.array_equal(flif.decode(data), pixels)
         sizes.append(len(data))
-    assert np.mean(sizes) <= 0.97 * 2582.9
+    assert np.mean(sizes) <= 0.97 * 2525.0

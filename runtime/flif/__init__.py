@@ -20,7 +20,8 @@ from . import _flif
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from typing_extensions import Buffer
+
+    Buffer = bytes | bytearray | memoryview[int] | npt.NDArray[np.uint8]
 
     Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 

@@ -144,6 +144,8 @@ def write(
         for path, shard in zip(paths, shards, strict=True):
             temporary = path.with_suffix(".tmp")
             save_file(shard, temporary, metadata)
+            # The library makes files that only their owner may read.
+            temporary.chmod(0o644)
             temporary.replace(path)
         for old in folder.glob("weights*.safetensors"):
             if old not in paths:

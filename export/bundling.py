@@ -222,6 +222,20 @@ def manifest(source: Source, graphs: Mapping[GraphName, Exported]) -> Manifest:
     )
 
 
+def require_free(folder: Path, *, replace: bool) -> None:
+    """Say before the work begins that a bundle cannot be written there.
+
+    Raises:
+        UsageError: the folder exists and is not to be replaced, or has no parent.
+    """
+    if folder.exists() and not replace:
+        raise UsageError(f"{folder} exists; --force replaces it if it is a bundle")
+    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST_NAME).is_file():
+        raise UsageError(f"{folder} exists and is not a bundle; it is not replaced")
+    if not folder.absolute().parent.is_dir():
+        raise UsageError(f"cannot write {folder}: the folder {folder.absolute().parent} does not exist")
+
+
 def write_bundle(
     folder: Path, text: Manifest, graphs: Mapping[GraphName, ir.Model], *, replace: bool
 ) -> None:
@@ -236,12 +250,7 @@ def write_bundle(
     Raises:
         UsageError: the folder exists and is not to be replaced, or cannot be written.
     """
-    if folder.exists() and not replace:
-        raise UsageError(f"{folder} exists; --force replaces it if it is a bundle")
-    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST_NAME).is_file():
-        raise UsageError(f"{folder} exists and is not a bundle; it is not replaced")
-    if not folder.absolute().parent.is_dir():
-        raise UsageError(f"cannot write {folder}: the folder {folder.absolute().parent} does not exist")
+    require_free(folder, replace=replace)
     try:
         part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.absolute().parent))
     except OSError as error:
@@ -297,8 +306,7 @@ def export_bundle(
         UsageError: the folder cannot be written.
         ImageError: an image cannot be read.
     """
-    if folder.exists() and not replace:
-        raise UsageError(f"{folder} exists; --force replaces it if it is a bundle")
+    require_free(folder, replace=replace)
     batches = [_references(source, batch) for batch in read_crops(list(images), source.multiple)]
     graphs: dict[GraphName, Exported] = {}
     for name in GRAPH_NAMES:

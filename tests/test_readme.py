@@ -54,7 +54,7 @@ def test_every_command_is_in_the_table_of_commands():
         for row in re.findall(r"^\| (`oslic .*?) \|", README, re.MULTILINE)
         for name in re.findall(r"`(?:oslic )?(\w+)", row)
     }
-    missing = set(cli.COMMANDS) - table - {"build", "calibrate", "compare"}
+    missing = set(cli.COMMANDS) - table
     assert not missing
 
 

@@ -16,7 +16,6 @@ _MEASUREMENTS: Final[dict[str, tuple[str, str]]] = {
     "fusion": ("fusion", "naive, fused and plain forms of the same networks"),
     "flif": ("flif", "bytes and speed of the lossless layers, beside peers"),
     "drift": ("drift", "estimates of every backend against float32 on the CPU"),
-    "gpu": ("gpu", "all that needs a GPU, within ten minutes"),
     "report": ("report", "result files into one HTML page and Markdown tables"),
     "selfcheck": ("selfcheck", "does the harness tell a change from noise on this machine?"),
     "compare": ("compare_results", "two result files, judged against the noise"),

@@ -88,7 +88,7 @@ class SlicedWeight(nn.Module):
 
 
 class BranchNorm(nn.Module):
-    """The structure of lxtGH/OctaveConv_pytorch, nn/OctaveConv2.py: strided kernels, nn.Upsample behind, BN per rate."""
+    """The structure of lxtGH/OctaveConv_pytorch, nn/OctaveConv2.py: strided kernels, nn.Upsample behind, a BN each."""
 
     def __init__(self, kernel=3):
         super().__init__()

@@ -31,7 +31,7 @@ def _jpeg(path: Path, quality: int) -> bytes:
 
 
 def pack(
-    root: Path, target: Path, *, limit_mebibytes: float, vgg16: Path | None = None, quality: int = 90
+    root: Path, target: Path, *, limit_mebibytes: float, vgg16: Path | None = None, quality: int = 72
 ) -> int:
     """Write a smaller copy of the data folder: photographs as JPEG 4:4:4, label maps as they are.
 

@@ -68,7 +68,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     pack.add_argument("--out", type=Path, required=True, metavar="DIR", help="the copy")
     pack.add_argument("--vgg16", type=Path, metavar="FILE", help="VGG16's weights, packed along as float16")
     pack.add_argument("--limit", type=float, default=60.0, metavar="MIB", help="largest size (default: 60)")
-    pack.add_argument("--quality", type=int, default=90, metavar="Q", help="of the JPEG files (default: 90)")
+    pack.add_argument("--quality", type=int, default=72, metavar="Q", help="of the JPEG files (default: 72)")
 
 
 def _threads(count: int) -> None:

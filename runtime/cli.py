@@ -3,7 +3,7 @@
 A subcommand is a module with two functions:
 
 * `configure(parser)` adds its arguments to an `argparse.ArgumentParser`;
-* `run(args) -> int` does the work and returns the exit code.
+* `run(args) -> int` does the work and returns the exit code; `args.debug` says whether tracebacks are wanted.
 
 The table holds module *names*: `oslic compress` never imports torch, and the runtime never imports the
 rooms whose commands are listed here.
@@ -123,7 +123,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             epilog="--debug shows the traceback of an error.",
         )
         module.configure(parser)
-        return module.run(parser.parse_args(rest))
+        parsed = parser.parse_args(rest)
+        parsed.debug = debug
+        return module.run(parsed)
     except OslicError as error:
         if debug:
             raise

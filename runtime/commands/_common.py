@@ -65,10 +65,11 @@ def plan_outputs(inputs: list[str], output: str, suffix: str) -> dict[Path, Path
 class Reporter:
     """Prints one line per file, or collects them into one JSON document; remembers the first error."""
 
-    def __init__(self, command: str, as_json: bool) -> None:
+    def __init__(self, command: str, args: argparse.Namespace) -> None:
         self.exit_code = 0
+        self._debug: bool = args.debug
         self._command = command
-        self._json = as_json
+        self._json: bool = args.json
         self._rows: list[dict[str, Any]] = []
 
     def done(self, row: dict[str, Any], line: str) -> None:
@@ -82,7 +83,9 @@ class Reporter:
         print(f"oslic {self._command}: warning: {message}", file=sys.stderr)
 
     def failed(self, source: Path, error: OslicError) -> None:
-        """Report a file that did not go through; the others are still worked on."""
+        """Report a file that did not go through; the others are still worked on. With --debug, raise the error."""
+        if self._debug:
+            raise error
         self.exit_code = self.exit_code or error.exit_code
         message = " ".join(str(error).split("\n"))
         if str(source) not in message:

@@ -92,7 +92,7 @@ class _Work:
 
 def run(args: argparse.Namespace) -> int:
     plan = plan_outputs(args.inputs, args.output, STREAM_SUFFIX)
-    report = Reporter("compress", args.json)
+    report = Reporter("compress", args)
     with open_codec(args) as codec:
         work = _Work(codec, args)
         for (source, target), outcome in overlap(plan.items(), work.layers, work.finish):

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     plan = plan_outputs(args.inputs, args.output, ".png")
     for target in plan.values():
         check_writable_kind(target)
-    report = Reporter("decompress", args.json)
+    report = Reporter("decompress", args)
     with open_codec(args) as codec:
         for source, target in plan.items():
             try:

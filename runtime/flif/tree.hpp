@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -32,7 +33,9 @@ class Tree {
     // One leaf.
     Tree() : nodes_(1), contexts_(1) {}
 
-    explicit Tree(std::vector<TreeNode> nodes) : nodes_(std::move(nodes)), contexts_(1) {}
+    explicit Tree(std::vector<TreeNode> nodes) : nodes_(std::move(nodes)), contexts_(1) {
+        for (const TreeNode& node : nodes_) properties_ = std::max(properties_, node.property + 1);
+    }
 
     static Tree read(RangeDecoder& bits, PropertyIntervals intervals, uint64_t pixels) {
         IntegerReader reader(bits);
@@ -62,6 +65,7 @@ class Tree {
                 }
                 TreeNode& node = nodes[current];
                 node.property = property;
+                tree.properties_ = std::max(tree.properties_, property + 1);
                 node.count = reader.shifted(node_count, 1, kMaxTreeCount);
                 node.split = reader.shifted(node_split, whole.min, whole.max - 1);
                 node.child = static_cast<uint32_t>(nodes.size());
@@ -96,10 +100,16 @@ class Tree {
 
     // The context for a pixel with these properties; counts and splits on the way (section 9.3 of the format).
     Context& find(const int32_t* properties) {
+        // Within areas of one colour pixels have the properties of the pixel before.
+        if (same_as_last(properties)) return contexts_[last_context_];
         uint32_t n = 0;
         for (;;) {
             TreeNode& node = nodes_[n];
-            if (node.property < 0) return contexts_[node.context];
+            if (node.property < 0) {
+                std::copy_n(properties, properties_, last_.begin());
+                last_context_ = node.context;
+                return contexts_[node.context];
+            }
             if (node.count >= 0) {
                 if (node.count > 0) {
                     --node.count;
@@ -124,8 +134,21 @@ class Tree {
    private:
     static constexpr uint64_t kUnlimited = ~uint64_t{0};
 
+    static std::array<int32_t, kMaxProperties> no_properties() {
+        std::array<int32_t, kMaxProperties> none;
+        none.fill(INT32_MIN);
+        return none;
+    }
+
     static uint32_t child(const TreeNode& node, const int32_t* properties) {
         return node.child + (properties[node.property] > node.split ? 0 : 1);
+    }
+
+    bool same_as_last(const int32_t* properties) const {
+        for (int k = 0; k < properties_; ++k) {
+            if (properties[k] != last_[static_cast<size_t>(k)]) return false;
+        }
+        return true;
     }
 
     // Trees of our own making are shallow enough for recursion.
@@ -147,6 +170,11 @@ class Tree {
 
     std::vector<TreeNode> nodes_;
     std::vector<Context> contexts_;
+    // The properties that led to a leaf last, and its context: nothing on the way there counts any more. Before the
+    // first such pixel they are values that no property has.
+    int properties_ = 0;  // how many the tree looks at
+    std::array<int32_t, kMaxProperties> last_ = no_properties();
+    uint32_t last_context_ = 0;
     uint64_t steps_left_ = kUnlimited;
 };
 

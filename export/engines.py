@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import onnx_ir as ir
 
-from ..runtime.engines import PRODUCTS, EngineInfo, Product, Shapes
+from ..runtime.backends import cuda
+from ..runtime.backends.tensorrt import Log, logger
+from ..runtime.backends.tensorrt import load_product as import_product
+from ..runtime.engines import EngineInfo, Product, Shapes
 from ..runtime.errors import BackendError, DependencyError, UsageError
 from ..runtime.files import write_atomically
 from .onnx_export import ports
@@ -23,7 +25,7 @@ from .precision import require_buildable, to_half
 if TYPE_CHECKING:
     from ..runtime.bundle import Bundle, GraphName
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
 
 # Warnings of the parser after which the engine would compute other numbers than the graph.
 _CHANGES_NUMBERS: Final = re.compile(
@@ -89,6 +91,7 @@ class Options:
         stripped: without weights, where the product offers it.
         timing_cache: file of the timing cache, read and written; None: none.
         workspace: bytes that kernels may use for intermediate results; None: the product's default.
+        tf32: whether the factors of float32 products may be rounded to 10 bits; the products do so by default.
     """
 
     optimization_level: int = 3
@@ -97,6 +100,7 @@ class Options:
     stripped: bool = False
     timing_cache: Path | None = None
     workspace: int | None = None
+    tf32: bool = False
 
 
 def load_product(product: Product) -> Any:
@@ -106,10 +110,9 @@ def load_product(product: Product) -> Any:
         DependencyError: it is not installed, or its libraries do not load.
     """
     try:
-        return importlib.import_module(PRODUCTS[product])
-    except ImportError as error:
-        package = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx-cu13"}[product]
-        raise DependencyError(f"{product} cannot be used ({error}): pip install {package}") from error
+        return import_product(product)
+    except BackendError as error:
+        raise DependencyError(str(error)) from error
 
 
 def require_supported(trt: Any, product: Product, precision: Precision, options: Options) -> None:
@@ -128,30 +131,13 @@ def require_supported(trt: Any, product: Product, precision: Precision, options:
     for option, flag in flags.items():
         if getattr(options, option) and not hasattr(trt.BuilderFlag, flag):
             raise UsageError(f"{product} {trt.__version__} does not offer {option}")
+    if options.stripped and precision in {"fp16", "bf16"}:
+        raise UsageError(
+            f"an engine without weights takes them from the bundle's graph when it is loaded, and that is not "
+            f"{precision}: leave --stripped or --precision {precision} out"
+        )
     if precision == "bf16" and not hasattr(trt.DataType, "BF16"):
         raise UsageError(f"{product} {trt.__version__} has no bfloat16")
-
-
-class _Log:
-    """What the product said, by severity."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-        self.errors: list[str] = []
-
-
-def _logger(trt: Any, log: _Log) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in {trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR}:
-                log.errors.append(message)
-            elif severity == trt.ILogger.WARNING:
-                log.warnings.append(message)
-
-    return Logger()
 
 
 def _monitor(trt: Any, report: Callable[[str], Any]) -> Any:
@@ -173,6 +159,22 @@ def _monitor(trt: Any, report: Callable[[str], Any]) -> Any:
             self._steps.pop(phase_name, None)
 
     return Monitor()
+
+
+def _configure(trt: Any, builder: Any, options: Options) -> Any:
+    config = builder.create_builder_config()
+    config.builder_optimization_level = options.optimization_level
+    if options.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.stripped:
+        config.set_flag(trt.BuilderFlag.STRIP_PLAN)
+    if not options.tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if options.hardware_compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    return config
 
 
 def build_plan(
@@ -197,28 +199,19 @@ def build_plan(
     Raises:
         BackendError: the product refuses the graph, or would compute other numbers than it.
     """
-    log = _Log()
-    logger = _logger(trt, log)
-    builder = trt.Builder(logger)
+    log = Log()
+    talk = logger(trt, log)
+    builder = trt.Builder(talk)
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if flag is None else 1 << int(flag))
-    parser = trt.OnnxParser(network, logger)
+    parser = trt.OnnxParser(network, talk)
     if not parser.parse(data):
         reasons = [str(parser.get_error(i).desc()) for i in range(parser.num_errors)]
         raise BackendError(f"{trt.__name__} cannot read the graph: {'; '.join(reasons or log.errors)}")
     changing = [message for message in log.warnings if _CHANGES_NUMBERS.search(message)]
     if changing:
         raise BackendError(f"{trt.__name__} would compute other numbers than the graph: {changing[0]}")
-    config = builder.create_builder_config()
-    config.builder_optimization_level = options.optimization_level
-    if options.workspace is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
-    if options.version_compatible:
-        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-    if options.stripped:
-        config.set_flag(trt.BuilderFlag.STRIP_PLAN)
-    if options.hardware_compatible:
-        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    config = _configure(trt, builder, options)
     cache = None
     if options.timing_cache is not None:
         known = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
@@ -236,9 +229,7 @@ def build_plan(
         config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise BackendError(
-            f"{trt.__name__} could not build the engine: {'; '.join(log.errors) or 'no reason given'}"
-        )
+        raise BackendError(f"{trt.__name__} could not build the engine: {log.reasons()}")
     if cache is not None and options.timing_cache is not None:
         write_atomically(options.timing_cache, bytes(cache.serialize()))
     return bytes(plan)
@@ -246,17 +237,8 @@ def build_plan(
 
 def compute_capability() -> str | None:
     """Compute capability of the first GPU, such as `9.0`; None where there is none."""
-    try:
-        from cuda.bindings import runtime
-    except ImportError:
-        return None
-    major_id = runtime.cudaDeviceAttr.cudaDevAttrComputeCapabilityMajor
-    minor_id = runtime.cudaDeviceAttr.cudaDevAttrComputeCapabilityMinor
-    error, major = runtime.cudaDeviceGetAttribute(major_id, 0)
-    if int(error):
-        return None
-    _, minor = runtime.cudaDeviceGetAttribute(minor_id, 0)
-    return f"{major}.{minor}"
+    found, _ = cuda.gpus()
+    return found[0].capability if found else None
 
 
 def prepare(data: bytes, precision: Precision) -> bytes:
@@ -316,7 +298,7 @@ def build_engine(
     shapes = tuple(p.shapes(graph, info.label_scale, info.multiple) for p in profiles)
     data = prepare(bundle.read_graph(graph), precision)
     start = time.perf_counter()
-    plan = build_plan(trt, data, shapes, options, progress)
+    plan = build_plan(trt, data, shapes, replace(options, tf32=precision == "tf32"), progress)
     folder = bundle.path / "engines"
     folder.mkdir(exist_ok=True)
     stem = f"{graph}.{product}.{precision}"
@@ -329,7 +311,7 @@ def build_engine(
         backend=product,
         version=str(trt.__version__),
         precision=precision,
-        gpu="any" if product == "tensorrt-rtx" or gpu is None else gpu,
+        gpu=_runs_on(product, gpu, options),
         profiles=shapes,
         version_compatible=options.version_compatible,
         stripped=options.stripped,
@@ -341,12 +323,19 @@ def build_engine(
     return path
 
 
+def _runs_on(product: Product, gpu: str | None, options: Options) -> str:
+    """What the sidecar says of the GPUs that an engine is for; see `EngineInfo.gpu`."""
+    if product == "tensorrt-rtx" or gpu is None:
+        return "any"
+    return "8.0+" if options.hardware_compatible else gpu
+
+
 def describe_layers(trt: Any, plan: bytes) -> str | None:
     """Per-layer information of an engine as JSON; None where there is no GPU to load it on."""
     if compute_capability() is None:
         return None
-    log = _Log()
-    engine = trt.Runtime(_logger(trt, log)).deserialize_cuda_engine(plan)
+    log = Log()
+    engine = trt.Runtime(logger(trt, log)).deserialize_cuda_engine(plan)
     if engine is None:
         return None
     found = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)

@@ -4,6 +4,7 @@
     >>> codec = Codec.open()                      # the shipped bundle, the best backend present
     >>> data = codec.compress(image, quality=60)  # uint8 (H, W, 3) -> bytes
     >>> image = codec.decompress(data)
+    >>> for data in compress_many(codec, images, quality=60): ...  # the coding of one beside the networks of the next
 
 Names are loaded when they are first used, so that `import oslic.runtime` costs next to nothing and
 `oslic.runtime.flif` needs nothing but numpy.
@@ -18,13 +19,16 @@ if TYPE_CHECKING:
     from .bundle import Bundle, default_bundle
     from .codec import Codec
     from .errors import OslicError
+    from .pipeline import compress_many, decompress_many
 
-__all__ = ["Bundle", "Codec", "OslicError", "default_bundle"]
+__all__ = ["Bundle", "Codec", "OslicError", "compress_many", "decompress_many", "default_bundle"]
 
 _HOMES = {
     "Bundle": "bundle",
     "Codec": "codec",
     "OslicError": "errors",
+    "compress_many": "pipeline",
+    "decompress_many": "pipeline",
     "default_bundle": "bundle",
 }
 

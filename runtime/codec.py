@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, Self, cast
 import numpy as np
 
 from . import flif, residual
-from .backends import Runner, select
+from .backends import Options, Runner, select
 from .bundle import COMPACT_SCALE, Bundle, GraphName, default_bundle
 from .errors import BundleError, ImageError, LimitError, RateError, StreamError, UsageError, VerificationError
 from .images import Metadata
@@ -192,10 +192,17 @@ class Codec:
     Open one with `Codec.open`.
     """
 
-    def __init__(self, bundle: Bundle, backend: str, threads: int | None, limits: Limits) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: str,
+        threads: int | None,
+        limits: Limits,
+        precision: str | None = None,
+    ) -> None:
         self.bundle = bundle
         self.limits = limits
-        self.selection = select(backend, bundle, threads)
+        self.selection = select(backend, bundle, Options(threads=threads, precision=precision))
         self._runners: dict[GraphName, Runner] = {}
         self._loading = threading.Lock()
 
@@ -206,6 +213,7 @@ class Codec:
         backend: str = "auto",
         threads: int | None = None,
         limits: Limits | None = None,
+        precision: str | None = None,
     ) -> Codec:
         """Open a codec.
 
@@ -214,15 +222,19 @@ class Codec:
             backend: a name from `oslic backends`, or "auto" for the best that is present.
             threads: CPU threads the networks may use; None leaves it to the backend.
             limits: what to refuse; None for the defaults.
+            precision: `fp32`, `fp16`, ...: of the engines, see `backends.Options`; None for the fastest there.
 
         Raises:
             BundleError: no bundle there, or a damaged one.
             BackendError: the backend is not usable; the message says why.
+
+        Warns:
+            PassedOverWarning: "auto" took a slower backend than this machine or this bundle is meant for.
         """
         if threads is not None and threads < 1:
             raise UsageError(f"threads is {threads}, must be at least 1")
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle or default_bundle())
-        return cls(opened, backend, threads, limits or Limits())
+        return cls(opened, backend, threads, limits or Limits(), precision)
 
     def close(self) -> None:
         """Give back what the backend holds."""

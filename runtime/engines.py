@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from .bundle import COMPACT_SCALE, GRAPH_NAMES
 from .errors import BackendError
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ PRODUCTS: Final[dict[Product, str]] = {"tensorrt": "tensorrt", "tensorrt-rtx": "
 
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
+PRECISIONS: Final = ("int8", "fp16", "bf16", "tf32", "fp32")
+"""What engines can be built in, the fastest first."""
+
+# Inputs whose height and width say how large the image is, and by what factor they are smaller than it.
+_IMAGE_SCALES: Final = {"image": 1, "compact": COMPACT_SCALE}
+
 
 @dataclass(frozen=True)
 class EngineInfo:
@@ -40,9 +47,9 @@ class EngineInfo:
         graph_sha256: hash of the graph file that it was built from.
         backend: the product.
         version: the product's version, which must be the same when it is loaded unless `version_compatible`.
-        precision: `fp32`, `fp16`, `bf16` or `int8`.
-        gpu: compute capability that it was built for, such as `9.0`; `any` if the product compiles on the
-            target.
+        precision: one of `PRECISIONS`.
+        gpu: compute capability that it was built for, such as `9.0`; `8.0+` for that and all later ones; `any` if
+            the product compiles on the target.
         profiles: for each optimisation profile, the smallest, best and largest shape of each input.
         version_compatible: later versions of the product load it too.
         stripped: it holds no weights; they are taken from the graph when it is loaded.
@@ -103,9 +110,15 @@ class EngineInfo:
         same_major = self.version.split(".")[0] == version.split(".", maxsplit=1)[0]
         if self.version != version and not (self.version_compatible and same_major):
             return f"built with {self.backend} {self.version}, here is {version}"
-        if self.gpu != "any" and gpu is not None and self.gpu != gpu:
+        if gpu is not None and not self._runs_on(gpu):
             return f"built for compute capability {self.gpu}, here is {gpu}"
         return None
+
+    def _runs_on(self, gpu: str) -> bool:
+        if self.gpu == "any":
+            return True
+        least, here = ([int(part) for part in text.split(".")] for text in (self.gpu.rstrip("+"), gpu))
+        return here >= least if self.gpu.endswith("+") else here == least
 
     def profile_for(self, shapes: Mapping[str, Sequence[int]]) -> int | None:
         """The profile whose best shape is nearest among those that take the shapes, or None.
@@ -131,9 +144,29 @@ class EngineInfo:
         return None if best is None else best[1]
 
 
-def rebuild_command(bundle: Path, backend: str, precision: str) -> str:
-    """The command that builds a bundle's engines again."""
-    return f"oslic build {bundle} --backend {backend} --precision {precision}"
+def build_command(bundle: Path, product: Product, precision: str | None = None) -> str:
+    """The command that builds a bundle's engines, all graphs for the default sizes."""
+    chosen = "" if precision is None else f" --precision {precision}"
+    return f"oslic build {bundle} --backend {product}{chosen}"
+
+
+def rebuild_command(bundle: Path, info: EngineInfo) -> str:
+    """The command that builds an engine again as it was built: same graph, precision, sizes and options."""
+    words = [build_command(bundle, info.backend, info.precision), f"--graph {info.graph}"]
+    for profile in info.profiles:
+        name, shapes = next((n, s) for n, s in profile.items() if n in _IMAGE_SCALES)
+        scale = _IMAGE_SCALES[name]
+        sizes = (f"{n}x{scale * height}x{scale * width}" for n, height, width, *_ in shapes)
+        words.append(f"--shapes {','.join(sizes)}")
+    if info.optimization_level != EngineInfo.optimization_level:
+        words.append(f"--optimization-level {info.optimization_level}")
+    flags = {
+        "--version-compatible": info.version_compatible,
+        "--hardware-compatible": info.gpu.endswith("+"),
+        "--stripped": info.stripped,
+    }
+    words += [flag for flag, given in flags.items() if given]
+    return " ".join(words)
 
 
 def engines_of(bundle: Bundle, graph: GraphName, backend: Product) -> list[tuple[Path, EngineInfo]]:
@@ -148,6 +181,64 @@ def engines_of(bundle: Bundle, graph: GraphName, backend: Product) -> list[tuple
     ]
 
 
+def wanted_precision(bundle: Bundle, product: Product) -> str | None:
+    """The fastest precision in which a bundle holds an engine of any graph; None if it holds none.
+
+    Raises:
+        BackendError: a sidecar is damaged.
+    """
+    found = {info.precision for graph in GRAPH_NAMES for _, info in engines_of(bundle, graph, product)}
+    return next((precision for precision in PRECISIONS if precision in found), None)
+
+
+def choose_engine(
+    bundle: Bundle,
+    graph: GraphName,
+    product: Product,
+    *,
+    version: str,
+    gpu: str | None,
+    precision: str | None,
+) -> tuple[Path, EngineInfo]:
+    """The engine of a graph that is to be run here. There is no falling back to one of another precision.
+
+    Args:
+        bundle: the bundle.
+        graph: which graph.
+        product: which product runs it.
+        version: the product's version here.
+        gpu: compute capability here; None where it is not known.
+        precision: of the engine; None for the fastest that the bundle holds of any graph.
+
+    Returns:
+        The engine's path and its sidecar.
+
+    Raises:
+        BackendError: there is none, or it does not fit; the message says why, and the command that builds it.
+    """
+    wanted = precision or wanted_precision(bundle, product)
+    found = engines_of(bundle, graph, product)
+    if wanted is None or not found:
+        raise BackendError(
+            f"the bundle {bundle.path} has no {product} engine of {graph}; build it: "
+            f"{build_command(bundle.path, product, wanted)}"
+        )
+    fitting = [(path, info) for path, info in found if info.precision == wanted]
+    if not fitting:
+        others = ", ".join(sorted({info.precision for _, info in found}))
+        raise BackendError(
+            f"the {product} engine of {graph} is {others}, not {wanted}; build it: "
+            f"{build_command(bundle.path, product, wanted)} --graph {graph}"
+        )
+    reasons = []
+    for path, info in fitting:
+        reason = info.misfit(bundle.manifest.graphs[graph].sha256, version, gpu)
+        if reason is None:
+            return path, info
+        reasons.append(f"the engine {path} cannot be used: {reason}; {rebuild_command(bundle.path, info)}")
+    raise BackendError("; ".join(reasons))
+
+
 def read_engine(path: Path, info: EngineInfo) -> bytes:
     """Read an engine and check it against its sidecar.
 
@@ -159,5 +250,5 @@ def read_engine(path: Path, info: EngineInfo) -> bytes:
     except OSError as error:
         raise BackendError(f"the engine {path} cannot be read: {error.strerror}") from error
     if hashlib.sha256(data).hexdigest() != info.sha256:
-        raise BackendError(f"the engine {path} was altered; build it again")
+        raise BackendError(f"the engine {path} was altered, its SHA-256 is not its sidecar's; build it again")
     return data

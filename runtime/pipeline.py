@@ -1,12 +1,33 @@
-"""Work on several images at once: one's entropy coding beside another's networks."""
+"""Work on several images at once: one's entropy coding beside another's networks.
+
+    >>> for data in compress_many(codec, images, quality=60):
+    ...     ...
+    >>> for image in decompress_many(codec, streams):
+    ...     ...
+
+Inside one image the networks overlap with the coding of its lossless layers already (`Codec.layers`); what these two
+add is that residuals are coded, and streams unpacked, while the device works on the next image.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from .errors import OslicError
+from .residual import DEFAULT_SPEED
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from .codec import Codec
+
+    Pixels = npt.NDArray[np.uint8]
+
+_IN_WORK: Final = 2
 
 _Item = TypeVar("_Item")
 _Half = TypeVar("_Half")
@@ -54,3 +75,67 @@ def _outcome(pending: Future[_Whole] | OslicError) -> _Whole | OslicError:
         return pending.result()
     except OslicError as error:
         return error
+
+
+def ahead(
+    items: Iterable[_Item], work: Callable[[_Item], _Whole]
+) -> Iterator[tuple[_Item, _Whole | OslicError]]:
+    """Run `work` on two items at a time, each on a thread of its own.
+
+    Args:
+        items: what to work on, taken one by one.
+        work: the whole work; should spend its time outside the interpreter's lock.
+
+    Yields:
+        Each item with its result, or with the OslicError that it raised, in the order of the items. Other exceptions
+        are raised.
+    """
+    with ThreadPoolExecutor(_IN_WORK) as pool:
+        pending: deque[tuple[_Item, Future[_Whole]]] = deque()
+        for item in items:
+            pending.append((item, pool.submit(work, item)))
+            if len(pending) == _IN_WORK:
+                first, future = pending.popleft()
+                outcome = _outcome(future)
+                yield first, outcome
+        for item, future in pending:
+            outcome = _outcome(future)
+            yield item, outcome
+
+
+def compress_many(
+    codec: Codec, images: Iterable[Pixels], *, quality: int, speed: int = DEFAULT_SPEED
+) -> Iterator[bytes | OslicError]:
+    """Compress many images, the residual of one beside the networks of the next.
+
+    Args:
+        codec: from `Codec.open`.
+        images: uint8, as for `Codec.compress`; taken one by one, at most two are held.
+        quality: 0..100, as for `Codec.compress`.
+        speed: 0..10 of the residual coder.
+
+    Yields:
+        In the order of the images, the bytes that `Codec.compress` gives, or the error of that image: a bad image
+        does not stop the others.
+    """
+    for _, outcome in overlap(
+        images, codec.layers, lambda _, layers: codec.finish(layers, quality=quality, speed=speed).data
+    ):
+        yield outcome
+
+
+def decompress_many(
+    codec: Codec, streams: Iterable[bytes], *, strict: bool = False
+) -> Iterator[Pixels | OslicError]:
+    """Decompress many streams, the networks of one beside the layers and the residual of the next.
+
+    Args:
+        codec: from `Codec.open`.
+        streams: contents of `.oslic` files; taken one by one, at most two are held.
+        strict: as for `Codec.decompress`.
+
+    Yields:
+        In the order of the streams, the image that `Codec.decompress` gives, or the error of that stream.
+    """
+    for _, outcome in ahead(streams, lambda data: codec.decompress(data, strict=strict)):
+        yield outcome

@@ -10,7 +10,7 @@ import threading
 import numpy as np
 import pytest
 from oslic.runtime import flif
-from oslic.runtime.backends import Availability, select
+from oslic.runtime.backends import Availability, Options, select
 from oslic.runtime.bundle import Bundle, default_bundle
 from oslic.runtime.codec import Codec, DriftWarning, psnr
 from oslic.runtime.errors import (
@@ -385,7 +385,7 @@ def test_auto_says_what_it_took_and_why():
 
 def test_the_cpu_backend_is_always_there():
     bundle = Bundle.open(default_bundle())
-    found = type(select("onnxruntime-cpu", bundle).backend).probe(bundle)
+    found = type(select("onnxruntime-cpu", bundle).backend).probe(bundle, Options())
     assert isinstance(found, Availability)
     assert found.usable
     assert found.version

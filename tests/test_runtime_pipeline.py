@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
 import pytest
-from oslic.runtime.errors import ImageError
-from oslic.runtime.pipeline import overlap
+from oslic.runtime.codec import Codec
+from oslic.runtime.errors import ImageError, StreamError
+from oslic.runtime.pipeline import ahead, compress_many, decompress_many, overlap
 
 
 def test_results_come_in_order_with_their_items():
@@ -54,3 +56,37 @@ def test_other_exceptions_are_raised():
 
 def test_nothing_in_nothing_out():
     assert list(overlap([], lambda i: i, lambda i, half: half)) == []
+
+
+def test_two_items_are_in_work_and_come_in_order():
+    both = threading.Barrier(2, timeout=20)
+
+    def work(item):
+        both.wait()  # passes only if two run at the same time
+        return item * 10
+
+    assert list(ahead(range(6), work)) == [(i, i * 10) for i in range(6)]
+
+
+def test_an_error_belongs_to_its_item():
+    def work(item):
+        if item == 1:
+            raise ImageError("bad")
+        return item
+
+    found = [outcome for _, outcome in ahead(range(3), work)]
+    assert (found[0], found[2]) == (0, 2)
+    assert isinstance(found[1], ImageError)
+    assert list(ahead([], work)) == []
+
+
+def test_many_images_are_what_single_ones_are(photo):
+    images = [photo[:40, :64], photo[:3, :5].astype(np.float32), photo[50:90, 10:80, 0]]
+    with Codec.open(threads=1) as codec:
+        streams = list(compress_many(codec, iter(images), quality=30, speed=10))
+        assert streams[0] == codec.compress(images[0], 30, speed=10)
+        assert isinstance(streams[1], ImageError)
+        back = list(decompress_many(codec, [streams[0], b"no stream", streams[2]]))
+        assert np.array_equal(back[0], codec.decompress(streams[0]))
+        assert isinstance(back[1], StreamError)
+        assert back[2].shape == images[2].shape

@@ -9,7 +9,7 @@ from pathlib import Path
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--backend", choices=("tensorrt", "tensorrt-rtx"), required=True)
-    parser.add_argument("--precision", choices=("fp32", "fp16", "bf16", "int8"), default="fp16")
+    parser.add_argument("--precision", choices=("fp32", "tf32", "fp16", "bf16", "int8"), default="fp16")
     parser.add_argument(
         "--shapes",
         action="append",

@@ -7,19 +7,57 @@ A backend is found by name in `BACKENDS`, a table of module names, so that nothi
 from __future__ import annotations
 
 import importlib
+import warnings
 from dataclasses import dataclass
 from typing import Final
 
 from ..bundle import Bundle
 from ..errors import BackendError
-from .protocol import Availability, Backend, Runner
+from .protocol import Availability, Backend, Options, Runner
 
-__all__ = ["BACKENDS", "Availability", "Backend", "Runner", "Selection", "probe_all", "select"]
+__all__ = [
+    "BACKENDS",
+    "Availability",
+    "Backend",
+    "Options",
+    "PassedOverWarning",
+    "Runner",
+    "Selection",
+    "probe_all",
+    "select",
+]
 
-BACKENDS: Final[dict[str, str]] = {
-    # Name -> module and class; `auto` tries them in this order.
-    "onnxruntime-cpu": "onnxruntime_cpu:OnnxRuntimeCpu",
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table.
+
+    Attributes:
+        module: in this folder.
+        kind: name of the class in it.
+        by_name: why `auto` never takes it; empty where it may.
+    """
+
+    module: str
+    kind: str
+    by_name: str = ""
+
+
+_SLOW_START: Final = "taken by name only: it builds engines for minutes while the first images wait"
+
+BACKENDS: Final[dict[str, Entry]] = {
+    # `auto` tries them in this order: the fastest first.
+    "tensorrt": Entry("tensorrt", "TensorRt"),
+    "tensorrt-rtx": Entry("tensorrt", "TensorRtRtx"),
+    "onnxruntime-cuda": Entry("onnxruntime_gpu", "OnnxRuntimeCuda"),
+    "onnxruntime-tensorrt": Entry("onnxruntime_gpu", "OnnxRuntimeTensorRt", _SLOW_START),
+    "onnxruntime-tensorrt-rtx": Entry("onnxruntime_gpu", "OnnxRuntimeTensorRtRtx", _SLOW_START),
+    "onnxruntime-cpu": Entry("onnxruntime_cpu", "OnnxRuntimeCpu"),
 }
+
+
+class PassedOverWarning(UserWarning):
+    """`auto` took a slower backend than this machine or this bundle is meant for; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +67,7 @@ class Selection:
     Attributes:
         backend: ready to load graphs.
         reason: one line for the user.
-        passed_over: the backends that come first in `auto`'s order and could not be used, each with its reason.
+        passed_over: the backends that come first in `auto`'s order and were not taken, each with its reason.
     """
 
     backend: Backend
@@ -38,36 +76,60 @@ class Selection:
 
 
 def _class(name: str) -> type[Backend]:
-    module, _, attribute = BACKENDS[name].partition(":")
-    kind: type[Backend] = getattr(importlib.import_module(f".{module}", __name__), attribute)
+    entry = BACKENDS[name]
+    kind: type[Backend] = getattr(importlib.import_module(f".{entry.module}", __name__), entry.kind)
     return kind
 
 
-def probe_all(bundle: Bundle | None = None) -> dict[str, Availability]:
-    """Say of every backend whether it is usable here, and with `bundle` if given."""
-    return {name: _class(name).probe(bundle) for name in BACKENDS}
+def probe_all(bundle: Bundle | None = None, options: Options | None = None) -> dict[str, Availability]:
+    """Say of every backend whether it is usable here, and with `bundle` and `options` if given."""
+    return {name: _class(name).probe(bundle, options or Options()) for name in BACKENDS}
 
 
-def select(name: str, bundle: Bundle, threads: int | None = None) -> Selection:
+def first_usable(found: dict[str, Availability]) -> str | None:
+    """What `auto` takes of what `probe_all` found; None where nothing is usable."""
+    return next((name for name, a in found.items() if a.usable and not BACKENDS[name].by_name), None)
+
+
+def select(name: str, bundle: Bundle, options: Options | None = None) -> Selection:
     """Open the backend `name` for `bundle`, or with "auto" the first usable one.
 
     Args:
         name: a key of `BACKENDS`, or "auto".
         bundle: whose graphs are to be run.
-        threads: CPU threads that the backend may use; None leaves it the choice.
+        options: how; None for the defaults.
 
     Raises:
         BackendError: unknown name, or not usable; the message says why.
+
+    Warns:
+        PassedOverWarning: "auto" passed over a backend that this machine or this bundle is meant for.
     """
-    if name != "auto" and name not in BACKENDS:
-        raise BackendError(f"unknown backend {name!r}; known: auto, {', '.join(BACKENDS)}")
+    options = options or Options()
+    if name != "auto":
+        if name not in BACKENDS:
+            raise BackendError(f"unknown backend {name!r}; known: auto, {', '.join(BACKENDS)}")
+        kind = _class(name)
+        found = kind.probe(bundle, options)
+        if not found.usable:
+            raise BackendError(f"{name} cannot be used: {found.reason}")
+        return Selection(kind(bundle, options), f"{name} {found.version}: chosen by name; {found.reason}", {})
     passed_over: dict[str, str] = {}
-    for candidate in BACKENDS if name == "auto" else [name]:
+    for candidate, entry in BACKENDS.items():
+        if entry.by_name:
+            passed_over[candidate] = entry.by_name
+            continue
         kind = _class(candidate)
-        found = kind.probe(bundle)
+        found = kind.probe(bundle, options)
         if found.usable:
-            chosen = "chosen by name" if name != "auto" else "the first usable in auto's order"
-            return Selection(kind(bundle, threads), f"{candidate} {found.version}: {chosen}", passed_over)
+            return Selection(
+                kind(bundle, options),
+                f"{candidate} {found.version}: the best here; {found.reason}",
+                passed_over,
+            )
         passed_over[candidate] = found.reason
+        if found.expected:
+            message = f"{candidate} is passed over: {found.reason}"
+            warnings.warn(message, PassedOverWarning, stacklevel=2)
     reasons = "; ".join(f"{candidate}: {reason}" for candidate, reason in passed_over.items())
     raise BackendError(f"no usable backend: {reasons}")

@@ -2,61 +2,32 @@
 
 from __future__ import annotations
 
-import importlib.util
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import BackendError
+from . import sessions
 from .protocol import Availability
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from ..bundle import Bundle, GraphName
+    from .protocol import Options
 
 
-def find_onnxruntime() -> tuple[Any, str]:
-    """Import ONNX Runtime, whatever distribution brought it.
+def open_session(data: bytes, threads: int | None) -> Any:
+    """A session of ONNX Runtime on the CPU.
 
-    Returns:
-        The module, or None, and the reason why there is none.
+    Args:
+        data: a serialised ONNX model.
+        threads: threads to use; None leaves it the choice.
+
+    Raises:
+        BackendError: ONNX Runtime is missing, or cannot take the model.
     """
-    if importlib.util.find_spec("onnxruntime") is None:
-        return None, "ONNX Runtime is not installed: pip install 'oslic[cpu]' (or 'oslic[gpu]')"
-    try:
-        import onnxruntime
-    except ImportError as error:
-        return None, f"ONNX Runtime is installed but does not load: {error}"
-    if not hasattr(onnxruntime, "InferenceSession"):
-        return None, "ONNX Runtime is only partly installed: pip install --force-reinstall onnxruntime"
-    return onnxruntime, ""
-
-
-class OnnxRuntimeRunner:
-    """A session of ONNX Runtime, with one output."""
-
-    def __init__(self, session: Any, name: str) -> None:
-        self._session = session
-        self._name = name
-        self._inputs = [value.name for value in session.get_inputs()]
-        self._outputs = [session.get_outputs()[0].name]
-
-    def __call__(self, *inputs: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Run the graph: see `Runner`."""
-        if self._session is None:
-            raise BackendError(f"the {self._name} graph was closed")
-        try:
-            (output,) = self._session.run(self._outputs, dict(zip(self._inputs, inputs, strict=True)))
-        except (RuntimeError, ValueError) as error:
-            shapes = ", ".join(str(x.shape) for x in inputs)
-            raise BackendError(
-                f"ONNX Runtime failed in the {self._name} graph on inputs {shapes}: {error}"
-            ) from error
-        return cast("npt.NDArray[np.uint8]", output)
-
-    def close(self) -> None:
-        """Drop the session."""
-        self._session = None
+    onnxruntime, reason = sessions.find_onnxruntime()
+    if onnxruntime is None:
+        raise BackendError(reason)
+    options = sessions.session_options(onnxruntime, threads)
+    return sessions.open_session(onnxruntime, data, sessions.Provider(sessions.CPU, {}), options)
 
 
 class OnnxRuntimeCpu:
@@ -64,35 +35,30 @@ class OnnxRuntimeCpu:
 
     name: ClassVar[str] = "onnxruntime-cpu"
 
-    def __init__(self, bundle: Bundle, threads: int | None) -> None:
+    def __init__(self, bundle: Bundle, options: Options) -> None:
         self._bundle = bundle
-        self._threads = threads
+        self._options = options
 
     @classmethod
-    def probe(cls, bundle: Bundle | None) -> Availability:
+    def probe(cls, bundle: Bundle | None, options: Options) -> Availability:
         """Say whether ONNX Runtime is installed; it takes every bundle."""
-        del bundle
-        onnxruntime, reason = find_onnxruntime()
+        onnxruntime, reason = sessions.find_onnxruntime()
         if onnxruntime is None:
             return Availability(False, None, reason)
-        return Availability(True, onnxruntime.__version__, "runs everywhere")
+        version = str(onnxruntime.__version__)
+        try:
+            if bundle is not None:
+                for graph in bundle.manifest.graphs:
+                    sessions.require_precision(bundle, graph, cls.name, options)
+        except BackendError as error:
+            return Availability(False, version, str(error))
+        return Availability(True, version, "runs everywhere")
 
-    def load(self, graph: GraphName) -> OnnxRuntimeRunner:
+    def load(self, graph: GraphName) -> sessions.HostRunner:
         """Load one graph: see `Backend.load`."""
-        onnxruntime, reason = find_onnxruntime()
-        if onnxruntime is None:
-            raise BackendError(reason)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if self._threads is not None:
-            options.intra_op_num_threads = self._threads
-        # Workers that spin between the graphs take the cores from the entropy coders.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        sessions.require_precision(self._bundle, graph, self.name, self._options)
         data = self._bundle.read_graph(graph)
         try:
-            session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's exceptions have no common base but this
-            raise BackendError(
-                f"ONNX Runtime cannot load {self._bundle.graph_path(graph)}: {error}"
-            ) from error
-        return OnnxRuntimeRunner(session, graph)
+            return sessions.HostRunner(open_session(data, self._options.threads), graph)
+        except BackendError as error:
+            raise BackendError(f"{self._bundle.graph_path(graph)}: {error}") from error

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from ..bundle import Bundle, GraphName
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a backend is to run the graphs.
+
+    Attributes:
+        threads: CPU threads that it may use; None leaves it the choice.
+        precision: `fp32`, `tf32`, `fp16`, `bf16` or `int8`: of the engines to take, or what the graphs must be in
+            where the backend runs them as they are; None takes the fastest that the bundle holds.
+        cuda_graphs: whether repeated runs of one shape may be recorded as CUDA graphs.
+    """
+
+    threads: int | None = None
+    precision: str | None = None
+    cuda_graphs: bool = True
 
 
 @dataclass(frozen=True)
@@ -20,27 +36,32 @@ class Availability:
         usable: it can be opened.
         version: of the library behind it; None where there is none.
         reason: why it is usable, or why not and what to do about it, in one line.
+        expected: it is not usable, though this machine or this bundle looks as if it should be (a GPU without the
+            library for it, an engine of another version): `auto` says so aloud when it passes it over.
     """
 
     usable: bool
     version: str | None
     reason: str
+    expected: bool = False
 
 
 class Runner(Protocol):
-    """One loaded graph."""
+    """One loaded graph. Safe to call from several threads."""
 
-    def __call__(self, *inputs: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    def __call__(self, *inputs: Any) -> npt.NDArray[np.uint8]:
         """Run the graph.
 
         Args:
-            inputs: in the order of the graph's inputs, uint8, C order, N first (see `docs/CONTRIBUTING.md`).
+            inputs: in the order of the graph's inputs, uint8, C order, N first (see `docs/CONTRIBUTING.md`): numpy
+                arrays, or whatever has `__cuda_array_interface__` or `__dlpack__`. Backends for GPUs read arrays
+                that lie on their device where they lie; the CPU backend takes arrays in host memory only.
 
         Returns:
             The output, uint8, owned by the caller.
 
         Raises:
-            BackendError: the run failed.
+            BackendError: the run failed, or an input is of another type, layout or device.
         """
 
     def close(self) -> None:
@@ -52,11 +73,11 @@ class Backend(Protocol):
 
     name: ClassVar[str]
 
-    def __init__(self, bundle: Bundle, threads: int | None) -> None:
+    def __init__(self, bundle: Bundle, options: Options) -> None:
         """Open the backend for a bundle; graphs are loaded later, each when it is first needed."""
 
     @classmethod
-    def probe(cls, bundle: Bundle | None) -> Availability:
+    def probe(cls, bundle: Bundle | None, options: Options) -> Availability:
         """Say whether this backend is usable here, and for `bundle` if given. Raises nothing."""
 
     def load(self, graph: GraphName) -> Runner:

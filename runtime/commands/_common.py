@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from ..backends import BACKENDS
+from ..backends import BACKENDS, PassedOverWarning
 from ..codec import Codec
+from ..engines import PRECISIONS
 from ..errors import OslicError, UsageError
 
 STREAM_SUFFIX: Final = ".oslic"
@@ -25,12 +27,23 @@ def add_codec_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads of the networks (default: all cores)"
     )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="of the engines (default: the fastest that the bundle holds)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
 
 
 def open_codec(args: argparse.Namespace) -> Codec:
     """Open the codec that the arguments of `add_codec_arguments` ask for."""
-    return Codec.open(args.bundle, args.backend, args.threads)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PassedOverWarning)
+        codec = Codec.open(args.bundle, args.backend, args.threads, precision=args.precision)
+    for warning in caught:
+        if issubclass(warning.category, PassedOverWarning):
+            print(f"oslic: warning: {warning.message}", file=sys.stderr)
+    return codec
 
 
 def plan_outputs(inputs: list[str], output: str, suffix: str) -> dict[Path, Path]:

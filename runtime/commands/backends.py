@@ -5,29 +5,39 @@ from __future__ import annotations
 import argparse
 import json
 
-from ..backends import probe_all
+from ..backends import BACKENDS, Options, first_usable, probe_all
 from ..bundle import Bundle, default_bundle
+from ..engines import PRECISIONS
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bundle", metavar="FOLDER", help="say it for this bundle (default: the shipped one)"
     )
+    parser.add_argument("--precision", choices=PRECISIONS, help="say it for engines of this precision")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:
     bundle = Bundle.open(args.bundle or default_bundle())
-    found = probe_all(bundle)
+    found = probe_all(bundle, Options(precision=args.precision))
+    auto = first_usable(found)
     if args.json:
         rows = {
-            name: {"usable": a.usable, "version": a.version, "reason": a.reason} for name, a in found.items()
+            name: {
+                "usable": a.usable,
+                "version": a.version,
+                "reason": a.reason,
+                "by_name_only": BACKENDS[name].by_name or None,
+                "expected": a.expected,
+            }
+            for name, a in found.items()
         }
-        print(json.dumps({"backends": rows}, indent=2))
+        print(json.dumps({"backends": rows, "auto": auto}, indent=2))
         return 0
-    auto = next((name for name, a in found.items() if a.usable), None)
+    width = max(map(len, found))
     for name, available in found.items():
         mark = "yes" if available.usable else "no"
         chosen = " (auto takes this one)" if name == auto else ""
-        print(f"{name:<22} {mark:<4} {available.version or '-':<10} {available.reason}{chosen}")
+        print(f"{name:<{width}}  {mark:<4} {available.version or '-':<12} {available.reason}{chosen}")
     return 0

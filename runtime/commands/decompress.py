@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any, Final
 
 from ..codec import Codec
 from ..errors import OslicError, VerificationError
 from ..files import read_file, write_atomically
 from ..images import check_writable_kind, encode_image
+from ..pipeline import ahead
 from ._common import Reporter, add_codec_arguments, milliseconds, open_codec, plan_outputs
+
+_DRIFTED: Final = "the estimate differs from the encoder's; expect differences of a few grey levels"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,24 +28,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_codec_arguments(parser)
 
 
-def _one(codec: Codec, source: Path, target: Path, strict: bool, report: Reporter) -> None:
+def _one(codec: Codec, source: Path, target: Path, strict: bool) -> dict[str, Any]:
+    """Read, decode and write one file; returns its row."""
     start = time.perf_counter()
     data = read_file(source, "stream")
     stages = {"read": time.perf_counter() - start}
     decoded = codec.decode(data)
     stages |= decoded.stages
-    if not decoded.digest_matches:
-        message = (
-            f"{source}: the estimate differs from the encoder's; expect differences of a few grey levels"
-        )
-        if strict:
-            raise VerificationError(f"{message}; leave --strict out to accept them")
-        report.warn(message)
+    if strict and not decoded.digest_matches:
+        raise VerificationError(f"{source}: {_DRIFTED}; leave --strict out to accept them")
     start = time.perf_counter()
     write_atomically(target, encode_image(decoded.image, decoded.metadata, target))
     stages["write"] = time.perf_counter() - start
     height, width = decoded.image.shape[:2]
-    row = {
+    return {
         "input": str(source),
         "output": str(target),
         "width": width,
@@ -52,9 +52,6 @@ def _one(codec: Codec, source: Path, target: Path, strict: bool, report: Reporte
         "backend": codec.selection.backend.name,
         "stages_ms": milliseconds(stages),
     }
-    report.done(
-        row, f"{source} -> {target}: {width}x{height}, digest {'ok' if decoded.digest_matches else 'DIFFERS'}"
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,9 +60,16 @@ def run(args: argparse.Namespace) -> int:
         check_writable_kind(target)
     report = Reporter("decompress", args)
     with open_codec(args) as codec:
-        for source, target in plan.items():
-            try:
-                _one(codec, source, target, args.strict, report)
-            except OslicError as error:
-                report.failed(source, error)
+        for (source, target), outcome in ahead(
+            plan.items(), lambda pair: _one(codec, *pair, strict=args.strict)
+        ):
+            if isinstance(outcome, OslicError):
+                report.failed(source, outcome)
+                continue
+            if not outcome["digest_matches"]:
+                report.warn(f"{source}: {_DRIFTED}")
+            state = "ok" if outcome["digest_matches"] else "DIFFERS"
+            report.done(
+                outcome, f"{source} -> {target}: {outcome['width']}x{outcome['height']}, digest {state}"
+            )
     return report.finish()

@@ -1,0 +1,478 @@
+"""CUDA memory, streams, events and graphs: the only file that calls PyCUDA or cuda-python.
+
+`gpus` asks NVIDIA's driver library itself, so that a machine can be described without either package. `open_driver`
+takes PyCUDA where it is installed, otherwise cuda-python. What they hand out has one owner each, `Resource`, with one
+way to give it back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import importlib.metadata
+import math
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+
+from ..errors import BackendError
+from .exchange import as_bytes
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Bytes = npt.NDArray[np.uint8]
+
+_DRIVER_LIBRARIES: Final = ("libcuda.so.1", "nvcuda.dll")
+_CAPABILITY_MAJOR: Final = 75  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+_CAPABILITY_MINOR: Final = 76
+_CAPTURE_THREAD_LOCAL: Final = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU.
+
+    Attributes:
+        name: as the driver gives it.
+        capability: compute capability, such as `9.0`.
+    """
+
+    name: str
+    capability: str
+
+
+def _library() -> Any:
+    """NVIDIA's driver library, initialised.
+
+    Raises:
+        BackendError: there is no driver, or it has no GPU.
+    """
+    for name in _DRIVER_LIBRARIES:
+        with contextlib.suppress(OSError):
+            library = ctypes.CDLL(name)
+            break
+    else:
+        raise BackendError("no NVIDIA driver is installed")
+    code = library.cuInit(0)
+    if code:
+        raise BackendError(f"the NVIDIA driver does not start (error {code})")
+    return library
+
+
+def _driver_call(library: Any, name: str, *arguments: Any) -> None:
+    code = getattr(library, name)(*arguments)
+    if code:
+        text = ctypes.c_char_p()
+        library.cuGetErrorString(code, ctypes.byref(text))
+        reason = text.value.decode() if text.value else "unknown error"
+        raise BackendError(f"{name} failed: {reason} ({code})")
+
+
+def gpus() -> tuple[list[Gpu], str]:
+    """The GPUs of this machine, and why there are none."""
+    try:
+        library = _library()
+        count = ctypes.c_int()
+        _driver_call(library, "cuDeviceGetCount", ctypes.byref(count))
+        found = []
+        for index in range(count.value):
+            device, text = ctypes.c_int(), ctypes.create_string_buffer(256)
+            _driver_call(library, "cuDeviceGet", ctypes.byref(device), index)
+            _driver_call(library, "cuDeviceGetName", text, len(text), device)
+            parts = []
+            for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR):
+                value = ctypes.c_int()
+                _driver_call(library, "cuDeviceGetAttribute", ctypes.byref(value), attribute, device)
+                parts.append(str(value.value))
+            found.append(Gpu(text.value.decode(errors="replace"), ".".join(parts)))
+    except BackendError as error:
+        return [], str(error)
+    return found, "" if found else "the NVIDIA driver finds no GPU"
+
+
+class Driver(Protocol):
+    """What a runner needs of CUDA on the first GPU; handles are numbers. Any call may raise `BackendError`."""
+
+    name: str
+    """Package and version."""
+
+    def allocate(self, size: int) -> int:
+        """Device memory; returns its address."""
+
+    def free(self, address: int) -> None:
+        """Give device memory back."""
+
+    def allocate_pinned(self, size: int) -> int:
+        """Page-locked host memory; returns its address."""
+
+    def free_pinned(self, address: int) -> None:
+        """Give page-locked memory back."""
+
+    def create_stream(self) -> int:
+        """A stream that does not wait for the default stream."""
+
+    def destroy_stream(self, stream: int) -> None:
+        """Give a stream back."""
+
+    def create_event(self) -> int:
+        """An event that records times."""
+
+    def destroy_event(self, event: int) -> None:
+        """Give an event back."""
+
+    def record(self, event: int, stream: int) -> None:
+        """Put an event into a stream."""
+
+    def elapsed(self, start: int, end: int) -> float:
+        """Milliseconds between two events that have passed."""
+
+    def to_device(self, address: int, source: Bytes, stream: int) -> None:
+        """Copy host memory to the device, in the order of the stream."""
+
+    def to_host(self, target: Bytes, address: int, stream: int) -> None:
+        """Copy device memory to the host, in the order of the stream."""
+
+    def synchronise(self, stream: int) -> None:
+        """Wait until a stream is done, ours or somebody else's."""
+
+    def begin_capture(self, stream: int) -> None:
+        """Record what is launched into a stream from now on, instead of running it."""
+
+    def end_capture(self, stream: int) -> int:
+        """End the recording; returns an executable graph."""
+
+    def launch(self, graph: int, stream: int) -> None:
+        """Run an executable graph."""
+
+    def destroy_graph(self, graph: int) -> None:
+        """Give an executable graph back."""
+
+
+class Resource:
+    """A handle and the one way to give it back: `close`, or the end of the last reference, whichever comes first.
+
+    Args:
+        handle: address or number.
+        release: gives it back; called once.
+    """
+
+    def __init__(self, handle: int, release: Callable[[int], object]) -> None:
+        self.handle: Final = handle
+        self._finalizer = weakref.finalize(self, release, handle)
+
+    def close(self) -> None:
+        """Give it back; calling this again does nothing."""
+        self._finalizer()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was given back."""
+        return not self._finalizer.alive
+
+
+class Buffer:
+    """Memory that grows when more is asked for, and never shrinks.
+
+    Args:
+        allocate: size to address.
+        free: gives an address back.
+    """
+
+    def __init__(self, allocate: Callable[[int], int], free: Callable[[int], object]) -> None:
+        self._allocate, self._free = allocate, free
+        self._memory: Resource | None = None
+        self.size = 0
+
+    def require(self, size: int) -> int:
+        """The address of at least `size` bytes; what was there before is lost if it had to grow."""
+        if self._memory is None or size > self.size:
+            self.close()
+            self._memory, self.size = Resource(self._allocate(max(size, 1)), self._free), size
+        return self._memory.handle
+
+    def hand_over(self) -> Resource:
+        """The memory, whose owner is now the caller; the buffer is empty afterwards."""
+        assert self._memory is not None
+        memory, self._memory, self.size = self._memory, None, 0
+        return memory
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self._memory is not None:
+            self._memory.close()
+        self._memory, self.size = None, 0
+
+
+class Pool:
+    """Host memory that is lent out as arrays, and comes back when they are gone.
+
+    Args:
+        allocate: size to address.
+        free: gives an address back.
+        most: pieces that are kept for later.
+    """
+
+    def __init__(self, allocate: Callable[[int], int], free: Callable[[int], object], most: int = 4) -> None:
+        self._allocate, self._free, self._most = allocate, free, most
+        self._idle: list[tuple[int, Resource]] = []
+        self._lock = threading.RLock()  # an array can go while this lock is held, by garbage collection
+        self._open = True
+
+    def array(self, shape: tuple[int, ...]) -> Bytes:
+        """An array of undefined contents, uint8; the memory is its own until it is gone."""
+        size = math.prod(shape)
+        with self._lock:
+            fitting = [entry for entry in self._idle if size <= entry[0] <= 2 * size]
+            found = min(fitting, key=lambda entry: entry[0], default=None)
+            if found is not None:
+                self._idle.remove(found)
+        room, memory = found or (size, Resource(self._allocate(max(size, 1)), self._free))
+        raw = (ctypes.c_uint8 * size).from_address(memory.handle)
+        # The array keeps `raw` alive as its base, and the memory goes back when `raw` goes.
+        weakref.finalize(raw, self._return, room, memory)
+        return as_bytes(raw).reshape(shape)
+
+    def _return(self, room: int, memory: Resource) -> None:
+        with self._lock:
+            if self._open and len(self._idle) < self._most:
+                self._idle.append((room, memory))
+                return
+        memory.close()
+
+    @property
+    def idle(self) -> int:
+        """Pieces that wait to be lent out again."""
+        return len(self._idle)
+
+    def close(self) -> None:
+        """Give back what is idle now, and what is lent out as soon as its arrays are gone."""
+        with self._lock:
+            self._open = False
+            idle, self._idle = self._idle, []
+        for _, memory in idle:
+            memory.close()
+
+
+class _CudaPython:
+    """The runtime API by cuda-python (`cuda.bindings.runtime`)."""
+
+    def __init__(self) -> None:
+        self._api: Any = importlib.import_module("cuda.bindings.runtime")
+        self.name = f"cuda-python {importlib.metadata.version('cuda-bindings')}"
+        self._call("cudaSetDevice", 0)
+
+    def _call(self, function: str, *arguments: Any) -> Any:
+        error, *values = getattr(self._api, function)(*arguments)
+        if int(error):
+            _, text = self._api.cudaGetErrorString(error)
+            reason = text.decode() if isinstance(text, bytes) else str(text)
+            raise BackendError(f"{function} failed: {reason} ({int(error)})")
+        return values[0] if values else None
+
+    def allocate(self, size: int) -> int:
+        return int(self._call("cudaMalloc", size))
+
+    def free(self, address: int) -> None:
+        self._call("cudaFree", address)
+
+    def allocate_pinned(self, size: int) -> int:
+        return int(self._call("cudaMallocHost", size))
+
+    def free_pinned(self, address: int) -> None:
+        self._call("cudaFreeHost", address)
+
+    def create_stream(self) -> int:
+        return int(self._call("cudaStreamCreateWithFlags", self._api.cudaStreamNonBlocking))
+
+    def destroy_stream(self, stream: int) -> None:
+        self._call("cudaStreamDestroy", stream)
+
+    def create_event(self) -> int:
+        return int(self._call("cudaEventCreateWithFlags", self._api.cudaEventDefault))
+
+    def destroy_event(self, event: int) -> None:
+        self._call("cudaEventDestroy", event)
+
+    def record(self, event: int, stream: int) -> None:
+        self._call("cudaEventRecord", event, stream)
+
+    def elapsed(self, start: int, end: int) -> float:
+        return float(self._call("cudaEventElapsedTime", start, end))
+
+    def to_device(self, address: int, source: Bytes, stream: int) -> None:
+        kind = self._api.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._call("cudaMemcpyAsync", address, source.ctypes.data, source.nbytes, kind, stream)
+
+    def to_host(self, target: Bytes, address: int, stream: int) -> None:
+        kind = self._api.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._call("cudaMemcpyAsync", target.ctypes.data, address, target.nbytes, kind, stream)
+
+    def synchronise(self, stream: int) -> None:
+        self._call("cudaStreamSynchronize", stream)
+
+    def begin_capture(self, stream: int) -> None:
+        mode = self._api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._call("cudaStreamBeginCapture", stream, mode)
+
+    def end_capture(self, stream: int) -> int:
+        graph = self._call("cudaStreamEndCapture", stream)
+        try:
+            return int(self._call("cudaGraphInstantiate", graph, 0))
+        finally:
+            self._call("cudaGraphDestroy", graph)
+
+    def launch(self, graph: int, stream: int) -> None:
+        self._call("cudaGraphLaunch", graph, stream)
+
+    def destroy_graph(self, graph: int) -> None:
+        self._call("cudaGraphExecDestroy", graph)
+
+
+class _PyCuda:
+    """The driver API by PyCUDA, on the primary context, which TensorRT uses too.
+
+    PyCUDA has no CUDA graphs: those calls go to the driver library directly.
+    """
+
+    def __init__(self) -> None:
+        self._api: Any = importlib.import_module("pycuda.driver")
+        self._api.init()
+        self._context = self._api.Device(0).retain_primary_context()
+        self._library = _library()
+        self.name = f"PyCUDA {importlib.metadata.version('pycuda')}"
+        # PyCUDA's objects own what their handles name.
+        self._objects: dict[int, Any] = {}
+
+    @contextlib.contextmanager
+    def _current(self) -> Iterator[Any]:
+        """Make the context this thread's for a moment; PyCUDA's errors become ours."""
+        self._context.push()
+        try:
+            yield self._api
+        except self._api.Error as error:
+            raise BackendError(f"PyCUDA failed: {error}") from error
+        finally:
+            self._context.pop()
+
+    def _keep(self, handle: int, thing: Any) -> int:
+        self._objects[handle] = thing
+        return handle
+
+    def _drop(self, handle: int) -> None:
+        with self._current():
+            del self._objects[handle]
+
+    def allocate(self, size: int) -> int:
+        with self._current() as api:
+            memory = api.mem_alloc(size)
+        return self._keep(int(memory), memory)
+
+    def free(self, address: int) -> None:
+        self._drop(address)
+
+    def allocate_pinned(self, size: int) -> int:
+        with self._current() as api:
+            memory = api.pagelocked_empty(size, np.uint8)
+        return self._keep(memory.ctypes.data, memory)
+
+    def free_pinned(self, address: int) -> None:
+        self._drop(address)
+
+    def create_stream(self) -> int:
+        with self._current() as api:
+            stream = api.Stream(1)  # CU_STREAM_NON_BLOCKING
+        return self._keep(stream.handle, stream)
+
+    def destroy_stream(self, stream: int) -> None:
+        self._drop(stream)
+
+    def create_event(self) -> int:
+        with self._current() as api:
+            event = api.Event()
+        return self._keep(id(event), event)  # PyCUDA does not tell an event's own handle
+
+    def destroy_event(self, event: int) -> None:
+        self._drop(event)
+
+    def record(self, event: int, stream: int) -> None:
+        with self._current():
+            self._objects[event].record(self._objects[stream])
+
+    def elapsed(self, start: int, end: int) -> float:
+        with self._current():
+            return float(self._objects[start].time_till(self._objects[end]))
+
+    def to_device(self, address: int, source: Bytes, stream: int) -> None:
+        with self._current() as api:
+            api.memcpy_htod_async(address, source, self._objects[stream])
+
+    def to_host(self, target: Bytes, address: int, stream: int) -> None:
+        with self._current() as api:
+            api.memcpy_dtoh_async(target, address, self._objects[stream])
+
+    def synchronise(self, stream: int) -> None:
+        with self._current():  # also for streams of others, which PyCUDA does not know
+            _driver_call(self._library, "cuStreamSynchronize", ctypes.c_void_p(stream))
+
+    def begin_capture(self, stream: int) -> None:
+        with self._current():
+            _driver_call(
+                self._library, "cuStreamBeginCapture_v2", ctypes.c_void_p(stream), _CAPTURE_THREAD_LOCAL
+            )
+
+    def end_capture(self, stream: int) -> int:
+        graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
+        with self._current():
+            _driver_call(self._library, "cuStreamEndCapture", ctypes.c_void_p(stream), ctypes.byref(graph))
+            try:
+                _driver_call(
+                    self._library,
+                    "cuGraphInstantiateWithFlags",
+                    ctypes.byref(executable),
+                    graph,
+                    ctypes.c_ulonglong(0),
+                )
+            finally:
+                _driver_call(self._library, "cuGraphDestroy", graph)
+        return int(executable.value or 0)
+
+    def launch(self, graph: int, stream: int) -> None:
+        with self._current():
+            _driver_call(self._library, "cuGraphLaunch", ctypes.c_void_p(graph), ctypes.c_void_p(stream))
+
+    def destroy_graph(self, graph: int) -> None:
+        with self._current():
+            _driver_call(self._library, "cuGraphExecDestroy", ctypes.c_void_p(graph))
+
+
+_DRIVERS: Final[dict[str, Callable[[], Driver]]] = {"pycuda": _PyCuda, "cuda": _CudaPython}
+
+
+def package() -> str | None:
+    """The package that `open_driver` will take: `pycuda`, `cuda` (cuda-python), or None."""
+    for name, needed in (("pycuda", "pycuda.driver"), ("cuda", "cuda.bindings.runtime")):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(needed)
+            return name
+    return None
+
+
+def open_driver() -> Driver:
+    """CUDA on the first GPU, by PyCUDA where it is installed, otherwise by cuda-python.
+
+    Raises:
+        BackendError: neither is installed, or there is no GPU.
+    """
+    found, reason = gpus()
+    if not found:
+        raise BackendError(f"no GPU can be used: {reason}")
+    name = package()
+    if name is None:
+        raise BackendError("neither cuda-python nor PyCUDA is installed: pip install cuda-python")
+    return _DRIVERS[name]()

@@ -1,0 +1,175 @@
+"""ONNX Runtime on NVIDIA GPUs: its CUDA provider, and its TensorRT providers."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from ..errors import BackendError
+from . import cuda
+from .protocol import Availability, Options
+from .sessions import (
+    BoundRunner,
+    HostRunner,
+    Provider,
+    find_onnxruntime,
+    open_session,
+    require_precision,
+    session_options,
+)
+
+if TYPE_CHECKING:
+    from ..bundle import Bundle, GraphName
+    from .protocol import Runner
+
+# y = Relu(x), float, one dimension: what a provider is tried on.
+_TRIAL: Final = base64.b64decode(
+    "CAg6OQoMCgF4EgF5IgRSZWx1EgV0cmlhbFoQCgF4EgsKCQgBEgUKAxIBTmIQCgF5EgsKCQgBEgUKAxIBTkIECgAQDQ=="
+)
+_RTX_PLUGIN: Final = "onnxruntime_ep_nv_tensorrt_rtx"
+
+
+class _OnnxRuntimeGpu:
+    """What the providers for GPUs do alike."""
+
+    name: ClassVar[str]
+    provider: ClassVar[str]
+    install: ClassVar[str]
+    note: ClassVar[str]
+
+    def __init__(self, bundle: Bundle, options: Options) -> None:
+        self._bundle = bundle
+        self._options = options
+
+    @classmethod
+    def _provider(cls, onnxruntime: Any, options: Options) -> Provider | None:
+        """The provider with its options, or None where this ONNX Runtime does not have it."""
+        raise NotImplementedError
+
+    @classmethod
+    def probe(cls, bundle: Bundle | None, options: Options) -> Availability:
+        """Say whether the provider is built in, a GPU is here, and the provider's libraries load."""
+        onnxruntime, reason = find_onnxruntime()
+        found, no_gpu = cuda.gpus()
+        if onnxruntime is None:
+            return Availability(False, None, reason, expected=bool(found))
+        version = str(onnxruntime.__version__)
+        try:
+            provider = cls._provider(onnxruntime, options)
+            if provider is None:
+                raise BackendError(f"this ONNX Runtime has no {cls.provider}: {cls.install}")
+            if not found:
+                raise BackendError(f"no GPU can be used: {no_gpu}")
+            if bundle is not None:
+                for graph in bundle.manifest.graphs:
+                    require_precision(bundle, graph, cls.name, options)
+            # Whether its libraries load is only known when it is asked to work.
+            open_session(onnxruntime, _TRIAL, provider, session_options(onnxruntime, 1))
+        except BackendError as error:
+            return Availability(False, version, str(error), expected=bool(found))
+        return Availability(True, version, f"runs on {found[0].name}{cls.note}")
+
+    def load(self, graph: GraphName) -> Runner:
+        """Load one graph: see `Backend.load`."""
+        onnxruntime, reason = find_onnxruntime()
+        if onnxruntime is None:
+            raise BackendError(reason)
+        require_precision(self._bundle, graph, self.name, self._options)
+        provider = self._provider(onnxruntime, self._options)
+        if provider is None:
+            raise BackendError(f"this ONNX Runtime has no {self.provider}: {self.install}")
+        data = self._bundle.read_graph(graph)
+        options = session_options(onnxruntime, self._options.threads)
+        try:
+            session = open_session(onnxruntime, data, provider, options)
+        except BackendError as error:
+            raise BackendError(f"{self._bundle.graph_path(graph)}: {error}") from error
+        return self._runner(onnxruntime, session, graph)
+
+    def _runner(self, onnxruntime: Any, session: Any, graph: GraphName) -> Runner:
+        return BoundRunner(onnxruntime, session, graph, device="cuda", capture=self._options.cuda_graphs)
+
+
+def _built_in(onnxruntime: Any, name: str) -> bool:
+    return name in onnxruntime.get_available_providers()
+
+
+def _flag(value: bool) -> str:
+    return "1" if value else "0"
+
+
+def _cuda_options(*, graphs: bool) -> dict[str, str]:
+    return {
+        "device_id": "0",
+        # TF32 would round the factors of float32 products to 10 bits.
+        "use_tf32": "0",
+        # Trying all of cuDNN's algorithms takes seconds for each new image size.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "enable_cuda_graph": _flag(graphs),
+    }
+
+
+class OnnxRuntimeCuda(_OnnxRuntimeGpu):
+    """ONNX Runtime's CUDA execution provider."""
+
+    name: ClassVar[str] = "onnxruntime-cuda"
+    provider: ClassVar[str] = "CUDAExecutionProvider"
+    install: ClassVar[str] = "pip uninstall onnxruntime; pip install onnxruntime-gpu"
+    note: ClassVar[str] = ""
+
+    @classmethod
+    def _provider(cls, onnxruntime: Any, options: Options) -> Provider | None:
+        if not _built_in(onnxruntime, cls.provider):
+            return None
+        return Provider(cls.provider, _cuda_options(graphs=options.cuda_graphs))
+
+
+class OnnxRuntimeTensorRt(_OnnxRuntimeGpu):
+    """ONNX Runtime's TensorRT execution provider; nodes that TensorRT does not take run on CUDA."""
+
+    name: ClassVar[str] = "onnxruntime-tensorrt"
+    provider: ClassVar[str] = "TensorrtExecutionProvider"
+    install: ClassVar[str] = "pip uninstall onnxruntime; pip install onnxruntime-gpu tensorrt"
+    note: ClassVar[str] = ", builds its engines at the first image of each size"
+
+    @classmethod
+    def _provider(cls, onnxruntime: Any, options: Options) -> Provider | None:
+        if not _built_in(onnxruntime, cls.provider):
+            return None
+        own = {"device_id": "0", "trt_cuda_graph_enable": _flag(options.cuda_graphs)}
+        helper = ("CUDAExecutionProvider", _cuda_options(graphs=False))
+        return Provider(cls.provider, own, helpers=(helper,))
+
+
+class OnnxRuntimeTensorRtRtx(_OnnxRuntimeGpu):
+    """ONNX Runtime's TensorRT-RTX provider: built in, or from the package of NVIDIA's plugin."""
+
+    name: ClassVar[str] = "onnxruntime-tensorrt-rtx"
+    provider: ClassVar[str] = "NvTensorRTRTXExecutionProvider"
+    install: ClassVar[str] = "pip install onnxruntime-ep-nv-tensorrt-rtx"
+    note: ClassVar[str] = ", compiles its engines at the first image"
+
+    @classmethod
+    def _provider(cls, onnxruntime: Any, options: Options) -> Provider | None:
+        given = {"device_id": "0", "enable_cuda_graph": _flag(options.cuda_graphs)}
+        if _built_in(onnxruntime, cls.provider):
+            return Provider(cls.provider, given)
+        if importlib.util.find_spec(_RTX_PLUGIN) is None:
+            return None
+        plugin = importlib.import_module(_RTX_PLUGIN)
+        name = str(plugin.get_ep_name())
+        if all(device.ep_name != name for device in onnxruntime.get_ep_devices()):
+            try:
+                onnxruntime.register_execution_provider_library(name, plugin.get_library_path())
+            except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+                raise BackendError(f"{_RTX_PLUGIN} does not load: {error}") from error
+        devices = tuple(device for device in onnxruntime.get_ep_devices() if device.ep_name == name)
+        if not devices:
+            raise BackendError(f"{_RTX_PLUGIN} finds no GPU that it supports")
+        return Provider(name, given, devices=devices[:1])
+
+    def _runner(self, onnxruntime: Any, session: Any, graph: GraphName) -> Runner:
+        del onnxruntime  # this provider records CUDA graphs and copies inputs itself
+        return HostRunner(session, graph)

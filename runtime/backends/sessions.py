@@ -1,0 +1,335 @@
+"""ONNX Runtime, whatever distribution brought it: sessions that run where they were told to, or not at all.
+
+ONNX Runtime falls back to the CPU without a word: for a whole session when a provider's libraries do not load, and for
+single nodes that a provider has no kernel for. `open_session` refuses both.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import threading
+import warnings
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import numpy as np
+
+from ..errors import BackendError
+from .capture import CaptureState, Step
+from .exchange import View, view
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from ..bundle import Bundle, GraphName
+    from .protocol import Options
+
+CPU: Final = "CPUExecutionProvider"
+PRECISION_NAMES: Final = {
+    "float32": "fp32",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+}
+"""Precision as manifests say it -> as engines and options say it; the others are the same."""
+
+# What computes sizes from `Shape`; providers for GPUs leave it to the CPU on purpose, on a few whole numbers.
+_SIZE_ARITHMETIC: Final = frozenset(
+    {
+        "Shape", "Size", "Constant", "ConstantOfShape", "Gather", "Concat", "Slice", "Squeeze", "Unsqueeze", "Cast",
+        "Add", "Sub", "Mul", "Div", "Mod", "Range", "Identity", "ReduceProd", "Equal", "Where", "Expand",
+    }
+)  # fmt: skip
+_MOST_SLOTS: Final = 8
+_NO_GRAPH: Final = "-1"
+
+
+def find_onnxruntime() -> tuple[Any, str]:
+    """Import ONNX Runtime.
+
+    Returns:
+        The module, or None, and the reason why there is none.
+    """
+    if importlib.util.find_spec("onnxruntime") is None:
+        return None, "ONNX Runtime is not installed: pip install 'oslic[cpu]' (or 'oslic[gpu]')"
+    try:
+        module = importlib.import_module("onnxruntime")
+    except ImportError as error:
+        return None, f"ONNX Runtime is installed but does not load: {error}"
+    if not hasattr(module, "InferenceSession"):
+        return None, "ONNX Runtime is only partly installed: pip install --force-reinstall onnxruntime"
+    return module, ""
+
+
+def require_precision(bundle: Bundle, graph: GraphName, backend: str, options: Options) -> None:
+    """Refuse a precision that the graph does not have: ONNX Runtime runs graphs as they are.
+
+    Raises:
+        BackendError: naming both.
+    """
+    stated = bundle.manifest.graphs[graph].precision
+    here = PRECISION_NAMES.get(stated, stated)
+    if options.precision is not None and options.precision != here:
+        raise BackendError(
+            f"{backend} runs graphs as they are, and {graph} is {here}, not {options.precision}: leave the precision "
+            "out, or take a bundle in that precision"
+        )
+
+
+@dataclass(frozen=True)
+class Provider:
+    """An execution provider and its options.
+
+    Attributes:
+        name: as ONNX Runtime calls it.
+        options: its options.
+        helpers: providers that may take nodes which it does not, on the same device.
+        devices: of a provider that was registered from a library of its own: what to run on; empty for others.
+    """
+
+    name: str
+    options: Mapping[str, str]
+    helpers: tuple[tuple[str, Mapping[str, str]], ...] = ()
+    devices: tuple[Any, ...] = ()
+
+
+def session_options(onnxruntime: Any, threads: int | None) -> Any:
+    """Options that all our sessions have."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    # Workers that spin between the graphs take the cores from the entropy coders.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def open_session(onnxruntime: Any, data: bytes, provider: Provider, options: Any) -> Any:
+    """Open a session on a provider, and make sure that it runs there.
+
+    Args:
+        onnxruntime: the module.
+        data: a serialised ONNX model.
+        provider: where it is to run.
+        options: from `session_options`; changed here.
+
+    Raises:
+        BackendError: the provider does not start, or leaves nodes to the CPU; the message says which.
+    """
+    on_cpu = provider.name == CPU
+    if not on_cpu:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    arguments: dict[str, Any] = {}
+    if provider.devices:
+        options.add_provider_for_devices(list(provider.devices), dict(provider.options))
+    else:
+        arguments["providers"] = [
+            (name, dict(given)) for name, given in ((provider.name, provider.options), *provider.helpers)
+        ]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the provider is missing is said below, as an error
+            session = onnxruntime.InferenceSession(data, options, enable_fallback=0, **arguments)
+    except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+        raise BackendError(f"ONNX Runtime cannot load the graph on {provider.name}: {error}") from error
+    session.disable_fallback()
+    if on_cpu:
+        return session
+    if provider.name not in session.get_providers():
+        raise BackendError(
+            f"ONNX Runtime would run on {', '.join(session.get_providers())}: {provider.name} does not start; its "
+            "libraries (CUDA, cuDNN, TensorRT of the versions that it was built for) are not found"
+        )
+    allowed = {provider.name, *(name for name, _ in provider.helpers)}
+    misplaced = _misplaced(session, allowed)
+    if misplaced:
+        listed = ", ".join(f"{count} {kind}" for kind, count in sorted(misplaced.items()))
+        raise BackendError(
+            f"{provider.name} leaves nodes to another provider: {listed}; it is not used like this"
+        )
+    return session
+
+
+def _misplaced(session: Any, allowed: set[str]) -> Counter[str]:
+    """Nodes by operator that run elsewhere, without those that only compute sizes."""
+    ask = getattr(session, "get_provider_graph_assignment_info", None)
+    if ask is None:
+        raise BackendError(
+            "this ONNX Runtime does not say where each node runs: install version 1.24 or later, so that nodes on the "
+            "CPU are noticed"
+        )
+    return Counter(
+        node.op_type
+        for part in ask()
+        if part.ep_name not in allowed
+        for node in part.get_nodes()
+        if not (part.ep_name == CPU and node.domain == "" and node.op_type in _SIZE_ARITHMETIC)
+    )
+
+
+def _failure(name: str, shapes: Sequence[tuple[int, ...]], error: Exception) -> BackendError:
+    listed = ", ".join(str(shape) for shape in shapes)
+    return BackendError(f"ONNX Runtime failed in the {name} graph on inputs {listed}: {error}")
+
+
+class HostRunner:
+    """A session whose inputs and output lie in host memory.
+
+    Args:
+        session: with one output.
+        name: of the graph, for messages.
+    """
+
+    def __init__(self, session: Any, name: str) -> None:
+        self._session = session
+        self._name = name
+        self._inputs = [value.name for value in session.get_inputs()]
+        self._outputs = [session.get_outputs()[0].name]
+
+    def __call__(self, *inputs: Any) -> npt.NDArray[np.uint8]:
+        """Run the graph: see `Runner`."""
+        if self._session is None:
+            raise BackendError(f"the {self._name} graph was closed")
+        arrays = [x if isinstance(x, np.ndarray) else _in_host_memory(view(x)) for x in inputs]
+        try:
+            (output,) = self._session.run(self._outputs, dict(zip(self._inputs, arrays, strict=True)))
+        except (RuntimeError, ValueError) as error:
+            raise _failure(self._name, [x.shape for x in arrays], error) from error
+        return cast("npt.NDArray[np.uint8]", output)
+
+    def close(self) -> None:
+        """Drop the session."""
+        self._session = None
+
+
+def _in_host_memory(source: View) -> npt.NDArray[np.uint8]:
+    if source.on_device:
+        raise BackendError("an input lies on a GPU; this backend takes arrays in host memory")
+    return source.host().reshape(source.shape)
+
+
+class _Slot:
+    """What belongs to one set of input shapes: device values at fixed addresses, and whether they are recorded."""
+
+    def __init__(self, inputs: list[Any], graph: int, *, capture: bool) -> None:
+        self.inputs = inputs
+        self.output: Any = None
+        self.graph = graph
+        self.state = CaptureState(enabled=capture)
+
+
+class BoundRunner:
+    """A session whose inputs and output are bound to memory of its device.
+
+    Inputs in host memory are copied into device memory that each set of shapes keeps, so that ONNX Runtime can
+    record CUDA graphs, one for each set; inputs on the device are bound where they lie, without recording.
+
+    Args:
+        onnxruntime: the module.
+        session: with one output.
+        name: of the graph, for messages.
+        device: ONNX Runtime's name of the device: `cuda`, or `cpu`.
+        capture: whether the provider records CUDA graphs.
+    """
+
+    def __init__(self, onnxruntime: Any, session: Any, name: str, *, device: str, capture: bool) -> None:
+        self._api = onnxruntime
+        self._session = session
+        self._name = name
+        self._device = device
+        self._capture = capture
+        self._inputs = [value.name for value in session.get_inputs()]
+        self._output = session.get_outputs()[0].name
+        self._slots: OrderedDict[tuple[tuple[int, ...], ...], _Slot] = OrderedDict()
+        self._graphs = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, *inputs: Any) -> npt.NDArray[np.uint8]:
+        """Run the graph: see `Runner`."""
+        with self._lock:
+            if self._session is None:
+                raise BackendError(f"the {self._name} graph was closed")
+            if len(inputs) != len(self._inputs):
+                raise BackendError(
+                    f"the {self._name} graph takes {len(self._inputs)} inputs, not {len(inputs)}"
+                )
+            views = [view(x) for x in inputs]
+            shapes = tuple(v.shape for v in views)
+            try:
+                if self._device != "cpu" and all(v.on_device for v in views):
+                    return self._in_place(views)
+                return self._through_slot(views, shapes)
+            except (RuntimeError, ValueError) as error:
+                raise _failure(self._name, shapes, error) from error
+
+    def _in_place(self, views: Sequence[View]) -> npt.NDArray[np.uint8]:
+        binding = self._session.io_binding()
+        for name, source in zip(self._inputs, views, strict=True):
+            binding.bind_input(
+                name, self._device, source.device, np.uint8, list(source.shape), source.address
+            )
+        binding.bind_output(self._output, self._device)
+        self._run(binding, _NO_GRAPH)
+        return self._copy_out(binding.get_outputs()[0])
+
+    def _through_slot(
+        self, views: Sequence[View], shapes: tuple[tuple[int, ...], ...]
+    ) -> npt.NDArray[np.uint8]:
+        slot = self._slot(shapes)
+        for value, source in zip(slot.inputs, views, strict=True):
+            if source.on_device:
+                raise BackendError("inputs must all lie on the device, or all in host memory")
+            value.update_inplace(source.host().reshape(source.shape))
+        binding = self._session.io_binding()
+        for name, value in zip(self._inputs, slot.inputs, strict=True):
+            binding.bind_ortvalue_input(name, value)
+        if slot.output is None:
+            binding.bind_output(self._output, self._device)
+        else:
+            binding.bind_ortvalue_output(self._output, slot.output)
+        step, _ = slot.state.step(shapes)
+        # ONNX Runtime records on the first run under a number, and replays from then on.
+        self._run(binding, _NO_GRAPH if step is Step.RUN else str(slot.graph))
+        if step is Step.RECORD:
+            slot.state.recorded()
+        if slot.output is None:
+            slot.output = binding.get_outputs()[0]
+        return self._copy_out(slot.output)
+
+    def _run(self, binding: Any, graph: str) -> None:
+        options = self._api.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", graph)
+        binding.synchronize_inputs()
+        self._session.run_with_iobinding(binding, options)
+        binding.synchronize_outputs()
+
+    @staticmethod
+    def _copy_out(value: Any) -> npt.NDArray[np.uint8]:
+        # On the CPU `numpy` is a view of memory that the next run of these shapes writes into.
+        return np.array(value.numpy())
+
+    def _slot(self, shapes: tuple[tuple[int, ...], ...]) -> _Slot:
+        if shapes in self._slots:
+            self._slots.move_to_end(shapes)
+            return self._slots[shapes]
+        make = self._api.OrtValue.ortvalue_from_shape_and_type
+        inputs = [make(list(shape), np.uint8, self._device, 0) for shape in shapes]
+        # Recordings cannot be given back on every version, so only so many are made at all.
+        capture = self._capture and self._graphs < _MOST_SLOTS
+        slot = _Slot(inputs, self._graphs, capture=capture)
+        self._graphs += capture
+        self._slots[shapes] = slot
+        if len(self._slots) > _MOST_SLOTS:
+            # A recorded slot's memory is what its recording writes to: it stays.
+            plain = next((key for key, old in self._slots.items() if not old.state.enabled), None)
+            if plain is not None and plain != shapes:
+                del self._slots[plain]
+        return slot
+
+    def close(self) -> None:
+        """Drop the session and what is bound to it."""
+        with self._lock:
+            self._slots.clear()
+            self._session = None

@@ -1,0 +1,474 @@
+"""TensorRT and TensorRT-RTX: engines that `oslic build` made, on an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import math
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import numpy as np
+
+from ..bundle import GRAPH_NAMES
+from ..engines import (
+    PRODUCTS,
+    EngineInfo,
+    Product,
+    choose_engine,
+    engines_of,
+    read_engine,
+    rebuild_command,
+)
+from ..errors import BackendError, OslicError
+from . import cuda
+from .capture import CaptureState, Step
+from .exchange import View, view
+from .protocol import Availability, Options
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from ..bundle import Bundle, GraphName
+
+PACKAGES: Final[dict[Product, str]] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx-cu13"}
+"""What to install for each product."""
+
+
+class Log:
+    """What a product said, by severity."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.errors: list[str] = []
+
+    def reasons(self) -> str:
+        """The errors in one line."""
+        return "; ".join(self.errors) or "no reason given"
+
+
+def logger(trt: Any, log: Log) -> Any:
+    """A logger of the product `trt` that collects into `log`."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in {trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR}:
+                log.errors.append(message)
+            elif severity == trt.ILogger.WARNING:
+                log.warnings.append(message)
+
+    return Logger()
+
+
+class DeviceArray:
+    """A result that stays on the GPU, uint8 in C order: for whatever reads `__cuda_array_interface__`.
+
+    Its memory goes back when it is gone.
+
+    Attributes:
+        shape: its shape.
+    """
+
+    def __init__(self, memory: cuda.Resource, shape: tuple[int, ...]) -> None:
+        self._memory = memory
+        self.shape: Final = shape
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        # The runner has waited for it: there is no stream to wait for.
+        return {
+            "shape": self.shape,
+            "typestr": "|u1",
+            "data": (self._memory.handle, False),
+            "version": 3,
+            "strides": None,
+            "stream": None,
+        }
+
+
+class TensorRtRunner:
+    """One engine with its execution context, stream and memory.
+
+    A call copies what lies in host memory to the device, reads what lies on the device where it lies, picks the
+    optimisation profile by the shapes, and launches the engine, from the third equal call on as a CUDA graph.
+
+    Args:
+        trt: the product's module.
+        engine: the deserialised engine.
+        context: its execution context.
+        driver: CUDA.
+        info: the engine's sidecar.
+        names: of the inputs in order, and of the output.
+        rebuild: the command that builds the engine again, for messages.
+        capture: whether to record CUDA graphs here (TensorRT-RTX does that itself).
+        log: what the product says.
+    """
+
+    def __init__(
+        self,
+        trt: Any,
+        engine: Any,
+        context: Any,
+        driver: cuda.Driver,
+        *,
+        info: EngineInfo,
+        names: tuple[tuple[str, ...], str],
+        rebuild: str,
+        capture: bool,
+        log: Log,
+    ) -> None:
+        self._trt = trt
+        # In the order in which they must go: context, then engine.
+        self._context, self._engine = context, engine
+        self._driver = driver
+        self._info = info
+        self._inputs, self._output = names
+        self._rebuild = rebuild
+        self._log = log
+        self._lock = threading.Lock()
+        self._state = CaptureState(enabled=capture)
+        self._stream = cuda.Resource(driver.create_stream(), driver.destroy_stream)
+        self._events = [cuda.Resource(driver.create_event(), driver.destroy_event) for _ in range(2)]
+        self._staging = [cuda.Buffer(driver.allocate, driver.free) for _ in self._inputs]
+        self._result = cuda.Buffer(driver.allocate, driver.free)
+        self._host = cuda.Pool(driver.allocate_pinned, driver.free_pinned)
+        self._graph: cuda.Resource | None = None
+        self._profile = 0
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._closed = False
+        self._check_ports()
+
+    def _check_ports(self) -> None:
+        found = {self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)}
+        wanted = {*self._inputs, self._output}
+        if found != wanted:
+            raise BackendError(
+                f"the engine {self._info.file} has the tensors {', '.join(sorted(found))} instead of "
+                f"{', '.join(sorted(wanted))}; {self._rebuild}"
+            )
+        for name in sorted(wanted):
+            kind = self._engine.get_tensor_dtype(name)
+            if kind != self._trt.DataType.UINT8:
+                raise BackendError(
+                    f"the engine {self._info.file}: {name} is {kind}, not uint8; {self._rebuild}"
+                )
+
+    @property
+    def records_graphs(self) -> bool:
+        """Whether CUDA graphs are recorded here: asked for, and not refused by the engine."""
+        return self._state.enabled
+
+    @property
+    def device_milliseconds(self) -> float:
+        """GPU time of the last run: between its first and its last kernel, without copies."""
+        start, end = (event.handle for event in self._events)
+        return self._driver.elapsed(start, end)
+
+    def __call__(self, *inputs: Any) -> npt.NDArray[np.uint8]:
+        """Run the engine: see `Runner`. The output lies in page-locked memory that goes with the array."""
+        with self._lock:
+            address, shape, read = self._run(inputs, self._result)
+            output = self._host.array(shape)
+            self._driver.to_host(output, address, self._stream.handle)
+            self._driver.synchronise(self._stream.handle)
+            del read  # until now the device was reading them
+        return output
+
+    def on_device(self, *inputs: Any) -> DeviceArray:
+        """Run the engine, and leave the output on the GPU.
+
+        Args:
+            inputs: as for `__call__`.
+
+        Returns:
+            The output. Each call allocates it anew, so CUDA graphs do not help here.
+        """
+        with self._lock:
+            buffer = cuda.Buffer(self._driver.allocate, self._driver.free)
+            _, shape, read = self._run(inputs, buffer)
+            self._driver.synchronise(self._stream.handle)
+            del read
+        return DeviceArray(buffer.hand_over(), shape)
+
+    def _run(self, inputs: Sequence[Any], result: cuda.Buffer) -> tuple[int, tuple[int, ...], Sequence[View]]:
+        """Launch everything.
+
+        Returns:
+            Address and shape of the output, valid when the stream is done, and what must live until then.
+        """
+        if self._closed:
+            raise BackendError(f"the {self._info.graph} engine was closed")
+        stream = self._stream.handle
+        views = [view(array, stream) for array in inputs]
+        if len(views) != len(self._inputs):
+            raise BackendError(
+                f"the {self._info.graph} engine takes {len(self._inputs)} inputs, not {len(views)}"
+            )
+        shapes = {name: v.shape for name, v in zip(self._inputs, views, strict=True)}
+        profile = self._profile_for(shapes)
+        addresses = [self._place(v, buffer) for v, buffer in zip(views, self._staging, strict=True)]
+        self._use(profile, shapes)
+        shape = tuple(int(size) for size in self._context.get_tensor_shape(self._output))
+        address = result.require(math.prod(shape))
+        for name, place in zip((*self._inputs, self._output), (*addresses, address), strict=True):
+            if not self._context.set_tensor_address(name, place):
+                raise BackendError(
+                    f"{self._trt.__name__} refuses the memory of {name}: {self._log.reasons()}"
+                )
+        step, drop = self._state.step((profile, tuple(shapes.items()), *addresses, address))
+        if drop:
+            self._drop_graph()
+        start, end = (event.handle for event in self._events)
+        self._driver.record(start, stream)
+        self._launch(step)
+        self._driver.record(end, stream)
+        return address, shape, views
+
+    def _profile_for(self, shapes: dict[str, tuple[int, ...]]) -> int:
+        for name, shape in shapes.items():
+            rank = len(self._info.profiles[0][name][0])
+            if len(shape) != rank:
+                raise BackendError(f"{name} has {len(shape)} dimensions, must have {rank}")
+        profile = self._info.profile_for(shapes)
+        if profile is None:
+            sizes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
+            ranges = "; ".join(
+                ", ".join(
+                    f"{name} {'x'.join(map(str, least))} to {'x'.join(map(str, most))}"
+                    for name, (least, _, most) in profile_.items()
+                )
+                for profile_ in self._info.profiles
+            )
+            raise BackendError(
+                f"no profile of the engine {self._info.file} takes {sizes} (it takes {ranges}); build it with a "
+                f"further --shapes MIN,OPT,MAX: {self._rebuild}"
+            )
+        return profile
+
+    def _place(self, source: View, staging: cuda.Buffer) -> int:
+        """The device address of an input: its own, or that of a copy that is on its way."""
+        if source.on_device:
+            if source.device != 0:
+                raise BackendError(f"an input lies on GPU {source.device}; the engine runs on GPU 0")
+            if source.stream:
+                self._driver.synchronise(source.stream)
+            return source.address
+        address = staging.require(source.size)
+        self._driver.to_device(address, source.host(), self._stream.handle)
+        return address
+
+    def _use(self, profile: int, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Set profile and shapes where they differ from the last run's."""
+        if profile != self._profile:
+            if not self._context.set_optimization_profile_async(profile, self._stream.handle):
+                raise BackendError(f"{self._trt.__name__} refuses profile {profile}: {self._log.reasons()}")
+            self._profile, self._shapes = profile, {}
+        if shapes == self._shapes:
+            return
+        self._shapes = {}
+        for name, shape in shapes.items():
+            if not self._context.set_input_shape(name, shape):
+                raise BackendError(f"{self._trt.__name__} refuses {name} {shape}: {self._log.reasons()}")
+        missing = self._context.infer_shapes()
+        if missing:
+            raise BackendError(f"{self._trt.__name__} knows no shape for {', '.join(missing)}")
+        self._shapes = dict(shapes)
+
+    def _launch(self, step: Step) -> None:
+        stream = self._stream.handle
+        if step is Step.RECORD:
+            step = self._record()
+        if step is Step.REPLAY:
+            assert self._graph is not None
+            self._driver.launch(self._graph.handle, stream)
+        elif not self._context.execute_async_v3(stream):
+            raise BackendError(f"{self._trt.__name__} failed in {self._info.graph}: {self._log.reasons()}")
+
+    def _record(self) -> Step:
+        """Record the engine's launches; says how to run it now."""
+        stream = self._stream.handle
+        self._driver.begin_capture(stream)
+        launched = self._context.execute_async_v3(stream)
+        try:
+            # Also where the launch failed: the stream must leave its recording.
+            graph = cuda.Resource(self._driver.end_capture(stream), self._driver.destroy_graph)
+        except BackendError:
+            launched = False
+        if not launched:
+            self._state.refused()
+            return Step.RUN
+        self._graph = graph
+        self._state.recorded()
+        return Step.REPLAY
+
+    def _drop_graph(self) -> None:
+        if self._graph is not None:
+            self._graph.close()
+        self._graph = None
+
+    def close(self) -> None:
+        """Give back context, engine, graph, stream and memory; outputs stay valid."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            with contextlib.suppress(BackendError):  # a broken device: there is nothing to wait for
+                self._driver.synchronise(self._stream.handle)
+            self._state.reset()
+            self._drop_graph()
+            for memory in (*self._staging, self._result):
+                memory.close()
+            self._host.close()
+            for resource in (*self._events, self._stream):
+                resource.close()
+            self._context = self._engine = None
+
+
+def load_product(product: Product) -> Any:
+    """Import a product's bindings.
+
+    Raises:
+        BackendError: it is not installed, or its libraries do not load.
+    """
+    try:
+        return importlib.import_module(PRODUCTS[product])
+    except ImportError as error:
+        raise BackendError(f"{product} cannot be used ({error}): pip install {PACKAGES[product]}") from error
+
+
+class _TensorRt:
+    """What both products do alike."""
+
+    name: ClassVar[str]
+    product: ClassVar[Product]
+
+    def __init__(self, bundle: Bundle, options: Options) -> None:
+        self._bundle = bundle
+        self._options = options
+        self._trt = load_product(self.product)
+        self._driver = cuda.open_driver()
+        self._log = Log()
+        self._runtime = self._trt.Runtime(logger(self._trt, self._log))
+
+    @classmethod
+    def probe(cls, bundle: Bundle | None, options: Options) -> Availability:
+        """Say whether product, GPU, CUDA package and, for a bundle, fitting engines of all graphs are here."""
+        version: str | None = None
+        meant = False
+        try:
+            if bundle is not None:
+                meant = any(engines_of(bundle, graph, cls.product) for graph in GRAPH_NAMES)
+            trt = load_product(cls.product)
+            version = str(trt.__version__)
+            found, reason = cuda.gpus()
+            if not found:
+                meant = False  # engines in a bundle do not promise a GPU
+                raise BackendError(f"no GPU can be used: {reason}")
+            if cuda.package() is None:
+                raise BackendError("neither cuda-python nor PyCUDA is installed: pip install cuda-python")
+            if bundle is None:
+                return Availability(
+                    True, version, f"runs on {found[0].name}, with engines from `oslic build`"
+                )
+            infos = [
+                choose_engine(
+                    bundle,
+                    graph,
+                    cls.product,
+                    version=version,
+                    gpu=found[0].capability,
+                    precision=options.precision,
+                )[1]
+                for graph in GRAPH_NAMES
+            ]
+        except OslicError as error:
+            return Availability(False, version, str(error), expected=meant)
+        precisions = ", ".join(sorted({info.precision for info in infos}))
+        return Availability(True, version, f"engines of this bundle in {precisions}, on {found[0].name}")
+
+    def load(self, graph: GraphName) -> TensorRtRunner:
+        """Load one graph's engine: see `Backend.load`."""
+        found, reason = cuda.gpus()
+        if not found:
+            raise BackendError(f"no GPU can be used: {reason}")
+        path, info = choose_engine(
+            self._bundle,
+            graph,
+            self.product,
+            version=str(self._trt.__version__),
+            gpu=found[0].capability,
+            precision=self._options.precision,
+        )
+        engine = self._deserialise(path, info, graph)
+        context = self._context(engine)
+        if context is None:
+            raise BackendError(f"{path}: no execution context: {self._log.reasons()}")
+        ports = self._bundle.manifest.graphs[graph]
+        return TensorRtRunner(
+            self._trt,
+            engine,
+            context,
+            self._driver,
+            info=info,
+            names=(ports.inputs, ports.output),
+            rebuild=rebuild_command(self._bundle.path, info),
+            capture=self._options.cuda_graphs and not self._records_itself(engine),
+            log=self._log,
+        )
+
+    def _deserialise(self, path: Path, info: EngineInfo, graph: GraphName) -> Any:
+        data = read_engine(path, info)
+        # An engine that carries a runtime of its own version carries code, which must be allowed.
+        self._runtime.engine_host_code_allowed = info.version_compatible
+        engine = self._runtime.deserialize_cuda_engine(data)
+        if engine is None:
+            raise BackendError(
+                f"{self.product} cannot load {path}: {self._log.reasons()}; "
+                f"{rebuild_command(self._bundle.path, info)}"
+            )
+        if info.stripped:
+            self._refit(engine, graph, path)
+        return engine
+
+    def _refit(self, engine: Any, graph: GraphName, path: Path) -> None:
+        """Put the graph's weights into an engine that was built without them."""
+        talk = logger(self._trt, self._log)
+        refitter = self._trt.Refitter(engine, talk)
+        parser = self._trt.OnnxParserRefitter(refitter, talk)
+        if not parser.refit_from_bytes(self._bundle.read_graph(graph)) or not refitter.refit_cuda_engine():
+            raise BackendError(f"{path} cannot be given the weights of {graph}: {self._log.reasons()}")
+
+    @staticmethod
+    def _records_itself(engine: Any) -> bool:
+        """Whether the product makes CUDA graphs inside, as TensorRT-RTX does, whose kernels change while it runs."""
+        make = getattr(engine, "create_runtime_config", None)
+        return make is not None and hasattr(make(), "cuda_graph_strategy")
+
+    def _context(self, engine: Any) -> Any:
+        if not self._records_itself(engine):
+            return engine.create_execution_context()
+        config = engine.create_runtime_config()
+        strategies = self._trt.CudaGraphStrategy
+        config.cuda_graph_strategy = (
+            strategies.WHOLE_GRAPH_CAPTURE if self._options.cuda_graphs else strategies.DISABLED
+        )
+        return engine.create_execution_context(config)
+
+
+class TensorRt(_TensorRt):
+    """TensorRT: engines for one kind of GPU."""
+
+    name: ClassVar[str] = "tensorrt"
+    product: ClassVar[Product] = "tensorrt"
+
+
+class TensorRtRtx(_TensorRt):
+    """TensorRT-RTX: engines for all GPUs that it supports, whose kernels it compiles when they are first run."""
+
+    name: ClassVar[str] = "tensorrt-rtx"
+    product: ClassVar[Product] = "tensorrt-rtx"

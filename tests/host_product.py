@@ -1,0 +1,205 @@
+"""A stand-in for TensorRT and CUDA on a machine without a GPU, for what stands between them and the codec.
+
+It is no test of either product: "device" memory is the C library's heap, a stream runs at once, and the "engine" reads
+and writes raw addresses through ONNX Runtime's CPU provider. What it can show is that the runner gives the right
+addresses, shapes and profiles, keeps memory alive, and records and replays when it should. It refuses what the real
+products refuse: shapes outside the profile, launches before all shapes and addresses are set, replays of a
+recording whose context has been changed since.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import types
+
+import numpy as np
+import onnxruntime
+from oslic.runtime.errors import BackendError
+
+_LIBC = ctypes.CDLL(None)
+_LIBC.malloc.restype = ctypes.c_void_p
+_LIBC.malloc.argtypes = [ctypes.c_size_t]
+_LIBC.free.argtypes = [ctypes.c_void_p]
+
+
+class Heap:
+    """malloc and free, counting what is out."""
+
+    def __init__(self):
+        self.live = {}
+
+    def allocate(self, size):
+        address = _LIBC.malloc(size)
+        self.live[address] = size
+        return address
+
+    def free(self, address):
+        del self.live[address]  # a second free is a KeyError
+        _LIBC.free(address)
+
+
+class HostDriver:
+    """`cuda.Driver` on the heap; a log of what was asked."""
+
+    name = "host"
+
+    def __init__(self):
+        self.device, self.pinned = Heap(), Heap()
+        self.log = []
+        self.handles = set()
+        self.graphs = {}
+        self.capturing = None
+        self._next = 1
+
+    def _handle(self):
+        self._next += 1
+        self.handles.add(self._next)
+        return self._next
+
+    def allocate(self, size):
+        return self.device.allocate(size)
+
+    def free(self, address):
+        self.device.free(address)
+
+    def allocate_pinned(self, size):
+        return self.pinned.allocate(size)
+
+    def free_pinned(self, address):
+        self.pinned.free(address)
+
+    def create_stream(self):
+        return self._handle()
+
+    def destroy_stream(self, stream):
+        self.handles.remove(stream)
+
+    create_event, destroy_event = create_stream, destroy_stream
+
+    def record(self, event, stream):
+        assert {event, stream} <= self.handles
+
+    def elapsed(self, start, end):
+        return 1.0
+
+    def to_device(self, address, source, stream):
+        assert stream in self.handles
+        ctypes.memmove(address, source.ctypes.data, source.nbytes)
+
+    def to_host(self, target, address, stream):
+        assert stream in self.handles
+        ctypes.memmove(target.ctypes.data, address, target.nbytes)
+
+    def synchronise(self, stream):
+        self.log.append("synchronise")
+
+    def begin_capture(self, stream):
+        assert self.capturing is None
+        self.capturing = []
+
+    def end_capture(self, stream):
+        launches, self.capturing = self.capturing, None
+        if launches == ["broken"]:
+            raise BackendError("the recording failed")
+        handle = self._handle()
+        self.graphs[handle] = launches
+        return handle
+
+    def launch(self, graph, stream):
+        self.log.append("replay")
+        for work in self.graphs[graph]:
+            work()
+
+    def destroy_graph(self, graph):
+        self.handles.remove(graph)
+        del self.graphs[graph]
+
+
+class DataType(enum.Enum):
+    UINT8 = 1
+    FLOAT = 2
+
+
+class Engine:
+    """What the runner asks of `ICudaEngine`."""
+
+    def __init__(self, model, profiles, driver, *, dtype=DataType.UINT8, capturable=True):
+        self.session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        self.profiles, self.driver = profiles, driver
+        self._dtype = dtype
+        self.capturable = capturable
+        self.inputs = [value.name for value in self.session.get_inputs()]
+        self.output = self.session.get_outputs()[0].name
+        self.names = [*self.inputs, self.output]
+        self.num_io_tensors = len(self.names)
+
+    def get_tensor_name(self, index):
+        return self.names[index]
+
+    def get_tensor_dtype(self, name):
+        return self._dtype
+
+    def create_execution_context(self):
+        return Context(self)
+
+
+class Context:
+    """What the runner asks of `IExecutionContext`."""
+
+    def __init__(self, engine):
+        self.engine = engine
+        self.profile, self.shapes, self.addresses = 0, {}, {}
+        self.generation = 0
+
+    def set_optimization_profile_async(self, index, stream):
+        self.profile, self.shapes = index, {}
+        self.generation += 1
+        return index < len(self.engine.profiles)
+
+    def set_input_shape(self, name, shape):
+        least, _, most = self.engine.profiles[self.profile][name]
+        self.generation += 1
+        self.shapes[name] = tuple(shape)
+        return all(a <= x <= b for a, x, b in zip(least, shape, most, strict=True))
+
+    def infer_shapes(self):
+        return [name for name in self.engine.inputs if name not in self.shapes]
+
+    def get_tensor_shape(self, name):
+        assert name == self.engine.output
+        feeds = {n: np.zeros(s, np.uint8) for n, s in self.shapes.items()}
+        return self.engine.session.run(None, feeds)[0].shape
+
+    def set_tensor_address(self, name, address):
+        assert name in self.engine.names
+        self.addresses[name] = address
+        return True
+
+    def execute_async_v3(self, stream):
+        driver = self.engine.driver
+        assert set(self.shapes) == set(self.engine.inputs)
+        assert set(self.addresses) == set(self.engine.names)
+        shapes, addresses, generation = dict(self.shapes), dict(self.addresses), self.generation
+
+        def work():
+            assert generation == self.generation, "a recording of another state was replayed"
+            feeds = {n: _array(addresses[n], shapes[n]) for n in shapes}
+            (y,) = self.engine.session.run(None, feeds)
+            y = np.ascontiguousarray(y)
+            ctypes.memmove(addresses[self.engine.output], y.ctypes.data, y.nbytes)
+
+        if driver.capturing is not None:
+            driver.capturing.append(work if self.engine.capturable else "broken")
+            return True
+        driver.log.append("launch")
+        work()
+        return True
+
+
+def _array(address, shape):
+    size = int(np.prod(shape))
+    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8).reshape(shape)
+
+
+PRODUCT = types.SimpleNamespace(__name__="host", DataType=DataType)

@@ -1,0 +1,823 @@
+"""Backends for GPUs, as far as a machine without one can tell: decisions, memory, sidecars, refusals."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import gc
+import hashlib
+import importlib
+import importlib.util
+import json
+import shutil
+import sys
+import threading
+import warnings
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from host_product import PRODUCT, DataType, Engine, Heap, HostDriver
+from onnx import TensorProto, helper
+from oslic.runtime import backends
+from oslic.runtime.backends import Options, PassedOverWarning, cuda, probe_all, select, sessions
+from oslic.runtime.backends.capture import CaptureState, Step
+from oslic.runtime.backends.exchange import contiguous, view
+from oslic.runtime.backends.onnxruntime_gpu import _TRIAL
+from oslic.runtime.backends.protocol import Availability
+from oslic.runtime.backends.tensorrt import Log, TensorRtRunner
+from oslic.runtime.bundle import GRAPH_NAMES, Bundle, default_bundle
+from oslic.runtime.cli import main
+from oslic.runtime.engines import PRODUCTS, EngineInfo, choose_engine, rebuild_command, wanted_precision
+from oslic.runtime.errors import BackendError
+
+NO_GPU = not cuda.gpus()[0]
+without_gpu = pytest.mark.skipif(not NO_GPU, reason="this machine has a GPU")
+
+
+# -- when to record a CUDA graph --------------------------------------------------------------------------------------
+
+
+def steps(state, *keys):
+    found = []
+    for key in keys:
+        step, drop = state.step(key)
+        if step is Step.RECORD:
+            state.recorded()
+        found.append(step.value + ("!" if drop else ""))
+    return found
+
+
+def test_the_first_run_is_plain_the_second_recorded_the_others_replayed():
+    assert steps(CaptureState(), "a", "a", "a", "a") == ["run", "record", "replay", "replay"]
+
+
+def test_another_key_drops_the_recording_and_the_old_one_is_never_replayed():
+    assert steps(CaptureState(), "a", "a", "a", "b", "a", "a") == [
+        "run",
+        "record",
+        "replay",
+        "run!",
+        "run",
+        "record",
+    ]
+
+
+def test_changing_keys_record_nothing():
+    assert steps(CaptureState(), "a", "b", "a", "b") == ["run"] * 4
+
+
+def test_more_plain_runs_and_none_at_all():
+    assert steps(CaptureState(plain_runs=3), *"aaaaa") == ["run"] * 3 + ["record", "replay"]
+    assert steps(CaptureState(enabled=False), *"aaa") == ["run"] * 3
+
+
+def test_a_refused_recording_is_not_tried_again():
+    state = CaptureState()
+    assert steps(state, "a") == ["run"]
+    assert state.step("a")[0] is Step.RECORD
+    state.refused()
+    assert not state.enabled
+    assert steps(state, "a", "b", "b", "b") == ["run"] * 4
+
+
+def test_reset_says_whether_there_is_something_to_destroy():
+    state = CaptureState()
+    assert not state.reset()
+    steps(state, "a", "a")
+    assert state.reset()
+    assert not state.reset()
+    assert steps(state, "a", "a") == ["run", "record"]
+
+
+# -- arrays of other libraries ----------------------------------------------------------------------------------------
+
+
+class Interface:
+    """A device array as CuPy, PyCUDA or Numba show theirs; only its description is read here."""
+
+    def __init__(self, **changes):
+        self.__cuda_array_interface__ = {
+            "shape": (2, 3),
+            "typestr": "|u1",
+            "data": (0x7000, False),
+            "version": 3,
+            "strides": None,
+            "stream": 7,
+        } | changes
+
+
+def test_numpy_is_read_where_it_lies():
+    array = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    found = view(array)
+    assert (found.address, found.shape, found.on_device) == (array.ctypes.data, (3, 4), False)
+    found.host()[5] = 99
+    assert array[1, 1] == 99
+
+
+@pytest.mark.parametrize("library", ["torch", "numpy"])
+def test_dlpack_is_read_where_it_lies_and_kept_alive(library):
+    class Wrapped:
+        """A numpy array that shows nothing but DLPack."""
+
+        def __init__(self, array):
+            self.array = array
+
+        def __dlpack__(self, **options):
+            return self.array.__dlpack__(**options)
+
+        def __dlpack_device__(self):
+            return self.array.__dlpack_device__()
+
+    source = torch.arange(24, dtype=torch.uint8).reshape(2, 3, 4)
+    if library == "numpy":
+        source = Wrapped(np.arange(24, dtype=np.uint8).reshape(2, 3, 4))
+    found = view(source)
+    assert found.shape == (2, 3, 4)
+    assert not found.on_device
+    if library == "torch":
+        assert found.address == source.data_ptr()
+    del source
+    gc.collect()
+    assert np.array_equal(found.host(), np.arange(24))
+
+
+def test_a_dlpack_tensor_is_given_back_exactly_once():
+    array = np.zeros(1000, np.uint8)
+
+    class Counting:
+        def __dlpack__(self, **options):
+            return array.__dlpack__()
+
+        def __dlpack_device__(self):
+            return (1, 0)
+
+    before = sys.getrefcount(array)
+    for _ in range(50):
+        found = view(Counting())
+        assert sys.getrefcount(array) == before + 1
+        del found
+    assert sys.getrefcount(array) == before
+
+
+def test_a_part_of_a_dlpack_tensor_starts_at_its_own_byte():
+    source = torch.arange(20, dtype=torch.uint8)[5:]
+    assert view(source).host()[0] == 5
+
+
+def test_the_cuda_array_interface_is_read_without_a_copy():
+    found = view(Interface())
+    assert (found.address, found.shape, found.on_device, found.stream, found.size) == (
+        0x7000,
+        (2, 3),
+        True,
+        7,
+        6,
+    )
+    assert view(Interface(strides=(3, 1))).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((2, 2), np.float32), "is float32; the graphs take uint8"),
+        (np.zeros((4, 4), np.uint8)[:, ::2], "not in C order"),
+        (torch.zeros(3), "DLPack's type 2, 32 bits"),
+        (torch.zeros((4, 4), dtype=torch.uint8).T[1:], "not in C order"),
+        (Interface(typestr="<f4"), "<f4"),
+        (Interface(strides=(1, 2)), "not in C order"),
+        ([1, 2], "is a list; give a numpy array"),
+    ],
+)
+def test_other_types_and_layouts_are_refused(array, message):
+    with pytest.raises(BackendError, match=message):
+        view(array)
+
+
+def test_contiguity():
+    assert contiguous((2, 3), (3, 1))
+    assert contiguous((1, 3), (99, 1))
+    assert contiguous((0, 3), (1, 1))
+    assert not contiguous((2, 3), (4, 1))
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_resource_is_released_once():
+    gone = []
+    resource = cuda.Resource(5, gone.append)
+    assert not resource.closed
+    resource.close()
+    resource.close()
+    assert gone == [5]
+    del resource
+    cuda.Resource(6, gone.append)
+    gc.collect()
+    assert gone == [5, 6]
+
+
+def test_buffers_grow_and_give_back_what_they_had():
+    heap = Heap()
+    buffer = cuda.Buffer(heap.allocate, heap.free)
+    first = buffer.require(100)
+    assert buffer.require(50) == first
+    buffer.require(1000)
+    assert list(heap.live.values()) == [1000]
+    owner = buffer.hand_over()
+    buffer.close()
+    assert len(heap.live) == 1
+    owner.close()
+    assert not heap.live
+
+
+def test_pooled_arrays_own_their_memory():
+    heap = Heap()
+    pool = cuda.Pool(heap.allocate, heap.free, most=1)
+    one, two = pool.array((4, 5)), pool.array((20,))
+    one[:], two[:] = 1, 2
+    part = one[1:, 2]  # a view keeps the memory too
+    del one
+    gc.collect()
+    assert (pool.idle, part.tolist()) == (0, [1, 1, 1])
+    del part, two
+    gc.collect()
+    assert pool.idle == 1  # the other piece went back to the heap
+    assert len(heap.live) == 1
+    again = pool.array((18,))
+    assert len(heap.live) == 1
+    assert pool.array((1000,)).size == 1000
+    pool.close()
+    again[:] = 7
+    assert again.sum() == 7 * 18  # lent memory outlives the pool
+    del again
+    gc.collect()
+    assert not heap.live
+
+
+def test_pools_are_safe_for_threads():
+    heap = Heap()
+    pool = cuda.Pool(heap.allocate, heap.free)
+    failures = []
+
+    def work(number):
+        for i in range(200):
+            array = pool.array((100 + i % 7,))
+            array[:] = number
+            if not (array == number).all():
+                failures.append(number)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    pool.close()
+    gc.collect()
+    assert not failures
+    assert not heap.live
+
+
+# -- the TensorRT runner, on a stand-in for the product ---------------------------------------------------------------
+
+
+def doubling():
+    """y = x + labels, with the ports of a graph of ours: a model whose result depends on every byte."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["image"], ["a"], to=TensorProto.INT32),
+            helper.make_node("Cast", ["labels"], ["b"], to=TensorProto.INT32),
+            helper.make_node("Unsqueeze", ["b", "axis"], ["c"]),
+            helper.make_node("Add", ["a", "c"], ["d"]),
+            helper.make_node("Cast", ["d"], ["y"], to=TensorProto.UINT8),
+        ],
+        "sum",
+        [
+            helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", "H", "W", 3]),
+            helper.make_tensor_value_info("labels", TensorProto.UINT8, ["N", "H", "W"]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.UINT8, ["N", "H", "W", 3])],
+        [helper.make_tensor("axis", TensorProto.INT64, [1], [3])],
+    )
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8
+    ).SerializeToString()
+
+
+def profile(least, best, most):
+    sizes = [(1, side, side) for side in (least, best, most)]
+    return {"image": tuple((*s, 3) for s in sizes), "labels": tuple(sizes)}
+
+
+INFO = EngineInfo(
+    file="analyse.tensorrt.fp16.engine",
+    sha256=hashlib.sha256(b"plan").hexdigest(),
+    graph="analyse",
+    graph_sha256="ab" * 32,
+    backend="tensorrt",
+    version="11.4.0",
+    precision="fp16",
+    gpu="9.0",
+    profiles=(profile(32, 64, 96), profile(64, 128, 256)),
+)
+
+
+def make_runner(driver, *, capture=True, info=INFO, **engine):
+    made = Engine(doubling(), info.profiles, driver, **engine)
+    return TensorRtRunner(
+        PRODUCT,
+        made,
+        made.create_execution_context(),
+        driver,
+        info=info,
+        names=(("image", "labels"), "y"),
+        rebuild="oslic build B",
+        capture=capture,
+        log=Log(),
+    )
+
+
+def inputs(side, seed=0):
+    random = np.random.default_rng(seed)
+    return (
+        random.integers(0, 100, (1, side, side, 3), np.uint8),
+        random.integers(0, 100, (1, side, side), np.uint8),
+    )
+
+
+def expected(image, labels):
+    return image + labels[..., None]
+
+
+def test_the_runner_computes_records_and_replays():
+    driver = HostDriver()
+    runner = make_runner(driver)
+    for seed in range(4):
+        x = inputs(32, seed)
+        assert np.array_equal(runner(*x), expected(*x))
+    assert [entry for entry in driver.log if entry != "synchronise"] == [
+        "launch",
+        "replay",
+        "replay",
+        "replay",
+    ]
+    x = inputs(64)  # other shapes: recorded anew, the old recording destroyed
+    for _ in range(2):
+        assert np.array_equal(runner(*x), expected(*x))
+    assert len(driver.graphs) == 1
+    runner.close()
+    runner.close()
+    gc.collect()
+    assert not driver.device.live
+    assert not driver.pinned.live
+    assert not driver.handles
+    with pytest.raises(BackendError, match="was closed"):
+        runner(*x)
+
+
+def test_profiles_are_chosen_by_shape_and_a_change_resets_the_recording():
+    driver = HostDriver()
+    runner = make_runner(driver)
+    for side in (32, 32, 32, 160, 160, 160, 32, 64, 128):
+        x = inputs(side)
+        assert np.array_equal(runner(*x), expected(*x))
+    with pytest.raises(
+        BackendError, match=r"no profile of the engine .* takes image 1x300x300x3.*--shapes MIN,OPT,MAX"
+    ):
+        runner(*inputs(300))
+    with pytest.raises(BackendError, match="image has 3 dimensions, must have 4"):
+        runner(inputs(32)[1], inputs(32)[1])
+    with pytest.raises(BackendError, match="takes 2 inputs, not 1"):
+        runner(inputs(32)[0])
+    x = inputs(64)
+    assert np.array_equal(runner(*x), expected(*x))  # it still works
+
+
+def test_an_engine_that_cannot_be_recorded_runs_plainly():
+    driver = HostDriver()
+    runner = make_runner(driver, capturable=False)
+    for _ in range(4):
+        x = inputs(32)
+        assert np.array_equal(runner(*x), expected(*x))
+    assert not runner.records_graphs
+    assert not driver.graphs
+    runner = make_runner(HostDriver(), capture=False)
+    assert not runner.records_graphs
+
+
+def test_outputs_stay_valid_and_are_the_callers_own():
+    driver = HostDriver()
+    runner = make_runner(driver)
+    kept = [(x := inputs(32, seed), runner(*x)) for seed in range(5)]
+    runner.close()
+    assert all(np.array_equal(y, expected(*x)) for x, y in kept)
+    del kept
+    gc.collect()
+    assert not driver.pinned.live
+
+
+def test_device_arrays_are_read_in_place_and_results_can_stay_there():
+    driver = HostDriver()
+    runner = make_runner(driver)
+    x = inputs(32)
+    address = driver.allocate(x[0].nbytes)
+    ctypes.memmove(address, x[0].ctypes.data, x[0].nbytes)
+    image = Interface(shape=x[0].shape, data=(address, False), stream=None)
+    allocated = len(driver.device.live)
+    y = runner.on_device(image, torch.from_numpy(x[1]))
+    # The labels' staging and the result: the image was read where it lies.
+    assert len(driver.device.live) == allocated + 2
+    described = y.__cuda_array_interface__
+    assert described["shape"] == (1, 32, 32, 3)
+    result = np.frombuffer((ctypes.c_uint8 * 3072).from_address(described["data"][0]), np.uint8)
+    assert np.array_equal(result.reshape(y.shape), expected(*x))
+    assert np.array_equal(runner(image, x[1]), expected(*x))
+    before = len(driver.device.live)
+    del y
+    gc.collect()
+    assert len(driver.device.live) == before - 1
+    runner.close()
+    assert list(driver.device.live) == [address]
+
+
+def test_engines_with_other_ports_are_refused():
+    with pytest.raises(BackendError, match=r"image is DataType\.FLOAT, not uint8"):
+        make_runner(HostDriver(), dtype=DataType.FLOAT)
+    made = Engine(doubling(), INFO.profiles, driver := HostDriver())
+    with pytest.raises(
+        BackendError, match="has the tensors image, labels, y instead of compact, estimate, labels"
+    ):
+        TensorRtRunner(
+            PRODUCT,
+            made,
+            made.create_execution_context(),
+            driver,
+            info=INFO,
+            names=(("compact", "labels"), "estimate"),
+            rebuild="",
+            capture=True,
+            log=Log(),
+        )
+
+
+# -- sidecars ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return Bundle.open(shutil.copytree(default_bundle(), tmp_path / "lite"))
+
+
+def put_engine(bundle, graph, **changes):
+    """An engine file with its sidecar, as `oslic build` writes them."""
+    shapes = {
+        "segment": {"image": ((1, 32, 32, 3), (1, 512, 768, 3), (4, 1088, 1920, 3))},
+        "analyse": {
+            "image": ((1, 32, 32, 3), (1, 512, 768, 3), (4, 1088, 1920, 3)),
+            "labels": ((1, 8, 8), (1, 128, 192), (4, 272, 480)),
+        },
+        "synthesise": {
+            "compact": ((1, 4, 4, 3), (1, 64, 96, 3), (4, 136, 240, 3)),
+            "labels": ((1, 8, 8), (1, 128, 192), (4, 272, 480)),
+        },
+    }
+    info = dataclasses.replace(
+        INFO,
+        graph=graph,
+        graph_sha256=bundle.manifest.graphs[graph].sha256,
+        profiles=(shapes[graph],),
+        **changes,
+    )
+    stem = f"{graph}.{info.backend}.{info.precision}"
+    info = dataclasses.replace(info, file=f"{stem}.engine")
+    folder = bundle.path / "engines"
+    folder.mkdir(exist_ok=True)
+    (folder / info.file).write_bytes(b"plan")
+    (folder / f"{stem}.json").write_text(info.to_json())
+    return info
+
+
+HERE = {"version": "11.4.0", "gpu": "9.0", "precision": None}
+
+
+def test_a_fitting_engine_is_chosen(bundle):
+    info = put_engine(bundle, "synthesise")
+    path, found = choose_engine(bundle, "synthesise", "tensorrt", **HERE)
+    assert (path.name, found) == (info.file, info)
+
+
+@pytest.mark.parametrize(
+    ("changes", "here", "message"),
+    [
+        ({"gpu": "8.9"}, {}, r"built for compute capability 8\.9, here is 9\.0"),
+        ({"version": "11.3.0"}, {}, r"built with tensorrt 11\.3\.0, here is 11\.4\.0"),
+        ({}, {"precision": "fp32"}, "is fp16, not fp32"),
+        ({"gpu": "9.1+"}, {}, r"capability 9\.1\+"),
+    ],
+)
+def test_an_engine_that_does_not_fit_is_refused_with_the_command_that_rebuilds_it(
+    bundle, changes, here, message
+):
+    put_engine(bundle, "synthesise", **changes)
+    with pytest.raises(BackendError, match=message) as caught:
+        choose_engine(bundle, "synthesise", "tensorrt", **(HERE | here))
+    precision = here.get("precision", "fp16")
+    assert f"oslic build {bundle.path} --backend tensorrt --precision {precision}" in str(caught.value)
+
+
+def test_an_engine_of_another_graph_is_refused(bundle):
+    info = put_engine(bundle, "synthesise")
+    sidecar = bundle.path / "engines" / "synthesise.tensorrt.fp16.json"
+    sidecar.write_text(dataclasses.replace(info, graph_sha256="cd" * 32).to_json())
+    with pytest.raises(BackendError, match="built from another graph"):
+        choose_engine(bundle, "synthesise", "tensorrt", **HERE)
+
+
+def test_compatible_engines_fit_other_gpus_and_versions(bundle):
+    put_engine(bundle, "synthesise", gpu="8.0+", version="11.1.0", version_compatible=True)
+    assert choose_engine(bundle, "synthesise", "tensorrt", **HERE)
+    with pytest.raises(BackendError, match=r"8\.0\+, here is 7\.5"):
+        choose_engine(bundle, "synthesise", "tensorrt", **(HERE | {"gpu": "7.5"}))
+    assert choose_engine(bundle, "synthesise", "tensorrt", **(HERE | {"gpu": "10.0"}))
+
+
+def test_the_fastest_precision_is_wanted_and_no_other_taken_instead(bundle):
+    assert wanted_precision(bundle, "tensorrt") is None
+    with pytest.raises(BackendError, match="has no tensorrt engine of segment; build it: oslic build"):
+        choose_engine(bundle, "segment", "tensorrt", **HERE)
+    for graph in GRAPH_NAMES:
+        put_engine(bundle, graph, precision="fp32")
+    put_engine(bundle, "synthesise", precision="fp16", version="11.3.0")
+    assert wanted_precision(bundle, "tensorrt") == "fp16"
+    with pytest.raises(BackendError, match=r"built with tensorrt 11\.3\.0"):  # the fp32 one would fit
+        choose_engine(bundle, "synthesise", "tensorrt", **HERE)
+    with pytest.raises(BackendError, match="is fp32, not fp16; build it"):
+        choose_engine(bundle, "segment", "tensorrt", **HERE)
+    assert choose_engine(bundle, "segment", "tensorrt", **(HERE | {"precision": "fp32"}))
+
+
+def test_the_command_that_rebuilds_asks_for_the_same_engine(bundle):
+    from oslic.export.commands import build
+    from oslic.export.engines import Profile
+
+    info = put_engine(bundle, "synthesise", version_compatible=True, optimization_level=5, gpu="8.0+")
+    info = dataclasses.replace(info, profiles=(*info.profiles, *info.profiles))
+    words = rebuild_command(bundle.path, info).split()
+    assert words[:2] == ["oslic", "build"]
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    build.configure(parser)
+    args = parser.parse_args(words[2:])
+    manifest = bundle.manifest
+    profiles = [Profile.parse(text) for text in args.shapes]
+    assert (
+        tuple(p.shapes("synthesise", manifest.label_scale, manifest.multiple) for p in profiles)
+        == info.profiles
+    )
+    assert (args.backend, args.precision, args.graph) == ("tensorrt", "fp16", ["synthesise"])
+    assert (args.optimization_level, args.version_compatible, args.hardware_compatible, args.stripped) == (
+        5,
+        True,
+        True,
+        False,
+    )
+
+
+def test_engines_without_weights_must_have_the_graphs_own_types():
+    from oslic.export.engines import Options as BuildOptions
+    from oslic.export.engines import require_supported
+    from oslic.runtime.errors import UsageError
+
+    class Product:
+        __version__ = "0"
+        BuilderFlag = DataType = type("Any", (), {"STRIP_PLAN": 1, "BF16": 2})
+
+    with pytest.raises(UsageError, match="leave --stripped or --precision fp16 out"):
+        require_supported(Product, "tensorrt", "fp16", BuildOptions(stripped=True))
+    require_supported(Product, "tensorrt", "fp32", BuildOptions(stripped=True))
+
+
+# -- ONNX Runtime: nothing runs elsewhere in silence ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ort():
+    return sessions.find_onnxruntime()[0]
+
+
+def test_the_trial_model_is_a_relu():
+    model = onnx.load_model_from_string(_TRIAL)
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node] == ["Relu"]
+
+
+@without_gpu
+@pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "TensorrtExecutionProvider"])
+def test_a_session_that_would_run_on_the_cpu_is_refused(ort, provider):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        silent = ort.InferenceSession(_TRIAL, providers=[provider])
+    assert silent.get_providers() == ["CPUExecutionProvider"]  # what ONNX Runtime does by itself
+    options = sessions.session_options(ort, 1)
+    with pytest.raises(BackendError, match=f"{provider} does not start"):
+        sessions.open_session(ort, _TRIAL, sessions.Provider(provider, {}), options)
+
+
+def test_nodes_on_another_provider_are_named(ort):
+    options = sessions.session_options(ort, 1)
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    data = Bundle.open(default_bundle()).read_graph("synthesise")
+    real = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    assert not sessions._misplaced(real, {"CPUExecutionProvider"})
+    found = sessions._misplaced(real, {"CUDAExecutionProvider"})
+    assert found["Conv"] > 10
+    assert "Shape" not in found  # computing sizes on the CPU is right
+    with pytest.raises(BackendError, match=r"1\.24 or later"):
+        sessions._misplaced(object(), set())
+
+
+@without_gpu
+@pytest.mark.parametrize("name", [name for name in backends.BACKENDS if name != "onnxruntime-cpu"])
+def test_gpu_backends_say_why_they_cannot_be_used(name):
+    with pytest.raises(BackendError, match=f"{name} cannot be used: .*(pip install|no GPU can be used)"):
+        select(name, Bundle.open(default_bundle()))
+
+
+@without_gpu
+def test_the_driver_is_asked_not_guessed():
+    found, reason = cuda.gpus()
+    assert (found, bool(reason)) == ([], True)
+    with pytest.raises(BackendError, match="no GPU can be used"):
+        cuda.open_driver()
+
+
+def test_a_precision_that_the_graphs_do_not_have_is_refused(capsys):
+    bundle = Bundle.open(default_bundle())
+    with pytest.raises(BackendError, match="runs graphs as they are, and segment is fp32, not fp16"):
+        select("onnxruntime-cpu", bundle, Options(precision="fp16"))
+    assert select("onnxruntime-cpu", bundle, Options(precision="fp32"))
+    with pytest.raises(BackendError, match="no usable backend"):
+        select("auto", bundle, Options(precision="int8"))
+
+
+def test_auto_says_aloud_what_it_passed_over(monkeypatch, tmp_path, photo, capsys):
+    """Two backends of the table report what they would on a GPU machine with a stale engine."""
+    stale = Availability(False, "11.4.0", "the engine x cannot be used: built with 11.3.0", expected=True)
+    for kind in ("tensorrt", "tensorrt-rtx"):
+        monkeypatch.setattr(backends._class(kind), "probe", classmethod(lambda cls, bundle, options: stale))
+    bundle = Bundle.open(default_bundle())
+    with pytest.warns(PassedOverWarning, match=r"tensorrt is passed over: the engine x cannot be used"):
+        chosen = select("auto", bundle)
+    assert chosen.passed_over["tensorrt"] == stale.reason
+    assert "by name only" in chosen.passed_over["onnxruntime-tensorrt"]
+    from PIL import Image
+
+    Image.fromarray(photo[:40, :64]).save(tmp_path / "x.png")
+    assert main(["compress", str(tmp_path / "x.png"), "-o", str(tmp_path / "x.oslic")]) == 0
+    assert "oslic: warning: tensorrt is passed over" in capsys.readouterr().err
+
+
+def test_the_command_lists_every_backend_with_version_and_reason(capsys):
+    assert main(["backends", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["backends"]) == list(backends.BACKENDS)
+    assert all(row["reason"] for row in found["backends"].values())
+    assert found["auto"] in found["backends"]
+    assert main(["backends"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("(auto takes this one)") == 1
+    assert all(name in text for name in backends.BACKENDS)
+
+
+@pytest.mark.parametrize("graph", GRAPH_NAMES)
+def test_bound_sessions_compute_what_plain_ones_do(ort, graph):
+    """I/O binding on the CPU's memory: the same code as on a GPU's, but for the device's name."""
+    bundle = Bundle.open(default_bundle())
+    data = bundle.read_graph(graph)
+
+    def session():
+        options = sessions.session_options(ort, 1)
+        return sessions.open_session(ort, data, sessions.Provider(sessions.CPU, {}), options)
+
+    plain = sessions.HostRunner(session(), graph)
+    bound = sessions.BoundRunner(ort, session(), graph, device="cpu", capture=True)
+    random = np.random.default_rng(0)
+    scale = {"image": (1, (3,)), "labels": (bundle.manifest.label_scale, ()), "compact": (8, (3,))}
+    kept = []
+    for h, w in ((32, 64), (64, 32), (32, 64), (32, 64), (32, 64)):
+        x = [
+            random.integers(0, 11, (1, h // s, w // s, *c), np.uint8)
+            for s, c in (scale[name] for name in bundle.manifest.graphs[graph].inputs)
+        ]
+        wanted, y = plain(*x), bound(*[torch.from_numpy(part) for part in x])
+        assert np.array_equal(y, wanted)
+        kept.append((y, wanted))
+    assert all(np.array_equal(y, wanted) for y, wanted in kept)  # each call's output is its own
+    assert [slot.state._recorded for slot in bound._slots.values()] == [False, True]
+    with pytest.raises(BackendError, match="ONNX Runtime failed in the"):
+        bound(*[part[:, :3] for part in x])
+    with pytest.raises(BackendError, match=r"takes \d inputs"):
+        bound()
+    bound.close()
+    with pytest.raises(BackendError, match="was closed"):
+        bound(*x)
+
+
+def test_slots_are_bounded(ort):
+    data = Bundle.open(default_bundle()).read_graph("segment")
+    options = sessions.session_options(ort, 1)
+    session = sessions.open_session(ort, data, sessions.Provider(sessions.CPU, {}), options)
+    bound = sessions.BoundRunner(ort, session, "segment", device="cpu", capture=True)
+    for n in range(1, 15):
+        bound(np.zeros((1, 32, 32 * n, 3), np.uint8))
+    assert len(bound._slots) <= sessions._MOST_SLOTS + 1
+
+
+# -- the products that are installed ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_the_bindings_have_what_the_runner_calls(product):
+    if importlib.util.find_spec(PRODUCTS[product]) is None:
+        pytest.skip(f"{product} is not installed")
+    trt = importlib.import_module(PRODUCTS[product])
+    needed = {
+        trt.IExecutionContext: (
+            "set_optimization_profile_async",
+            "set_input_shape",
+            "infer_shapes",
+            "get_tensor_shape",
+            "set_tensor_address",
+            "execute_async_v3",
+        ),
+        trt.ICudaEngine: (
+            "num_io_tensors",
+            "get_tensor_name",
+            "get_tensor_dtype",
+            "create_execution_context",
+            "create_runtime_config",
+        ),
+        trt.Runtime: ("deserialize_cuda_engine", "engine_host_code_allowed"),
+        trt.Refitter: ("refit_cuda_engine",),
+        trt.OnnxParserRefitter: ("refit_from_bytes",),
+        trt.ILogger: ("ERROR", "INTERNAL_ERROR", "WARNING"),
+        trt.BuilderFlag: ("TF32", "VERSION_COMPATIBLE", "STRIP_PLAN"),
+        trt.DataType: ("UINT8",),
+    }
+    missing = [
+        f"{kind.__name__}.{name}"
+        for kind, names in needed.items()
+        for name in names
+        if not hasattr(kind, name)
+    ]
+    assert not missing
+    if product == "tensorrt-rtx":
+        assert hasattr(trt.IRuntimeConfig, "cuda_graph_strategy")
+        assert {"DISABLED", "WHOLE_GRAPH_CAPTURE"} <= set(trt.CudaGraphStrategy.__members__)
+
+
+def test_cuda_python_has_what_the_driver_calls():
+    if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.bindings") is None:
+        pytest.skip("cuda-python is not installed")
+    import ast
+    import inspect
+
+    api = importlib.import_module("cuda.bindings.runtime")
+    calls = {
+        node.value
+        for node in ast.walk(ast.parse(inspect.getsource(cuda)))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("cuda")
+    }
+    functions = {name for name in calls if name[4:5].isupper()}
+    assert {"cudaMalloc", "cudaGraphLaunch", "cudaStreamBeginCapture"} <= functions
+    assert not [name for name in functions if not hasattr(api, name)]
+    assert api.cudaMemcpyKind.cudaMemcpyHostToDevice is not None
+    assert api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal is not None
+    # Every call answers with a tuple that starts with the error.
+    assert isinstance(api.cudaGetDeviceCount(), tuple)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [name for name in backends.BACKENDS if name != "onnxruntime-cpu"])
+def test_every_gpu_backend_agrees_with_the_cpu(name, bundle, photo):
+    if NO_GPU:
+        pytest.skip(f"needs an NVIDIA GPU: {cuda.gpus()[1]}")
+    from oslic.export.engines import DEFAULT_PROFILE, build_engine
+    from oslic.export.engines import Options as BuildOptions
+    from oslic.runtime.codec import Codec
+
+    if name in PRODUCTS and importlib.util.find_spec(PRODUCTS[name]) is not None:
+        for graph in GRAPH_NAMES:
+            build_engine(bundle, graph, name, "fp32", [DEFAULT_PROFILE], options=BuildOptions())
+    found = probe_all(bundle)[name]
+    if not found.usable:
+        pytest.skip(found.reason)
+    with Codec.open(bundle, "onnxruntime-cpu") as reference, Codec.open(bundle, name) as codec:
+        wanted = reference.layers(photo)
+        for _ in range(3):  # plain, recorded, replayed
+            y = codec.synthesise(wanted.compact, wanted.labels, *photo.shape[:2])
+            difference = np.abs(y.astype(int) - wanted.estimate)
+            assert difference.max() <= 1
+            assert (difference > 0).mean() < 0.01

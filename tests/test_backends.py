@@ -26,7 +26,7 @@ from oslic.runtime.backends.capture import CaptureState, Step
 from oslic.runtime.backends.exchange import contiguous, view
 from oslic.runtime.backends.onnxruntime_gpu import _TRIAL
 from oslic.runtime.backends.protocol import Availability
-from oslic.runtime.backends.tensorrt import Log, TensorRtRunner
+from oslic.runtime.backends.tensorrt import Log, TensorRtRunner, require_valid
 from oslic.runtime.bundle import GRAPH_NAMES, Bundle, default_bundle
 from oslic.runtime.cli import main
 from oslic.runtime.engines import PRODUCTS, EngineInfo, choose_engine, rebuild_command, wanted_precision
@@ -776,6 +776,15 @@ def test_the_bindings_have_what_the_runner_calls(product):
     if product == "tensorrt-rtx":
         assert hasattr(trt.IRuntimeConfig, "cuda_graph_strategy")
         assert {"DISABLED", "WHOLE_GRAPH_CAPTURE"} <= set(trt.CudaGraphStrategy.__members__)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
+@without_gpu
+def test_a_product_is_asked_whether_it_can_run_an_engine(bundle):
+    info = put_engine(bundle, "segment", backend="tensorrt-rtx")
+    trt = importlib.import_module("tensorrt_rtx")
+    with pytest.raises(BackendError, match=r"cannot run .*segment.* on this GPU"):
+        require_valid(trt, bundle.path / "engines" / info.file, info)
 
 
 def test_cuda_python_has_what_the_driver_calls():

@@ -341,6 +341,23 @@ def load_product(product: Product) -> Any:
         raise BackendError(f"{product} cannot be used ({error}): pip install {PACKAGES[product]}") from error
 
 
+def require_valid(trt: Any, path: Path, info: EngineInfo) -> None:
+    """Ask the product, where it can be asked, whether this GPU can run an engine; nothing is loaded.
+
+    Raises:
+        BackendError: it cannot.
+    """
+    log = Log()
+    runtime = trt.Runtime(logger(trt, log))
+    ask = getattr(runtime, "get_engine_validity", None)
+    if ask is None:
+        return
+    validity, diagnostics = ask(read_engine(path, info))
+    if validity == trt.EngineValidity.INVALID:
+        reasons = "; ".join(log.errors) or f"diagnostics {int(diagnostics):#x}"
+        raise BackendError(f"{info.backend} {trt.__version__} cannot run {path} on this GPU: {reasons}")
+
+
 class _TensorRt:
     """What both products do alike."""
 
@@ -375,17 +392,18 @@ class _TensorRt:
                 return Availability(
                     True, version, f"runs on {found[0].name}, with engines from `oslic build`"
                 )
-            infos = [
-                choose_engine(
+            infos = []
+            for graph in GRAPH_NAMES:
+                path, info = choose_engine(
                     bundle,
                     graph,
                     cls.product,
                     version=version,
                     gpu=found[0].capability,
                     precision=options.precision,
-                )[1]
-                for graph in GRAPH_NAMES
-            ]
+                )
+                require_valid(trt, path, info)
+                infos.append(info)
         except OslicError as error:
             return Availability(False, version, str(error), expected=meant)
         precisions = ", ".join(sorted({info.precision for info in infos}))

@@ -1,0 +1,155 @@
+"""An ONNX graph with an index: who computes a value, who reads it, which values are constants."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from ..runtime.errors import BundleError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+QUANTISERS: Final = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "DynamicQuantizeLinear"})
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """A node's attributes as Python values."""
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+class Graph:
+    """A model and its index. Changes go through its methods, or end with `refresh`.
+
+    Args:
+        model: is kept, and changed by the methods.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self._names: set[str] = set()
+        self.refresh()
+
+    @classmethod
+    def parse(cls, data: bytes, where: str) -> Graph:
+        """Read a serialised model.
+
+        Raises:
+            BundleError: it is not an ONNX model.
+        """
+        try:
+            model = onnx.load_model_from_string(data)
+        except Exception as error:  # protobuf's own class of error depends on its implementation
+            raise BundleError(f"{where} is not an ONNX graph: {error}") from error
+        return cls(model)
+
+    def copy(self) -> Graph:
+        """A graph of its own with the same content."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        return Graph(model)
+
+    def refresh(self) -> None:
+        """Build the index again, and name nodes that have no name by their first output."""
+        graph = self.model.graph
+        self.producers: dict[str, onnx.NodeProto] = {}
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in graph.node:
+            node.name = node.name or f"{node.op_type}({node.output[0]})"
+            for name in node.output:
+                self.producers[name] = node
+            for name in dict.fromkeys(node.input):
+                self.readers.setdefault(name, []).append(node)
+        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
+        self.outputs = {value.name for value in graph.output}
+        self._names |= self._tensors.keys() | self.producers.keys() | {v.name for v in graph.input}
+
+    @property
+    def nodes(self) -> list[onnx.NodeProto]:
+        """The nodes, in order."""
+        return list(self.model.graph.node)
+
+    def node(self, name: str) -> onnx.NodeProto:
+        """The node of that name."""
+        return next(node for node in self.model.graph.node if node.name == name)
+
+    def constant(self, name: str) -> npt.NDArray[Any] | None:
+        """The values of an initializer; None for what is computed, an input, or left out."""
+        tensor = self._tensors.get(name)
+        return None if tensor is None else numpy_helper.to_array(tensor)
+
+    def set_constant(self, name: str, values: npt.NDArray[Any]) -> None:
+        """Replace an initializer's values."""
+        self._tensors[name].CopyFrom(numpy_helper.from_array(values, name))
+
+    def add_constant(self, stem: str, values: npt.NDArray[Any], *, exact_name: bool = False) -> str:
+        """Add an initializer.
+
+        Args:
+            stem: what its name begins with.
+            values: its values.
+            exact_name: the stem is the whole name; what is already there under it stays.
+
+        Returns:
+            Its name.
+        """
+        if exact_name and stem in self._tensors:
+            return stem
+        name = stem if exact_name else self.fresh(stem)
+        tensor = self.model.graph.initializer.add()
+        tensor.CopyFrom(numpy_helper.from_array(np.asarray(values), name))
+        self._tensors[name] = tensor
+        return name
+
+    def fresh(self, stem: str) -> str:
+        """A name that nothing else has."""
+        name, number = stem, 0
+        while name in self._names:
+            number += 1
+            name = f"{stem}.{number}"
+        self._names.add(name)
+        return name
+
+    def replace_nodes(self, nodes: list[onnx.NodeProto]) -> None:
+        """Take other nodes, in order, and drop the initializers and types that nobody needs any more."""
+        graph = self.model.graph
+        kept = [_copy(node) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(kept)
+        used = {name for node in kept for name in node.input} | self.outputs
+        tensors = [_copy(t) for t in graph.initializer if t.name in used]
+        del graph.initializer[:]
+        graph.initializer.extend(tensors)
+        del graph.value_info[:]
+        self.refresh()
+
+    def channels(self) -> dict[str, int]:
+        """Channels of the four-dimensional values for which they follow from the graph."""
+        inferred = onnx.shape_inference.infer_shapes(self.model)
+        found = {}
+        for value in inferred.graph.value_info:
+            dims = value.type.tensor_type.shape.dim
+            if len(dims) == 4 and dims[1].HasField("dim_value"):
+                found[value.name] = int(dims[1].dim_value)
+        return found
+
+    def require_float(self, where: str) -> None:
+        """Refuse a graph that is already quantised.
+
+        Raises:
+            BundleError: it has Q/DQ or integer kernels.
+        """
+        for node in self.model.graph.node:
+            if node.op_type in QUANTISERS:
+                raise BundleError(
+                    f"{where} is already quantised (it has {node.op_type} {node.name}); calibrate the float32 bundle"
+                )
+
+
+def _copy(message: Any) -> Any:
+    other = type(message)()
+    other.CopyFrom(message)
+    return other

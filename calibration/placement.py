@@ -1,0 +1,239 @@
+"""Where Q/DQ pairs stand: on the inputs and outputs of int8 convolutions, through what moves and adds their values.
+
+ONNX Runtime and TensorRT fuse different patterns. What both take, and what is written here:
+
+* Convolution, ReLU, Q: the ReLU stays before the Q. TensorRT fuses all three. ONNX Runtime leaves the ReLU out
+  where the smallest integer stands for 0, which is so in the uint8 form of the graph (see `runtime.quantization`).
+* A value has one Q/DQ pair, which all its readers share: they see the same numbers, as `Equal` behind a max-pooling
+  must, and no convolution is computed twice.
+* What only moves values (reshapes, transposes, slices, max-pooling, nearest upsampling, concatenation) has equal
+  scales before and behind, so that it works on bytes and changes none.
+* Sums of int8 values stay int8 where their result goes into an int8 convolution.
+* Average pooling becomes a depthwise convolution: ONNX Runtime's int8 pooling has another memory layout.
+* Nothing stands around element-wise tails, on biases, or on shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from onnx import NodeProto
+
+from ..runtime.errors import BundleError
+from .graph import Graph, attributes
+from .lowering import pooling_kernel
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float32]
+
+# Their first input's values, in another place.
+_MOVES: Final = frozenset(
+    {"DepthToSpace", "Flatten", "MaxPool", "Reshape", "Resize", "Slice", "SpaceToDepth", "Squeeze", "Transpose",
+     "Unsqueeze"}
+)  # fmt: skip
+# Moves that never read less than they are given: behind an int8 value they are always cheaper on bytes.
+_WHOLE_MOVES: Final = frozenset({"DepthToSpace", "Reshape", "Transpose"})
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What is quantised or left in float as a whole: a convolution, or the four phases of a transposed one.
+
+    Attributes:
+        name: of the convolution, or of the transposed one.
+        convolutions: names of the Conv nodes.
+    """
+
+    name: str
+    convolutions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Values that share a scale.
+
+    Attributes:
+        values: names, in the graph's order.
+        sources: those of them that are not another one moved.
+        signed: whether any of them can be negative.
+    """
+
+    values: tuple[str, ...]
+    sources: tuple[str, ...]
+    signed: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which values carry Q/DQ pairs.
+
+    Attributes:
+        convolutions: Conv nodes with quantised weights.
+        pools: AveragePool nodes to be written as depthwise convolutions, with their weights.
+        groups: the quantised values.
+    """
+
+    convolutions: frozenset[str]
+    pools: dict[str, Floats]
+    groups: tuple[Group, ...]
+
+    @property
+    def values(self) -> list[str]:
+        """All quantised values."""
+        return [value for group in self.groups for value in group.values]
+
+
+class Placement:
+    """Knows one graph, and plans Q/DQ pairs for any choice of its layers.
+
+    Args:
+        graph: a float graph, with transposed convolutions already written as phases.
+
+    Raises:
+        BundleError: the graph has no convolution that could be quantised.
+    """
+
+    def __init__(self, graph: Graph, where: str) -> None:
+        self.graph = graph
+        self._channels = graph.channels()
+        self._nonnegative = self._find_nonnegative()
+        self.layers = self._find_layers()
+        if not self.layers:
+            raise BundleError(f"{where} has no two-dimensional convolution with constant float32 weights: nothing to quantise")
+
+    def _find_layers(self) -> list[Layer]:
+        found: dict[str, list[str]] = {}
+        for node in self.graph.nodes:
+            if node.op_type != "Conv":
+                continue
+            weight = self.graph.constant(node.input[1])
+            if weight is None or weight.ndim != 4 or weight.dtype != np.float32:
+                continue
+            if len(node.input) > 2 and node.input[2] and self.graph.constant(node.input[2]) is None:
+                continue
+            stem, _, phase = node.name.rpartition(".")
+            is_phase = phase in {"00", "01", "10", "11"} and self._joins(node)
+            found.setdefault(stem if is_phase else node.name, []).append(node.name)
+        return [Layer(name, tuple(convolutions)) for name, convolutions in found.items()]
+
+    def _joins(self, node: NodeProto) -> bool:
+        """Whether a convolution's output goes into a concatenation alone, as a phase's does."""
+        readers = self.graph.readers.get(node.output[0], [])
+        return len(readers) == 1 or {reader.op_type for reader in readers} == {"Concat", "Shape"}
+
+    def _find_nonnegative(self) -> set[str]:
+        found: set[str] = set()
+        for node in self.graph.nodes:
+            inputs = [name for name in node.input if name]
+            # A max-pooling, and positions without a source in none of these, add nothing negative.
+            first = node.op_type in _MOVES | {"AveragePool"} and inputs[0] in found and not _overshoots(node)
+            every = node.op_type in {"Add", "Concat", "Max"} and all(name in found for name in inputs)
+            if node.op_type == "Relu" or first or every:
+                found.add(node.output[0])
+        return found
+
+    def stored(self, value: str) -> str:
+        """Where a computed value is quantised: behind the ReLU that alone reads it, if there is one."""
+        readers = self.graph.readers.get(value, [])
+        if len(readers) == 1 and readers[0].op_type == "Relu" and value not in self.graph.outputs:
+            return readers[0].output[0]
+        return value
+
+    def plan(self, layers: Iterable[Layer]) -> Plan:
+        """Place Q/DQ pairs for a choice of layers."""
+        chosen = {name for layer in layers for name in layer.convolutions}
+        nodes = self.graph.nodes
+        convolutions = [node for node in nodes if node.name in chosen]
+        quantised = {node.input[0] for node in convolutions} | {self.stored(n.output[0]) for n in convolutions}
+        wanted = self._wanted({node.input[0] for node in convolutions})
+        pools: dict[str, Floats] = {}
+        before = -1
+        while before != len(quantised):
+            before = len(quantised)
+            for node in nodes:
+                quantised |= self._reached(node, quantised, wanted, pools)
+        quantised -= self.graph.outputs
+        return Plan(frozenset(chosen), pools, self._groups(quantised))
+
+    def _wanted(self, inputs: set[str]) -> set[str]:
+        """Values that come into the inputs of int8 convolutions through moves and sums alone."""
+        wanted = set(inputs)
+        for node in reversed(self.graph.nodes):
+            if node.output[0] not in wanted:
+                continue
+            if node.op_type in {"Add", "Concat"}:
+                wanted.update(node.input)
+            elif node.op_type in _MOVES | {"Relu", "AveragePool"}:
+                wanted.add(node.input[0])
+        return wanted
+
+    def _reached(self, node: NodeProto, quantised: set[str], wanted: set[str], pools: dict[str, Floats]) -> set[str]:
+        """What becomes quantised because of one node."""
+        output = node.output[0]
+        if node.op_type == "Concat":
+            inputs = set(node.input)
+            if output in quantised and inputs & quantised:
+                return {name for name in inputs if self.graph.constant(name) is None}
+            if inputs <= quantised and (output in wanted or len({name in self._nonnegative for name in inputs}) == 1):
+                return {output}
+        elif node.input and node.input[0] in quantised:
+            if node.op_type in _WHOLE_MOVES or (_is_move(node) and output in wanted):
+                return {output}
+            if node.op_type == "Add" and set(node.input) <= quantised and self.stored(output) in wanted:
+                return {self.stored(output)}
+            if node.op_type == "AveragePool" and output in wanted and node.input[0] in self._channels:
+                kernel = pooling_kernel(node, self._channels[node.input[0]])
+                if kernel is not None:
+                    pools[node.name] = kernel
+                    return {output}
+        return set()
+
+    def _groups(self, quantised: set[str]) -> tuple[Group, ...]:
+        parent = {value: value for value in quantised}
+        moved = set()
+
+        def root(value: str) -> str:
+            while parent[value] != value:
+                value = parent[value]
+            return value
+
+        for node in self.graph.nodes:
+            output = node.output[0]
+            if output not in quantised:
+                continue
+            joined = [node.input[0]] if _is_move(node) else []
+            if node.op_type == "Concat" and len({name in self._nonnegative for name in node.input}) == 1:
+                joined = list(node.input)
+            if joined and all(name in quantised for name in joined):
+                moved.add(output)
+                for name in joined:
+                    parent[root(name)] = root(output)
+        members: dict[str, list[str]] = {}
+        for node in self.graph.nodes:
+            for value in node.output:
+                if value in quantised:
+                    members.setdefault(root(value), []).append(value)
+        return tuple(
+            Group(
+                tuple(values),
+                tuple(value for value in values if value not in moved),
+                any(value not in self._nonnegative for value in values),
+            )
+            for values in members.values()
+        )
+
+
+def _is_move(node: NodeProto) -> bool:
+    if node.op_type == "Resize":
+        return attributes(node).get("mode", b"nearest") == b"nearest"
+    return node.op_type in _MOVES
+
+
+def _overshoots(node: NodeProto) -> bool:
+    """Whether a resize can leave the range of its input."""
+    return node.op_type == "Resize" and attributes(node).get("mode", b"nearest") == b"cubic"

@@ -1,0 +1,101 @@
+"""Scale rules: from a range to the scale of a symmetric int8 quantisation with zero point 0.
+
+x is stored as clip(round(x / scale), -128, 127), rounded half to even; weights leave -128 out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
+
+from ..runtime.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float32]
+
+LARGEST: Final = 127
+# Below it, 1 / scale is infinite in float32, and kernels multiply by it.
+_SMALLEST_SCALE: Final = 1e-30
+
+
+class ScaleRule(Protocol):
+    """Turns thresholds into scales."""
+
+    name: str
+
+    def scale(self, threshold: Floats, levels: int) -> Floats:
+        """Scales for which `threshold` is stored as about `levels`.
+
+        Args:
+            threshold: largest magnitudes to be represented, positive, of any shape.
+            levels: the integer they are to become, at most 127.
+
+        Returns:
+            float32, of the same shape.
+        """
+
+
+@dataclass(frozen=True)
+class AnyScale:
+    """threshold / levels: the finest step that covers the range."""
+
+    name: str = "any"
+
+    def scale(self, threshold: Floats, levels: int) -> Floats:
+        """See `ScaleRule.scale`."""
+        return np.maximum(np.asarray(threshold, np.float32) / np.float32(levels), np.float32(_SMALLEST_SCALE))
+
+
+def activation_scale(rule: ScaleRule, threshold: float) -> np.float32:
+    """The scale of an activation.
+
+    Args:
+        rule: the scale rule.
+        threshold: largest magnitude to be represented, finite. Of a value that is always 0 (behind a ReLU that never
+            opens) nothing is known; it gets the scale of a threshold of 1.
+    """
+    return np.float32(rule.scale(np.asarray(threshold or 1, np.float32), LARGEST))
+
+
+@dataclass(frozen=True)
+class QuantisedWeight:
+    """A convolution's weight in int8.
+
+    Attributes:
+        values: int8, in the weight's shape.
+        scales: float32, one per output channel (axis 0).
+    """
+
+    values: npt.NDArray[np.int8]
+    scales: Floats
+
+    def dequantised(self) -> Floats:
+        """The weight that the integers stand for."""
+        shape = (-1, *(1,) * (self.values.ndim - 1))
+        return self.values.astype(np.float32) * self.scales.reshape(shape)
+
+
+def quantise_weight(rule: ScaleRule, weight: Floats, limit: int, what: str) -> QuantisedWeight:
+    """Quantise a weight symmetrically, with one scale per output channel.
+
+    Args:
+        rule: the scale rule.
+        weight: (C_out, ...), float32.
+        limit: largest magnitude of the integers, at most 127.
+        what: names the weight in messages.
+
+    Raises:
+        DataError: a value is not finite.
+    """
+    if not np.all(np.isfinite(weight)):
+        raise DataError(f"the weight of {what} holds values that are not finite")
+    largest = np.abs(weight).reshape(weight.shape[0], -1).max(axis=1)
+    # A channel of zeros stays one, whatever its scale.
+    scales = rule.scale(np.where(largest > 0, largest, np.float32(1)).astype(np.float32), limit)
+    shape = (-1, *(1,) * (weight.ndim - 1))
+    integers = np.clip(np.rint(weight / scales.reshape(shape)), -limit, limit)
+    return QuantisedWeight(integers.astype(np.int8), scales)

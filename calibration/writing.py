@@ -1,0 +1,163 @@
+"""Writing Q/DQ pairs and int8 weights into a graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from onnx import NodeProto, helper
+
+from ..runtime.errors import DataError
+from ..runtime.quantization import SIGNED_ZERO_POINT, UNSIGNED_ZERO_POINT
+from .graph import Graph
+from .lowering import depthwise
+from .placement import Placement, Plan
+from .ranges import Ranges
+from .scales import QuantisedWeight, ScaleRule, activation_scale, quantise_weight
+from .statistics import Histogram
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a graph is quantised, its layers aside.
+
+    Attributes:
+        ranges: of the values.
+        rule: the scale rule.
+        weight_limit: largest magnitude of int8 weights.
+        correct_biases: whether biases make up for the rounding of the weights.
+    """
+
+    ranges: Ranges
+    rule: ScaleRule
+    weight_limit: int
+    correct_biases: bool
+
+
+@dataclass
+class Quantised:
+    """A quantised graph and what was written into it.
+
+    Attributes:
+        graph: with Q/DQ pairs.
+        scales: of each quantised value.
+        histograms: of what shares the scale of each quantised value.
+        weights: of each quantised convolution.
+    """
+
+    graph: Graph
+    scales: dict[str, np.float32] = field(default_factory=dict)
+    histograms: dict[str, Histogram] = field(default_factory=dict)
+    weights: dict[str, QuantisedWeight] = field(default_factory=dict)
+
+
+def quantise(placement: Placement, plan: Plan, recipe: Recipe) -> Quantised:
+    """Write a plan into a copy of the graph.
+
+    Args:
+        placement: of the graph.
+        plan: which values and weights.
+        recipe: how; its ranges know all values of the plan.
+
+    Raises:
+        DataError: all ranges are zero, or a weight is not finite.
+    """
+    result = Quantised(placement.graph.copy())
+    signed: dict[str, bool] = {}
+    histograms = recipe.ranges.statistics.histograms
+    if not any(histograms[name].top > 0 for name in plan.values):
+        raise DataError(
+            "the ranges of all values are zero on these images: the network is degenerate, or the images are blank"
+        )
+    for group in plan.groups:
+        histogram, limit = recipe.ranges.of(group.sources)
+        scale = activation_scale(recipe.rule, limit)
+        for value in group.values:
+            result.scales[value], result.histograms[value] = scale, histogram
+            signed[value] = group.signed
+    graph = result.graph
+    nodes: list[NodeProto] = []
+    for node in graph.nodes:
+        if node.name in plan.pools:
+            node = depthwise(graph, node, plan.pools[node.name])  # noqa: PLW2901
+        if node.name in plan.convolutions or node.name in plan.pools:
+            nodes.append(_weight(result, node, recipe))
+        nodes.append(node)
+        for value in node.output:
+            if value in result.scales:
+                nodes.extend(_pair(graph, value, result.scales[value], signed=signed[value]))
+    for node in nodes:
+        if node.op_type == "QuantizeLinear":
+            continue
+        for i, name in enumerate(node.input):
+            if name in result.scales:
+                # A shape is the same of the integers, and needs no dequantised copy.
+                node.input[i] = f"{name}.int8" if node.op_type == "Shape" else f"{name}.dequantised"
+    graph.replace_nodes(nodes)
+    return result
+
+
+def _pair(graph: Graph, value: str, scale: np.float32, *, signed: bool) -> list[NodeProto]:
+    zero = SIGNED_ZERO_POINT if signed else UNSIGNED_ZERO_POINT
+    graph.add_constant(zero, np.array(0, np.int8), exact_name=True)
+    step = graph.add_constant(f"{value}.scale", np.array(scale, np.float32))
+    return [
+        helper.make_node("QuantizeLinear", [value, step, zero], [f"{value}.int8"], name=f"{value}.quantise"),
+        helper.make_node(
+            "DequantizeLinear", [f"{value}.int8", step, zero], [f"{value}.dequantised"], name=f"{value}.dequantise"
+        ),
+    ]
+
+
+def _weight(result: Quantised, node: NodeProto, recipe: Recipe) -> NodeProto:
+    """Quantise a convolution's weight and correct its bias; return the DQ node of the weight."""
+    graph = result.graph
+    weight = graph.constant(node.input[1])
+    assert weight is not None
+    made = quantise_weight(recipe.rule, weight, recipe.weight_limit, node.name)
+    result.weights[node.name] = made
+    stem = f"{node.name}.weight"
+    inputs = [
+        graph.add_constant(f"{stem}.int8", made.values),
+        graph.add_constant(f"{stem}.scale", made.scales),
+        graph.add_constant(f"{stem}.zero_point", np.zeros(made.scales.size, np.int8)),
+    ]
+    means = recipe.ranges.statistics.means.get(node.input[0])
+    if recipe.correct_biases and means is not None and means.size == weight.shape[1]:
+        bias = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        corrected = corrected_bias(weight, made.dequantised(), bias, means)
+        name = graph.add_constant(f"{node.name}.bias.corrected", corrected)
+        del node.input[2:]
+        node.input.append(name)
+    node.input[1] = f"{stem}.dequantised"
+    return helper.make_node("DequantizeLinear", inputs, [f"{stem}.dequantised"], name=f"{stem}.dequantise", axis=0)
+
+
+def corrected_bias(
+    weight: Floats, dequantised: Floats, bias: Floats | None, means: npt.NDArray[np.float64]
+) -> Floats:
+    """The bias for which the mean of a convolution's output stays what it was.
+
+    The rounding of the weights moves the mean of output channel o by the sum over input channels i of
+    (sum of the rounding errors of the taps from i to o) * (mean of channel i); borders are not considered. Nagel et
+    al.: Data-free quantization through weight equalization and bias correction (ICCV 2019), with measured means.
+
+    Args:
+        weight: (C_out, C_in, Kh, Kw).
+        dequantised: the same, rounded.
+        bias: (C_out,), or None for zeros.
+        means: (C_in,), of the input's channels on real images.
+
+    Returns:
+        (C_out,).
+    """
+    moved = (dequantised.astype(np.float64) - weight).sum(axis=(2, 3)) @ means
+    return ((0 if bias is None else bias) - moved).astype(np.float32)
+
+

@@ -13,7 +13,9 @@ from ..runtime.errors import BundleError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-QUANTISERS: Final = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "DynamicQuantizeLinear"})
+QUANTISERS: Final = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "DynamicQuantizeLinear"}
+)
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:

@@ -132,7 +132,12 @@ def _interleaved(graph: Graph, node: NodeProto, four: dict[tuple[int, int], Phas
     for (a, b), phase in sorted(four.items()):
         inputs = [node.input[0], graph.add_constant(f"{stem}.{a}{b}.weight", phase.weight), *bias]
         made = write(
-            "Conv", inputs, f"{a}{b}", kernel_shape=list(phase.weight.shape[2:]), strides=[1, 1], pads=list(phase.pads)
+            "Conv",
+            inputs,
+            f"{a}{b}",
+            kernel_shape=list(phase.weight.shape[2:]),
+            strides=[1, 1],
+            pads=list(phase.pads),
         )
         outputs[a, b] = made.output[0]
         yield made

@@ -104,7 +104,9 @@ class Placement:
         self._nonnegative = self._find_nonnegative()
         self.layers = self._find_layers()
         if not self.layers:
-            raise BundleError(f"{where} has no two-dimensional convolution with constant float32 weights: nothing to quantise")
+            raise BundleError(
+                f"{where} has no two-dimensional convolution with constant float32 weights: nothing to quantise"
+            )
 
     def _find_layers(self) -> list[Layer]:
         found: dict[str, list[str]] = {}
@@ -149,7 +151,9 @@ class Placement:
         chosen = {name for layer in layers for name in layer.convolutions}
         nodes = self.graph.nodes
         convolutions = [node for node in nodes if node.name in chosen]
-        quantised = {node.input[0] for node in convolutions} | {self.stored(n.output[0]) for n in convolutions}
+        quantised = {node.input[0] for node in convolutions} | {
+            self.stored(n.output[0]) for n in convolutions
+        }
         wanted = self._wanted({node.input[0] for node in convolutions})
         pools: dict[str, Floats] = {}
         before = -1
@@ -172,14 +176,18 @@ class Placement:
                 wanted.add(node.input[0])
         return wanted
 
-    def _reached(self, node: NodeProto, quantised: set[str], wanted: set[str], pools: dict[str, Floats]) -> set[str]:
+    def _reached(
+        self, node: NodeProto, quantised: set[str], wanted: set[str], pools: dict[str, Floats]
+    ) -> set[str]:
         """What becomes quantised because of one node."""
         output = node.output[0]
         if node.op_type == "Concat":
             inputs = set(node.input)
             if output in quantised and inputs & quantised:
                 return {name for name in inputs if self.graph.constant(name) is None}
-            if inputs <= quantised and (output in wanted or len({name in self._nonnegative for name in inputs}) == 1):
+            if inputs <= quantised and (
+                output in wanted or len({name in self._nonnegative for name in inputs}) == 1
+            ):
                 return {output}
         elif node.input and node.input[0] in quantised:
             if node.op_type in _WHOLE_MOVES or (_is_move(node) and output in wanted):

@@ -67,7 +67,9 @@ def _entropy(histogram: Histogram) -> float:
     width = histogram.top / _ENTROPY_BINS
     edges = ((np.arange(counts.size + 1) - counts.size / 2) * width).astype(np.float32)
     collector = HistogramCollector("entropy", True, counts.size, _ENTROPY_LEVELS, PERCENTILE, "same")
-    low, high = collector.get_entropy_threshold((counts, edges, edges[0], edges[-1], edges[-1]), _ENTROPY_LEVELS)[:2]
+    low, high = collector.get_entropy_threshold(
+        (counts, edges, edges[0], edges[-1], edges[-1]), _ENTROPY_LEVELS
+    )[:2]
     return max(-float(low), float(high))
 
 

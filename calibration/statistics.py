@@ -81,12 +81,16 @@ class Histogram:
     def _reach(self, largest: float) -> None:
         while self.top < largest:
             self.top *= 2
-            self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2, np.int64)])
+            self.counts = np.concatenate(
+                [self.counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2, np.int64)]
+            )
 
     @classmethod
     def union(cls, parts: Sequence[Histogram]) -> Histogram:
         """One histogram of several values; counts move to the nearest bin of the longest range."""
-        result = cls(top=max(p.top for p in parts), low=min(p.low for p in parts), high=max(p.high for p in parts))
+        result = cls(
+            top=max(p.top for p in parts), low=min(p.low for p in parts), high=max(p.high for p in parts)
+        )
         for part in parts:
             if part.top == 0:
                 result.counts[0] += part.counts.sum()
@@ -130,11 +134,14 @@ class Statistics:
             rows = zip(file["counts"], file["ends"], strict=True)
             found = [Histogram(counts.astype(np.int64), *map(float, ends)) for counts, ends in rows]
             return cls(
-                dict(zip(names, found, strict=True)), {name: file[f"mean{i}"] for i, name in enumerate(averaged)}
+                dict(zip(names, found, strict=True)),
+                {name: file[f"mean{i}"] for i, name in enumerate(averaged)},
             )
 
 
-def run_with_outputs(graph: Graph, names: Sequence[str], feeds: Iterable[Feeds], threads: int) -> Iterable[list[Floats]]:
+def run_with_outputs(
+    graph: Graph, names: Sequence[str], feeds: Iterable[Feeds], threads: int
+) -> Iterable[list[Floats]]:
     """Run a graph and read values inside it.
 
     Args:
@@ -157,7 +164,9 @@ def run_with_outputs(graph: Graph, names: Sequence[str], feeds: Iterable[Feeds],
         yield session.run(list(names), dict(values))
 
 
-def collect(graph: Graph, names: Sequence[str], feeds: Sequence[Feeds], threads: int, where: str) -> Statistics:
+def collect(
+    graph: Graph, names: Sequence[str], feeds: Sequence[Feeds], threads: int, where: str
+) -> Statistics:
     """Run a graph on all feeds and count its values.
 
     Args:
@@ -186,7 +195,13 @@ def collect(graph: Graph, names: Sequence[str], feeds: Sequence[Feeds], threads:
 
 
 def cached(
-    folder: Path | None, graph: Graph, names: Sequence[str], feeds: Sequence[Feeds], data: str, threads: int, where: str
+    folder: Path | None,
+    graph: Graph,
+    names: Sequence[str],
+    feeds: Sequence[Feeds],
+    data: str,
+    threads: int,
+    where: str,
 ) -> tuple[Statistics, bool]:
     """`collect`, or what an earlier run has kept for the same graph and the same data.
 

@@ -110,7 +110,10 @@ def _pair(graph: Graph, value: str, scale: np.float32, *, signed: bool) -> list[
     return [
         helper.make_node("QuantizeLinear", [value, step, zero], [f"{value}.int8"], name=f"{value}.quantise"),
         helper.make_node(
-            "DequantizeLinear", [f"{value}.int8", step, zero], [f"{value}.dequantised"], name=f"{value}.dequantise"
+            "DequantizeLinear",
+            [f"{value}.int8", step, zero],
+            [f"{value}.dequantised"],
+            name=f"{value}.dequantise",
         ),
     ]
 
@@ -136,7 +139,9 @@ def _weight(result: Quantised, node: NodeProto, recipe: Recipe) -> NodeProto:
         del node.input[2:]
         node.input.append(name)
     node.input[1] = f"{stem}.dequantised"
-    return helper.make_node("DequantizeLinear", inputs, [f"{stem}.dequantised"], name=f"{stem}.dequantise", axis=0)
+    return helper.make_node(
+        "DequantizeLinear", inputs, [f"{stem}.dequantised"], name=f"{stem}.dequantise", axis=0
+    )
 
 
 def corrected_bias(
@@ -159,5 +164,3 @@ def corrected_bias(
     """
     moved = (dequantised.astype(np.float64) - weight).sum(axis=(2, 3)) @ means
     return ((0 if bias is None else bias) - moved).astype(np.float32)
-
-

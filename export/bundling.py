@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,8 +13,8 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from ..runtime.bundle import GRAPH_NAMES, MANIFEST_NAME, GraphInfo, GraphName, Manifest
-from ..runtime.errors import BundleError, ImageError, UsageError
+from ..runtime.bundle import GRAPH_NAMES, GraphInfo, GraphName, Manifest, require_free, write_bundle
+from ..runtime.errors import ImageError, UsageError
 from .forms import CostModel, Fixed, Measured
 from .fusion import LOWERINGS, RULES, Report, fuse, never_slower
 from .macs import count
@@ -222,61 +219,6 @@ def manifest(source: Source, graphs: Mapping[GraphName, Exported]) -> Manifest:
     )
 
 
-def require_free(folder: Path, *, replace: bool) -> None:
-    """Say before the work begins that a bundle cannot be written there.
-
-    Raises:
-        UsageError: the folder exists and is not to be replaced, or has no parent.
-    """
-    if folder.exists() and not replace:
-        raise UsageError(f"{folder} exists; --force replaces it if it is a bundle")
-    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST_NAME).is_file():
-        raise UsageError(f"{folder} exists and is not a bundle; it is not replaced")
-    if not folder.absolute().parent.is_dir():
-        raise UsageError(f"cannot write {folder}: the folder {folder.absolute().parent} does not exist")
-
-
-def write_bundle(
-    folder: Path, text: Manifest, graphs: Mapping[GraphName, ir.Model], *, replace: bool
-) -> None:
-    """Write a bundle; the folder appears whole or not at all.
-
-    Args:
-        folder: where to.
-        text: its manifest.
-        graphs: its graphs.
-        replace: replace a bundle that is already there, its engines included.
-
-    Raises:
-        UsageError: the folder exists and is not to be replaced, or cannot be written.
-    """
-    require_free(folder, replace=replace)
-    try:
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.absolute().parent))
-    except OSError as error:
-        raise UsageError(f"cannot write beside {folder}: {error.strerror}") from error
-    try:
-        for name, model in graphs.items():
-            data = ir.to_proto(model).SerializeToString()
-            if hashlib.sha256(data).hexdigest() != text.graphs[name].sha256:
-                raise BundleError(f"the graph {name} changed while the bundle was written")
-            (part / text.graphs[name].file).write_bytes(data)
-        (part / MANIFEST_NAME).write_text(text.to_json(), encoding="utf-8")
-        part.chmod(0o755)
-        if folder.exists():
-            old = part.with_suffix(".old")
-            folder.rename(old)
-            part.rename(folder)
-            shutil.rmtree(old)
-        else:
-            part.rename(folder)
-    except OSError as error:
-        raise UsageError(f"cannot write {folder}: {error.strerror}; nothing was left behind") from error
-    finally:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(part)
-
-
 def export_bundle(
     source: Source,
     folder: Path,
@@ -324,5 +266,6 @@ def export_bundle(
         if built.report.timing:
             progress(f"    {built.report.timing}")
     text = manifest(source, graphs)
-    write_bundle(folder, text, {name: g.model for name, g in graphs.items()}, replace=replace)
+    files = {text.graphs[name].file: ir.to_proto(g.model).SerializeToString() for name, g in graphs.items()}
+    write_bundle(folder, text, files, replace=replace)
     return text

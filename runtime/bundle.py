@@ -13,14 +13,18 @@ estimate in real arithmetic, and is therefore the same for the naive, fused and 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
+import shutil
+import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from .errors import BundleError
+from .errors import BundleError, UsageError
 
 FORMAT: Final = "oslic-bundle"
 VERSION: Final = 1
@@ -258,6 +262,60 @@ class Bundle:
                 "export the bundle again"
             )
         return data
+
+
+def require_free(folder: Path, *, replace: bool) -> None:
+    """Say before the work begins that a bundle cannot be written there.
+
+    Raises:
+        UsageError: the folder exists and is not to be replaced, or has no parent.
+    """
+    if folder.exists() and not replace:
+        raise UsageError(f"{folder} exists; --force replaces it if it is a bundle")
+    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST_NAME).is_file():
+        raise UsageError(f"{folder} exists and is not a bundle; it is not replaced")
+    if not folder.absolute().parent.is_dir():
+        raise UsageError(f"cannot write {folder}: the folder {folder.absolute().parent} does not exist")
+
+
+def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes], *, replace: bool) -> None:
+    """Write a bundle; the folder appears whole or not at all.
+
+    Args:
+        folder: where to.
+        manifest: its manifest.
+        files: its graphs, and what else is to lie in the folder, by file name.
+        replace: replace a bundle that is already there, its engines included.
+
+    Raises:
+        UsageError: the folder exists and is not to be replaced, or cannot be written.
+        BundleError: a graph is missing, or is not the one that the manifest describes.
+    """
+    require_free(folder, replace=replace)
+    for name, graph in manifest.graphs.items():
+        if hashlib.sha256(files.get(graph.file, b"")).hexdigest() != graph.sha256:
+            raise BundleError(f"the graph {name} changed while the bundle was written")
+    try:
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.absolute().parent))
+    except OSError as error:
+        raise UsageError(f"cannot write beside {folder}: {error.strerror}") from error
+    try:
+        for file, data in files.items():
+            (part / file).write_bytes(data)
+        (part / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+        part.chmod(0o755)
+        if folder.exists():
+            old = part.with_suffix(".old")
+            folder.rename(old)
+            part.rename(folder)
+            shutil.rmtree(old)
+        else:
+            part.rename(folder)
+    except OSError as error:
+        raise UsageError(f"cannot write {folder}: {error.strerror}; nothing was left behind") from error
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(part)
 
 
 def default_bundle() -> Path:

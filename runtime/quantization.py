@@ -56,7 +56,9 @@ def uint8_activations(data: bytes, where: str) -> bytes:
         old = _scalar(name, _ONNX_INT8, 0)
         times = data.count(old)
         if times > 1:
-            raise BundleError(f"{where} holds the zero point {name} {times} times; calibrate the bundle again")
+            raise BundleError(
+                f"{where} holds the zero point {name} {times} times; calibrate the bundle again"
+            )
         found += times
         data = data.replace(old, _scalar(name, _ONNX_UINT8, zero))
     if not found:

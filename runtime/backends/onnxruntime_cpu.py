@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import BackendError
+from ..errors import BackendError, BundleError
+from ..quantization import EXACT_WEIGHT_LIMIT, uint8_activations, weight_limit
 from . import sessions
 from .protocol import Availability
 
@@ -13,20 +14,35 @@ if TYPE_CHECKING:
     from .protocol import Options
 
 
-def open_session(data: bytes, threads: int | None) -> Any:
+def open_session(
+    data: bytes, threads: int | None, *, weight_limit: int | None = None, profile: str | None = None
+) -> Any:
     """A session of ONNX Runtime on the CPU.
 
     Args:
         data: a serialised ONNX model.
         threads: threads to use; None leaves it the choice.
+        weight_limit: largest magnitude of the int8 weights of a quantised graph, whose activations are then brought
+            to uint8 (see `runtime.quantization`); None: the graph is not quantised.
+        profile: path prefix of the profile that the session writes when it ends; None: none.
 
     Raises:
         BackendError: ONNX Runtime is missing, or cannot take the model.
+        BundleError: the graph is not quantised as `oslic calibrate` does it.
     """
     onnxruntime, reason = sessions.find_onnxruntime()
     if onnxruntime is None:
         raise BackendError(reason)
     options = sessions.session_options(onnxruntime, threads)
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile
+    if weight_limit is not None:
+        data = uint8_activations(data, "the graph")
+        if weight_limit > EXACT_WEIGHT_LIMIT:
+            # Without VNNI the kernels add two products of uint8 and int8 in 16 bits, which saturate. This option
+            # takes other kernels on such machines (slower, exact), and changes nothing elsewhere.
+            options.add_session_config_entry("session.x64quantprecision", "1")
     return sessions.open_session(onnxruntime, data, sessions.Provider(sessions.CPU, {}), options)
 
 
@@ -59,6 +75,9 @@ class OnnxRuntimeCpu:
         sessions.require_precision(self._bundle, graph, self.name, self._options)
         data = self._bundle.read_graph(graph)
         try:
-            return sessions.HostRunner(open_session(data, self._options.threads), graph)
-        except BackendError as error:
-            raise BackendError(f"{self._bundle.graph_path(graph)}: {error}") from error
+            session = open_session(
+                data, self._options.threads, weight_limit=weight_limit(self._bundle.manifest, graph)
+            )
+            return sessions.HostRunner(session, graph)
+        except (BackendError, BundleError) as error:
+            raise type(error)(f"{self._bundle.graph_path(graph)}: {error}") from error

@@ -1,0 +1,183 @@
+"""Cross-layer equalisation: scaling channels between convolutions so that int8 weights use their range better.
+
+A channel may be divided by any s > 0 where it is computed and multiplied by s where it is read, as long as only ReLUs,
+sums, poolings and upsamplings lie between. With r1 the largest weight of the channel's producers and r2 that of its
+readers, s = sqrt(r1 / r2) makes both equal (Nagel et al., ICCV 2019, section 4.1; here over all convolutions that
+share the channel).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from onnx import NodeProto
+
+from ..runtime.backends.onnxruntime_cpu import open_session
+from .graph import Graph, attributes
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float32]
+
+# Between them f(s * x) = s * f(x), channel by channel. Those that only move values keep the channels apart in the
+# interleaved phases of the exporter; `equalise` checks the whole graph's numbers, whatever they do.
+_HOMOGENEOUS: Final = frozenset(
+    {"Relu", "Add", "MaxPool", "AveragePool", "Resize", "Concat", "Reshape", "Transpose", "Shape"}
+)
+_HEAVY: Final = frozenset({"Conv", "ConvTranspose"})
+_MOST: Final = 16.0
+_ALLOWED_SHARE: Final = 2e-3
+
+
+@dataclass
+class _Region:
+    """Values that share their channels, the convolutions that compute them and those that read them."""
+
+    producers: list[NodeProto] = field(default_factory=list)
+    readers: list[NodeProto] = field(default_factory=list)
+    closed: bool = True
+
+
+def equalise(graph: Graph, feeds: Mapping[str, npt.NDArray[Any]], threads: int) -> tuple[Graph, int]:
+    """Equalise a copy of a float graph.
+
+    Args:
+        graph: of one uint8 output.
+        feeds: inputs on which the copy must give the same output, but for roundings.
+        threads: threads per run.
+
+    Returns:
+        The copy and the number of regions equalised; with 0 it equals the graph.
+    """
+    result = graph.copy()
+    count = 0
+    for region in _regions(result):
+        factors = _factors(result, region)
+        if factors is not None and np.any(np.abs(factors - 1) > 1e-3):
+            _apply(result, region, factors)
+            count += 1
+    if count and not _same(graph, result, feeds, threads):
+        return graph.copy(), 0
+    return result, count
+
+
+def _same(graph: Graph, other: Graph, feeds: Mapping[str, npt.NDArray[Any]], threads: int) -> bool:
+    outputs = [
+        open_session(g.model.SerializeToString(), threads).run(None, dict(feeds))[0].astype(np.int16)
+        for g in (graph, other)
+    ]
+    return float(np.mean(outputs[0] != outputs[1])) <= _ALLOWED_SHARE
+
+
+def _regions(graph: Graph) -> list[_Region]:
+    parent: dict[str, str] = {}
+
+    def root(value: str) -> str:
+        parent.setdefault(value, value)
+        while parent[value] != value:
+            value = parent[value]
+        return value
+
+    def join(values: list[str]) -> None:
+        for value in values[1:]:
+            parent[root(value)] = root(values[0])
+
+    def data(node: NodeProto) -> list[str]:
+        """A node's inputs that carry channels."""
+        inputs = list(node.input) if node.op_type in {"Add", "Concat"} else list(node.input[:1])
+        return [name for name in inputs if graph.constant(name) is None]
+
+    # Values computed from shapes are no features.
+    sizes: set[str] = set()
+    for node in graph.nodes:
+        if node.op_type == "Shape" or (node.input and any(name in sizes for name in node.input[:1])):
+            sizes.update(node.output)
+        elif node.op_type in _HOMOGENEOUS and len(data(node)) == len(
+            node.input if node.op_type in {"Add", "Concat"} else node.input[:1]
+        ):
+            join([*data(node), node.output[0]])
+    regions: dict[str, _Region] = {}
+
+    def region(value: str) -> _Region:
+        return regions.setdefault(root(value), _Region())
+
+    for value in graph.model.graph.input:
+        region(value.name).closed = False
+    for name in graph.outputs:
+        region(name).closed = False
+    for node in graph.nodes:
+        plain = (
+            node.op_type in _HEAVY and attributes(node).get("group", 1) == 1 and _constant_weight(graph, node)
+        )
+        for name in data(node) if node.op_type in _HOMOGENEOUS | _HEAVY else list(node.input):
+            if plain:
+                region(name).readers.append(node)
+            elif node.op_type not in _HOMOGENEOUS:
+                region(name).closed = False
+        for name in node.output:
+            if plain:
+                region(name).producers.append(node)
+            elif node.op_type not in _HOMOGENEOUS or node.op_type == "Shape":
+                region(name).closed = False
+        if node.op_type in {"Add", "Concat"} and len(data(node)) != len(node.input):
+            region(node.output[0]).closed = False
+    return [r for r in regions.values() if r.closed and r.producers and r.readers]
+
+
+def _constant_weight(graph: Graph, node: NodeProto) -> bool:
+    weight = graph.constant(node.input[1])
+    bias = len(node.input) < 3 or not node.input[2] or graph.constant(node.input[2]) is not None
+    return weight is not None and weight.dtype == np.float32 and bias
+
+
+def _outputs_axis(node: NodeProto) -> int:
+    return 0 if node.op_type == "Conv" else 1
+
+
+def _largest(graph: Graph, nodes: list[NodeProto], *, outputs: bool) -> list[Floats]:
+    found = []
+    for node in nodes:
+        weight = graph.constant(node.input[1])
+        assert weight is not None
+        axis = _outputs_axis(node) if outputs else 1 - _outputs_axis(node)
+        found.append(np.abs(weight).max(axis=tuple(i for i in range(weight.ndim) if i != axis)))
+    return found
+
+
+def _factors(graph: Graph, region: _Region) -> Floats | None:
+    """s of each channel; None where the convolutions do not agree on their number."""
+    produced = _largest(graph, region.producers, outputs=True)
+    read = _largest(graph, region.readers, outputs=False)
+    if len({found.size for found in (*produced, *read)}) != 1:
+        return None
+    r1, r2 = np.max(produced, axis=0), np.max(read, axis=0)
+    usable = (r1 > 0) & (r2 > 0)
+    s = np.sqrt(np.where(usable, r1, 1) / np.where(usable, r2, 1))
+    return np.clip(s / np.exp(np.mean(np.log(s))), 1 / _MOST, _MOST).astype(np.float32)
+
+
+def _apply(graph: Graph, region: _Region, s: Floats) -> None:
+    for node in region.producers:
+        _scale(graph, node, 1, 1 / s, _outputs_axis(node))
+        if len(node.input) > 2 and node.input[2]:
+            _scale(graph, node, 2, 1 / s, 0)
+    for node in region.readers:
+        _scale(graph, node, 1, s, 1 - _outputs_axis(node))
+
+
+def _scale(graph: Graph, node: NodeProto, position: int, factors: Floats, axis: int) -> None:
+    """Scale a constant input along an axis; a constant that others read too is copied first."""
+    name = node.input[position]
+    values = graph.constant(name)
+    assert values is not None
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    scaled = (values * factors.reshape(shape)).astype(np.float32)
+    if len(graph.readers[name]) > 1:
+        node.input[position] = graph.add_constant(f"{node.name}.equalised", scaled)
+    else:
+        graph.set_constant(name, scaled)

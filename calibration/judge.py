@@ -1,0 +1,161 @@
+"""Judging quantised graphs on photographs that no range was measured on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from ..bench.metrics import psnr
+from ..runtime.backends.onnxruntime_cpu import open_session
+from ..runtime.bundle import Bundle, GraphName
+from .images import Photograph
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Pixels = npt.NDArray[np.uint8]
+
+# Equal images have an infinite PSNR; nobody sees more than this.
+_MOST_DB: Final = 99.0
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A photograph and what the float networks make of it, as batches of one.
+
+    Attributes:
+        name: of the file.
+        image: uint8 (1, H, W, 3).
+        labels: uint8 (1, H/S, W/S).
+        compact: uint8 (1, H/8, W/8, 3).
+        estimate: uint8 (1, H, W, 3).
+    """
+
+    name: str
+    image: Pixels
+    labels: Pixels
+    compact: Pixels
+    estimate: Pixels
+
+    def feeds(self, graph: GraphName) -> dict[str, Pixels]:
+        """The inputs of a graph by name."""
+        return {
+            "segment": {"image": self.image},
+            "analyse": {"image": self.image, "labels": self.labels},
+            "synthesise": {"compact": self.compact, "labels": self.labels},
+        }[graph]
+
+
+class FloatNetworks:
+    """The float graphs of a bundle.
+
+    Args:
+        bundle: of float graphs.
+        threads: threads per run.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int) -> None:
+        names: tuple[GraphName, ...] = ("segment", "analyse", "synthesise")
+        self._sessions = {name: open_session(bundle.read_graph(name), threads) for name in names}
+
+    def run(self, graph: GraphName, feeds: dict[str, Pixels]) -> Pixels:
+        """Run one graph on a batch."""
+        output: Pixels = self._sessions[graph].run(None, feeds)[0]
+        return output
+
+    def layers(self, photograph: Photograph) -> Layers:
+        """Run all three."""
+        image = photograph.pixels[np.newaxis]
+        labels = self.run("segment", {"image": image})
+        compact = self.run("analyse", {"image": image, "labels": labels})
+        estimate = self.run("synthesise", {"compact": compact, "labels": labels})
+        return Layers(photograph.name, image, labels, compact, estimate)
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What a quantised graph costs, the other graphs in float.
+
+    Attributes:
+        value: `segment`: share of the labels that change, 0..1; else: loss of the estimate's PSNR in dB, mean over
+            the photographs; negative if it gained.
+        estimate_db: mean PSNR of the estimate.
+        agreement_db: mean PSNR between both outputs; for labels, the share that agree.
+    """
+
+    value: float
+    estimate_db: float
+    agreement_db: float
+
+
+class Judge:
+    """Scores quantised graphs against the float ones.
+
+    Args:
+        networks: the float graphs.
+        layers: of the photographs to judge on.
+        threads: threads per run.
+    """
+
+    def __init__(self, networks: FloatNetworks, layers: list[Layers], threads: int) -> None:
+        self._networks = networks
+        self._layers = layers
+        self._threads = threads
+
+    def float_db(self) -> float:
+        """Mean PSNR of the float estimate."""
+        return float(np.mean([_psnr(layer.image, layer.estimate) for layer in self._layers]))
+
+    def damage(self, graph: GraphName, data: bytes, weight_limit: int | None) -> Damage:
+        """Score a graph.
+
+        Args:
+            graph: which one it replaces.
+            data: the serialised model.
+            weight_limit: see `open_session`.
+        """
+        session = open_session(data, self._threads, weight_limit=weight_limit)
+        outputs = [session.run(None, layer.feeds(graph))[0] for layer in self._layers]
+        if graph == "segment":
+            same = float(
+                np.mean([np.mean(o == x.labels) for o, x in zip(outputs, self._layers, strict=True)])
+            )
+            return Damage(1 - same, self.float_db(), same)
+        agreement, estimates = [], []
+        for output, layer in zip(outputs, self._layers, strict=True):
+            estimate = output
+            agreement.append(_psnr(layer.compact if graph == "analyse" else layer.estimate, output))
+            if graph == "analyse":
+                estimate = self._networks.run("synthesise", {"compact": output, "labels": layer.labels})
+            estimates.append(_psnr(layer.image, estimate))
+        mean = float(np.mean(estimates))
+        return Damage(self.float_db() - mean, mean, float(np.mean(agreement)))
+
+    def together(self, models: dict[GraphName, tuple[bytes, int | None]]) -> dict[str, Any]:
+        """Score all graphs in a row, each fed by those before it, as the codec runs them.
+
+        Args:
+            models: serialised model and weight limit of each graph.
+        """
+        sessions = {
+            name: open_session(d, self._threads, weight_limit=limit) for name, (d, limit) in models.items()
+        }
+        same, changed, estimates = [], [], []
+        for layer in self._layers:
+            (labels,) = sessions["segment"].run(None, {"image": layer.image})
+            (compact,) = sessions["analyse"].run(None, {"image": layer.image, "labels": labels})
+            (estimate,) = sessions["synthesise"].run(None, {"compact": compact, "labels": labels})
+            same.append(np.mean(labels == layer.labels))
+            changed.append(np.mean(compact != layer.compact))
+            estimates.append(_psnr(layer.image, estimate))
+        return {
+            "estimate_db": {"before": self.float_db(), "after": float(np.mean(estimates))},
+            "labels_changed": 1 - float(np.mean(same)),
+            "compact_changed": float(np.mean(changed)),
+        }
+
+
+def _psnr(image: Pixels, other: Pixels) -> float:
+    return min(psnr(image, other), _MOST_DB)

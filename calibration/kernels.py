@@ -1,0 +1,78 @@
+"""What ONNX Runtime really runs: the kernel of every node of the optimised graph, and its time."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ..runtime.backends.onnxruntime_cpu import open_session
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+INT8_CONVOLUTION: Final = "QLinearConv"
+# What the optimiser and the profiler append to a node's name.
+_APPENDED: Final = re.compile(r"(_nchwc|_token_\d+|_fused)+$")
+_EVENT: Final = "_kernel_time"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One node of the optimised graph.
+
+    Attributes:
+        node: name of the node of the graph as it was loaded.
+        operator: of the kernel.
+        seconds: the fastest run's.
+    """
+
+    node: str
+    operator: str
+    seconds: float
+
+
+def profile(
+    data: bytes, feeds: Mapping[str, npt.NDArray[Any]], *, threads: int, runs: int, weight_limit: int | None
+) -> list[Kernel]:
+    """Run a graph and read the profile.
+
+    Args:
+        data: the serialised model.
+        feeds: inputs by name.
+        threads: threads per run.
+        runs: how often it runs.
+        weight_limit: see `open_session`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        prefix = str(Path(folder) / "profile")
+        session = open_session(data, threads, weight_limit=weight_limit, profile=prefix)
+        for _ in range(runs):
+            session.run(None, dict(feeds))
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    fastest: dict[tuple[str, str], float] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(_EVENT):
+            key = event["name"].removesuffix(_EVENT), event["args"]["op_name"]
+            fastest[key] = min(fastest.get(key, float("inf")), event["dur"] * 1e-6)
+    return [
+        Kernel(_APPENDED.sub("", name), operator, seconds) for (name, operator), seconds in fastest.items()
+    ]
+
+
+def by_node(kernels: Sequence[Kernel]) -> dict[str, float]:
+    """Seconds of each node of the loaded graph."""
+    result: dict[str, float] = {}
+    for kernel in kernels:
+        result[kernel.node] = result.get(kernel.node, 0.0) + kernel.seconds
+    return result
+
+
+def not_int8(kernels: Sequence[Kernel], convolutions: frozenset[str]) -> list[str]:
+    """Those of the convolutions that do not run in int8."""
+    int8 = {kernel.node for kernel in kernels if kernel.operator == INT8_CONVOLUTION}
+    return sorted(convolutions - int8)

@@ -1,0 +1,101 @@
+"""The sensitivity pass: layer by layer, what int8 costs and what it wins, and what is left in float for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from .placement import Layer
+
+if TYPE_CHECKING:
+    from .judge import Damage
+
+# Kernels of both forms are timed one after the other: what is nearer to 1 than this is noise.
+_CLEARLY_SLOWER: Final = 1.1
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One layer quantised alone.
+
+    Attributes:
+        layer: which.
+        damage: what it costs, see `judge.Damage.value`.
+        float_seconds: of its kernels in float.
+        int8_seconds: of its kernels in int8.
+    """
+
+    layer: Layer
+    damage: float
+    float_seconds: float
+    int8_seconds: float
+
+    @property
+    def won(self) -> float:
+        """Seconds that int8 wins."""
+        return self.float_seconds - self.int8_seconds
+
+    @property
+    def pays(self) -> bool:
+        """Whether its kernels are not clearly slower in int8."""
+        return self.int8_seconds <= _CLEARLY_SLOWER * self.float_seconds
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of the layers.
+
+    Attributes:
+        int8: these are quantised.
+        reasons: why each of the others stays in float, by name.
+        damage: of all the quantised ones together.
+    """
+
+    int8: tuple[Layer, ...]
+    reasons: dict[str, str]
+    damage: Damage
+
+
+def rank(trials: Sequence[Trial]) -> list[Trial]:
+    """Trials by damage for each second won, the worst first."""
+    return sorted(trials, key=lambda trial: trial.damage / max(trial.won, 1e-6), reverse=True)
+
+
+def decide(trials: Sequence[Trial], budget: float, judge: Callable[[Sequence[Layer]], Damage]) -> Decision:
+    """Keep in float what does not pay, and then as few of the worst layers as the budget demands.
+
+    The damage of the rest is taken to fall with each layer that is left out, so that the number of layers is found
+    by bisection.
+
+    Args:
+        trials: of all layers.
+        budget: damage that all quantised layers together may do.
+        judge: scores a choice of layers.
+    """
+    reasons = {
+        t.layer.name: f"int8 takes {1e3 * t.int8_seconds:.3f} ms, float {1e3 * t.float_seconds:.3f} ms"
+        for t in trials
+        if not t.pays
+    }
+    ranked = rank([trial for trial in trials if trial.pays])
+
+    def rest(left_out: int) -> list[Layer]:
+        kept = {trial.layer.name for trial in ranked[left_out:]}
+        return [trial.layer for trial in trials if trial.layer.name in kept]
+
+    low, high = 0, len(ranked)
+    best = judge(rest(0))
+    found = {0: best}
+    if best.value > budget:
+        while low < high:
+            middle = (low + high) // 2
+            found[middle] = judge(rest(middle))
+            if found[middle].value <= budget:
+                high = middle
+            else:
+                low = middle + 1
+        best = found[low] if low in found else judge(rest(low))
+    for trial in ranked[:low]:
+        reasons[trial.layer.name] = f"damage {trial.damage:.4g} alone; the budget is {budget:g} for all"
+    return Decision(tuple(rest(low)), reasons, best)

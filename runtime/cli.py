@@ -58,6 +58,9 @@ COMMANDS: dict[str, Command] = {
     "fuse": Command("export.commands.fuse", "fuse the octave convolutions of any ONNX graph", "export"),
     "build": Command("export.commands.build", "build a bundle's TensorRT engines", "export"),
     "train": Command("training.commands.train", "train and evaluate checkpoints", "train"),
+    "compare": Command(
+        "bench.commands.compare", "compare backends, precisions or forms of a checkpoint, down to the layer", "export"
+    ),
     "bench": Command("bench.commands.bench", "measure latency, rate-distortion, fusion, drift", "bench"),
     "demo": Command("bench.commands.demo", "compress photographs and show every layer"),
 }

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 
 def open_session(
-    data: bytes, threads: int | None, *, weight_limit: int | None = None, profile: str | None = None
+    data: bytes,
+    threads: int | None,
+    *,
+    weight_limit: int | None = None,
+    profile: str | None = None,
+    optimise: bool = True,
 ) -> Any:
     """A session of ONNX Runtime on the CPU.
 
@@ -25,6 +30,7 @@ def open_session(
         weight_limit: largest magnitude of the int8 weights of a quantised graph, whose activations are then brought
             to uint8 (see `runtime.quantization`); None: the graph is not quantised.
         profile: path prefix of the profile that the session writes when it ends; None: none.
+        optimise: whether the graph may be rewritten.
 
     Raises:
         BackendError: ONNX Runtime is missing, or cannot take the model.
@@ -33,7 +39,7 @@ def open_session(
     onnxruntime, reason = sessions.find_onnxruntime()
     if onnxruntime is None:
         raise BackendError(reason)
-    options = sessions.session_options(onnxruntime, threads)
+    options = sessions.session_options(onnxruntime, threads, optimise=optimise)
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile
@@ -76,7 +82,10 @@ class OnnxRuntimeCpu:
         data = self._bundle.read_graph(graph)
         try:
             session = open_session(
-                data, self._options.threads, weight_limit=weight_limit(self._bundle.manifest, graph)
+                data,
+                self._options.threads,
+                weight_limit=weight_limit(self._bundle.manifest, graph),
+                optimise=self._options.optimise,
             )
             return sessions.HostRunner(session, graph)
         except (BackendError, BundleError) as error:

@@ -73,20 +73,32 @@ class _OnnxRuntimeGpu:
 
     def load(self, graph: GraphName) -> Runner:
         """Load one graph: see `Backend.load`."""
-        onnxruntime, reason = find_onnxruntime()
-        if onnxruntime is None:
-            raise BackendError(reason)
         require_precision(self._bundle, graph, self.name, self._options)
-        provider = self._provider(onnxruntime, self._options)
-        if provider is None:
-            raise BackendError(f"this ONNX Runtime has no {self.provider}: {self.install}")
         data = self._bundle.read_graph(graph)
-        options = session_options(onnxruntime, self._options.threads)
         try:
-            session = open_session(onnxruntime, data, provider, options)
+            onnxruntime, session = self.session(data, self._options)
         except BackendError as error:
             raise BackendError(f"{self._bundle.graph_path(graph)}: {error}") from error
         return self._runner(onnxruntime, session, graph)
+
+    @classmethod
+    def session(cls, data: bytes, options: Options) -> tuple[Any, Any]:
+        """A session of any ONNX model on this provider.
+
+        Returns:
+            ONNX Runtime's module and the session.
+
+        Raises:
+            BackendError: the provider is missing, does not start, or does not take the whole model.
+        """
+        onnxruntime, reason = find_onnxruntime()
+        if onnxruntime is None:
+            raise BackendError(reason)
+        provider = cls._provider(onnxruntime, options)
+        if provider is None:
+            raise BackendError(f"this ONNX Runtime has no {cls.provider}: {cls.install}")
+        chosen = session_options(onnxruntime, options.threads, optimise=options.optimise)
+        return onnxruntime, open_session(onnxruntime, data, provider, chosen)
 
     def _runner(self, onnxruntime: Any, session: Any, graph: GraphName) -> Runner:
         return BoundRunner(onnxruntime, session, graph, device="cuda", capture=self._options.cuda_graphs)
@@ -173,3 +185,9 @@ class OnnxRuntimeTensorRtRtx(_OnnxRuntimeGpu):
     def _runner(self, onnxruntime: Any, session: Any, graph: GraphName) -> Runner:
         del onnxruntime  # this provider records CUDA graphs and copies inputs itself
         return HostRunner(session, graph)
+
+
+KINDS: Final[dict[str, type[_OnnxRuntimeGpu]]] = {
+    kind.name: kind for kind in (OnnxRuntimeCuda, OnnxRuntimeTensorRt, OnnxRuntimeTensorRtRtx)
+}
+"""The backends of this file by name."""

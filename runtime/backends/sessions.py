@@ -95,14 +95,16 @@ class Provider:
     devices: tuple[Any, ...] = ()
 
 
-def session_options(onnxruntime: Any, threads: int | None) -> Any:
-    """Options that all our sessions have."""
+def session_options(onnxruntime: Any, threads: int | None, *, optimise: bool = True) -> Any:
+    """Options that all our sessions have; see `protocol.Options`."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
     # Workers that spin between the graphs take the cores from the entropy coders.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
 
 

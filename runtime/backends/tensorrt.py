@@ -380,6 +380,10 @@ class _TensorRt:
         try:
             if bundle is not None:
                 meant = any(engines_of(bundle, graph, cls.product) for graph in GRAPH_NAMES)
+            if not options.optimise:
+                raise BackendError(
+                    f"engines of {cls.product} are optimised when they are built, not when they run"
+                )
             trt = load_product(cls.product)
             version = str(trt.__version__)
             found, reason = cuda.gpus()

@@ -130,7 +130,7 @@ class Graph:
 
     def channels(self) -> dict[str, int]:
         """Channels of the four-dimensional values for which they follow from the graph."""
-        inferred = onnx.shape_inference.infer_shapes(self.model)
+        inferred = onnx.shape_inference.infer_shapes(self.model, data_prop=True)
         found = {}
         for value in inferred.graph.value_info:
             dims = value.type.tensor_type.shape.dim

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ..runtime.backends.onnxruntime_cpu import open_session
+from .graph import Graph
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 INT8_CONVOLUTION: Final = "QLinearConv"
 # What the optimiser and the profiler append to a node's name.
 _APPENDED: Final = re.compile(r"(_nchwc|_token_\d+|_fused)+$")
+_CONVOLUTIONS: Final = frozenset({"Conv", "FusedConv", "ConvTranspose", INT8_CONVOLUTION})
 _EVENT: Final = "_kernel_time"
 
 
@@ -64,12 +66,19 @@ def profile(
     ]
 
 
-def by_node(kernels: Sequence[Kernel]) -> dict[str, float]:
-    """Seconds of each node of the loaded graph."""
-    result: dict[str, float] = {}
-    for kernel in kernels:
-        result[kernel.node] = result.get(kernel.node, 0.0) + kernel.seconds
-    return result
+def seconds_of(kernels: Sequence[Kernel], graph: Graph, names: Iterable[str]) -> float:
+    """Seconds of some nodes of the loaded graph; names that it does not have count nothing.
+
+    Kernels in ONNX Runtime's blocked layout are named by their output, or by that of the ReLU that they include.
+    """
+    aliases = set(names)
+    for node in graph.nodes:
+        if node.name in aliases:
+            aliases.add(node.output[0])
+            readers = graph.readers.get(node.output[0], [])
+            if len(readers) == 1 and readers[0].op_type == "Relu":
+                aliases.add(readers[0].output[0])
+    return sum(k.seconds for k in kernels if k.node in aliases and k.operator in _CONVOLUTIONS)
 
 
 def not_int8(kernels: Sequence[Kernel], convolutions: frozenset[str]) -> list[str]:

@@ -42,10 +42,10 @@ _WHOLE_MOVES: Final = frozenset({"DepthToSpace", "Reshape", "Transpose"})
 
 @dataclass(frozen=True)
 class Layer:
-    """What is quantised or left in float as a whole: a convolution, or the four phases of a transposed one.
+    """What is quantised or left in float as a whole: a convolution, or the phases of an upsampled one.
 
     Attributes:
-        name: of the convolution, or of the transposed one.
+        name: of the first convolution, or of the transposed one that it comes from.
         convolutions: names of the Conv nodes.
     """
 
@@ -93,6 +93,7 @@ class Placement:
 
     Args:
         graph: a float graph, with transposed convolutions already written as phases.
+        where: names it in messages.
 
     Raises:
         BundleError: the graph has no convolution that could be quantised.
@@ -109,24 +110,22 @@ class Placement:
             )
 
     def _find_layers(self) -> list[Layer]:
-        found: dict[str, list[str]] = {}
-        for node in self.graph.nodes:
-            if node.op_type != "Conv":
-                continue
-            weight = self.graph.constant(node.input[1])
-            if weight is None or weight.ndim != 4 or weight.dtype != np.float32:
-                continue
-            if len(node.input) > 2 and node.input[2] and self.graph.constant(node.input[2]) is None:
-                continue
-            stem, _, phase = node.name.rpartition(".")
-            is_phase = phase in {"00", "01", "10", "11"} and self._joins(node)
-            found.setdefault(stem if is_phase else node.name, []).append(node.name)
-        return [Layer(name, tuple(convolutions)) for name, convolutions in found.items()]
+        """All convolutions that can be quantised; those that share input and output scale make one layer."""
+        usable = [node for node in self.graph.nodes if self._is_usable(node)]
+        plan = self.plan([Layer(node.name, (node.name,)) for node in usable])
+        group_of = {value: i for i, group in enumerate(plan.groups) for value in group.values}
+        found: dict[tuple[str, int | str], list[str]] = {}
+        for node in usable:
+            output = self.stored(node.output[0])
+            found.setdefault((node.input[0], group_of.get(output, output)), []).append(node.name)
+        return [Layer(names[0].removesuffix(".00"), tuple(names)) for names in found.values()]
 
-    def _joins(self, node: NodeProto) -> bool:
-        """Whether a convolution's output goes into a concatenation alone, as a phase's does."""
-        readers = self.graph.readers.get(node.output[0], [])
-        return len(readers) == 1 or {reader.op_type for reader in readers} == {"Concat", "Shape"}
+    def _is_usable(self, node: NodeProto) -> bool:
+        if node.op_type != "Conv":
+            return False
+        weight = self.graph.constant(node.input[1])
+        bias = len(node.input) < 3 or not node.input[2] or self.graph.constant(node.input[2]) is not None
+        return bias and weight is not None and weight.ndim == 4 and weight.dtype == np.float32
 
     def _find_nonnegative(self) -> set[str]:
         found: set[str] = set()

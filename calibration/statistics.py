@@ -15,7 +15,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from ..runtime.backends.onnxruntime_cpu import open_session
-from ..runtime.errors import DataError
+from ..runtime.errors import DataError, UsageError
 from ..runtime.files import write_atomically
 from .graph import Graph
 
@@ -194,38 +194,40 @@ def collect(
     return result
 
 
-def cached(
-    folder: Path | None,
-    graph: Graph,
-    names: Sequence[str],
-    feeds: Sequence[Feeds],
-    data: str,
-    threads: int,
-    where: str,
-) -> tuple[Statistics, bool]:
-    """`collect`, or what an earlier run has kept for the same graph and the same data.
+@dataclass(frozen=True)
+class Cache:
+    """Statistics kept from earlier runs, by hash of graph and data.
 
-    Args:
-        folder: of the cache; None: none.
-        graph: a float graph.
-        names: of the values.
-        feeds: inputs by name.
-        data: hash of what the feeds were made from.
-        threads: threads per run.
-        where: names the graph in messages.
-
-    Returns:
-        The statistics, and whether they came from the cache.
+    Attributes:
+        folder: of the files; None: nothing is kept.
     """
-    if folder is None:
-        return collect(graph, names, feeds, threads, where), False
+
+    folder: Path | None
+
+    def statistics(
+        self, graph: Graph, names: Sequence[str], feeds: Sequence[Feeds], *, threads: int, where: str
+    ) -> tuple[Statistics, bool]:
+        """What `collect` returns, measured now or earlier, and whether it was kept from earlier."""
+        if self.folder is None:
+            return collect(graph, names, feeds, threads, where), False
+        path = self.folder / f"{_key(graph, names, feeds)}.npz"
+        # A damaged file is measured again.
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            return Statistics.from_bytes(path.read_bytes()), True
+        result = collect(graph, names, feeds, threads, where)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"the cache {self.folder} cannot be made: {error.strerror}") from error
+        write_atomically(path, result.to_bytes())
+        return result, False
+
+
+def _key(graph: Graph, names: Sequence[str], feeds: Sequence[Feeds]) -> str:
     key = hashlib.sha256(graph.model.SerializeToString(deterministic=True))
-    key.update(json.dumps([_VERSION, BINS, data, list(names)]).encode())
-    path = folder / f"{key.hexdigest()}.npz"
-    # A damaged file is measured again.
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        return Statistics.from_bytes(path.read_bytes()), True
-    result = collect(graph, names, feeds, threads, where)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, result.to_bytes())
-    return result, False
+    key.update(json.dumps([_VERSION, BINS, list(names)]).encode())
+    for values in feeds:
+        for name, array in sorted(values.items()):
+            key.update(f"{name} {array.dtype} {array.shape}".encode())
+            key.update(np.ascontiguousarray(array).tobytes())
+    return key.hexdigest()

@@ -70,8 +70,7 @@ def quantise(placement: Placement, plan: Plan, recipe: Recipe) -> Quantised:
     """
     result = Quantised(placement.graph.copy())
     signed: dict[str, bool] = {}
-    histograms = recipe.ranges.statistics.histograms
-    if not any(histograms[name].top > 0 for name in plan.values):
+    if not any(histogram.top > 0 for histogram in recipe.ranges.statistics.histograms.values()):
         raise DataError(
             "the ranges of all values are zero on these images: the network is degenerate, or the images are blank"
         )

@@ -1,0 +1,165 @@
+"""The calibration report as one HTML page that needs nothing else: tables, and charts as SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any, Final
+
+from ..bench.svg import Bar, Line, bar_chart, line_chart
+
+_STYLE: Final = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
+table{border-collapse:collapse;margin:1em 0;font-size:13px}td,th{padding:2px 9px;border-bottom:1px solid #ddd;text-align:right}
+td:first-child,th:first-child{text-align:left;font-family:ui-monospace,monospace}tr.float td{background:#fff3e0}
+svg{width:100%;max-width:820px;height:auto;border:1px solid #eee;display:block;margin:1em 0}
+summary{cursor:pointer;font-weight:600;margin:1em 0}.note{color:#555}
+"""
+_SHOWN_HISTOGRAMS: Final = 4
+_NOISIEST: Final = 15
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]], marks: Sequence[str] = ()) -> str:
+    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
+    lines = []
+    for i, row in enumerate(rows):
+        mark = f" class='{marks[i]}'" if marks and marks[i] else ""
+        lines.append(f"<tr{mark}>" + "".join(f"<td>{escape(_cell(value))}</td>" for value in row) + "</tr>")
+    return f"<table><tr>{titles}</tr>{''.join(lines)}</table>"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _damage_chart(name: str, layers: Sequence[dict[str, Any]]) -> str:
+    unit = "share of labels" if name == "segment" else "dB"
+    lines = []
+    for decision in ("int8", "float32"):
+        points = [
+            (layer["float_ms"] - layer["int8_ms"], layer["damage_alone"])
+            for layer in layers
+            if layer["decision"] == decision
+        ]
+        if points:
+            lines.append(Line(f"stays {decision}" if decision == "float32" else "int8", points, joined=False))
+    return line_chart(f"{name}: what each layer wins and costs", "won by int8, ms", f"damage alone, {unit}", lines)
+
+
+def _histogram_chart(value: dict[str, Any]) -> str:
+    counts, top = value["histogram"]["counts"], value["histogram"]["top"]
+    total = sum(counts)
+    points = [((i + 0.5) * top / len(counts), count / total) for i, count in enumerate(counts) if count]
+    smallest = min(share for _, share in points)
+    limit = Line("threshold", [(value["threshold"], smallest), (value["threshold"], 1.0)])
+    return line_chart(
+        value["name"], "magnitude", "share of the values", [Line("seen", points), limit], log_y=True
+    )
+
+
+def _graph_section(name: str, report: dict[str, Any]) -> str:
+    layers, values = report["layers"], report["values"]
+    recipe = report["recipe"]
+    done = report["int8_convolutions"]
+    facts = [
+        ("ranges", recipe["ranges"]),
+        ("bias correction", "yes" if recipe["bias_correction"] else "did not pay"),
+        ("equalisation", "yes" if recipe["equalisation"] else "did not pay"),
+        ("largest integer weight", recipe["weight_limit"]),
+        ("layers in int8", f"{sum(layer['decision'] == 'int8' for layer in layers)} of {len(layers)}"),
+        ("int8 convolutions in ONNX Runtime", f"{done['run']} of {done['meant']} meant to be"),
+        ("damage", f"{report['damage']:.4g} (budget {report['budget']:g})"),
+        ("PSNR of the estimate, dB", f"{report['estimate_db']['before']:.3f} → {report['estimate_db']['after']:.3f}"),
+    ]
+    latency = report["latency"]
+    if latency:
+        medians = latency["median_ms"]
+        facts.append(
+            (
+                f"latency, {latency['shape'][2]}x{latency['shape'][1]}, {latency['threads']} threads",
+                f"{medians['float32']:.2f} ms → {medians['int8']:.2f} ms ({latency['speedup']:.2f}x)",
+            )
+        )
+    parts = [f"<h2>{escape(name)}</h2>", _table(["", ""], facts)]
+    parts.append(_damage_chart(name, layers))
+    measured = sorted((v for v in values if v["sqnr_db"] is not None), key=lambda v: float(v["sqnr_db"]))
+    if measured:
+        bars = [Bar(v["name"], [("SQNR", max(0.0, v["sqnr_db"]))]) for v in measured[:_NOISIEST]]
+        parts.append(bar_chart(f"{name}: the values with the most noise", "SQNR, dB", bars))
+    ranked = sorted(layers, key=lambda layer: int(layer["rank"]))
+    rows = [
+        (
+            layer["name"], layer["rank"], layer["decision"], layer["reason"], layer["damage_alone"],
+            layer["float_ms"], layer["int8_ms"], layer["weight_sqnr_db"],
+        )
+        for layer in ranked
+    ]  # fmt: skip
+    head = ("layer", "rank", "decision", "why", "damage alone", "float ms", "int8 ms", "weight SQNR dB")
+    marks = ["float" if layer["decision"] == "float32" else "" for layer in ranked]
+    parts.append(f"<details open><summary>Layers, the worst first</summary>{_table(head, rows, marks)}</details>")
+    rows = [
+        (
+            v["name"], v["low"], v["high"], v["threshold"], v["scale"], 100 * v["clipped_calibration"],
+            100 * v["clipped"], v["sqnr_db"], "never differs from 0" if v["always_zero"] else "",
+        )
+        for v in values
+    ]  # fmt: skip
+    head = ("value", "low", "high", "threshold", "scale", "clipped %, calibration", "clipped %, others", "SQNR dB", "")
+    parts.append(f"<details><summary>Values</summary>{_table(head, rows)}</details>")
+    head = ("ranges", "bias correction", "equalisation", "damage", "agreement with float")
+    rows = [(v["ranges"], v["bias_correction"], v["equalisation"], v["damage"], v["agreement"]) for v in report["variants"]]
+    parts.append(f"<details><summary>What was tried</summary>{_table(head, rows)}</details>")
+    rows = list(report["kernels"].items())
+    parts.append(f"<details><summary>Kernels in ONNX Runtime</summary>{_table(('kernel', 'number'), rows)}</details>")
+    shown = [v for v in measured if not v["always_zero"]][:_SHOWN_HISTOGRAMS]
+    charts = "".join(_histogram_chart(v) for v in shown)
+    parts.append(f"<details><summary>Histograms of the noisiest values</summary>{charts}</details>")
+    return "\n".join(parts)
+
+
+def _evaluation_section(evaluation: dict[str, Any]) -> str:
+    rows: list[tuple[str, Any, Any, Any]] = []
+    if "rd" in evaluation:
+        rows.append(("BD-rate against the float bundle, %", None, None, evaluation["rd"]["bd_rate_percent"]))
+        quality = evaluation["rd"]["estimate_db"]
+        rows.append(("PSNR of the estimate, dB", quality["before"], quality["after"], quality["after"] - quality["before"]))
+    if "miou" in evaluation:
+        miou = evaluation["miou"]
+        rows.append(("mIoU of the labels", miou["before"], miou["after"], miou["after"] - miou["before"]))
+    return "<h2>Before and after</h2>" + _table(("", "float32", "int8", "difference"), rows)
+
+
+def html(report: dict[str, Any]) -> str:
+    """The report as a page.
+
+    Args:
+        report: from `calibrate_bundle`.
+    """
+    cpu = report["environment"]["cpu"]
+    together = report["together"]
+    settings = report["settings"]
+    facts = [
+        ("photographs", len(settings["photographs"])),
+        ("processor", f"{cpu['model']} ({', '.join(cpu['features']) or 'no vector extensions noted'})"),
+        ("PSNR of the estimate, all graphs, dB",
+         f"{together['estimate_db']['before']:.3f} → {together['estimate_db']['after']:.3f}"),
+        ("labels changed", f"{100 * together['labels_changed']:.2f} %"),
+        ("samples of the compact image changed", f"{100 * together['compact_changed']:.2f} %"),
+    ]  # fmt: skip
+    title = f"INT8 calibration of {report['bundle']}"
+    parts = [f"<h1>{escape(title)}</h1>", _table(("", ""), facts)]
+    if not {"avx512_vnni", "avx_vnni"} & set(cpu["features"]):
+        parts.append(
+            "<p class='note'>This processor has no VNNI: times of int8 kernels are not those of the machines that int8 "
+            "is meant for.</p>"
+        )
+    if "evaluation" in report:
+        parts.append(_evaluation_section(report["evaluation"]))
+    parts += [_graph_section(name, graph) for name, graph in report["graphs"].items()]
+    body = "\n".join(parts)
+    return (
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title>"
+        f"<style>{_STYLE}</style></head><body>{body}</body></html>\n"
+    )

@@ -93,6 +93,8 @@ class ComNetConfig:
         skip: the head's output is added to the 8x8 box average of the image.
         label_entry: where the label embedding enters: "image" joins it to the image at full size, "low" to the
             low-rate features behind the first convolution, which live at 1/4 scale.
+        mix: a learned 3x3 matrix mixes the channels of the box average of the skip: a channel of the compact
+            image that is to carry detail can get rid of its colour.
     """
 
     widths: tuple[int, int, int]
@@ -100,6 +102,7 @@ class ComNetConfig:
     blocks: int = 0
     skip: bool = True
     label_entry: Literal["image", "low"] = "image"
+    mix: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ class GNetConfig:
         up_blocks: octave residual blocks behind each upsampling; as many entries as `up`.
         head_kernel: kernel size of the head, odd. The head gives 3 channels for each pixel that one position
             of its input stands for; depth-to-space spreads them.
+        mix: a learned 3x3 matrix mixes the channels of the compact image before its upsampling, as ComNet's does.
     """
 
     entry_scale: int
@@ -126,6 +130,7 @@ class GNetConfig:
     up: tuple[int, ...] = ()
     up_blocks: tuple[int, ...] = ()
     head_kernel: int = 3
+    mix: bool = False
 
     @property
     def trunk_scale(self) -> int:

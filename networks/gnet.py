@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .comnet import channel_mix
 from .embedding import LabelEmbedding
 from .octconv import Octave, OctConv2d, OctReLU, OctResidualBlock, upsample
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .config import LhOrder, ModelConfig
+
+
+HEAD_GAIN: Final = 0.25
+"""Gain behind the head, in units of 256 grey levels, for the reason that ComNet's has."""
 
 
 class OctUpsample(nn.Module):
@@ -83,6 +88,7 @@ class GNet(nn.Module):
             channels, outputs, own.head_kernel, alpha_in=alpha, alpha_out=0.0, lh_order=order
         )
         self.activation = OctReLU()
+        self.mix = channel_mix() if own.mix else None
         # Training starts from the upsampled compact image.
         for convolution in (self.head.hh, self.head.lh):
             if convolution is not None:
@@ -113,10 +119,12 @@ class GNet(nn.Module):
             features = block(features)
         for layer, blocks in zip(self.up, self.up_blocks, strict=True):
             features = blocks(layer(features))
-        correction: Tensor = self.head(features).high
+        correction: Tensor = self.head(features).high * HEAD_GAIN
         if self.head_scale > 1:
             correction = F.pixel_shuffle(correction, self.head_scale)
         # Centre of level q: (q + 1/2) / L, minus half a grey level.
         centred = scaled + (0.5 / self.levels - 1.0 / 512.0)
+        if self.mix is not None:
+            centred = self.mix(centred - 0.5) + 0.5
         base = F.interpolate(centred, scale_factor=8.0, mode="bilinear", align_corners=False)
         return base + correction

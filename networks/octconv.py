@@ -115,6 +115,17 @@ class OctConv2d(nn.Module):
         self.hl = convolution(self.high_in, self.low_out, with_bias=bias)
         self.lh = convolution(self.low_in, self.high_out, with_bias=False)
         self.ll = convolution(self.low_in, self.low_out, with_bias=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        # He et al., ICCV 2015, for the sum: both paths into an output count as one convolution.
+        for paths in ((self.hh, self.lh), (self.hl, self.ll)):
+            present = [path for path in paths if path is not None]
+            inputs = sum(path.in_channels for path in present) * self.kernel**2
+            for path in present:
+                nn.init.normal_(path.weight, std=(2.0 / inputs) ** 0.5)
+                if path.bias is not None:
+                    nn.init.zeros_(path.bias)
 
     def forward(self, x: Octave) -> Octave:
         """Convolve.
@@ -265,6 +276,11 @@ class OctResidualBlock(nn.Module):
         self.first = OctConv2d(channels, channels, alpha_in=alpha, alpha_out=alpha, lh_order=lh_order)
         self.second = OctConv2d(channels, channels, alpha_in=alpha, alpha_out=alpha, lh_order=lh_order)
         self.activation = OctReLU()
+        # Without normalisation a stack of blocks must start close to the identity, or its features grow with depth.
+        for path in (self.second.hh, self.second.lh, self.second.hl, self.second.ll):
+            if path is not None:
+                with torch.no_grad():
+                    path.weight.mul_(0.1)
 
     def forward(self, x: Octave) -> Octave:
         """Shapes stay as they are; H and W must be even."""

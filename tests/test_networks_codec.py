@@ -96,6 +96,31 @@ def test_untrained_codec_is_box_average_and_bilinear_upsampling():
     assert (estimate.double() - upsampled).abs().max() <= 0.5 + 1e-3
 
 
+def test_channel_mixes_start_as_the_identity_and_mix():
+    tiny = preset("tiny")
+    mixed = dataclasses.replace(
+        tiny,
+        comnet=dataclasses.replace(tiny.comnet, mix=True),
+        gnet=dataclasses.replace(tiny.gnet, mix=True),
+    )
+    plain, networks = create("tiny", 4), create(mixed, 4)
+    state = networks.state_dict()
+    state.update(plain.state_dict())
+    networks.load_state_dict(state)
+    x = torch.rand(1, 3, 32, 64)
+    labels = torch.zeros(1, 8, 16, dtype=torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(networks.comnet(x, labels), plain.comnet(x, labels))
+        compact = quantise(plain.comnet(x, labels), 32)
+        torch.testing.assert_close(networks.gnet(compact, labels), plain.gnet(compact, labels))
+        # A mix that only keeps the green channel makes the upsampled part gray.
+        networks.gnet.mix.weight.copy_(torch.tensor([[0.0, 1.0, 0.0]] * 3)[:, :, None, None])
+        for parameter in networks.gnet.head.parameters():
+            torch.nn.init.zeros_(parameter)
+        estimate = networks.gnet(compact, labels)
+    torch.testing.assert_close(estimate[:, 0], estimate[:, 2])
+
+
 def test_256_levels_keep_the_box_average():
     networks = create(dataclasses.replace(preset("tiny"), levels=256), 4)
     for parameter in networks.comnet.head.parameters():

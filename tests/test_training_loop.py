@@ -20,7 +20,7 @@ from oslic.training.codec import CodecOptions, CodecTask
 from oslic.training.data import Picture, labelled, photographs
 from oslic.training.loop import Schedule, Trainer, averaged_state
 from oslic.training.packing import pack
-from oslic.training.segmentation import SegmentationOptions, SegmentationTask
+from oslic.training.segmentation import SegmentationOptions, SegmentationTask, smoothness_loss
 from oslic.training.vgg import initialise_encoder, read_weights
 from PIL import Image
 from safetensors.torch import load_file
@@ -214,6 +214,38 @@ def test_codec_is_trained_closed_loop(tmp_path):
     assert float(x.compact.detach().max()) <= 31
     (x.image - x.estimate).square().sum().backward()
     assert float(task.module.comnet.first.hh.weight.grad.abs().sum()) > 0
+
+
+def test_batches_carry_the_rates_of_whole_pictures(tmp_path):
+    """Flat pictures count with the smallest rate, so that they do not outweigh all others."""
+    task = codec_run(tmp_path, terms={"stream_rate": 1.0}).task
+    batch = task.sample(3)
+    assert batch.picture_rates.shape == (2, 4)
+    assert (batch.picture_rates[:, 1:] > batch.picture_rates[:, :-1]).all()
+    terms = task._loss(batch, 3)
+    assert float(terms["loss"].detach()) == float(terms["stream_rate"].detach()) > 0
+    flat = Picture("photos/flat", np.full((64, 64, 3), 128, np.uint8))
+    assert task._plain_rates(flat).tolist() == pytest.approx([0.02] * 4)
+
+
+def test_smoothness_is_asked_of_unlabelled_photographs(tmp_path):
+    options = SegmentationOptions(batch=2, crop=(64, 64), smoothness=1.0, bfloat16=False)
+    frames = [frame(i) for i in range(3)]
+    torch.manual_seed(1)
+    networks = CodecNetworks(preset("tiny"))
+    plain = SegmentationTask(networks.segnet, networks.config, frames, frames[:1], options, seed=1)
+    task = SegmentationTask(
+        networks.segnet, networks.config, frames, frames[:1], options, seed=1, unlabelled=[frame(7)]
+    )
+    batch = task.sample(0)
+    assert batch.images.shape == (3, 3, 64, 64)
+    assert torch.equal(batch.images[:2], plain.sample(0).images)
+    assert (batch.labels[2] == task.classes).all()
+    assert not (batch.labels[:2] == task.classes).all()
+    with torch.no_grad():
+        terms = task._loss(batch, 0)
+        logits = networks.segnet(batch.images.float() / 256)
+    torch.testing.assert_close(terms["smoothness"], smoothness_loss(logits[2:]))
 
 
 def test_codec_errors(tmp_path):

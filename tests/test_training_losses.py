@@ -8,12 +8,14 @@ import torch
 from oslic.bench import metrics
 from oslic.networks.config import preset
 from oslic.networks.dnet import DNet
+from oslic.runtime.errors import UsageError
 from oslic.training.losses import (
     Adversarial,
     CompactRate,
     Perceptual,
     Reconstruction,
     ResidualRate,
+    StreamRate,
     dct_matrix,
     l1,
     laplace_bits,
@@ -92,15 +94,25 @@ def test_compact_rate_orders_images_and_has_a_gradient():
     noise = torch.randint(0, 32, (1, 3, 24, 24), generator=generator).float()
     ramp = torch.arange(24.0).view(1, 1, 1, 24).expand(1, 3, 24, 24).contiguous()
     flat = torch.full((1, 3, 24, 24), 7.0)
-    bits = [float(rate.bits(v).detach()) / flat.numel() for v in (flat, ramp, noise)]
+    bits = [float(rate.bits(v).detach()[0]) / flat.numel() for v in (flat, ramp, noise)]
     # Both are predicted without error: the diagonal gradient is exact on a ramp.
     assert bits[0] == bits[1] < 0.5
     # Uniform noise has 5 bits per sample; a misfitting model pays more, never less.
     assert 5.0 < bits[2] < 8.0
     noise.requires_grad_(requires_grad=True)
-    rate.bits(noise).backward()
+    rate.bits(noise).sum().backward()
     assert float(noise.grad.abs().sum()) > 0
     assert float(rate.scales.grad.abs().sum()) > 0
+
+
+def test_compact_rate_is_of_each_image():
+    rate = CompactRate()
+    generator = torch.Generator().manual_seed(2)
+    pair = torch.randint(0, 32, (2, 3, 8, 8), generator=generator).float()
+    pair[1] = 3.0
+    alone = [float(rate.bits(pair[i : i + 1]).detach()) for i in range(2)]
+    assert rate.bits(pair).tolist() == pytest.approx(alone, rel=1e-5)
+    assert alone[0] > 10 * alone[1]
 
 
 def test_compact_rate_learns_a_shorter_code():
@@ -111,7 +123,7 @@ def test_compact_rate_learns_a_shorter_code():
     before = float(rate.bits(walk).detach())
     for _ in range(30):
         optimiser.zero_grad()
-        rate.bits(walk).backward()
+        rate.bits(walk).sum().backward()
         optimiser.step()
     assert float(rate.bits(walk).detach()) < 0.99 * before
 
@@ -125,17 +137,44 @@ def test_dct_is_orthonormal_and_that_of_scipy(size):
     np.testing.assert_allclose(matrix.numpy() @ samples, fft.dct(samples, norm="ortho"), atol=1e-5)
 
 
-def test_residual_rate_of_one_coefficient():
-    """A single 16x16 cosine in Y: one coefficient at 16, several at 8; the cheaper counts."""
+def one_wave(amplitude, u, v, colour):
     matrix = dct_matrix(16)
-    wave = 100.0 * torch.outer(matrix[3], matrix[5]) / 256
-    image = torch.zeros(1, 3, 16, 16) + wave
-    x = Reconstruction(image, torch.zeros(1, 4, 4), torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 16, 16))
-    expected = 0.5 * math.log2(1 + (100 / 24) ** 2) / 256
+    wave = amplitude * torch.outer(matrix[u], matrix[v]) / 256
+    image = torch.tensor(colour).view(1, 3, 1, 1) * wave
+    return Reconstruction(
+        image, torch.zeros(1, 4, 4), torch.zeros(1, 3, 2, 2), torch.zeros_like(image), torch.full((1, 1), 0.5)
+    )
+
+
+def test_residual_rate_of_one_coefficient():
+    """A gray cosine is one coefficient of Y: log2(1 + (d/q)^2) / 2 bits times the factor of its band."""
+    x = one_wave(100.0, 3, 5, (1.0, 1.0, 1.0))
+    factor = 3.4  # u + v = 8
+    expected = factor * 0.5 * math.log2(1 + (100 / 24) ** 2) / 256
     assert float(ResidualRate((24.0,))(x)) == pytest.approx(expected, rel=1e-3)
-    assert float(ResidualRate((24.0,), 2.0)(x)) == pytest.approx(2 * expected, rel=1e-3)
-    zero = Reconstruction(image, x.labels, x.compact, image)
-    assert float(ResidualRate()(zero)) == 0.0
+    assert float(ResidualRate()(x._replace(estimate=x.image))) == 0.0
+
+
+def test_residual_rate_is_of_each_image_at_each_step():
+    x = one_wave(80.0, 0, 1, (1.0, 1.0, 1.0))
+    rate = ResidualRate((10.0, 40.0))
+    both = torch.cat([x.image, 0 * x.image])
+    values = rate.per_step(both, torch.zeros_like(both))
+    assert values.shape == (2, 2)
+    assert values[1].tolist() == [0.0, 0.0]
+    assert float(values[0, 0] / values[0, 1]) == pytest.approx(math.log2(1 + 64) / math.log2(1 + 4), rel=1e-4)
+
+
+def test_stream_rate_is_relative_to_the_picture():
+    x = one_wave(100.0, 2, 2, (1.0, 1.0, 1.0))
+    compact, residual = CompactRate(), ResidualRate((24.0,))
+    relative = StreamRate(compact, residual)
+    expected = (float(compact(x).detach()) + float(residual(x))) / 0.5
+    assert float(relative(x).detach()) == pytest.approx(expected, rel=1e-5)
+    halved = x._replace(picture_rates=torch.full((1, 1), 1.0))
+    assert float(relative(halved).detach()) == pytest.approx(expected / 2, rel=1e-5)
+    with pytest.raises(UsageError, match="rates of the whole pictures"):
+        relative(x._replace(picture_rates=None))
 
 
 def test_discriminator_losses():

@@ -20,6 +20,7 @@ from .losses import (
     Perceptual,
     Reconstruction,
     ResidualRate,
+    StreamRate,
     l1,
     log_mse,
     ms_ssim,
@@ -51,7 +52,10 @@ TERMS = (
     "feature_matching",
     "compact_rate",
     "residual_rate",
+    "stream_rate",
 )
+_SMALLEST_RATE = 0.02
+"""Rate in bpp below which a picture counts as one of this rate: nothing is won on an empty one."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,6 @@ class CodecOptions:
         shares: how often crops come from a folder, by its first name ("photos", "bsds500", "camvid").
         terms: weights of the loss terms by their names in `TERMS`; absent or 0: not computed.
         quantiser_steps: of the residual coder's estimate, in grey levels.
-        residual_factor: bits that the residual coder pays per bit of its estimate.
         discriminator: widths of the discriminators, for the adversarial terms.
         bfloat16: autocast to bfloat16.
     """
@@ -75,17 +78,20 @@ class CodecOptions:
         default_factory=lambda: {"photos": 0.5, "bsds500": 0.4, "camvid": 0.1}
     )
     terms: Mapping[str, float] = field(default_factory=lambda: {"compact_rate": 1.0, "residual_rate": 1.0})
-    quantiser_steps: tuple[float, ...] = (12.0, 24.0, 48.0)
-    residual_factor: float = 1.0
+    quantiser_steps: tuple[float, ...] = (50.0, 24.0, 13.0, 6.5)
     discriminator: tuple[int, ...] = (64, 128, 256, 512)
     bfloat16: bool = True
 
 
 class CodecBatch(NamedTuple):
-    """Crops: images N x 3 x S x S, uint8; labels N x S/label_scale x S/label_scale, uint8."""
+    """Crops: images N x 3 x S x S, uint8; labels N x S/label_scale x S/label_scale, uint8.
+
+    With them N x Q rates in bpp of the pictures that they come from, one per quantiser step.
+    """
 
     images: Tensor
     labels: Tensor
+    picture_rates: Tensor
 
 
 class CodecModule(nn.Module):
@@ -160,7 +166,7 @@ class CodecTask:
         self.seed = seed
         self.validation = validation
         self.module = CodecModule(networks)
-        self.residual_rate = ResidualRate(options.quantiser_steps, options.residual_factor)
+        self.residual_rate = ResidualRate(options.quantiser_steps)
         unknown = sorted(set(options.terms) - set(TERMS))
         if unknown:
             raise UsageError(f"unknown loss term {unknown[0]!r}; there are {', '.join(TERMS)}")
@@ -172,6 +178,7 @@ class CodecTask:
             "ms_ssim": ms_ssim,
             "compact_rate": self.module.compact_rate,
             "residual_rate": self.residual_rate,
+            "stream_rate": StreamRate(self.module.compact_rate, self.residual_rate),
         }
         if vgg is not None:
             available["perceptual"] = Perceptual(vgg)
@@ -188,6 +195,7 @@ class CodecTask:
                 raise UsageError(f"the loss term {name!r} needs the weights of VGG16: give --vgg16")
             self.terms.append((name, weight, available[name]))
         self.groups = self._grouped(training)
+        self.rates = {p.name: self._plain_rates(p) for _, pictures in self.groups for p in pictures}
 
     def _grouped(self, training: Sequence[Picture]) -> list[tuple[float, list[Picture]]]:
         scale, crop = self.config.label_scale, self.options.crop
@@ -209,6 +217,14 @@ class CodecTask:
         total = sum(share for share, _ in groups)
         return [(share / total, pictures) for share, pictures in groups]
 
+    @torch.no_grad()
+    def _plain_rates(self, picture: Picture) -> Tensor:
+        height, width = (side // 16 * 16 for side in picture.pixels.shape[:2])
+        pixels = torch.from_numpy(picture.pixels[:height, :width].copy())
+        image = pixels.permute(2, 0, 1)[None].float() / 256.0
+        rates = self.residual_rate.per_step(image, torch.full_like(image, 0.5))[0]
+        return rates.clamp_min(_SMALLEST_RATE)
+
     @property
     def objectives(self) -> Mapping[str, Objective]:
         """The codec and, with adversarial terms, the discriminators."""
@@ -218,11 +234,11 @@ class CodecTask:
         return objectives
 
     def sample(self, step: int) -> CodecBatch:
-        """Random crops on the label map's grid, mirrored, transposed."""
+        """Random crops on the label map's grid, mirrored."""
         rng = np.random.default_rng((self.seed, step))
         scale, crop = self.config.label_scale, self.options.crop
         shares = [share for share, _ in self.groups]
-        images, maps = [], []
+        images, maps, rates = [], [], []
         for _ in range(self.options.batch):
             pictures = self.groups[int(rng.choice(len(shares), p=shares))][1]
             picture = pictures[int(rng.integers(len(pictures)))]
@@ -238,15 +254,18 @@ class CodecTask:
                 pixels, labels = pixels[:, ::-1], labels[:, ::-1]
             images.append(pixels)
             maps.append(labels)
+            rates.append(self.rates[picture.name])
         return CodecBatch(
-            torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(maps))
+            torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
+            torch.from_numpy(np.stack(maps)),
+            torch.stack(rates),
         )
 
     def _reconstruct(self, batch: CodecBatch) -> Reconstruction:
         device = next(self.module.parameters()).device
         image = (batch.images.to(device).float() / 256.0).contiguous(memory_format=torch.channels_last)
-        result: Reconstruction = self.module(image, batch.labels.to(device), bfloat16=self.options.bfloat16)
-        return result
+        made: Reconstruction = self.module(image, batch.labels.to(device), bfloat16=self.options.bfloat16)
+        return made._replace(picture_rates=batch.picture_rates.to(device))
 
     def _loss(self, batch: CodecBatch, step: int) -> dict[str, Tensor]:
         del step

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..runtime.errors import UsageError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -28,12 +30,15 @@ class Reconstruction(NamedTuple):
         labels: N x H/label_scale x W/label_scale, uint8.
         compact: N x 3 x H/8 x W/8, whole levels as floats, rounded with straight-through gradient.
         estimate: N x 3 x H x W, grey levels / 256, clipped with straight-through gradient.
+        picture_rates: N x Q, what a plain image coder pays, in bpp, for the whole pictures that the images are
+            crops of, at the Q quantiser steps of `ResidualRate`; None: not known.
     """
 
     image: Tensor
     labels: Tensor
     compact: Tensor
     estimate: Tensor
+    picture_rates: Tensor | None = None
 
 
 class Term(Protocol):
@@ -132,17 +137,21 @@ class CompactRate(nn.Module):
         self.scales = nn.Parameter(start)
 
     def forward(self, x: Reconstruction) -> Tensor:
-        """Bits per pixel of the image."""
-        return self.bits(x.compact) / (x.image.shape[0] * x.image.shape[2] * x.image.shape[3])
+        """Bits per pixel of the image, the mean of the batch."""
+        return self.per_image(x).mean()
+
+    def per_image(self, x: Reconstruction) -> Tensor:
+        """Bits per pixel of each image: N."""
+        return self.bits(x.compact) / (x.image.shape[2] * x.image.shape[3])
 
     def bits(self, compact: Tensor) -> Tensor:
-        """Bits of all of a batch.
+        """Bits of each compact image of a batch.
 
         Args:
             compact: N x 3 x h x w, whole levels as floats; the first row and column cost as if continued.
 
         Returns:
-            A scalar.
+            N.
         """
         red, green, blue = compact.unbind(1)
         middle = 0.5 * (red + blue)
@@ -158,7 +167,7 @@ class CompactRate(nn.Module):
         around = F.pad(magnitude, (1, 1, 1, 0), mode="replicate")
         height, width = magnitude.shape[2:]
         weights = F.softplus(self.scales)
-        total = magnitude.new_zeros(())
+        total = magnitude.new_zeros(len(compact))
         neighbours = (
             around[:, :, 1:, :width],
             around[:, :, :height, 1:-1],
@@ -172,7 +181,7 @@ class CompactRate(nn.Module):
             for before in range(plane):
                 scale = scale + weights[plane, 5 + before] * magnitude[:, before]
             # The half steps of Y and Cg carry no bits of their own: their parity is known from the other planes.
-            total = total + laplace_bits(error[:, plane], scale).sum()
+            total = total + laplace_bits(error[:, plane], scale).sum((1, 2))
         return total
 
 
@@ -205,24 +214,40 @@ def dct_matrix(size: int) -> Tensor:
     return matrix.float()
 
 
-class ResidualRate(nn.Module):
-    """Estimate of what a transform coder pays for the residual, differentiable, in bpp.
+def _band_factors() -> Tensor:
+    """Bits that AVIF pays per estimated bit, 3 x 16 x 16: by colour plane and by u + v of a 16x16 DCT.
 
-    The residual is turned into YCbCr and into orthonormal DCTs of 8x8 and of 16x16; a coefficient d costs about
-    log2(1 + (d/q)^2) / 2 bits at quantiser step q; of the two block sizes each 16x16 block takes the
-    cheaper. The mean over several steps stands for the range of qualities that matters.
+    Fitted by non-negative least squares to AVIF files (4:4:4, speed 6, tune=psnr) of the residuals of photographs
+    from estimates between a constant and a 4x4 box average, smoothed; see EXPERIMENTS.md.
+    """
+    ends = (1, 2, 4, 7, 11, 16, 31)
+    luma = (1.2, 2.0, 1.8, 2.8, 3.4, 1.5, 0.5)
+    chroma = (0.6, 1.2, 2.0, 1.0, 0.3, 0.0, 0.0)
+    index = torch.arange(16)[:, None] + torch.arange(16)[None]
+    planes = []
+    for factors in (luma, chroma, chroma):
+        table = torch.zeros(16, 16)
+        for end, factor in sorted(zip(ends, factors, strict=True), reverse=True):
+            table[index < end] = factor
+        planes.append(table)
+    return torch.stack(planes)
+
+
+class ResidualRate(nn.Module):
+    """Estimate of what AVIF pays for the residual, differentiable, in bpp.
+
+    The residual is turned into YCbCr and into orthonormal DCTs of 16x16; a coefficient d costs log2(1 + (d/q)^2) / 2
+    bits at quantiser step q, times a factor that depends on its frequency.
 
     Args:
         steps: the quantiser steps, in grey levels.
-        factor: bits paid per estimated bit, fitted to AVIF.
     """
 
-    def __init__(self, steps: tuple[float, ...] = (12.0, 24.0, 48.0), factor: float = 1.0) -> None:
+    def __init__(self, steps: tuple[float, ...] = (50.0, 24.0, 13.0, 6.5)) -> None:
         super().__init__()
         self.steps = steps
-        self.factor = factor
-        self.register_buffer("dct8", dct_matrix(8), persistent=False)
-        self.register_buffer("dct16", dct_matrix(16), persistent=False)
+        self.register_buffer("dct", dct_matrix(16), persistent=False)
+        self.register_buffer("factors", _band_factors()[None, :, None, :, None, :], persistent=False)
         self.register_buffer(
             "colour",
             torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]),
@@ -230,28 +255,53 @@ class ResidualRate(nn.Module):
         )
 
     def forward(self, x: Reconstruction) -> Tensor:
-        """Bits per pixel; H and W are multiples of 16."""
-        residual = 256.0 * (x.image - x.estimate)
-        planes = torch.einsum("kc,nchw->nkhw", self.get_buffer("colour"), residual)
-        pixels = x.image.shape[0] * x.image.shape[2] * x.image.shape[3]
-        power16 = self._power(planes, self.get_buffer("dct16"))
-        power8 = self._power(planes, self.get_buffer("dct8"))
-        total = residual.new_zeros(())
-        for step in self.steps:
-            cost16 = torch.log2(1.0 + power16 / step**2).sum((3, 5))
-            cost8 = torch.log2(1.0 + power8 / step**2).sum((3, 5))
-            n, k, rows, columns = cost8.shape
-            cost8 = cost8.reshape(n, k, rows // 2, 2, columns // 2, 2).sum((3, 5))
-            total = total + 0.5 * torch.minimum(cost16, cost8).sum()
-        return self.factor * total / (pixels * len(self.steps))
+        """Mean over batch and steps, in bpp; H and W are multiples of 16."""
+        return self.per_step(x.image, x.estimate).mean()
 
-    @staticmethod
-    def _power(planes: Tensor, matrix: Tensor) -> Tensor:
+    def per_step(self, image: Tensor, estimate: Tensor) -> Tensor:
+        """Bits per pixel of each image at each quantiser step.
+
+        Args:
+            image: N x 3 x H x W, grey levels / 256; H and W multiples of 16.
+            estimate: the same shape.
+
+        Returns:
+            N x Q.
+        """
+        planes = torch.einsum("kc,nchw->nkhw", self.get_buffer("colour"), 256.0 * (image - estimate))
         n, k, height, width = planes.shape
-        size = matrix.shape[0]
-        blocks = planes.reshape(n, k, height // size, size, width // size, size)
+        matrix = self.get_buffer("dct")
+        blocks = planes.reshape(n, k, height // 16, 16, width // 16, 16)
         rows = torch.einsum("us,nkasbt->nkaubt", matrix, blocks)
-        return torch.einsum("vt,nkaubt->nkaubv", matrix, rows).square()
+        power = torch.einsum("vt,nkaubt->nkaubv", matrix, rows).square()
+        factors = self.get_buffer("factors") * (0.5 / (height * width))
+        costs = [(factors * torch.log2(1.0 + power / step**2)).sum((1, 2, 3, 4, 5)) for step in self.steps]
+        return torch.stack(costs, dim=1)
+
+
+class StreamRate(nn.Module):
+    """What the stream costs beside a plain image coder, the mean over the qualities: BD-rate's logarithm, linearised.
+
+    At each quantiser step the bits of the compact image and of the residual are divided by what the plain coder
+    pays for the whole picture, so that a bit weighs as much as it does in a mean of relative rates: more in
+    smooth pictures and at low qualities.
+
+    Args:
+        compact: the rate of the compact image.
+        residual: the rate of the residual.
+    """
+
+    def __init__(self, compact: CompactRate, residual: ResidualRate) -> None:
+        super().__init__()
+        self.compact = compact
+        self.residual = residual
+
+    def forward(self, x: Reconstruction) -> Tensor:
+        """A ratio: below 1 where the stream is the smaller one."""
+        if x.picture_rates is None:
+            raise UsageError("the loss term stream_rate needs the rates of the whole pictures")
+        total = self.compact.per_image(x)[:, None] + self.residual.per_step(x.image, x.estimate)
+        return (total / x.picture_rates).mean()
 
 
 class Perceptual(nn.Module):

@@ -87,7 +87,13 @@ def trainer(
         classes = len(config.classes)
         training = [p for split in recipe.folders for p in labelled(data, split, classes)]
         task = SegmentationTask(
-            networks.segnet, config, training, labelled(data, "val", classes), options, seed=seed
+            networks.segnet,
+            config,
+            training,
+            labelled(data, "val", classes),
+            options,
+            seed=seed,
+            unlabelled=photographs(data, options.unlabelled),
         )
     else:
         features = None

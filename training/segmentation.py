@@ -37,6 +37,9 @@ class SegmentationOptions:
         balance: exponent on the classes' median-frequency weights (SegNet paper: 1; 0: no balancing).
         iou_weight: weight of the soft-IoU term beside the cross-entropy.
         smoothness: weight of the label map's smoothness: neighbouring label vectors that differ cost bits.
+        unlabelled: folders of photographs whose label maps shall be smooth as well: a stream pays for the noise
+            of labels on pictures that are nothing like the labelled ones.
+        unlabelled_batch: crops of such photographs per step, beside `batch`.
         bfloat16: autocast to bfloat16.
     """
 
@@ -47,6 +50,8 @@ class SegmentationOptions:
     balance: float = 0.5
     iou_weight: float = 0.5
     smoothness: float = 0.0
+    unlabelled: tuple[str, ...] = ()
+    unlabelled_batch: int = 1
     bfloat16: bool = True
 
 
@@ -196,6 +201,7 @@ class SegmentationTask:
         validation: labelled frames to score.
         options: batch, augmentation, losses.
         seed: of the batches.
+        unlabelled: photographs whose label maps shall be smooth.
 
     Raises:
         UsageError: the crops do not fit the configuration.
@@ -211,6 +217,7 @@ class SegmentationTask:
         options: SegmentationOptions,
         *,
         seed: int,
+        unlabelled: Sequence[Picture] = (),
     ) -> None:
         height, width = options.crop
         if height % config.multiple or width % config.multiple:
@@ -225,6 +232,9 @@ class SegmentationTask:
         self.seed = seed
         self.classes = len(config.classes)
         self.training = [(p.pixels, p.labels) for p in training if p.labels is not None]
+        self.unlabelled = [
+            (p.pixels, np.full(p.pixels.shape[:2], self.classes, np.uint8)) for p in unlabelled
+        ]
         self.validation = validation
         maps = [labels for _, labels in self.training]
         self.weights = torch.from_numpy(class_weights(maps, self.classes, options.balance))
@@ -235,31 +245,41 @@ class SegmentationTask:
         return {"segnet": Objective(self.segnet, self._loss)}
 
     def sample(self, step: int) -> SegmentationBatch:
-        """Random frames, scaled, cropped (void beyond the frame), mirrored, with changed colours."""
+        """Random crops of frames, then of photographs without labels: scaled, mirrored, with changed colours."""
         rng = np.random.default_rng((self.seed, step))
-        height, width = self.options.crop
-        images = np.zeros((self.options.batch, height, width, 3), np.uint8)
-        labels = np.full((self.options.batch, height, width), self.classes, np.uint8)
-        for i, index in enumerate(rng.integers(0, len(self.training), self.options.batch)):
-            pixels, target = self.training[index]
-            low, high = self.options.scales
-            factor = float(np.exp(rng.uniform(np.log(low), np.log(high))))
-            # The window in the frame that the crop shows; what is outside stays void.
-            rows, columns = target.shape
-            window = min(rows, round(height / factor)), min(columns, round(width / factor))
-            top = int(rng.integers(0, rows - window[0] + 1))
-            left = int(rng.integers(0, columns - window[1] + 1))
-            size = min(height, round(window[0] * factor)), min(width, round(window[1] * factor))
-            box = (left, top, left + window[1], top + window[0])
-            shape = (size[1], size[0])
-            part = Image.fromarray(pixels).resize(shape, Image.Resampling.BILINEAR, box=box)
-            mapped = np.asarray(Image.fromarray(target).resize(shape, Image.Resampling.NEAREST, box=box))
-            scaled = self._recolour(np.asarray(part, np.float32), rng)
-            if rng.random() < 0.5:
-                scaled, mapped = scaled[:, ::-1], mapped[:, ::-1]
-            images[i, : size[0], : size[1]] = np.clip(np.rint(scaled), 0, 255)
-            labels[i, : size[0], : size[1]] = mapped
+        chosen = [self.training[i] for i in rng.integers(0, len(self.training), self.options.batch)]
+        if self.unlabelled:
+            drawn = rng.integers(0, len(self.unlabelled), self.options.unlabelled_batch)
+            chosen += [self.unlabelled[i] for i in drawn]
+        crops = [self._crop(pixels, target, rng) for pixels, target in chosen]
+        images = np.stack([image for image, _ in crops])
+        labels = np.stack([mapped for _, mapped in crops])
         return SegmentationBatch(torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels))
+
+    def _crop(
+        self, pixels: NDArray[np.uint8], target: NDArray[np.uint8], rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        height, width = self.options.crop
+        image = np.zeros((height, width, 3), np.uint8)
+        labels = np.full((height, width), self.classes, np.uint8)
+        low, high = self.options.scales
+        factor = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+        # The window in the frame that the crop shows; what is outside stays void.
+        rows, columns = target.shape
+        window = min(rows, round(height / factor)), min(columns, round(width / factor))
+        top = int(rng.integers(0, rows - window[0] + 1))
+        left = int(rng.integers(0, columns - window[1] + 1))
+        size = min(height, round(window[0] * factor)), min(width, round(window[1] * factor))
+        box = (left, top, left + window[1], top + window[0])
+        shape = (size[1], size[0])
+        part = Image.fromarray(pixels).resize(shape, Image.Resampling.BILINEAR, box=box)
+        mapped = np.asarray(Image.fromarray(target).resize(shape, Image.Resampling.NEAREST, box=box))
+        scaled = self._recolour(np.asarray(part, np.float32), rng)
+        if rng.random() < 0.5:
+            scaled, mapped = scaled[:, ::-1], mapped[:, ::-1]
+        image[: size[0], : size[1]] = np.clip(np.rint(scaled), 0, 255)
+        labels[: size[0], : size[1]] = mapped
+        return image, labels
 
     def _recolour(self, x: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
         jitter = self.options.jitter
@@ -285,7 +305,9 @@ class SegmentationTask:
             terms["soft_iou"] = soft_iou_loss(logits, histogram)
             loss = loss + self.options.iou_weight * terms["soft_iou"]
         if self.options.smoothness:
-            terms["smoothness"] = smoothness_loss(logits)
+            # Where there are photographs without labels, smoothness is asked of them alone.
+            first = self.options.batch if self.unlabelled else 0
+            terms["smoothness"] = smoothness_loss(logits[first:])
             loss = loss + self.options.smoothness * terms["smoothness"]
         return {"loss": loss, **terms}
 

@@ -20,6 +20,9 @@ _PACKAGES: Final = (
     "torch",
     "tensorrt",
     "tensorrt-rtx-cu13",
+    "onnxruntime-ep-nv-tensorrt-rtx",
+    "cuda-bindings",
+    "pycuda",
     "pillow-jxl-plugin",
 )
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ORT_NUM_THREADS")
@@ -54,7 +57,8 @@ def _cpu() -> dict[str, Any]:
     }
 
 
-def _gpus() -> list[dict[str, str]]:
+def gpus() -> list[dict[str, str]]:
+    """What `nvidia-smi` says of each GPU now: name, driver, memory, clocks, heat, power; nothing without it."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
@@ -64,6 +68,9 @@ def _gpus() -> list[dict[str, str]]:
         "memory.total",
         "clocks.sm",
         "clocks.mem",
+        "clocks.max.sm",
+        "temperature.gpu",
+        "power.draw",
         "clocks_throttle_reasons.active",
     )
     done = subprocess.run(
@@ -107,7 +114,7 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "cpu": _cpu(),
-        "gpus": _gpus(),
+        "gpus": gpus(),
         "load_average": list(os.getloadavg()),
         "threads": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
         "versions": versions,

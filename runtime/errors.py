@@ -80,3 +80,9 @@ class DependencyError(OslicError):
     """A package that the command needs and that is not installed; the message names the extra."""
 
     exit_code = 11
+
+
+class DeviceError(OslicError):
+    """A command that needs a GPU, on a machine that has none which can be used."""
+
+    exit_code = 12

@@ -51,15 +51,11 @@ class _OnnxRuntimeGpu:
     @classmethod
     def probe(cls, bundle: Bundle | None, options: Options) -> Availability:
         """Say whether the provider is built in, a GPU is here, and the provider's libraries load."""
-        onnxruntime, reason = find_onnxruntime()
+        module, _ = find_onnxruntime()
+        version = None if module is None else str(module.__version__)
         found, no_gpu = cuda.gpus()
-        if onnxruntime is None:
-            return Availability(False, None, reason, expected=bool(found))
-        version = str(onnxruntime.__version__)
         try:
-            provider = cls._provider(onnxruntime, options)
-            if provider is None:
-                raise BackendError(f"this ONNX Runtime has no {cls.provider}: {cls.install}")
+            onnxruntime, provider = cls.require_present(options)
             if not found:
                 raise BackendError(f"no GPU can be used: {no_gpu}")
             if bundle is not None:
@@ -91,14 +87,24 @@ class _OnnxRuntimeGpu:
         Raises:
             BackendError: the provider is missing, does not start, or does not take the whole model.
         """
+        onnxruntime, provider = cls.require_present(options)
+        chosen = session_options(onnxruntime, options.threads, optimise=options.optimise)
+        return onnxruntime, open_session(onnxruntime, data, provider, chosen)
+
+    @classmethod
+    def require_present(cls, options: Options | None = None) -> tuple[Any, Provider]:
+        """ONNX Runtime's module and the provider; whether it starts is seen when it is used.
+
+        Raises:
+            BackendError: ONNX Runtime is missing, or was built without the provider.
+        """
         onnxruntime, reason = find_onnxruntime()
         if onnxruntime is None:
             raise BackendError(reason)
-        provider = cls._provider(onnxruntime, options)
+        provider = cls._provider(onnxruntime, options or Options())
         if provider is None:
             raise BackendError(f"this ONNX Runtime has no {cls.provider}: {cls.install}")
-        chosen = session_options(onnxruntime, options.threads, optimise=options.optimise)
-        return onnxruntime, open_session(onnxruntime, data, provider, chosen)
+        return onnxruntime, provider
 
     def _runner(self, onnxruntime: Any, session: Any, graph: GraphName) -> Runner:
         return BoundRunner(onnxruntime, session, graph, device="cuda", capture=self._options.cuda_graphs)

@@ -195,6 +195,17 @@ class TensorRtRunner:
             del read
         return DeviceArray(buffer.hand_over(), shape)
 
+    def launch(self, *inputs: Any) -> None:
+        """Run the engine and wait for it; the output stays inside, where the next run overwrites it. For measuring.
+
+        Args:
+            inputs: as for `__call__`.
+        """
+        with self._lock:
+            _, _, read = self._run(inputs, self._result)
+            self._driver.synchronise(self._stream.handle)
+            del read
+
     def _run(self, inputs: Sequence[Any], result: cuda.Buffer) -> tuple[int, tuple[int, ...], Sequence[View]]:
         """Launch everything.
 
@@ -358,6 +369,27 @@ def require_valid(trt: Any, path: Path, info: EngineInfo) -> None:
         raise BackendError(f"{info.backend} {trt.__version__} cannot run {path} on this GPU: {reasons}")
 
 
+def make_context(trt: Any, engine: Any, *, cuda_graphs: bool) -> tuple[Any, bool]:
+    """An execution context of an engine.
+
+    Args:
+        trt: the product's module.
+        engine: the deserialised engine.
+        cuda_graphs: whether a product that records CUDA graphs inside is to do so.
+
+    Returns:
+        The context, None if the product gives none; and whether the product records CUDA graphs inside, as
+        TensorRT-RTX does, whose kernels change while it runs: nothing must be recorded around it then.
+    """
+    make = getattr(engine, "create_runtime_config", None)
+    config = None if make is None else make()
+    if config is None or not hasattr(config, "cuda_graph_strategy"):
+        return engine.create_execution_context(), False
+    strategies = trt.CudaGraphStrategy
+    config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE if cuda_graphs else strategies.DISABLED
+    return engine.create_execution_context(config), True
+
+
 class _TensorRt:
     """What both products do alike."""
 
@@ -427,7 +459,7 @@ class _TensorRt:
             precision=self._options.precision,
         )
         engine = self._deserialise(path, info, graph)
-        context = self._context(engine)
+        context, records_itself = make_context(self._trt, engine, cuda_graphs=self._options.cuda_graphs)
         if context is None:
             raise BackendError(f"{path}: no execution context: {self._log.reasons()}")
         ports = self._bundle.manifest.graphs[graph]
@@ -439,7 +471,7 @@ class _TensorRt:
             info=info,
             names=(ports.inputs, ports.output),
             rebuild=rebuild_command(self._bundle.path, info),
-            capture=self._options.cuda_graphs and not self._records_itself(engine),
+            capture=self._options.cuda_graphs and not records_itself,
             log=self._log,
         )
 
@@ -464,22 +496,6 @@ class _TensorRt:
         parser = self._trt.OnnxParserRefitter(refitter, talk)
         if not parser.refit_from_bytes(self._bundle.read_graph(graph)) or not refitter.refit_cuda_engine():
             raise BackendError(f"{path} cannot be given the weights of {graph}: {self._log.reasons()}")
-
-    @staticmethod
-    def _records_itself(engine: Any) -> bool:
-        """Whether the product makes CUDA graphs inside, as TensorRT-RTX does, whose kernels change while it runs."""
-        make = getattr(engine, "create_runtime_config", None)
-        return make is not None and hasattr(make(), "cuda_graph_strategy")
-
-    def _context(self, engine: Any) -> Any:
-        if not self._records_itself(engine):
-            return engine.create_execution_context()
-        config = engine.create_runtime_config()
-        strategies = self._trt.CudaGraphStrategy
-        config.cuda_graph_strategy = (
-            strategies.WHOLE_GRAPH_CAPTURE if self._options.cuda_graphs else strategies.DISABLED
-        )
-        return engine.create_execution_context(config)
 
 
 class TensorRt(_TensorRt):

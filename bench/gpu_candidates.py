@@ -1,0 +1,415 @@
+"""What `oslic bench gpu` measures: a network in one form on one engine, its inputs on the device already."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from ..export.engines import Options as BuildOptions
+from ..export.engines import build_plan
+from ..export.forms import Fixed
+from ..export.fusion import LOWERINGS, fuse
+from ..export.halves import half_graph
+from ..export.onnx_export import export_graph, ports
+from ..networks import octconv
+from ..networks.codec import CodecNetworks, create
+from ..networks.comnet import quantise
+from ..networks.config import ModelConfig, preset
+from ..networks.deploy import deployable
+from ..runtime.backends import cuda, onnxruntime_cpu
+from ..runtime.backends.onnxruntime_gpu import OnnxRuntimeCuda
+from ..runtime.backends.protocol import Options
+from ..runtime.backends.tensorrt import DeviceArray, Log, TensorRtRunner, load_product, logger, make_context
+from ..runtime.bundle import GraphName
+from ..runtime.engines import PRODUCTS, EngineInfo, Product, Shapes
+from ..runtime.errors import BackendError, DependencyError
+from ..runtime.files import write_atomically
+from .fusion import export_static, twin
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Pixels = npt.NDArray[np.uint8]
+
+Device = Literal["cuda", "cpu"]
+Precision = Literal["fp32", "fp16"]
+SEED: Final = 0
+
+FUSED: Final[dict[str, Fixed]] = {
+    "fused:transposed": Fixed("transposed", "merged", "stacked"),
+    "fused:phases": Fixed("phases", "merged", "stacked"),
+    "fused:merged": Fixed("merged", "stacked"),
+}
+"""Forms that fusion can give a graph; which is fastest depends on the engine, so all are measured."""
+FORMS: Final = ("naive", "fused:transposed", "plain", "convolve_first", "fused:phases", "fused:merged")
+"""In the order of their weight: what is cut off when time runs out comes last."""
+
+UNFUSED: Final = ("naive", "plain", "convolve_first")
+"""What fused forms are held against."""
+WITH_GRAPHS: Final = " + graphs"
+"""Behind a form's name: its runs are recorded as a CUDA graph."""
+
+SAME_NUMBERS: Final = frozenset({"naive", *FUSED})
+"""Forms of one network, whose outputs can be compared."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One network at one size.
+
+    Attributes:
+        network: name of the configuration; random weights.
+        graph: which graph.
+        height: of the image, a multiple of the configuration's.
+        width: of the image.
+        precision: `fp32` (TF32 off) or `fp16`.
+        device: where.
+    """
+
+    network: str
+    graph: GraphName
+    height: int
+    width: int
+    precision: Precision
+    device: Device
+
+    @property
+    def config(self) -> ModelConfig:
+        """The configuration."""
+        return preset(self.network)
+
+    def forms(self) -> tuple[str, ...]:
+        """Forms that this graph has: SegNet has no octave convolutions."""
+        return ("naive",) if self.graph == "segment" else FORMS
+
+    def inputs(self) -> dict[str, Pixels]:
+        """Inputs by name: whole numbers in the range that each may have."""
+        random = np.random.default_rng(SEED)
+        config = self.config
+        most = {"image": 256, "labels": len(config.classes), "compact": config.levels}
+        found, _ = ports(config.label_scale)[self.graph]
+        return {
+            port.name: random.integers(0, most[port.name], port.shape(1, self.height, self.width), np.uint8)
+            for port in found
+        }
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Something that can be timed.
+
+    Attributes:
+        run: one run on inputs that lie on the device, which has ended when this returns.
+        output: the output of one run, on the host.
+        notes: what must be said beside the figures.
+    """
+
+    run: Callable[[], None]
+    output: Callable[[], Pixels]
+    notes: dict[str, str]
+
+
+def _static(config: ModelConfig, graph: GraphName, size: tuple[int, int]) -> ir.Model:
+    if graph != "segment":
+        return export_static(config, graph, size, SEED)
+    # Only the dynamo exporter writes SegNet's unpooling in ONNX operators.
+    model = export_graph(deployable(create(config, SEED))[graph], graph, config.label_scale, config.multiple)
+    found, _ = ports(config.label_scale)[graph]
+    for value, port in zip(model.graph.inputs, found, strict=True):
+        value.shape = ir.Shape(port.shape(1, *size))
+    model.graph.outputs[0].shape = None
+    return model
+
+
+def model_file(work: Work, form: str, folder: Path) -> Path:
+    """The ONNX file of a form, exported once and kept in `folder`.
+
+    Args:
+        work: which network, size and precision.
+        form: one of `FORMS`.
+        folder: for files that later sections read again.
+    """
+    name = f"{work.network}-{work.graph}-{work.width}x{work.height}-{form.replace(':', '-')}"
+    path = folder / f"{name}-{work.precision}.onnx"
+    if path.is_file():
+        return path
+    if work.precision == "fp16":
+        whole = Work(work.network, work.graph, work.height, work.width, "fp32", work.device)
+        data = half_graph(model_file(whole, form, folder).read_bytes(), "fp16")
+    else:
+        size = (work.height, work.width)
+        if form in FUSED:
+            naive = ir.from_proto(onnx.load_model(model_file(work, "naive", folder)))
+            model, _ = fuse(naive, lambda _: FUSED[form])
+        else:
+            exported = _static(twin(work.config, form), work.graph, size)
+            model, _ = fuse(exported, lambda _: Fixed(), rules=LOWERINGS)
+        data = ir.to_proto(model).SerializeToString()
+    write_atomically(path, data)
+    return path
+
+
+# -- PyTorch ----------------------------------------------------------------------------------------------------------
+
+
+class _Half(nn.Module):
+    """A deployable graph whose network runs in float16, pixels in and out."""
+
+    def __init__(self, networks: CodecNetworks, graph: GraphName) -> None:
+        super().__init__()
+        parts = {"segment": networks.segnet, "analyse": networks.comnet, "synthesise": networks.gnet}
+        self.part = parts[graph].half()
+        self.graph = graph
+
+    def forward(self, first: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        x = first.to(torch.float16).permute(0, 3, 1, 2)
+        if self.graph == "segment":
+            return cast("torch.Tensor", cast("Any", self.part).labels(x / 256))
+        if self.graph == "analyse":
+            y = quantise(self.part(x / 256, labels), cast("int", self.part.levels))
+        else:
+            y = torch.clamp(torch.round(self.part(x, labels).float() * 256), 0, 255)
+        return y.permute(0, 2, 3, 1).to(torch.uint8)
+
+
+def torch_module(work: Work, form: str) -> nn.Module:
+    """The deployable module of a form, on the device.
+
+    Raises:
+        BackendError: this form or precision is not measured with PyTorch.
+    """
+    if form in FUSED and form != "fused:transposed":
+        raise BackendError("the fused PyTorch module has only the transposed form")
+    if work.precision == "fp16" and work.device == "cpu":
+        raise BackendError("PyTorch in float16 is measured on GPUs only")
+    networks = create(twin(work.config, form), SEED)
+    if form in FUSED:
+        octconv.fuse(networks)
+    if work.precision == "fp16":
+        module: nn.Module = _Half(networks, work.graph)
+    else:
+        module = deployable(networks)[work.graph]
+    return module.eval().to(work.device)
+
+
+def torch_candidate(work: Work, form: str, *, compiled: bool, cuda_graphs: bool) -> Candidate:
+    """PyTorch, eager or compiled."""
+    # float32 means float32 in every candidate.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
+    module = torch_module(work, form)
+    feeds = [torch.from_numpy(x).to(work.device) for x in work.inputs().values()]
+    call: Callable[..., Any] = module
+    if compiled:
+        call = torch.compile(module, mode="reduce-overhead" if cuda_graphs else "default")
+
+    def wait() -> None:
+        if work.device == "cuda":
+            torch.cuda.synchronize()
+
+    if cuda_graphs and not compiled:
+        call = _recorded(module, feeds)
+
+    def run() -> None:
+        with torch.inference_mode():
+            call(*feeds)
+        wait()
+
+    def output() -> Pixels:
+        with torch.inference_mode():
+            y = call(*feeds)
+        wait()
+        return cast("Pixels", y.cpu().numpy())
+
+    return Candidate(run, output, {})
+
+
+def _recorded(module: nn.Module, feeds: Sequence[torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """A module's launches on these inputs as one CUDA graph."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.inference_mode(), torch.cuda.stream(stream):
+        for _ in range(3):  # libraries choose their kernels, which cannot be recorded
+            module(*feeds)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.inference_mode(), torch.cuda.graph(graph):
+        y = module(*feeds)
+
+    def replay(*_: torch.Tensor) -> torch.Tensor:
+        graph.replay()
+        return cast("torch.Tensor", y)
+
+    return replay
+
+
+# -- ONNX Runtime -----------------------------------------------------------------------------------------------------
+
+
+def onnxruntime_candidate(work: Work, path: Path, *, cuda_graphs: bool) -> Candidate:
+    """ONNX Runtime, on its CUDA provider, or on the CPU."""
+    data = path.read_bytes()
+    if work.device == "cpu":
+        session = onnxruntime_cpu.open_session(data, None)
+        feeds = work.inputs()
+
+        def on_cpu() -> Pixels:
+            return cast("Pixels", session.run(None, feeds)[0])
+
+        return Candidate(lambda: _discard(on_cpu()), on_cpu, {})
+    api, session = OnnxRuntimeCuda.session(data, Options(cuda_graphs=cuda_graphs))
+    binding = session.io_binding()
+    values = [api.OrtValue.ortvalue_from_numpy(x, work.device, 0) for x in work.inputs().values()]
+    for port, value in zip(session.get_inputs(), values, strict=True):
+        binding.bind_ortvalue_input(port.name, value)
+    (port,) = session.get_outputs()
+    result = api.OrtValue.ortvalue_from_shape_and_type(_output_shape(work), np.uint8, work.device, 0)
+    binding.bind_ortvalue_output(port.name, result)
+    options = api.RunOptions()
+
+    def run() -> None:
+        session.run_with_iobinding(binding, options)
+        binding.synchronize_outputs()
+
+    def output() -> Pixels:
+        run()
+        return np.array(result.numpy())
+
+    return Candidate(run, output, {})
+
+
+def _discard(_: object) -> None:
+    """What is timed returns nothing."""
+
+
+def _output_shape(work: Work) -> list[int]:
+    _, port = ports(work.config.label_scale)[work.graph]
+    return list(port.shape(1, work.height, work.width))
+
+
+# -- TensorRT products ------------------------------------------------------------------------------------------------
+
+
+def tensorrt_candidate(
+    work: Work, path: Path, product: Product, folder: Path, *, cuda_graphs: bool, level: int
+) -> Candidate:
+    """An engine of a TensorRT product, built for this size; kept in `folder` and loaded again."""
+    trt = load_product(product)
+    capability = cuda.gpus()[0][0].capability
+    feeds = work.inputs()
+    shapes: dict[str, Shapes] = {name: (x.shape,) * 3 for name, x in feeds.items()}
+    data = path.read_bytes()
+    key = hashlib.sha256(data).hexdigest()[:16]
+    file = folder / f"{path.stem}-{product}-{trt.__version__}-{capability}-{level}-{key}.engine"
+    if not file.is_file():
+        plan = build_plan(trt, data, [shapes], BuildOptions(optimization_level=level))
+        write_atomically(file, plan)
+    driver = cuda.open_driver()
+    log = Log()
+    engine = trt.Runtime(logger(trt, log)).deserialize_cuda_engine(file.read_bytes())
+    if engine is None:
+        raise BackendError(f"{product} cannot load its engine here: {log.reasons()}")
+    context, records_itself = make_context(trt, engine, cuda_graphs=cuda_graphs)
+    if context is None:
+        raise BackendError(f"{product} gives no execution context: {log.reasons()}")
+    info = EngineInfo(
+        file=file.name,
+        sha256="",
+        graph=work.graph,
+        graph_sha256="",
+        backend=product,
+        version=str(trt.__version__),
+        precision=work.precision,
+        gpu=capability,
+        profiles=(shapes,),
+    )
+    _, output = ports(work.config.label_scale)[work.graph]
+    runner = TensorRtRunner(
+        trt,
+        engine,
+        context,
+        driver,
+        info=info,
+        names=(tuple(feeds), output.name),
+        rebuild="",
+        capture=cuda_graphs and not records_itself,
+        log=log,
+    )
+    placed = [_on_device(driver, x) for x in feeds.values()]
+    notes = {"optimization_level": str(level), "cuda": driver.name}
+    return Candidate(lambda: runner.launch(*placed), lambda: runner(*placed), notes)
+
+
+def _on_device(driver: cuda.Driver, array: Pixels) -> DeviceArray:
+    memory = cuda.Resource(driver.allocate(array.nbytes), driver.free)
+    stream = cuda.Resource(driver.create_stream(), driver.destroy_stream)
+    driver.to_device(memory.handle, array.reshape(-1), stream.handle)
+    driver.synchronise(stream.handle)
+    return DeviceArray(memory, array.shape)
+
+
+# -- all of them ------------------------------------------------------------------------------------------------------
+
+ENGINES: Final = ("tensorrt", "tensorrt-rtx", "onnxruntime", "torch-compile", "torch-eager")
+"""In the order of their weight."""
+
+
+def require_engine(engine: str, device: Device) -> None:
+    """Say before anything is exported that an engine is not installed here.
+
+    Raises:
+        DependencyError: naming what to install.
+    """
+    try:
+        if engine in PRODUCTS:
+            load_product(engine)
+        elif engine == "onnxruntime" and device == "cuda":
+            OnnxRuntimeCuda.require_present()
+        elif engine.startswith("torch-") and device == "cuda" and not torch.cuda.is_available():
+            raise BackendError(f"torch {torch.__version__} has no CUDA here: pip install torch")
+    except BackendError as error:
+        raise DependencyError(str(error)) from error
+
+
+def make(work: Work, engine: str, form: str, folder: Path, *, cuda_graphs: bool, level: int = 3) -> Candidate:
+    """Make one candidate ready: export, build, load.
+
+    Args:
+        work: which network, size, precision and device.
+        engine: one of `ENGINES`.
+        form: one of `work.forms()`.
+        folder: for graphs and engines that are used again.
+        cuda_graphs: with or without.
+        level: TensorRT's optimisation level.
+
+    Raises:
+        BackendError: it cannot be had here; the message says why.
+    """
+    if engine.startswith("torch-"):
+        return torch_candidate(work, form, compiled=engine == "torch-compile", cuda_graphs=cuda_graphs)
+    path = model_file(work, form, folder)
+    if engine == "onnxruntime":
+        return onnxruntime_candidate(work, path, cuda_graphs=cuda_graphs)
+    product = cast("Product", engine)
+    return tensorrt_candidate(work, path, product, folder, cuda_graphs=cuda_graphs, level=level)
+
+
+def agreement(candidates: Mapping[str, Candidate], reference: str) -> dict[str, dict[str, float]]:
+    """How far the outputs of candidates lie from one of them: largest difference, and the share that differs."""
+    wanted = candidates[reference].output()
+    found = {}
+    for name, candidate in candidates.items():
+        y = candidate.output()
+        distance = np.abs(y.astype(np.int16) - wanted)
+        found[name] = {"maximum": float(distance.max()), "differing": float((distance > 0).mean())}
+    return found

@@ -1,0 +1,193 @@
+"""One section of `oslic bench gpu`, in a process of its own: a crash, a hang or a full memory loses no other.
+
+    python -m oslic.bench.gpu_section SPEC.json OUT.json
+
+The result is written again after each step, so that what was measured before the time ran out is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+
+from ..runtime.backends import cuda, probe_all
+from ..runtime.bundle import GRAPH_NAMES, Bundle, default_bundle
+from ..runtime.errors import OslicError
+from ..runtime.files import write_atomically
+from . import environment
+
+# Share of a section's time for making candidates ready; the rest is for measuring those that are.
+_PREPARING: Final = 0.65
+
+Write = Callable[[dict[str, Any]], None]
+
+
+def machine(_: dict[str, Any], write: Write) -> None:
+    """Which GPUs, products and providers are here."""
+    found, reason = cuda.gpus()
+    result: dict[str, Any] = {
+        "environment": environment.describe(),
+        "gpus": [{"name": gpu.name, "capability": gpu.capability} for gpu in found],
+        "no_gpu": reason,
+        "cuda_package": cuda.package(),
+    }
+    write(result)
+    result["backends"] = {
+        name: {"usable": a.usable, "version": a.version, "reason": a.reason}
+        for name, a in probe_all().items()
+    }
+    write(result)
+    import torch
+
+    result["torch"] = {
+        "version": torch.__version__,
+        "cuda": torch.cuda.is_available(),
+        "built_for": torch.version.cuda,
+    }
+    write(result)
+
+
+def correctness(spec: dict[str, Any], write: Write) -> None:
+    """One backend's outputs against the CPU's, on the shipped bundle."""
+    from ..export.bundling import samples
+    from ..export.engines import Options, Profile, build_engine
+    from .agreement import open_sides, run, tolerances
+
+    backend, precision = spec["backend"], spec["precision"]
+    folder = Path(spec["work"]) / "bundle"
+    if not folder.is_dir():
+        shutil.copytree(default_bundle(), folder)
+    bundle = Bundle.open(folder)
+    side = spec["side"]
+    result: dict[str, Any] = {"backend": backend, "precision": precision}
+    if backend in {"tensorrt", "tensorrt-rtx"}:
+        profile = Profile((1, 32, 32), (1, side, side), (1, side, side))
+        start = time.perf_counter()
+        for graph in GRAPH_NAMES:
+            build_engine(bundle, graph, backend, precision, [profile], options=Options(optimization_level=1))
+        result["build_seconds"] = time.perf_counter() - start
+        write(result)
+    images = samples() or [_picture(Path(spec["work"]), side)]
+    names = ["onnxruntime-cpu", f"{backend}@{precision}"]
+    with open_sides(names, bundle, None, None) as (one, other):
+        found = run(one, other, images[:2], tolerances(one, other, {}), side)
+    result |= {key: found[key] for key in ("sides", "images", "outputs", "end_to_end", "tolerances", "ok")}
+    write(result)
+
+
+def _picture(folder: Path, side: int) -> Path:
+    """A smooth picture with some noise, for installations without the repository's photographs."""
+    from PIL import Image
+
+    rows, columns = np.mgrid[0:side, 0:side] / side
+    waves = np.stack([rows, columns, np.sin(9 * rows * columns) / 2 + 0.5], axis=2)
+    noise = np.random.default_rng(0).normal(0, 6, waves.shape)
+    path = folder / "picture.png"
+    Image.fromarray(np.clip(waves * 255 + noise, 0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+def latency(spec: dict[str, Any], write: Write) -> None:
+    """All forms of one network on one engine, with and without CUDA graphs, interleaved."""
+    from . import gpu_candidates as candidates
+    from .timing import Settings, measure, ratio
+
+    work = candidates.Work(
+        spec["network"], spec["graph"], spec["height"], spec["width"], spec["precision"], spec["device"]
+    )
+    begin = time.perf_counter()
+    candidates.require_engine(spec["engine"], work.device)
+    result: dict[str, Any] = {
+        "network": work.network,
+        "graph": work.graph,
+        "size": [work.height, work.width],
+        "precision": work.precision,
+        "engine": spec["engine"],
+        "device": work.device,
+        "gpus_before": environment.gpus(),
+        "preparing_seconds": {},
+        "left_out": {},
+        "notes": {},
+    }
+    ready: dict[str, candidates.Candidate] = {}
+    for form in work.forms():
+        for graphs in (False, True) if work.device == "cuda" else (False,):
+            name = form + (candidates.WITH_GRAPHS if graphs else "")
+            if ready and time.perf_counter() - begin > _PREPARING * spec["limit"]:
+                result["left_out"][name] = "the section's time ran out before it was ready"
+                continue
+            start = time.perf_counter()
+            try:
+                ready[name] = candidates.make(
+                    work,
+                    spec["engine"],
+                    form,
+                    Path(spec["work"]),
+                    cuda_graphs=graphs,
+                    level=spec["level"],
+                )
+                ready[name].run()
+                result["notes"][name] = ready[name].notes
+            except (OslicError, RuntimeError, ImportError, NotImplementedError) as error:
+                ready.pop(name, None)
+                result["left_out"][name] = " ".join(str(error).split())[:500]
+            result["preparing_seconds"][name] = round(time.perf_counter() - start, 3)
+            write(result)
+    if not ready:
+        return
+    left = max(1.0, spec["limit"] - (time.perf_counter() - begin) - 5)
+    rule = Settings(
+        min_samples=spec["samples"], min_seconds=spec["seconds"], timeout=min(left, spec["measuring"])
+    )
+    timings = measure({name: candidate.run for name, candidate in ready.items()}, rule)
+    result["timings"] = {name: timing.to_json() for name, timing in timings.items()}
+    result["gpus_after"] = environment.gpus()
+    write(result)
+    naive = {
+        name: candidate
+        for name, candidate in ready.items()
+        if name.removesuffix(candidates.WITH_GRAPHS) in candidates.SAME_NUMBERS
+    }
+    if "naive" in naive:
+        result["agreement"] = candidates.agreement(naive, "naive")
+    result["ratios"] = {}
+    for suffix in ("", candidates.WITH_GRAPHS):
+        fused = [form + suffix for form in candidates.FUSED if form + suffix in timings]
+        if fused:
+            best = min(fused, key=lambda name: timings[name].total.median)
+            others = [form for form in candidates.UNFUSED if form + suffix in timings]
+            result["ratios"][f"fused{suffix}"] = {
+                "best_form": best,
+                **{f"{form}/fused": ratio(timings[form + suffix], timings[best]) for form in others},
+            }
+    write(result)
+
+
+KINDS: Final = {"machine": machine, "correctness": correctness, "latency": latency}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the section that the file `arguments[0]` describes; write its result to `arguments[1]`."""
+    spec = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    target = Path(arguments[1])
+
+    def write(result: dict[str, Any]) -> None:
+        write_atomically(target, json.dumps(result).encode())
+
+    try:
+        KINDS[cast("str", spec["kind"])](spec, write)
+    except OslicError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

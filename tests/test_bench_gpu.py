@@ -1,0 +1,202 @@
+"""`oslic bench gpu`: the plan, sections in processes of their own, resuming; for real on the CPU at tiny sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from oslic.bench import gpu, gpu_candidates
+from oslic.bench.gpu import QUICK, Plan, Section, line, read_earlier, run, run_section, sections
+from oslic.runtime.backends import BACKENDS, cuda
+from oslic.runtime.cli import main
+from oslic.runtime.errors import DataError, DependencyError, UsageError
+
+NO_GPU = not cuda.gpus()[0]
+without_gpu = pytest.mark.skipif(not NO_GPU, reason="this machine has a GPU")
+TINY = Plan(device="cpu", **QUICK)
+FIRST = "latency tiny synthesise 96x64 fp32 onnxruntime"
+
+
+def test_the_plan_covers_everything_once_and_the_most_wanted_first():
+    found = [section.name for section in sections(Plan())]
+    assert len(found) == len(set(found))
+    assert found[0] == "machine"
+    first = next(name for name in found if name.startswith("latency"))
+    assert first == "latency base synthesise 768x512 fp16 tensorrt"
+    for backend in BACKENDS:
+        for precision in ("fp32", "fp16"):
+            assert (f"correctness {backend} {precision}" in found) == (backend != "onnxruntime-cpu")
+    for network in ("base", "full"):
+        for graph in ("segment", "analyse", "synthesise"):
+            for size in ("768x512", "1920x1080"):
+                for precision in ("fp32", "fp16"):
+                    for engine in gpu_candidates.ENGINES:
+                        assert f"latency {network} {graph} {size} {precision} {engine}" in found
+    # The whole first comparison stands before anything of a second kind.
+    assert found.index("latency base synthesise 768x512 fp16 torch-eager") < found.index(
+        "latency base analyse 768x512 fp16 tensorrt"
+    )
+
+
+def test_images_are_padded_to_the_multiple_and_ports_follow():
+    section = next(s for s in sections(Plan()) if "1920x1080" in s.name and "synthesise" in s.name)
+    assert (section.spec["height"], section.spec["width"]) == (1088, 1920)
+    work = gpu_candidates.Work("base", "synthesise", 1088, 1920, "fp32", "cpu")
+    found = work.inputs()
+    assert {name: x.shape for name, x in found.items()} == {
+        "compact": (1, 136, 240, 3),
+        "labels": (1, 272, 480),
+    }
+    assert found["compact"].max() == work.config.levels - 1
+    assert gpu_candidates.Work("base", "segment", 32, 32, "fp32", "cpu").forms() == ("naive",)
+    assert set(work.forms()) == {"naive", "plain", "convolve_first", *gpu_candidates.FUSED}
+
+
+@without_gpu
+def test_without_a_gpu_it_says_so_with_an_exit_code_of_its_own(tmp_path, capsys):
+    output = tmp_path / "g.json"
+    assert main(["bench", "gpu", "-o", str(output)]) == 12
+    error = capsys.readouterr().err
+    assert "needs an NVIDIA GPU" in error
+    assert "--device cpu --quick" in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@without_gpu
+@pytest.mark.parametrize("engine", ["onnxruntime", "torch-eager"])
+def test_engines_that_are_not_installed_are_named(engine):
+    with pytest.raises(DependencyError, match="pip"):
+        gpu_candidates.require_engine(engine, "cuda")
+
+
+def test_a_run_for_real_and_another_that_goes_on_from_it(tmp_path, capsys):
+    output = tmp_path / "g.json"
+    words = [
+        "bench",
+        "gpu",
+        "-o",
+        str(output),
+        "--device",
+        "cpu",
+        "--quick",
+        "--only",
+        FIRST,
+        "--only",
+        "machine",
+    ]
+    assert main(words) == 0
+    result = json.loads(output.read_text())
+    assert (result["format"], result["device"], result["weights"]) == (gpu.FORMAT, "cpu", "random")
+    machine, latency = result["sections"]["machine"], result["sections"][FIRST]
+    assert machine["status"] == latency["status"] == "done"
+    assert set(machine["result"]["backends"]) == set(BACKENDS)
+    found = latency["result"]
+    assert set(found["timings"]) == set(gpu_candidates.FORMS)
+    assert all(t["wall"]["total"]["n"] >= 4 for t in found["timings"].values())
+    # Fused forms compute what the naive one does: a rounding may tip by one.
+    assert set(found["agreement"]) == gpu_candidates.SAME_NUMBERS
+    assert all(row["maximum"] <= 1 and row["differing"] < 0.01 for row in found["agreement"].values())
+    assert found["ratios"]["fused"]["best_form"] in gpu_candidates.FUSED
+    assert {"naive/fused", "plain/fused", "convolve_first/fused"} <= set(found["ratios"]["fused"])
+    assert not (tmp_path / "g.json.work").exists()
+    text = capsys.readouterr().out
+    assert "2 done" in text
+    assert "fused:transposed" in text
+    assert main([*words, "--only", "tensorrt fp32"]) == 0
+    text = capsys.readouterr().out
+    assert f"{FIRST}: kept from the earlier run" in text
+    again = json.loads(output.read_text())["sections"]
+    assert again[FIRST] == latency
+    assert again["correctness tensorrt fp32"]["status"] == "skipped"
+
+
+def test_correctness_is_judged_in_a_section(tmp_path):
+    (section,) = [s for s in sections(TINY) if s.name == "correctness onnxruntime-cpu fp32"]
+    found = run_section(section, tmp_path, 120)
+    assert found["status"] == "done", found
+    assert found["result"]["ok"]
+    assert [row["output"] for row in found["result"]["outputs"]] == ["labels", "compact", "estimate"]
+
+
+def test_a_section_that_hangs_is_stopped_and_loses_no_other(tmp_path):
+    (section,) = [s for s in sections(TINY) if s.name == FIRST]
+    found = run_section(section, tmp_path, 0.3)
+    assert (found["status"], found["reason"], found["result"]) == ("timeout", "stopped after 0 s", None)
+
+
+def test_a_section_that_fails_says_why(tmp_path):
+    section = Section("x", {"kind": "latency", "network": "none", "graph": "analyse"})
+    found = run_section(section, tmp_path, 60)
+    assert found["status"] == "failed"
+    assert found["reason"].startswith("exit code 1: ")
+    assert "KeyError" in found["reason"]
+
+
+def test_what_the_time_does_not_reach_is_listed(tmp_path):
+    plan = dataclasses.replace(TINY, budget=1e-9)
+    lines = []
+    result = run(plan, tmp_path / "g.json", only=[FIRST], progress=lines.append)
+    assert result["sections"][FIRST]["status"] == "not reached"
+    assert "goes on from here" in lines[0]
+    with pytest.raises(UsageError, match="no section's name holds nothing"):
+        run(plan, tmp_path / "g.json", only=["nothing"])
+
+
+def test_files_of_others_are_not_overwritten(tmp_path):
+    path = tmp_path / "x.json"
+    assert read_earlier(path, TINY) == {}
+    path.write_text("{}")
+    with pytest.raises(DataError, match="not a result of"):
+        read_earlier(path, TINY)
+    path.write_text("no json")
+    with pytest.raises(DataError, match="is not JSON"):
+        read_earlier(path, TINY)
+    path.write_text(json.dumps({"format": gpu.FORMAT, "device": "cuda", "gpu": "NVIDIA X", "sections": {}}))
+    with pytest.raises(DataError, match="was measured on NVIDIA X"):
+        read_earlier(path, TINY)
+
+
+def test_failures_are_lines_too():
+    assert (
+        line("x", {"status": "timeout", "reason": "stopped after 90 s"}) == "x: timeout: stopped after 90 s"
+    )
+
+
+@pytest.mark.parametrize("form", ["naive", "fused:transposed", "plain"])
+def test_pytorch_forms_run_and_agree(form):
+    work = gpu_candidates.Work("tiny", "synthesise", 64, 96, "fp32", "cpu")
+    candidate = gpu_candidates.torch_candidate(work, form, compiled=False, cuda_graphs=False)
+    candidate.run()
+    y = candidate.output()
+    assert (y.shape, y.dtype) == ((1, 64, 96, 3), np.uint8)
+    if form == "fused:transposed":
+        naive = gpu_candidates.torch_candidate(work, "naive", compiled=False, cuda_graphs=False)
+        found = gpu_candidates.agreement({"fused": candidate, "naive": naive}, "naive")
+        assert found["fused"]["maximum"] <= 1
+
+
+@pytest.mark.slow
+def test_every_section_of_the_quick_plan_runs_on_the_cpu(tmp_path):
+    plan = dataclasses.replace(TINY, budget=3000, limit=300)
+    result = run(plan, tmp_path / "g.json", progress=lambda _: None)
+    statuses = {name: part["status"] for name, part in result["sections"].items()}
+    failed = {name for name, status in statuses.items() if status not in {"done", "skipped"}}
+    assert all("fp16 torch-eager" in name for name in failed)  # measured on GPUs only
+    assert sum(status == "done" for status in statuses.values()) >= 10
+
+
+@pytest.mark.gpu
+def test_the_first_comparison_on_a_gpu(tmp_path):
+    if NO_GPU:
+        pytest.skip(f"needs an NVIDIA GPU: {cuda.gpus()[1]}")
+    plan = Plan(networks=("lite",), sizes=((64, 96),), level=0)
+    result = run(
+        plan, tmp_path / "g.json", only=["latency lite synthesise 96x64 fp32"], progress=lambda _: None
+    )
+    found = [part for part in result["sections"].values() if part["status"] == "done"]
+    assert found
+    for part in found:
+        assert all(row["maximum"] <= 1 for row in part["result"].get("agreement", {}).values())

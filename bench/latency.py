@@ -192,7 +192,7 @@ def run(
         folder = Path(name)
         codecs = {s.name: Codec.open(s.bundle, s.backend, s.threads) for s in setups}
         picture = read_image(source, codecs[setups[0].name].limits)
-        image = picture.pixels if size is None else _fit(picture.pixels, *size)
+        image = picture.pixels if size is None else fit(picture.pixels, *size)
         file = folder / "input.png"
         write_atomically(file, encode_image(image, Metadata(), file))
         candidates: dict[str, Candidate] = {REFERENCE: reference}
@@ -226,7 +226,8 @@ def run(
     }
 
 
-def _fit(image: Pixels, width: int, height: int) -> Pixels:
+def fit(image: Pixels, width: int, height: int) -> Pixels:
+    """Repeat an image as often as needed and cut it to a size."""
     rows, columns = -(-height // image.shape[0]), -(-width // image.shape[1])
     repeated = np.tile(image, (rows, columns, *(1,) * (image.ndim - 2)))
     return np.ascontiguousarray(repeated[:height, :width])

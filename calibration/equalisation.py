@@ -55,7 +55,7 @@ def equalise(graph: Graph, feeds: Mapping[str, npt.NDArray[Any]], threads: int) 
     """
     result = graph.copy()
     count = 0
-    for region in _regions(result):
+    for region in _Channels(result).regions():
         factors = _factors(result, region)
         if factors is not None and np.any(np.abs(factors - 1) > 1e-3):
             _apply(result, region, factors)
@@ -73,62 +73,64 @@ def _same(graph: Graph, other: Graph, feeds: Mapping[str, npt.NDArray[Any]], thr
     return float(np.mean(outputs[0] != outputs[1])) <= _ALLOWED_SHARE
 
 
-def _regions(graph: Graph) -> list[_Region]:
-    parent: dict[str, str] = {}
+def _data(node: NodeProto) -> list[str]:
+    """A node's inputs that carry channels."""
+    return list(node.input) if node.op_type in {"Add", "Concat"} else list(node.input[:1])
 
-    def root(value: str) -> str:
-        parent.setdefault(value, value)
-        while parent[value] != value:
-            value = parent[value]
+
+class _Channels:
+    """Which values of a graph share their channels.
+
+    Args:
+        graph: a float graph.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._parent: dict[str, str] = {}
+        # What is computed from shapes is no feature.
+        self._sizes: set[str] = set()
+        for node in graph.nodes:
+            if node.op_type == "Shape" or self._sizes & set(node.input[:1]):
+                self._sizes.update(node.output)
+            elif self._passes(node):
+                for name in _data(node):
+                    self._parent[self._root(name)] = self._root(node.output[0])
+
+    def _root(self, value: str) -> str:
+        while self._parent.setdefault(value, value) != value:
+            value = self._parent[value]
         return value
 
-    def join(values: list[str]) -> None:
-        for value in values[1:]:
-            parent[root(value)] = root(values[0])
-
-    def data(node: NodeProto) -> list[str]:
-        """A node's inputs that carry channels."""
-        inputs = list(node.input) if node.op_type in {"Add", "Concat"} else list(node.input[:1])
-        return [name for name in inputs if graph.constant(name) is None]
-
-    # Values computed from shapes are no features.
-    sizes: set[str] = set()
-    for node in graph.nodes:
-        if node.op_type == "Shape" or (node.input and any(name in sizes for name in node.input[:1])):
-            sizes.update(node.output)
-        elif node.op_type in _HOMOGENEOUS and len(data(node)) == len(
-            node.input if node.op_type in {"Add", "Concat"} else node.input[:1]
-        ):
-            join([*data(node), node.output[0]])
-    regions: dict[str, _Region] = {}
-
-    def region(value: str) -> _Region:
-        return regions.setdefault(root(value), _Region())
-
-    for value in graph.model.graph.input:
-        region(value.name).closed = False
-    for name in graph.outputs:
-        region(name).closed = False
-    for node in graph.nodes:
-        plain = (
-            node.op_type in _HEAVY and attributes(node).get("group", 1) == 1 and _constant_weight(graph, node)
+    def _passes(self, node: NodeProto) -> bool:
+        """Whether a node hands on channels that are scaled."""
+        return node.op_type in _HOMOGENEOUS and all(
+            self._graph.constant(name) is None for name in _data(node)
         )
-        for name in data(node) if node.op_type in _HOMOGENEOUS | _HEAVY else list(node.input):
-            if plain:
-                region(name).readers.append(node)
-            elif node.op_type not in _HOMOGENEOUS:
-                region(name).closed = False
-        for name in node.output:
-            if plain:
-                region(name).producers.append(node)
-            elif node.op_type not in _HOMOGENEOUS or node.op_type == "Shape":
-                region(name).closed = False
-        if node.op_type in {"Add", "Concat"} and len(data(node)) != len(node.input):
-            region(node.output[0]).closed = False
-    return [r for r in regions.values() if r.closed and r.producers and r.readers]
+
+    def regions(self) -> list[_Region]:
+        """Closed regions: what lies between convolutions, and is seen by nothing else."""
+        regions: dict[str, _Region] = {}
+
+        def of(value: str) -> _Region:
+            return regions.setdefault(self._root(value), _Region())
+
+        for name in [*(value.name for value in self._graph.model.graph.input), *self._graph.outputs]:
+            of(name).closed = False
+        for node in self._graph.nodes:
+            if _is_plain(self._graph, node):
+                of(node.input[0]).readers.append(node)
+                of(node.output[0]).producers.append(node)
+            elif node.op_type != "Shape" and not self._passes(node):
+                for name in (*node.input, *node.output):
+                    of(name).closed = False
+        return [r for r in regions.values() if r.closed and r.producers and r.readers]
 
 
-def _constant_weight(graph: Graph, node: NodeProto) -> bool:
+def _is_plain(graph: Graph, node: NodeProto) -> bool:
+    """Whether a node is a convolution without groups whose weight and bias can be scaled."""
+    if node.op_type not in _HEAVY or attributes(node).get("group", 1) != 1:
+        return False
     weight = graph.constant(node.input[1])
     bias = len(node.input) < 3 or not node.input[2] or graph.constant(node.input[2]) is not None
     return weight is not None and weight.dtype == np.float32 and bias
@@ -149,7 +151,7 @@ def _largest(graph: Graph, nodes: list[NodeProto], *, outputs: bool) -> list[Flo
 
 
 def _factors(graph: Graph, region: _Region) -> Floats | None:
-    """s of each channel; None where the convolutions do not agree on their number."""
+    """The factor of each channel; None where the convolutions do not agree on their number."""
     produced = _largest(graph, region.producers, outputs=True)
     read = _largest(graph, region.readers, outputs=False)
     if len({found.size for found in (*produced, *read)}) != 1:
@@ -157,14 +159,15 @@ def _factors(graph: Graph, region: _Region) -> Floats | None:
     r1, r2 = np.max(produced, axis=0), np.max(read, axis=0)
     usable = (r1 > 0) & (r2 > 0)
     s = np.sqrt(np.where(usable, r1, 1) / np.where(usable, r2, 1))
-    return np.clip(s / np.exp(np.mean(np.log(s))), 1 / _MOST, _MOST).astype(np.float32)
+    factors: Floats = np.clip(s / np.exp(np.mean(np.log(s))), 1 / _MOST, _MOST).astype(np.float32)
+    return factors
 
 
 def _apply(graph: Graph, region: _Region, s: Floats) -> None:
     for node in region.producers:
-        _scale(graph, node, 1, 1 / s, _outputs_axis(node))
+        _scale(graph, node, 1, np.float32(1) / s, _outputs_axis(node))
         if len(node.input) > 2 and node.input[2]:
-            _scale(graph, node, 2, 1 / s, 0)
+            _scale(graph, node, 2, np.float32(1) / s, 0)
     for node in region.readers:
         _scale(graph, node, 1, s, 1 - _outputs_axis(node))
 

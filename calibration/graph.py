@@ -76,7 +76,8 @@ class Graph:
 
     def node(self, name: str) -> onnx.NodeProto:
         """The node of that name."""
-        return next(node for node in self.model.graph.node if node.name == name)
+        found: onnx.NodeProto = next(node for node in self.model.graph.node if node.name == name)
+        return found
 
     def constant(self, name: str) -> npt.NDArray[Any] | None:
         """The values of an initializer; None for what is computed, an input, or left out."""

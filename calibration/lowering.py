@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import NodeProto, helper
@@ -121,7 +121,7 @@ def _interleaved(graph: Graph, node: NodeProto, four: dict[tuple[int, int], Phas
     bias = list(node.input[2:3])
     channels = four[0, 0].weight.shape[0]
 
-    def write(op: str, inputs: list[str], label: str, output: str | None = None, **more: object) -> NodeProto:
+    def write(op: str, inputs: list[str], label: str, output: str | None = None, **more: Any) -> NodeProto:
         name = output or graph.fresh(f"{stem}.{label}")
         return helper.make_node(op, inputs, [name], name=f"{stem}.{label}", **more)
 

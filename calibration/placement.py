@@ -142,7 +142,7 @@ class Placement:
         """Where a computed value is quantised: behind the ReLU that alone reads it, if there is one."""
         readers = self.graph.readers.get(value, [])
         if len(readers) == 1 and readers[0].op_type == "Relu" and value not in self.graph.outputs:
-            return readers[0].output[0]
+            return str(readers[0].output[0])
         return value
 
     def plan(self, layers: Iterable[Layer]) -> Plan:
@@ -188,17 +188,30 @@ class Placement:
                 output in wanted or len({name in self._nonnegative for name in inputs}) == 1
             ):
                 return {output}
+        elif node.op_type == "MaxPool" and output in quantised:
+            # The largest of integers is the integer of the largest. Both sides, or neither: unpooling asks with
+            # `Equal` where the maximum came from.
+            return {node.input[0]}
         elif node.input and node.input[0] in quantised:
             if node.op_type in _WHOLE_MOVES or (_is_move(node) and output in wanted):
                 return {output}
             if node.op_type == "Add" and set(node.input) <= quantised and self.stored(output) in wanted:
                 return {self.stored(output)}
-            if node.op_type == "AveragePool" and output in wanted and node.input[0] in self._channels:
-                kernel = pooling_kernel(node, self._channels[node.input[0]])
+            if node.op_type == "AveragePool" and output in wanted:
+                channels = self._channels_of(node.input[0]) or self._channels_of(output)
+                kernel = pooling_kernel(node, channels) if channels else None
                 if kernel is not None:
                     pools[node.name] = kernel
                     return {output}
         return set()
+
+    def _channels_of(self, value: str) -> int | None:
+        """Channels of a value, as a convolution that reads it has them, or as they follow from the graph."""
+        for reader in self.graph.readers.get(value, []):
+            weight = self.graph.constant(reader.input[1]) if reader.op_type == "Conv" else None
+            if weight is not None:
+                return int(weight.shape[1]) * int(attributes(reader).get("group", 1))
+        return self._channels.get(value)
 
     def _groups(self, quantised: set[str]) -> tuple[Group, ...]:
         parent = {value: value for value in quantised}
@@ -237,10 +250,10 @@ class Placement:
 
 def _is_move(node: NodeProto) -> bool:
     if node.op_type == "Resize":
-        return attributes(node).get("mode", b"nearest") == b"nearest"
+        return bool(attributes(node).get("mode", b"nearest") == b"nearest")
     return node.op_type in _MOVES
 
 
 def _overshoots(node: NodeProto) -> bool:
     """Whether a resize can leave the range of its input."""
-    return node.op_type == "Resize" and attributes(node).get("mode", b"nearest") == b"cubic"
+    return node.op_type == "Resize" and bool(attributes(node).get("mode", b"nearest") == b"cubic")

@@ -10,7 +10,8 @@ from ..bench.svg import Bar, Line, bar_chart, line_chart
 
 _STYLE: Final = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;margin:1em 0;font-size:13px}td,th{padding:2px 9px;border-bottom:1px solid #ddd;text-align:right}
+table{border-collapse:collapse;margin:1em 0;font-size:13px}
+td,th{padding:2px 9px;border-bottom:1px solid #ddd;text-align:right}
 td:first-child,th:first-child{text-align:left;font-family:ui-monospace,monospace}tr.float td{background:#fff3e0}
 svg{width:100%;max-width:820px;height:auto;border:1px solid #eee;display:block;margin:1em 0}
 summary{cursor:pointer;font-weight:600;margin:1em 0}.note{color:#555}
@@ -30,7 +31,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]], marks: Sequence[s
 
 def _cell(value: Any) -> str:
     if value is None:
-        return "–"
+        return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -45,7 +46,9 @@ def _damage_chart(name: str, layers: Sequence[dict[str, Any]]) -> str:
         ]
         if points:
             lines.append(Line(f"stays {decision}" if decision == "float32" else "int8", points, joined=False))
-    return line_chart(f"{name}: what each layer wins and costs", "won by int8, ms", f"damage alone, {unit}", lines)
+    return line_chart(
+        f"{name}: what each layer wins and costs", "won by int8, ms", f"damage alone, {unit}", lines
+    )
 
 
 def _histogram_chart(value: dict[str, Any]) -> str:
@@ -71,7 +74,10 @@ def _graph_section(name: str, report: dict[str, Any]) -> str:
         ("layers in int8", f"{sum(layer['decision'] == 'int8' for layer in layers)} of {len(layers)}"),
         ("int8 convolutions in ONNX Runtime", f"{done['run']} of {done['meant']} meant to be"),
         ("damage", f"{report['damage']:.4g} (budget {report['budget']:g})"),
-        ("PSNR of the estimate, dB", f"{report['estimate_db']['before']:.3f} → {report['estimate_db']['after']:.3f}"),
+        (
+            "PSNR of the estimate, dB",
+            f"{report['estimate_db']['before']:.3f} → {report['estimate_db']['after']:.3f}",
+        ),
     ]
     latency = report["latency"]
     if latency:
@@ -89,16 +95,27 @@ def _graph_section(name: str, report: dict[str, Any]) -> str:
         bars = [Bar(v["name"], [("SQNR", max(0.0, v["sqnr_db"]))]) for v in measured[:_NOISIEST]]
         parts.append(bar_chart(f"{name}: the values with the most noise", "SQNR, dB", bars))
     ranked = sorted(layers, key=lambda layer: int(layer["rank"]))
-    rows = [
+    rows: list[tuple[Any, ...]] = [
         (
             layer["name"], layer["rank"], layer["decision"], layer["reason"], layer["damage_alone"],
             layer["float_ms"], layer["int8_ms"], layer["weight_sqnr_db"],
         )
         for layer in ranked
     ]  # fmt: skip
-    head = ("layer", "rank", "decision", "why", "damage alone", "float ms", "int8 ms", "weight SQNR dB")
+    head: tuple[str, ...] = (
+        "layer",
+        "rank",
+        "decision",
+        "why",
+        "damage alone",
+        "float ms",
+        "int8 ms",
+        "weight SQNR dB",
+    )
     marks = ["float" if layer["decision"] == "float32" else "" for layer in ranked]
-    parts.append(f"<details open><summary>Layers, the worst first</summary>{_table(head, rows, marks)}</details>")
+    parts.append(
+        f"<details open><summary>Layers, the worst first</summary>{_table(head, rows, marks)}</details>"
+    )
     rows = [
         (
             v["name"], v["low"], v["high"], v["threshold"], v["scale"], 100 * v["clipped_calibration"],
@@ -106,13 +123,28 @@ def _graph_section(name: str, report: dict[str, Any]) -> str:
         )
         for v in values
     ]  # fmt: skip
-    head = ("value", "low", "high", "threshold", "scale", "clipped %, calibration", "clipped %, others", "SQNR dB", "")
+    head = (
+        "value",
+        "low",
+        "high",
+        "threshold",
+        "scale",
+        "clipped %, calibration",
+        "clipped %, others",
+        "SQNR dB",
+        "",
+    )
     parts.append(f"<details><summary>Values</summary>{_table(head, rows)}</details>")
     head = ("ranges", "bias correction", "equalisation", "damage", "agreement with float")
-    rows = [(v["ranges"], v["bias_correction"], v["equalisation"], v["damage"], v["agreement"]) for v in report["variants"]]
+    rows = [
+        (v["ranges"], v["bias_correction"], v["equalisation"], v["damage"], v["agreement"])
+        for v in report["variants"]
+    ]
     parts.append(f"<details><summary>What was tried</summary>{_table(head, rows)}</details>")
     rows = list(report["kernels"].items())
-    parts.append(f"<details><summary>Kernels in ONNX Runtime</summary>{_table(('kernel', 'number'), rows)}</details>")
+    parts.append(
+        f"<details><summary>Kernels in ONNX Runtime</summary>{_table(('kernel', 'number'), rows)}</details>"
+    )
     shown = [v for v in measured if not v["always_zero"]][:_SHOWN_HISTOGRAMS]
     charts = "".join(_histogram_chart(v) for v in shown)
     parts.append(f"<details><summary>Histograms of the noisiest values</summary>{charts}</details>")
@@ -124,7 +156,14 @@ def _evaluation_section(evaluation: dict[str, Any]) -> str:
     if "rd" in evaluation:
         rows.append(("BD-rate against the float bundle, %", None, None, evaluation["rd"]["bd_rate_percent"]))
         quality = evaluation["rd"]["estimate_db"]
-        rows.append(("PSNR of the estimate, dB", quality["before"], quality["after"], quality["after"] - quality["before"]))
+        rows.append(
+            (
+                "PSNR of the estimate, dB",
+                quality["before"],
+                quality["after"],
+                quality["after"] - quality["before"],
+            )
+        )
     if "miou" in evaluation:
         miou = evaluation["miou"]
         rows.append(("mIoU of the labels", miou["before"], miou["after"], miou["after"] - miou["before"]))

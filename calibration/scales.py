@@ -25,7 +25,9 @@ _SMALLEST_SCALE: Final = 1e-30
 class ScaleRule(Protocol):
     """Turns thresholds into scales."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """In manifests and reports."""
 
     def scale(self, threshold: Floats, levels: int) -> Floats:
         """Scales for which `threshold` is stored as about `levels`.
@@ -47,7 +49,8 @@ class AnyScale:
 
     def scale(self, threshold: Floats, levels: int) -> Floats:
         """See `ScaleRule.scale`."""
-        return np.maximum(np.asarray(threshold, np.float32) / np.float32(levels), np.float32(_SMALLEST_SCALE))
+        step: Floats = np.asarray(threshold, np.float32) / np.float32(levels)
+        return np.maximum(step, np.float32(_SMALLEST_SCALE)).astype(np.float32)
 
 
 def activation_scale(rule: ScaleRule, threshold: float) -> np.float32:
@@ -76,7 +79,8 @@ class QuantisedWeight:
     def dequantised(self) -> Floats:
         """The weight that the integers stand for."""
         shape = (-1, *(1,) * (self.values.ndim - 1))
-        return self.values.astype(np.float32) * self.scales.reshape(shape)
+        weight: Floats = self.values.astype(np.float32) * self.scales.reshape(shape)
+        return weight
 
 
 def quantise_weight(rule: ScaleRule, weight: Floats, limit: int, what: str) -> QuantisedWeight:

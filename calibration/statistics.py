@@ -54,7 +54,7 @@ class Histogram:
     @property
     def centres(self) -> npt.NDArray[np.float64]:
         """The middle of each bin; 0 for the first, most of whose values are exact zeros of a ReLU."""
-        middle = (np.arange(BINS) + 0.5) * (self.top / BINS)
+        middle: npt.NDArray[np.float64] = (np.arange(BINS, dtype=np.float64) + 0.5) * (self.top / BINS)
         middle[0] = 0
         return middle
 
@@ -117,12 +117,13 @@ class Statistics:
         names, averaged = list(self.histograms), list(self.means)
         found = list(self.histograms.values())
         file = BytesIO()
+        arrays: dict[str, Any] = {f"mean{i}": self.means[name] for i, name in enumerate(averaged)}
         np.savez_compressed(
             file,
             names=np.array(json.dumps([names, averaged])),
             counts=np.stack([h.counts for h in found]),
             ends=np.array([(h.top, h.low, h.high) for h in found]),
-            **{f"mean{i}": self.means[name] for i, name in enumerate(averaged)},
+            **arrays,
         )
         return file.getvalue()
 

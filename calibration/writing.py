@@ -162,4 +162,5 @@ def corrected_bias(
         (C_out,).
     """
     moved = (dequantised.astype(np.float64) - weight).sum(axis=(2, 3)) @ means
-    return ((0 if bias is None else bias) - moved).astype(np.float32)
+    corrected: Floats = ((0 if bias is None else bias) - moved).astype(np.float32)
+    return corrected

@@ -57,7 +57,9 @@ COMMANDS: dict[str, Command] = {
     "export": Command("export.commands.export", "export a checkpoint to a bundle", "export"),
     "fuse": Command("export.commands.fuse", "fuse the octave convolutions of any ONNX graph", "export"),
     "build": Command("export.commands.build", "build a bundle's TensorRT engines", "export"),
-    "calibrate": Command("calibration.commands.calibrate", "quantise a bundle to int8 on photographs", "calibrate"),
+    "calibrate": Command(
+        "calibration.commands.calibrate", "quantise a bundle to int8 on photographs", "calibrate"
+    ),
     "train": Command("training.commands.train", "train and evaluate checkpoints", "train"),
     "compare": Command(
         "bench.commands.compare",

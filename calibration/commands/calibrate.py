@@ -21,14 +21,20 @@ def _default_cache() -> Path:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="of float32 graphs")
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="photographs to measure ranges on")
+    parser.add_argument(
+        "--images", type=Path, required=True, metavar="DIR", help="photographs to measure ranges on"
+    )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="BUNDLE_INT8",
         help="the quantised bundle, with calibration.json and calibration.html inside",
     )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
-    parser.add_argument("--count", type=int, default=32, metavar="N", help="photographs for the ranges (default: %(default)s)")
-    parser.add_argument("--graphs", default=",".join(GRAPH_NAMES), metavar="A,B", help="which to quantise (default: all)")
+    parser.add_argument(
+        "--count", type=int, default=32, metavar="N", help="photographs for the ranges (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--graphs", default=",".join(GRAPH_NAMES), metavar="A,B", help="which to quantise (default: all)"
+    )
     parser.add_argument(
         "--ranges", choices=_METHODS, default="auto", help="auto: what comes nearest to the float graph"
     )
@@ -37,23 +43,42 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="7: fast and exact on x86 without VNNI too (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--budget-db", type=float, default=0.1, metavar="DB", help="loss of the estimate's PSNR (default: %(default)s)"
+        "--budget-db",
+        type=float,
+        default=0.1,
+        metavar="DB",
+        help="loss of the estimate's PSNR (default: %(default)s)",
     )
     parser.add_argument(
-        "--budget-labels", type=float, default=0.05, metavar="SHARE", help="labels that may change (default: %(default)s)"
+        "--budget-labels",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="labels that may change (default: %(default)s)",
     )
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="threads per run")
     parser.add_argument(
-        "--cache", type=Path, default=_default_cache(), metavar="DIR", help="of measured ranges (default: %(default)s)"
+        "--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="threads per run"
     )
-    parser.add_argument("--kodak", type=Path, metavar="DIR", help="also report the BD-rate on these photographs")
-    parser.add_argument("--camvid", type=Path, metavar="DIR", help="also report the mIoU on DIR/test and DIR/testannot")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=_default_cache(),
+        metavar="DIR",
+        help="of measured ranges (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--kodak", type=Path, metavar="DIR", help="also report the BD-rate on these photographs"
+    )
+    parser.add_argument(
+        "--camvid", type=Path, metavar="DIR", help="also report the mIoU on DIR/test and DIR/testannot"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     from ...runtime.bundle import Bundle
     from ...runtime.errors import UsageError
-    from ..calibrate import REPORT_HTML, Options, calibrate_bundle
+    from ..calibrate import REPORT_HTML, calibrate_bundle
+    from ..options import Options
     from ..statistics import Cache
 
     graphs = tuple(name for name in GRAPH_NAMES if name in args.graphs.split(","))
@@ -90,4 +115,6 @@ def _evaluation(args: argparse.Namespace) -> Callable[[Path], dict[str, Any]] | 
         return None
     from ...bench.int8 import evaluate
 
-    return lambda folder: evaluate(args.bundle, folder, kodak=args.kodak, camvid=args.camvid, threads=args.threads)
+    return lambda folder: evaluate(
+        args.bundle, folder, kodak=args.kodak, camvid=args.camvid, threads=args.threads
+    )

@@ -1,0 +1,79 @@
+"""`oslic bench int8`: a float bundle against the int8 bundle made from it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ...runtime.errors import UsageError
+from ...runtime.files import write_atomically
+from ..int8 import FORMAT, VERSION, describe, evaluate, fingerprints, latency, lines
+from ..timing import Settings
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    defaults = Settings()
+    parser.add_argument("before", type=Path, metavar="BUNDLE", help="of float32 graphs")
+    parser.add_argument("after", type=Path, metavar="BUNDLE_INT8", help="made from it by `oslic calibrate`")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="JSON")
+    parser.add_argument(
+        "--image", type=Path, metavar="FILE", help="measure the latency on it; without: no latency"
+    )
+    parser.add_argument(
+        "--size", default="768x512", metavar="WxH", help="cut from the image (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="of the networks (default: all cores)")
+    parser.add_argument(
+        "--timeout", type=float, default=120.0, metavar="SECONDS", help="of the latency measurement"
+    )
+    parser.add_argument("--min-samples", type=int, default=20, metavar="N")
+    parser.add_argument(
+        "--max-error", type=float, default=defaults.max_error, metavar="E", help="of the medians"
+    )
+    parser.add_argument(
+        "--kodak", type=Path, metavar="DIR", help="photographs for the BD-rate; without: none"
+    )
+    parser.add_argument(
+        "--camvid", type=Path, metavar="DIR", help="with test/ and testannot/ for the mIoU; without: none"
+    )
+    parser.add_argument(
+        "--every", type=int, default=1, metavar="N", help="only each n-th photograph and frame"
+    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="photographs at a time")
+
+
+def run(args: argparse.Namespace) -> int:
+    if not (args.image or args.kodak or args.camvid):
+        raise UsageError("nothing to measure: give --image, --kodak or --camvid")
+    width, _, height = args.size.partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) > 0 and int(height) > 0):
+        raise UsageError(f"the size {args.size!r} must be WIDTHxHEIGHT, such as 768x512")
+    if args.every < 1:
+        raise UsageError(f"--every is {args.every}, must be at least 1")
+    if not args.output.absolute().parent.is_dir():
+        raise UsageError(f"the folder {args.output.parent} does not exist; create it first")
+    result = {
+        "format": FORMAT,
+        "version": VERSION,
+        "environment": describe(),
+        "bundles": fingerprints(args.before, args.after),
+    }
+    if args.image is not None:
+        rule = Settings(min_samples=args.min_samples, max_error=args.max_error, timeout=args.timeout)
+        result["latency"] = latency(
+            args.before,
+            args.after,
+            args.image,
+            size=(int(width), int(height)),
+            threads=args.threads,
+            rule=rule,
+        )
+    result |= evaluate(
+        args.before, args.after, kodak=args.kodak, camvid=args.camvid, threads=args.threads, processes=args.jobs,
+        every=args.every,
+    )  # fmt: skip
+    print("\n".join(lines(result)))
+    write_atomically(args.output, (json.dumps(result, indent=1) + "\n").encode())
+    print(f"wrote {args.output}")
+    return 0

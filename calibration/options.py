@@ -1,0 +1,64 @@
+"""What a calibration is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..runtime.bundle import GRAPH_NAMES, GraphName
+from ..runtime.errors import UsageError
+from ..runtime.quantization import EXACT_WEIGHT_LIMIT
+from .ranges import RangeMethod
+from .scales import AnyScale, ScaleRule
+from .statistics import Cache
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to calibrate.
+
+    Attributes:
+        images: folder of photographs.
+        count: how many photographs ranges are measured on, at the most.
+        graphs: which graphs to quantise.
+        ranges: the range method; None: the one whose output is nearest to the float graph's.
+        rule: the scale rule.
+        weight_bits: 8, or 7: then no kernel saturates on machines without VNNI.
+        budget_db: PSNR of the estimate that `analyse` and `synthesise` may lose together, in dB.
+        budget_labels: share of the labels that `segment` may change, 0..1.
+        threads: threads per run.
+        cache: of the statistics.
+    """
+
+    images: Path
+    count: int = 32
+    graphs: tuple[GraphName, ...] = GRAPH_NAMES
+    ranges: RangeMethod | None = None
+    rule: ScaleRule = field(default_factory=lambda: AnyScale())  # noqa: PLW0108 - typed as the protocol
+    weight_bits: int = 8
+    budget_db: float = 0.1
+    budget_labels: float = 0.05
+    threads: int = 1
+    cache: Cache = field(default_factory=lambda: Cache(None))
+
+    @property
+    def weight_limit(self) -> int:
+        """Largest magnitude of int8 weights."""
+        return 127 if self.weight_bits == 8 else EXACT_WEIGHT_LIMIT - 1
+
+    def check(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            UsageError: naming the setting.
+        """
+        demands = {
+            "--count": (self.count >= 1, self.count, "at least 1"),
+            "--weight-bits": (self.weight_bits in {7, 8}, self.weight_bits, "7 or 8"),
+            "--budget-db": (self.budget_db >= 0, self.budget_db, "0 or more"),
+            "--budget-labels": (0 <= self.budget_labels <= 1, self.budget_labels, "0..1"),
+            "--threads": (self.threads >= 1, self.threads, "at least 1"),
+        }
+        for name, (good, value, wanted) in demands.items():
+            if not good:
+                raise UsageError(f"{name} is {value}, must be {wanted}")

@@ -1,0 +1,393 @@
+"""The calibration of one graph: recipe, layers, decision, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from ..bench.timing import Candidate, Settings, measure, ratio
+from ..runtime.backends.onnxruntime_cpu import open_session
+from ..runtime.bundle import Bundle, GraphName
+from ..runtime.quantization import EXACT_WEIGHT_LIMIT
+from .equalisation import equalise
+from .graph import Graph
+from .judge import Damage, FloatNetworks, Judge, Layers
+from .kernels import INT8_CONVOLUTION, Kernel, not_int8, profile, seconds_of
+from .lowering import lower_transposed
+from .options import Options
+from .placement import Layer, Placement
+from .ranges import METHODS, Ranges, clipped_share
+from .sensitivity import Decision, Trial, decide, rank
+from .statistics import Statistics, run_with_outputs
+from .writing import Quantised, Recipe, quantise
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_TRIED: Final = 4
+_PROFILE_RUNS: Final = 8
+_SQNR_IMAGES: Final = 2
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the calibrations of a bundle's graphs share.
+
+    Attributes:
+        bundle: of float graphs.
+        seen: photographs that ranges are measured on.
+        judged: others, on which the quantised graphs are judged.
+        options: how to calibrate.
+        networks: the float graphs, loaded.
+        progress: gets lines for the user.
+    """
+
+    bundle: Bundle
+    seen: list[Layers]
+    judged: list[Layers]
+    options: Options
+    networks: FloatNetworks
+    progress: Callable[[str], Any]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """One graph.
+
+    Attributes:
+        data: the serialised model; the float one where no layer is quantised.
+        int8: whether it is quantised.
+        report: as plain JSON types.
+    """
+
+    data: bytes
+    int8: bool
+    report: dict[str, Any]
+
+
+class GraphCalibration:
+    """The steps for one graph; each leaves what the next needs.
+
+    Args:
+        name: which graph.
+        work: what all graphs share.
+    """
+
+    def __init__(self, name: GraphName, work: Work) -> None:
+        options = work.options
+        self.name = name
+        self.where = str(work.bundle.graph_path(name))
+        self.options = options
+        self.progress = work.progress
+        self.feeds = [layers.feeds(name) for layers in work.seen]
+        self.judged = work.judged
+        self.float_data = work.bundle.read_graph(name)
+        self.original = Graph.parse(self.float_data, self.where)
+        self.original.require_float(self.where)
+        self.judge = Judge(work.networks, work.judged, options.threads)
+        # Layer by layer there are many runs: on fewer photographs.
+        self.quick_judge = Judge(work.networks, work.judged[:_TRIED], options.threads)
+        budgets: dict[GraphName, float] = {
+            "segment": options.budget_labels,
+            "analyse": options.budget_db / 2,
+            "synthesise": options.budget_db / 2,
+        }
+        self.budget = budgets[name]
+        self.variants: list[dict[str, Any]] = []
+        self.cached = False
+
+    def prepare(self, graph: Graph) -> tuple[Placement, Statistics]:
+        """Write exact int8 forms, and measure all values that could be quantised."""
+        lowered = graph.copy()
+        self.kept_transposed = lower_transposed(lowered)
+        placement = Placement(lowered, self.where)
+        values = placement.plan(placement.layers).values
+        statistics, hit = self.options.cache.statistics(
+            lowered, values, self.feeds, threads=self.options.threads, where=self.where
+        )
+        self.cached |= hit
+        return placement, statistics
+
+    def score(
+        self, placement: Placement, layers: Sequence[Layer], recipe: Recipe, judge: Judge | None = None
+    ) -> Damage:
+        """Quantise some layers and score the graph."""
+        made = quantise(placement, placement.plan(layers), recipe)
+        data = made.graph.model.SerializeToString()
+        return (judge or self.judge).damage(self.name, data, self.options.weight_limit)
+
+    def choose_recipe(self) -> None:
+        """Range method, bias correction and equalisation: each is taken if the output comes nearer to float's."""
+        options = self.options
+        placement, statistics = self.prepare(self.original)
+        methods = METHODS if options.ranges is None else (options.ranges,)
+        trials: list[tuple[float, Placement, Recipe, bool]] = []
+
+        def attempt(where: Placement, recipe: Recipe, *, equalised: bool) -> None:
+            damage = self.score(where, where.layers, recipe, self.quick_judge)
+            trials.append((damage.agreement_db, where, recipe, equalised))
+            self.variants.append(
+                {
+                    "ranges": recipe.ranges.method,
+                    "bias_correction": recipe.correct_biases,
+                    "equalisation": equalised,
+                    "damage": damage.value,
+                    "agreement": damage.agreement_db,
+                }
+            )
+
+        def best() -> tuple[float, Placement, Recipe, bool]:
+            return max(trials, key=lambda trial: trial[0])
+
+        for method in methods:
+            attempt(
+                placement,
+                Recipe(Ranges(statistics, method), options.rule, options.weight_limit, False),
+                equalised=False,
+            )
+        attempt(placement, replace(best()[2], correct_biases=True), equalised=False)
+        other, self.regions = equalise(self.original, self.feeds[0], options.threads)
+        if self.regions:
+            other_placement, other_statistics = self.prepare(other)
+            recipe = replace(best()[2], ranges=Ranges(other_statistics, best()[2].ranges.method))
+            attempt(other_placement, recipe, equalised=True)
+        _, self.placement, self.recipe, self.equalised = best()
+        self.base = other if self.equalised else self.original
+        self.statistics = self.recipe.ranges.statistics
+
+    def try_layers(self) -> None:
+        """Time all layers in both forms, and score each one quantised alone."""
+        options = self.options
+        feeds = self.judged[0].feeds(self.name)
+        timing = {"threads": options.threads, "runs": _PROFILE_RUNS}
+        everything = quantise(self.placement, self.placement.plan(self.placement.layers), self.recipe)
+        before = profile(self.float_data, feeds, weight_limit=None, **timing)
+        # Kernels are timed that a CPU with VNNI takes too; their numbers are not looked at.
+        data = everything.graph.model.SerializeToString()
+        after = profile(data, feeds, weight_limit=EXACT_WEIGHT_LIMIT, **timing)
+        self.trials: list[Trial] = []
+        for i, layer in enumerate(self.placement.layers):
+            damage = self.score(self.placement, [layer], self.recipe, self.quick_judge)
+            float_seconds = seconds_of(before, self.original, {*layer.convolutions, *self._transposed(layer)})
+            int8_seconds = seconds_of(after, everything.graph, layer.convolutions)
+            self.trials.append(Trial(layer, damage.value, float_seconds, int8_seconds))
+            self.progress(f"{self.name}: layer {i + 1}/{len(self.placement.layers)} {layer.name}")
+
+        self._reconsider(feeds)
+
+    def _reconsider(self, feeds: dict[str, npt.NDArray[np.uint8]]) -> None:
+        """Time layers that do not pay by themselves within the graph: float islands have conversions around them.
+
+        A max-pooling behind a float convolution, for instance, is done by a slow int8 kernel in another memory layout.
+        """
+
+        def total(layers: Sequence[Layer]) -> float:
+            made = quantise(
+                self.placement, self.placement.plan(layers), self.recipe
+            ).graph.model.SerializeToString()
+            options = {
+                "threads": self.options.threads,
+                "runs": _PROFILE_RUNS,
+                "weight_limit": EXACT_WEIGHT_LIMIT,
+            }
+            return sum(kernel.seconds for kernel in profile(made, feeds, **options))
+
+        paying = [trial.layer for trial in self.trials if trial.pays]
+        if len(paying) == len(self.trials) or not paying:
+            return
+        without = total(paying)
+        for i, trial in enumerate(self.trials):
+            if not trial.pays:
+                seconds = trial.float_seconds + total([*paying, trial.layer]) - without
+                self.trials[i] = replace(trial, int8_seconds=max(seconds, 0.0))
+
+    def _transposed(self, layer: Layer) -> set[str]:
+        """The transposed convolutions that a layer comes from."""
+        stems = {name.rpartition(".")[0] for name in layer.convolutions}
+        return {node.name for node in self.original.nodes if node.op_type == "ConvTranspose"} & stems
+
+    def decide(self) -> Decision:
+        """Choose the layers."""
+        return decide(
+            self.trials, self.budget, lambda layers: self.score(self.placement, layers, self.recipe)
+        )
+
+    def write(self, decision: Decision) -> tuple[Quantised, list[Kernel]]:
+        """Write the chosen layers; transposed convolutions that stay in float stay as they are."""
+        lowered = self.base.copy()
+        lower_transposed(lowered, {name for layer in decision.int8 for name in self._transposed(layer)})
+        placement = Placement(lowered, self.where)
+        made = quantise(placement, placement.plan(decision.int8), self.recipe)
+        kernels = profile(
+            made.graph.model.SerializeToString(),
+            self.judged[0].feeds(self.name),
+            threads=self.options.threads,
+            runs=1,
+            weight_limit=self.options.weight_limit,
+        )
+        return made, kernels
+
+    def run(self) -> Calibrated:
+        """All steps."""
+        self.choose_recipe()
+        self.try_layers()
+        decision = self.decide()
+        made, kernels = self.write(decision)
+        missing = set(not_int8(kernels, frozenset(made.weights)))
+        if missing:
+            # What ONNX Runtime would run in float anyway is float in the graph, and is said to be.
+            stuck = [layer for layer in decision.int8 if missing & set(layer.convolutions)]
+            names = {layer.name for layer in stuck}
+            rest = tuple(layer for layer in decision.int8 if layer.name not in names)
+            reasons = decision.reasons | dict.fromkeys(names, "ONNX Runtime does not run it in int8")
+            decision = Decision(rest, reasons, self.score(self.placement, rest, self.recipe))
+            made, kernels = self.write(decision)
+        if not decision.int8:
+            return Calibrated(self.float_data, False, self._report(decision, made, kernels, {}))
+        data = made.graph.model.SerializeToString()
+        return Calibrated(data, True, self._report(decision, made, kernels, self._latency(data)))
+
+    def _latency(self, data: bytes) -> dict[str, Any]:
+        feeds = self.judged[0].feeds(self.name)
+        sessions = {
+            "float32": open_session(self.float_data, self.options.threads),
+            "int8": open_session(data, self.options.threads, weight_limit=self.options.weight_limit),
+        }
+
+        def candidate(name: str) -> Candidate:
+            def run() -> None:
+                sessions[name].run(None, feeds)
+
+            return run
+
+        timings = measure({name: candidate(name) for name in sessions}, Settings(timeout=10))
+        return {
+            "shape": list(self.judged[0].image.shape),
+            "threads": self.options.threads,
+            "median_ms": {name: 1e3 * timing.total.median for name, timing in timings.items()},
+            "speedup": ratio(timings["float32"], timings["int8"]),
+        }
+
+    def _report(
+        self, decision: Decision, made: Quantised, kernels: list[Kernel], latency: dict[str, Any]
+    ) -> dict[str, Any]:
+        ranked = [trial.layer.name for trial in rank(self.trials)]
+        float_output = self.judge.float_db()
+        return {
+            "recipe": {
+                "ranges": self.recipe.ranges.method,
+                "scales": self.recipe.rule.name,
+                "bias_correction": self.recipe.correct_biases,
+                "equalisation": self.equalised,
+                "equalised_regions": self.regions,
+                "weight_limit": self.recipe.weight_limit,
+            },
+            "variants": self.variants,
+            "statistics_from_cache": self.cached,
+            "budget": self.budget,
+            "damage": decision.damage.value,
+            "agreement": decision.damage.agreement_db,
+            "estimate_db": {"before": float_output, "after": decision.damage.estimate_db},
+            "layers": [
+                {
+                    "name": trial.layer.name,
+                    "convolutions": list(trial.layer.convolutions),
+                    "decision": "float32" if trial.layer.name in decision.reasons else "int8",
+                    "reason": decision.reasons.get(trial.layer.name, "within the budget"),
+                    "rank": ranked.index(trial.layer.name) + 1,
+                    "damage_alone": trial.damage,
+                    "float_ms": 1e3 * trial.float_seconds,
+                    "int8_ms": 1e3 * trial.int8_seconds,
+                    "weight_sqnr_db": self._weight_sqnr(trial.layer, made),
+                }
+                for trial in self.trials
+            ],
+            "transposed_left": self.kept_transposed,
+            "values": self._values(made),
+            "kernels": _count(kernels),
+            "int8_convolutions": {
+                "meant": len(made.weights),
+                "run": sum(kernel.operator == INT8_CONVOLUTION for kernel in kernels),
+            },
+            "latency": latency,
+        }
+
+    def _weight_sqnr(self, layer: Layer, made: Quantised) -> float | None:
+        signal = noise = 0.0
+        for name in layer.convolutions:
+            weight = self.placement.graph.constant(self.placement.graph.node(name).input[1])
+            if weight is not None and name in made.weights:
+                signal += float(np.sum(np.square(weight, dtype=np.float64)))
+                noise += float(np.sum(np.square(made.weights[name].dequantised() - weight, dtype=np.float64)))
+        return _decibel(signal, noise)
+
+    def _values(self, made: Quantised) -> list[dict[str, Any]]:
+        """Range, clipping and SQNR of every quantised value, on photographs that no range was measured on."""
+        names = list(made.scales)
+        signal, noise, clipped = (
+            dict.fromkeys(names, 0.0),
+            dict.fromkeys(names, 0.0),
+            dict.fromkeys(names, 0.0),
+        )
+        feeds = [layers.feeds(self.name) for layers in self.judged[:_SQNR_IMAGES]]
+        count = len(feeds)
+        for arrays in run_with_outputs(self.placement.graph, names, feeds, self.options.threads):
+            for name, x in zip(names, arrays, strict=True):
+                scale = made.scales[name]
+                stored = np.clip(np.rint(x / scale), -128, 127)
+                signal[name] += float(np.sum(np.square(x, dtype=np.float64)))
+                noise[name] += float(np.sum(np.square(stored * scale - x, dtype=np.float64)))
+                clipped[name] += float(np.mean(np.abs(x) > 127.5 * scale)) / count
+        found = []
+        for name in names:
+            histogram, limit = made.histograms[name], float(made.scales[name]) * 127
+            found.append(
+                {
+                    "name": name,
+                    "low": self.statistics.histograms[name].low,
+                    "high": self.statistics.histograms[name].high,
+                    "threshold": limit,
+                    "scale": float(made.scales[name]),
+                    "clipped_calibration": clipped_share(histogram, limit),
+                    "clipped": clipped[name],
+                    "sqnr_db": _decibel(signal[name], noise[name]),
+                    "always_zero": histogram.top == 0,
+                    "histogram": {
+                        "top": histogram.top,
+                        "counts": histogram.counts.reshape(64, -1).sum(axis=1).tolist(),
+                    },
+                }
+            )
+        return found
+
+
+def _decibel(signal: float, noise: float) -> float | None:
+    return None if signal == 0 or noise == 0 else 10 * float(np.log10(signal / noise))
+
+
+def _count(kernels: Sequence[Kernel]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for kernel in kernels:
+        counts[kernel.operator] = counts.get(kernel.operator, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def summary(name: str, report: dict[str, Any]) -> str:
+    """One line about a graph."""
+    layers = report["layers"]
+    int8 = sum(layer["decision"] == "int8" for layer in layers)
+    unit = "of the labels change" if name == "segment" else "dB"
+    speed = f", {report['latency']['speedup']:.2f}x as fast here" if report["latency"] else ""
+    recipe = report["recipe"]
+    extras = "".join(
+        f", {text}"
+        for key, text in (("bias_correction", "biases corrected"), ("equalisation", "equalised"))
+        if recipe[key]
+    )
+    return (
+        f"{name}: {int8} of {len(layers)} layers in int8, ranges by {recipe['ranges']}{extras}; "
+        f"damage {report['damage']:.4f} {unit} (budget {report['budget']:g}){speed}"
+    )

@@ -16,6 +16,7 @@ from oslic.training.losses import (
     Reconstruction,
     ResidualRate,
     StreamRate,
+    clamp_inwards,
     dct_matrix,
     l1,
     laplace_bits,
@@ -74,6 +75,15 @@ def test_straight_through_has_the_value_of_one_and_the_gradient_of_the_other():
     assert result.tolist() == [0.0, 2.0]
     (result * torch.tensor([3.0, 5.0])).sum().backward()
     assert value.grad.tolist() == [3.0, 5.0]
+
+
+def test_clamp_keeps_the_gradient_that_leads_inwards():
+    value = torch.tensor([-2.0, -2.0, 3.0, 40.0, 40.0], requires_grad=True)
+    clipped = clamp_inwards(value, 0.0, 31.0)
+    assert clipped.tolist() == [0.0, 0.0, 3.0, 31.0, 31.0]
+    # A step against the gradient: the first and the last would move further outside.
+    (clipped * torch.tensor([1.0, -1.0, 5.0, 1.0, -1.0])).sum().backward()
+    assert value.grad.tolist() == [0.0, -1.0, 5.0, 1.0, 0.0]
 
 
 def test_laplace_bits_are_a_code():

@@ -21,6 +21,7 @@ from .losses import (
     Reconstruction,
     ResidualRate,
     StreamRate,
+    clamp_inwards,
     l1,
     log_mse,
     ms_ssim,
@@ -115,10 +116,10 @@ class CodecModule(nn.Module):
         levels = self.comnet.levels
         with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
             y = self.comnet(image, labels).float()
-            compact = straight_through(y, quantise(y, levels))
+            bounded = clamp_inwards(y, 0.0, levels - 1.0)
+            compact = straight_through(bounded, quantise(bounded, levels))
             estimate = self.gnet(compact, labels).float()
-        clipped = torch.clamp(estimate, 0.0, 255.0 / 256.0)
-        return Reconstruction(image, labels, compact, straight_through(estimate, clipped))
+        return Reconstruction(image, labels, compact, clamp_inwards(estimate, 0.0, 255.0 / 256.0))
 
 
 def with_labels(segnet: SegNet, pictures: Sequence[Picture], config: ModelConfig) -> list[Picture]:

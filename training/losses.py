@@ -7,7 +7,7 @@ what a stream costs and needs no weighting.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +28,8 @@ class Reconstruction(NamedTuple):
     Attributes:
         image: N x 3 x H x W, grey levels / 256.
         labels: N x H/label_scale x W/label_scale, uint8.
-        compact: N x 3 x H/8 x W/8, whole levels as floats, rounded with straight-through gradient.
-        estimate: N x 3 x H x W, grey levels / 256, clipped with straight-through gradient.
+        compact: N x 3 x H/8 x W/8, whole levels as floats, rounded with straight-through gradient and clipped.
+        estimate: N x 3 x H x W, grey levels / 256, clipped.
         picture_rates: N x Q, what a plain image coder pays, in bpp, for the whole pictures that the images are
             crops of, at the Q quantiser steps of `ResidualRate`; None: not known.
     """
@@ -39,6 +39,32 @@ class Reconstruction(NamedTuple):
     compact: Tensor
     estimate: Tensor
     picture_rates: Tensor | None = None
+
+
+class _ClampInwards(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, low: float, high: float) -> Tensor:
+        ctx.save_for_backward(value)
+        ctx.bounds = (low, high)
+        return value.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (value,) = ctx.saved_tensors
+        low, high = ctx.bounds
+        (gradient,) = gradients
+        outwards = ((value < low) & (gradient > 0)) | ((value > high) & (gradient < 0))
+        return gradient.masked_fill(outwards, 0.0), None, None
+
+
+def clamp_inwards(value: Tensor, low: float, high: float) -> Tensor:
+    """`value` clipped to low..high; its gradient passes wherever a step against it does not lead further outside.
+
+    A plain straight-through gradient would push a value that is outside ever further: nothing it does there changes
+    the loss. The gradient of a plain clip would never bring it back.
+    """
+    result: Tensor = _ClampInwards.apply(value, low, high)  # type: ignore[no-untyped-call]
+    return result
 
 
 class Term(Protocol):

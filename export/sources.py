@@ -71,7 +71,7 @@ def _ours(networks: CodecNetworks, provenance: dict[str, Any], identity: str) ->
     return Source(
         name=config.name,
         graphs=graphs,
-        classes=tuple(ClassInfo(c.name, c.color) for c in config.classes),
+        classes=config.classes,
         levels=config.levels,
         label_scale=config.label_scale,
         alpha=config.alpha,

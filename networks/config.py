@@ -11,36 +11,24 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+from ..runtime.bundle import ClassInfo
 from ..runtime.errors import BundleError, UsageError
 
 LhOrder = Literal["upsample_first", "convolve_first"]
 
 
-@dataclass(frozen=True)
-class LabelClass:
-    """One class of the label map.
-
-    Attributes:
-        name: what the class is called.
-        color: its colour in pictures of label maps, (red, green, blue), each 0..255.
-    """
-
-    name: str
-    color: tuple[int, int, int]
-
-
-CAMVID_CLASSES: tuple[LabelClass, ...] = (
-    LabelClass("Sky", (128, 128, 128)),
-    LabelClass("Building", (128, 0, 0)),
-    LabelClass("Pole", (192, 192, 128)),
-    LabelClass("Road", (128, 64, 128)),
-    LabelClass("Pavement", (60, 40, 222)),
-    LabelClass("Tree", (128, 128, 0)),
-    LabelClass("SignSymbol", (192, 128, 128)),
-    LabelClass("Fence", (64, 64, 128)),
-    LabelClass("Car", (64, 0, 128)),
-    LabelClass("Pedestrian", (64, 64, 0)),
-    LabelClass("Bicyclist", (0, 128, 192)),
+CAMVID_CLASSES: tuple[ClassInfo, ...] = (
+    ClassInfo("Sky", (128, 128, 128)),
+    ClassInfo("Building", (128, 0, 0)),
+    ClassInfo("Pole", (192, 192, 128)),
+    ClassInfo("Road", (128, 64, 128)),
+    ClassInfo("Pavement", (60, 40, 222)),
+    ClassInfo("Tree", (128, 128, 0)),
+    ClassInfo("SignSymbol", (192, 128, 128)),
+    ClassInfo("Fence", (64, 64, 128)),
+    ClassInfo("Car", (64, 0, 128)),
+    ClassInfo("Pedestrian", (64, 64, 0)),
+    ClassInfo("Bicyclist", (0, 128, 192)),
 )
 
 
@@ -171,7 +159,7 @@ class ModelConfig:
     alpha: float = 0.5
     lh_order: LhOrder = "upsample_first"
     embedding: int = 8
-    classes: tuple[LabelClass, ...] = field(default=CAMVID_CLASSES)
+    classes: tuple[ClassInfo, ...] = field(default=CAMVID_CLASSES)
 
     def __post_init__(self) -> None:
         for ok, message in self._checks():
@@ -247,7 +235,7 @@ class ModelConfig:
             rest["segnet"] = SegNetConfig(**_tuples(rest["segnet"]))
             rest["comnet"] = ComNetConfig(**_tuples(rest["comnet"]))
             rest["gnet"] = GNetConfig(**_tuples(rest["gnet"]))
-            rest["classes"] = tuple(LabelClass(**_tuples(entry)) for entry in rest["classes"])
+            rest["classes"] = tuple(ClassInfo(**_tuples(entry)) for entry in rest["classes"])
             return cls(**rest)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise BundleError(f"not a configuration of this version's networks: {error}") from error

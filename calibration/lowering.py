@@ -90,7 +90,8 @@ def phases_of(node: NodeProto, weight: Floats) -> dict[tuple[int, int], Phase] |
 def lower_transposed(graph: Graph, names: set[str] | None = None) -> dict[str, str]:
     """Write transposed convolutions as four convolutions, interleaved by plain copies.
 
-    The convolutions are called NAME.00 to NAME.11.
+    The convolutions are called NAME.00 to NAME.11. A ReLU that alone reads the output is done on the phases, where it
+    costs nothing behind a convolution.
 
     Args:
         graph: is changed.
@@ -101,7 +102,10 @@ def lower_transposed(graph: Graph, names: set[str] | None = None) -> dict[str, s
     """
     kept: dict[str, str] = {}
     nodes: list[NodeProto] = []
+    done: set[str] = set()
     for node in graph.nodes:
+        if node.name in done:
+            continue
         if node.op_type != "ConvTranspose" or (names is not None and node.name not in names):
             nodes.append(node)
             continue
@@ -111,12 +115,20 @@ def lower_transposed(graph: Graph, names: set[str] | None = None) -> dict[str, s
             kept[node.name] = four
             nodes.append(node)
         else:
-            nodes.extend(_interleaved(graph, node, four))
+            readers = graph.readers.get(node.output[0], [])
+            relu = readers[0] if len(readers) == 1 and readers[0].op_type == "Relu" else None
+            if relu is not None:
+                done.add(relu.name)
+            nodes.extend(
+                _interleaved(graph, node, four, (relu or node).output[0], rectified=relu is not None)
+            )
     graph.replace_nodes(nodes)
     return kept
 
 
-def _interleaved(graph: Graph, node: NodeProto, four: dict[tuple[int, int], Phase]) -> Iterator[NodeProto]:
+def _interleaved(
+    graph: Graph, node: NodeProto, four: dict[tuple[int, int], Phase], result: str, *, rectified: bool
+) -> Iterator[NodeProto]:
     stem = node.name
     bias = list(node.input[2:3])
     channels = four[0, 0].weight.shape[0]
@@ -139,8 +151,11 @@ def _interleaved(graph: Graph, node: NodeProto, four: dict[tuple[int, int], Phas
             strides=[1, 1],
             pads=list(phase.pads),
         )
-        outputs[a, b] = made.output[0]
         yield made
+        if rectified:
+            made = write("Relu", [made.output[0]], f"{a}{b}.relu")
+            yield made
+        outputs[a, b] = made.output[0]
     sides = write("Shape", [node.input[0]], "sides", start=2, end=4)
     lead = integers([-1, channels], "lead")
     yield sides
@@ -163,7 +178,7 @@ def _interleaved(graph: Graph, node: NodeProto, four: dict[tuple[int, int], Phas
     # A row of the one, then a row of the other: a copy of whole rows.
     both = write("Concat", halves, "both", axis=3)
     yield both
-    yield write("Reshape", [both.output[0], targets[1]], "whole", output=node.output[0])
+    yield write("Reshape", [both.output[0], targets[1]], "whole", output=result)
 
 
 def pooling_kernel(node: NodeProto, channels: int) -> Floats | None:

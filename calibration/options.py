@@ -26,6 +26,7 @@ class Options:
         weight_bits: 8, or 7: then no kernel saturates on machines without VNNI.
         budget_db: PSNR of the estimate that `analyse` and `synthesise` may lose together, in dB.
         budget_labels: share of the labels that `segment` may change, 0..1.
+        time_decides: layers whose int8 kernels are clearly slower on this machine stay in float.
         threads: threads per run.
         cache: of the statistics.
     """
@@ -38,6 +39,7 @@ class Options:
     weight_bits: int = 8
     budget_db: float = 0.1
     budget_labels: float = 0.05
+    time_decides: bool = True
     threads: int = 1
     cache: Cache = field(default_factory=lambda: Cache(None))
 

@@ -4,8 +4,9 @@ ONNX Runtime and TensorRT fuse different patterns. What both take, and what is w
 
 * Convolution, ReLU, Q: the ReLU stays before the Q. TensorRT fuses all three. ONNX Runtime leaves the ReLU out
   where the smallest integer stands for 0, which is so in the uint8 form of the graph (see `runtime.quantization`).
-* A value has one Q/DQ pair, which all its readers share: they see the same numbers, as `Equal` behind a max-pooling
-  must, and no convolution is computed twice.
+* A value that an int8 kernel computes has one Q/DQ pair, which all its readers share: they see the same numbers, as
+  `Equal` behind a max-pooling must, and no convolution is computed twice. Of a value that is there in float anyway,
+  float nodes read the original: the upsampled base of the estimate is not rounded for the convolution beside it.
 * What only moves values (reshapes, transposes, slices, max-pooling, nearest upsampling, concatenation) has equal
   scales before and behind, so that it works on bytes and changes none.
 * Sums of int8 values stay int8 where their result goes into an int8 convolution.
@@ -76,11 +77,13 @@ class Plan:
         convolutions: Conv nodes with quantised weights.
         pools: AveragePool nodes to be written as depthwise convolutions, with their weights.
         groups: the quantised values.
+        float_readers: nodes that go on to read a quantised value's float original, by value.
     """
 
     convolutions: frozenset[str]
     pools: dict[str, Floats]
     groups: tuple[Group, ...]
+    float_readers: dict[str, frozenset[str]]
 
     @property
     def values(self) -> list[str]:
@@ -159,9 +162,34 @@ class Placement:
         while before != len(quantised):
             before = len(quantised)
             for node in nodes:
-                quantised |= self._reached(node, quantised, wanted, pools)
+                quantised |= self._reached(node, chosen, quantised, wanted, pools)
         quantised -= self.graph.outputs
-        return Plan(frozenset(chosen), pools, self._groups(quantised))
+        return Plan(frozenset(chosen), pools, self._groups(quantised), self._float_readers(chosen, quantised))
+
+    def _float_readers(self, chosen: set[str], quantised: set[str]) -> dict[str, frozenset[str]]:
+        found: dict[str, frozenset[str]] = {}
+        for value in quantised:
+            readers = self.graph.readers.get(value, [])
+            if self._is_computed_in_int8(value, chosen, quantised) or "MaxPool" in {
+                r.op_type for r in readers
+            }:
+                continue
+            float_ones = {r.name for r in readers if r.name not in chosen and not self._is_int8(r, quantised)}
+            if float_ones:
+                found[value] = frozenset(float_ones)
+        return found
+
+    def _is_int8(self, node: NodeProto, quantised: set[str]) -> bool:
+        """Whether a node other than a convolution works on integers."""
+        data = node.input if node.op_type in {"Add", "Concat"} else node.input[:1]
+        kind = node.op_type in {"Add", "Concat", "AveragePool"} or _is_move(node)
+        return kind and self.stored(node.output[0]) in quantised and all(name in quantised for name in data)
+
+    def _is_computed_in_int8(self, value: str, chosen: set[str], quantised: set[str]) -> bool:
+        node = self.graph.producers.get(value)
+        if node is not None and node.op_type == "Relu" and self.stored(node.input[0]) == value:
+            node = self.graph.producers.get(node.input[0])
+        return node is not None and (node.name in chosen or self._is_int8(node, quantised))
 
     def _wanted(self, inputs: set[str]) -> set[str]:
         """Values that come into the inputs of int8 convolutions through moves and sums alone."""
@@ -176,7 +204,12 @@ class Placement:
         return wanted
 
     def _reached(
-        self, node: NodeProto, quantised: set[str], wanted: set[str], pools: dict[str, Floats]
+        self,
+        node: NodeProto,
+        chosen: set[str],
+        quantised: set[str],
+        wanted: set[str],
+        pools: dict[str, Floats],
     ) -> set[str]:
         """What becomes quantised because of one node."""
         output = node.output[0]
@@ -193,7 +226,10 @@ class Placement:
             # `Equal` where the maximum came from.
             return {node.input[0]}
         elif node.input and node.input[0] in quantised:
-            if node.op_type in _WHOLE_MOVES or (_is_move(node) and output in wanted):
+            whole = node.op_type in _WHOLE_MOVES and self._is_computed_in_int8(
+                node.input[0], chosen, quantised
+            )
+            if whole or (_is_move(node) and output in wanted):
                 return {output}
             if node.op_type == "Add" and set(node.input) <= quantised and self.stored(output) in wanted:
                 return {self.stored(output)}

@@ -62,7 +62,13 @@ def rank(trials: Sequence[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda trial: trial.damage / max(trial.won, 1e-6), reverse=True)
 
 
-def decide(trials: Sequence[Trial], budget: float, judge: Callable[[Sequence[Layer]], Damage]) -> Decision:
+def decide(
+    trials: Sequence[Trial],
+    budget: float,
+    judge: Callable[[Sequence[Layer]], Damage],
+    *,
+    time_decides: bool = True,
+) -> Decision:
     """Keep in float what does not pay, and then as few of the worst layers as the budget demands.
 
     The damage of the rest is taken to fall with each layer that is left out, so that the number of layers is found
@@ -72,13 +78,14 @@ def decide(trials: Sequence[Trial], budget: float, judge: Callable[[Sequence[Lay
         trials: of all layers.
         budget: damage that all quantised layers together may do.
         judge: scores a choice of layers.
+        time_decides: leave out layers whose int8 kernels are clearly slower here.
     """
     reasons = {
         t.layer.name: f"int8 takes {1e3 * t.int8_seconds:.3f} ms, float {1e3 * t.float_seconds:.3f} ms"
         for t in trials
-        if not t.pays
+        if time_decides and not t.pays
     }
-    ranked = rank([trial for trial in trials if trial.pays])
+    ranked = rank([trial for trial in trials if trial.layer.name not in reasons])
 
     def rest(left_out: int) -> list[Layer]:
         kept = {trial.layer.name for trial in ranked[left_out:]}

@@ -117,7 +117,11 @@ class GraphCalibration:
         """Quantise some layers and score the graph."""
         made = quantise(placement, placement.plan(layers), recipe)
         data = made.graph.model.SerializeToString()
-        return (judge or self.judge).damage(self.name, data, self.options.weight_limit)
+        return (judge or self.judge).damage(self.name, data, self._limit(made))
+
+    def _limit(self, made: Quantised) -> int | None:
+        """What `open_session` is to know of a graph: nothing if no layer is quantised."""
+        return self.options.weight_limit if made.weights else None
 
     def choose_recipe(self) -> None:
         """Range method, bias correction and equalisation: each is taken if the output comes nearer to float's."""
@@ -176,7 +180,8 @@ class GraphCalibration:
             self.trials.append(Trial(layer, damage.value, float_seconds, int8_seconds))
             self.progress(f"{self.name}: layer {i + 1}/{len(self.placement.layers)} {layer.name}")
 
-        self._reconsider(feeds)
+        if self.options.time_decides:
+            self._reconsider(feeds)
 
     def _reconsider(self, feeds: dict[str, npt.NDArray[np.uint8]]) -> None:
         """Time layers that do not pay by themselves within the graph: float islands have conversions around them.
@@ -212,7 +217,10 @@ class GraphCalibration:
     def decide(self) -> Decision:
         """Choose the layers."""
         return decide(
-            self.trials, self.budget, lambda layers: self.score(self.placement, layers, self.recipe)
+            self.trials,
+            self.budget,
+            lambda layers: self.score(self.placement, layers, self.recipe),
+            time_decides=self.options.time_decides,
         )
 
     def write(self, decision: Decision) -> tuple[Quantised, list[Kernel]]:
@@ -226,7 +234,7 @@ class GraphCalibration:
             self.judged[0].feeds(self.name),
             threads=self.options.threads,
             runs=1,
-            weight_limit=self.options.weight_limit,
+            weight_limit=self._limit(made),
         )
         return made, kernels
 
@@ -263,7 +271,7 @@ class GraphCalibration:
 
             return run
 
-        timings = measure({name: candidate(name) for name in sessions}, Settings(timeout=10))
+        timings = measure({name: candidate(name) for name in sessions}, Settings(max_error=0.05, timeout=5))
         return {
             "shape": list(self.judged[0].image.shape),
             "threads": self.options.threads,
@@ -327,6 +335,8 @@ class GraphCalibration:
     def _values(self, made: Quantised) -> list[dict[str, Any]]:
         """Range, clipping and SQNR of every quantised value, on photographs that no range was measured on."""
         names = list(made.scales)
+        if not names:
+            return []
         signal, noise, clipped = (
             dict.fromkeys(names, 0.0),
             dict.fromkeys(names, 0.0),

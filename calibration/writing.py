@@ -95,7 +95,7 @@ def quantise(placement: Placement, plan: Plan, recipe: Recipe) -> Quantised:
         if node.op_type == "QuantizeLinear":
             continue
         for i, name in enumerate(node.input):
-            if name in result.scales:
+            if name in result.scales and node.name not in plan.float_readers.get(name, ()):
                 # A shape is the same of the integers, and needs no dequantised copy.
                 node.input[i] = f"{name}.int8" if node.op_type == "Shape" else f"{name}.dequantised"
     graph.replace_nodes(nodes)

@@ -93,6 +93,15 @@ def test_phases_equal_the_transposed_convolution(kernel, pads):
         np.testing.assert_allclose(run(lowered, {"x": x}), run(graph, {"x": x}), atol=1e-5)
 
 
+def test_a_relu_behind_a_transposed_convolution_moves_to_its_phases():
+    graph = Graph(small_bundle.synthesise())
+    lowered = graph.copy()
+    lower_transposed(lowered)
+    assert [sum(n.op_type == "Relu" for n in g.nodes) for g in (graph, lowered)] == [4, 7]
+    feeds = compact_feeds(1)[0]
+    assert np.mean(run(graph, feeds) != run(lowered, feeds)) < 2e-3
+
+
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
@@ -350,9 +359,12 @@ def test_values_of_one_scale_and_those_that_are_never_negative(prepared):
     relus = [node.output[0] for node in placement.graph.nodes if node.op_type == "Relu"]
     assert not any(signed[value] for value in relus)
     assert any(signed.values())
-    # The phases of a transposed convolution, and all that interleaves them.
+    # The phases of a transposed convolution, all that interleaves them, and what is concatenated with the result.
     widest = max(plan.groups, key=lambda group: len(group.values))
-    assert len(widest.sources) == 4
+    assert set(widest.sources) == {
+        *(f"ConvTranspose5.{phase}.relu" for phase in ("00", "01", "10", "11")),
+        relus[-1],
+    }
     assert len(plan.pools) == 1
 
 

@@ -57,6 +57,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="labels that may change (default: %(default)s)",
     )
     parser.add_argument(
+        "--ignore-time",
+        action="store_true",
+        help="quantise layers whose int8 kernels are slower on this machine too: it is not like the target",
+    )
+    parser.add_argument(
         "--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="threads per run"
     )
     parser.add_argument(
@@ -93,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
         weight_bits=args.weight_bits,
         budget_db=args.budget_db,
         budget_labels=args.budget_labels,
+        time_decides=not args.ignore_time,
         threads=args.threads,
         cache=Cache(args.cache),
     )

@@ -1,0 +1,317 @@
+"""Calibration of whole bundles: the command, the bundle that it writes, what it refuses, the bench beside it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import small_bundle
+from conftest import SAMPLES
+from onnx import TensorProto, helper
+from oslic.bench.drift import run as drift
+from oslic.bench.int8 import evaluate, fingerprints, labels, latency, lines
+from oslic.bench.timing import Settings
+from oslic.calibration.calibrate import calibrate_bundle
+from oslic.calibration.options import Options
+from oslic.runtime.bundle import GRAPH_NAMES, Bundle
+from oslic.runtime.cli import main
+from oslic.runtime.codec import Codec
+from oslic.runtime.commands.inspect import describe
+from oslic.runtime.errors import BackendError, BundleError, DataError
+from oslic.runtime.quantization import weight_limit
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def float_bundle(tmp_path_factory):
+    return small_bundle.write(tmp_path_factory.mktemp("float") / "small")
+
+
+@pytest.fixture(scope="module")
+def calibrated(float_bundle, tmp_path_factory):
+    """The small bundle in int8, by the command, and its report."""
+    folder = tmp_path_factory.mktemp("int8")
+    arguments = [
+        "--images",
+        str(SAMPLES),
+        "-o",
+        str(folder / "small8"),
+        "--threads",
+        "1",
+        "--cache",
+        str(folder / "cache"),
+    ]
+    assert (
+        main(
+            [
+                "calibrate",
+                str(float_bundle.path),
+                *arguments,
+                "--budget-db",
+                "1",
+                "--budget-labels",
+                "1",
+                "--ignore-time",
+            ]
+        )
+        == 0
+    )
+    return Bundle.open(folder / "small8"), json.loads((folder / "small8" / "calibration.json").read_text())
+
+
+def test_the_bundle_is_a_bundle_like_any_other(calibrated, float_bundle, photo, capsys):
+    bundle, _ = calibrated
+    assert bundle.manifest.fingerprint != float_bundle.manifest.fingerprint
+    assert bundle.manifest.quantization["float_fingerprint"] == float_bundle.manifest.fingerprint
+    assert {bundle.manifest.graphs[name].precision for name in GRAPH_NAMES} == {"int8"}
+    assert [weight_limit(bundle.manifest, name) for name in GRAPH_NAMES] == [127] * 3
+    assert all(graph["intact"] for graph in describe(bundle)["graphs"].values())
+    assert main(["inspect", str(bundle.path)]) == 0
+    assert "int8" in capsys.readouterr().out
+    with Codec.open(bundle, threads=1) as codec:
+        data = codec.compress(photo, 40)
+        assert codec.decode(data).digest_matches
+    with Codec.open(float_bundle, threads=1) as codec, pytest.raises(BundleError):
+        codec.decompress(data)
+
+
+def test_the_drift_report_takes_it(calibrated, float_bundle, samples):
+    bundle, _ = calibrated
+    result = drift(float_bundle, {"int8": bundle.path}, [samples / "chelsea.png"], quality=40, threads=1)
+    row = next(row for row in result["rows"] if row["candidate"].startswith("int8"))
+    assert row["psnr_between_db"] > 35
+    assert row["decoder_says"] == "another checkpoint: refused"
+
+
+def test_the_report_says_what_was_done(calibrated):
+    bundle, report = calibrated
+    assert set(report["graphs"]) == set(GRAPH_NAMES)
+    for graph in report["graphs"].values():
+        done = graph["int8_convolutions"]
+        assert done["meant"] == done["run"] > 0
+        assert {layer["decision"] for layer in graph["layers"]} <= {"int8", "float32"}
+        assert sorted(layer["rank"] for layer in graph["layers"]) == list(range(1, len(graph["layers"]) + 1))
+        assert all(value["sqnr_db"] is None or value["sqnr_db"] > 15 for value in graph["values"])
+        assert {value["scale"] > 0 for value in graph["values"]} == {True}
+        assert {variant["ranges"] for variant in graph["variants"]} == {
+            "minmax",
+            "percentile",
+            "entropy",
+            "mse",
+        }
+        assert graph["latency"]["speedup"] > 0
+    together = report["together"]
+    assert together["estimate_db"]["before"] - together["estimate_db"]["after"] < 1
+    page = (bundle.path / "calibration.html").read_text()
+    assert page.count("<svg") >= 9
+    assert not re.search(r"(src|href)\s*=\s*['\"]?http", page)
+    for name in ("segment", "analyse", "synthesise", report["graphs"]["synthesise"]["layers"][0]["name"]):
+        assert name in page
+
+
+def test_ranges_of_a_second_run_come_from_the_cache(calibrated, float_bundle, tmp_path):
+    bundle, first = calibrated
+    cache = bundle.path.parent / "cache"
+    arguments = [
+        "--images",
+        str(SAMPLES),
+        "-o",
+        str(tmp_path / "again"),
+        "--threads",
+        "1",
+        "--cache",
+        str(cache),
+    ]
+    options = ["--graphs", "analyse", "--ranges", "mse", "--weight-bits", "7", "--ignore-time"]
+    assert main(["calibrate", str(float_bundle.path), *arguments, *options, "--budget-db", "1"]) == 0
+    again = Bundle.open(tmp_path / "again")
+    report = json.loads((tmp_path / "again" / "calibration.json").read_text())
+    assert report["graphs"]["analyse"]["statistics_from_cache"]
+    assert not first["graphs"]["analyse"]["statistics_from_cache"]
+    assert report["graphs"]["analyse"]["recipe"]["ranges"] == "mse"
+    assert weight_limit(again.manifest, "analyse") == 63
+    # The other graphs are the float bundle's own.
+    assert weight_limit(again.manifest, "segment") is None
+    assert again.read_graph("segment") == float_bundle.read_graph("segment")
+    assert again.manifest.fingerprint not in {bundle.manifest.fingerprint, float_bundle.manifest.fingerprint}
+
+
+def options(images=SAMPLES, **more):
+    return Options(images=images, threads=1, ranges="minmax", time_decides=False, **more)
+
+
+def test_a_budget_of_nothing_leaves_layers_in_float(float_bundle, tmp_path):
+    with pytest.raises(DataError, match="no layer is left in int8 within the budget"):
+        calibrate_bundle(
+            float_bundle, tmp_path / "out", options(graphs=("segment",), budget_labels=0.0), replace_old=False,
+            progress=lambda _: None,
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+def refused(capsys, *arguments):
+    code = main(["calibrate", *map(str, arguments)])
+    return code, capsys.readouterr().err
+
+
+def test_what_cannot_be_calibrated_is_said_and_nothing_is_written(calibrated, float_bundle, tmp_path, capsys):
+    out = tmp_path / "out"
+    images = tmp_path / "images"
+    images.mkdir()
+
+    def attempt(bundle=float_bundle.path, folder=images, *more):
+        return refused(capsys, bundle, "--images", folder, "-o", out, "--cache", tmp_path / "cache", *more)
+
+    code, message = attempt()
+    assert code == 10
+    assert "holds no images" in message
+    code, message = attempt(float_bundle.path, tmp_path / "nowhere")
+    assert code == 10
+    assert "is not a folder" in message
+    (images / "a.png").write_bytes(b"no image")
+    assert attempt()[0] == 3
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(images / "a.png")
+    code, message = attempt()
+    assert code == 10
+    assert "a.png is gray" in message
+    Image.fromarray(np.zeros((64, 20, 3), np.uint8)).save(images / "a.png")
+    code, message = attempt()
+    assert code == 10
+    assert "must be at least 32" in message
+    code, message = attempt(calibrated[0].path, SAMPLES)
+    assert code == 5
+    assert "already quantised" in message
+    for more in (["--graphs", "nothing"], ["--count", "0"], ["--budget-db", "-1"], ["--budget-labels", "2"]):
+        code, message = attempt(float_bundle.path, SAMPLES, *more)
+        assert code == 2
+        assert more[0] in message
+    out.mkdir()
+    (out / "mine.txt").write_text("x")
+    code, message = attempt(float_bundle.path, SAMPLES, "--force")
+    assert code == 2
+    assert "is not a bundle; it is not replaced" in message
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out"]
+
+
+def test_a_graph_without_convolutions_is_refused(tmp_path):
+    w = small_bundle.Writer(0)
+    pooled = w.op("AveragePool", w.pixels("image", 1 / 255), kernel_shape=[8, 8], strides=[8, 8])
+    w.to_pixels(pooled, 31, "compact")
+    model = w.model(
+        {"image": small_bundle.IMAGE, "labels": small_bundle.LABELS}, "compact", small_bundle.COMPACT
+    )
+    bundle = small_bundle.write(tmp_path / "plain", {"analyse": model})
+    with pytest.raises(BundleError, match=r"analyse\.onnx has no two-dimensional convolution"):
+        calibrate_bundle(
+            bundle, tmp_path / "out", options(graphs=("analyse",)), replace_old=False, progress=lambda _: None
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_graph_that_overflows_is_refused(tmp_path):
+    model = small_bundle.synthesise()
+    for tensor in model.graph.initializer:
+        if list(tensor.dims) == [8, 3, 3, 3]:
+            tensor.CopyFrom(
+                onnx.numpy_helper.from_array(np.full((8, 3, 3, 3), 3e38, np.float32), tensor.name)
+            )
+    bundle = small_bundle.write(tmp_path / "large", {"synthesise": model})
+    with pytest.raises(DataError, match=r"synthesise\.onnx: the value .* not finite"):
+        calibrate_bundle(
+            bundle,
+            tmp_path / "out",
+            options(graphs=("synthesise",)),
+            replace_old=False,
+            progress=lambda _: None,
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bundle_that_lies_about_its_precision_is_refused(float_bundle, tmp_path):
+    folder = tmp_path / "liar"
+    shutil.copytree(float_bundle.path, folder)
+    text = (folder / "manifest.json").read_text().replace('"precision": "float32"', '"precision": "int8"')
+    (folder / "manifest.json").write_text(text)
+    with (
+        Codec.open(folder) as codec,
+        pytest.raises((BackendError, BundleError), match="calibrate the bundle again"),
+    ):
+        codec.load("segment")
+
+
+def test_a_graph_with_integer_kernels_is_refused(tmp_path):
+    model = small_bundle.analyse()
+    node = helper.make_node("DynamicQuantizeLinear", ["v2"], ["dq", "ds", "dz"], name="quantised")
+    model.graph.node.append(node)
+    bundle = small_bundle.write(tmp_path / "mixed", {"analyse": model})
+    with pytest.raises(BundleError, match="already quantised"):
+        calibrate_bundle(
+            bundle, tmp_path / "out", options(graphs=("analyse",)), replace_old=False, progress=lambda _: None
+        )
+    assert model.graph.initializer[0].data_type == TensorProto.FLOAT
+
+
+# -- bench int8 -----------------------------------------------------------------------------------------------------
+
+
+def test_the_bench_measures_both_bundles_in_one_run(calibrated, float_bundle, samples):
+    rule = Settings(warmup=1, min_samples=2, min_seconds=0.0, max_error=10, timeout=20)
+    bundle, _ = calibrated
+    result = latency(
+        float_bundle.path, bundle.path, samples / "coffee.png", size=(128, 96), threads=1, rule=rule
+    )
+    assert set(result["speedup"]) == {"segment", "analyse", "synthesise", "compress", "decompress"}
+    assert all(value > 0 for value in result["speedup"].values())
+    assert result["stage_speedup"]["decompress"]["synthesise"] > 0
+    assert {len(t["wall"]["total"]["samples_ms"]) for t in result["timings"].values()} == {
+        len(result["timings"]["reference"]["wall"]["total"]["samples_ms"])
+    }
+    assert fingerprints(float_bundle.path, bundle.path)["int8"] == bundle.manifest.fingerprint
+    with pytest.raises(DataError, match="it is not quantised"):
+        fingerprints(bundle.path, float_bundle.path)
+    said = "\n".join(lines({"latency": result, "environment": {"vnni": False}}))
+    assert "no VNNI" in said
+
+
+def test_labels_are_scored_against_those_on_disk(calibrated, float_bundle, samples, tmp_path):
+    frame = Image.open(samples / "coffee.png").convert("RGB").crop((0, 0, 130, 70))
+    for name in ("test", "testannot"):
+        (tmp_path / name).mkdir()
+    frame.save(tmp_path / "test" / "f.png")
+    with Codec.open(float_bundle, threads=1) as codec:
+        truth = codec.segment(np.array(frame)).repeat(4, 0).repeat(4, 1)[:70, :130]
+    Image.fromarray(truth).save(tmp_path / "testannot" / "f.png")
+    found = labels(float_bundle.path, calibrated[0].path, tmp_path, threads=1)
+    assert found["before"] == 1
+    assert 0 < found["after"] <= 1
+    assert 0.5 < found["labels_equal"] <= 1
+    (tmp_path / "testannot" / "f.png").unlink()
+    with pytest.raises(DataError, match="has no label map"):
+        labels(float_bundle.path, calibrated[0].path, tmp_path, threads=1)
+
+
+@pytest.mark.slow
+def test_rates_are_measured_before_and_after(calibrated, float_bundle, samples, tmp_path):
+    Image.open(samples / "chelsea.png").crop((0, 0, 192, 128)).save(tmp_path / "c.png")
+    found = evaluate(float_bundle.path, calibrated[0].path, kodak=tmp_path, camvid=None, threads=1)["rd"]
+    assert abs(found["bd_rate_percent"]) < 10
+    assert found["images"] == ["c.png"]
+    assert len(found["points"]) == 22
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
+def test_tensorrt_rtx_builds_the_graphs_without_warnings(calibrated):
+    from oslic.export.engines import DEFAULT_PROFILE, build_plan, load_product, prepare
+    from oslic.export.engines import Options as BuildOptions
+
+    bundle, _ = calibrated
+    trt = load_product("tensorrt-rtx")
+    for name in GRAPH_NAMES:
+        shapes = DEFAULT_PROFILE.shapes(name, bundle.manifest.label_scale, bundle.manifest.multiple)
+        assert build_plan(trt, prepare(bundle.read_graph(name), "int8"), [shapes], BuildOptions())

@@ -154,6 +154,29 @@ def transposed(weight: Weight, pads: tuple[int, int, int, int]) -> Small | None:
     return Small(np.ascontiguousarray(boxed.transpose(1, 0, 2, 3).astype(np.float32)), cut)
 
 
+def pooled(weight: Weight, pads: tuple[int, int, int, int]) -> Small | None:
+    """The transposed convolution of stride 2 that, averaged over 2x2 pixels, equals upsampling and a convolution.
+
+    Repeating each pixel is putting zeros between the pixels and summing over 2x2; the sum may as well come last:
+    conv(up(l)) = sum2x2(conv(stuff(l))), and conv(stuff(l)) is a transposed convolution with the kernel's own taps.
+    For 3x3 that is 9 taps per source pixel, where the four phases have 16 and the convolution of the upsampled
+    image 36. The kernel is multiplied by 4, because the pool averages.
+
+    Args:
+        weight: (C_out, C_in, Kh, Kw), float32; dilation 1.
+        pads: zeros (top, left, bottom, right).
+
+    Returns:
+        The kernel as ConvTranspose has it, (C_in, C_out, Kh, Kw), and its `pads`, which leave one row and one column
+        more than the result has; None if these would be negative.
+    """
+    height, width = weight.shape[2:]
+    cut = (height - 2 - pads[0], width - 2 - pads[1], height - 2 - pads[2], width - 2 - pads[3])
+    if min(cut) < 0:
+        return None
+    return Small(np.ascontiguousarray(4 * weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)), cut)
+
+
 def embed(
     weight: Weight,
     pads: tuple[int, int, int, int],

@@ -75,7 +75,7 @@ def data_of(model):
 
 
 @needs_rtx
-@pytest.mark.parametrize("form", ["phases", "phases-transposed", "transposed", "keep"])
+@pytest.mark.parametrize("form", ["phases", "phases-transposed", "transposed", "pooled", "keep"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_every_form_builds(form, precision):
     fused, _ = fuse(export(styles.Ours()), lambda _: Fixed(form, "merged"), multiple=8, shapes={"x": SHAPE})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from oslic.export.kernels import embed, phases, strided, transposed
+from oslic.export.kernels import embed, phases, pooled, strided, transposed
 from oslic.networks.kernels import upsampled_as_transposed, upsampled_strided
 
 rng = np.random.default_rng(0)
@@ -78,6 +78,24 @@ def test_transposed_is_exact_and_the_networks_own(size):
     assert mine.pads == (before, before, after, after)
 
 
+@pytest.mark.parametrize("kernel", [(2, 2), (3, 3), (3, 5), (5, 5), (7, 7)])
+@pytest.mark.parametrize("pads", [(0, 0, 0, 0), (1, 1, 1, 1), (0, 1, 1, 0), (2, 2, 2, 2)])
+def test_pooled_is_exact_borders_included(kernel, pads):
+    weight, low, up = problem(*kernel)
+    small = pooled(weight, pads)
+    if small is None:
+        assert min(size - 2 - pad for size in kernel for pad in pads) < 0
+        return
+    y = F.conv2d(padded(up, pads), torch.from_numpy(weight))
+    # torch's padding is the same at both ends: take the whole and cut.
+    whole = F.conv_transpose2d(low, torch.from_numpy(small.weight), stride=2)
+    top, left, bottom, right = small.pads
+    whole = whole[:, :, top : whole.shape[2] - bottom, left : whole.shape[3] - right]
+    part = F.avg_pool2d(whole, 2, stride=1)
+    assert part.shape == y.shape
+    assert torch.allclose(part, y, atol=2e-5)
+
+
 def test_taps_are_as_few_as_they_should_be():
     sizes = {}
     for size in (1, 3, 5, 7):
@@ -87,6 +105,7 @@ def test_taps_are_as_few_as_they_should_be():
     assert sizes == {1: 1, 3: 2, 5: 3, 7: 4}
     weight, _, _ = problem(3, 3)
     assert sum(np.prod(s.weight.shape[2:]) for s in phases(weight, (1,) * 4).values()) == 16
+    assert np.prod(pooled(weight, (1,) * 4).weight.shape[2:]) == 9
 
 
 def test_embedding_pads_with_zero_taps_or_refuses():

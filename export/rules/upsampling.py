@@ -13,7 +13,7 @@ from ..graphs import (
     reject,
     require_live,
 )
-from ..kernels import phases, strided, transposed
+from ..kernels import phases, pooled, strided, transposed
 from ..sizes import describe
 from .base import Bound, Builder, FusionRule, Site, convolve, integers
 
@@ -127,14 +127,17 @@ class PointwiseBehindUpsampling(_BehindUpsampling):
 
 
 class ConvolutionBehindUpsampling(_BehindUpsampling):
-    """conv(up(l)) is a transposed convolution, or four small ones interleaved: 16 taps in place of 36 for 3x3.
+    """conv(up(l)) is computed at the low rate: 9 or 16 taps per pixel of l in place of 36 for 3x3.
 
-    Forms: `keep`; `transposed`; `phases`, interleaved by DepthToSpace; `phases-transposed`, interleaved by two
-    passes of plain copies, which ONNX Runtime's CPU kernels do faster.
+    Forms: `keep`; `transposed`, with the kernel summed over 2x2 (16 taps); `pooled`, a transposed convolution with
+    the kernel itself (9 taps), then a sum over 2x2; `phases`, four small convolutions interleaved by DepthToSpace (16
+    taps); `phases-transposed`, interleaved by two passes of plain copies, which ONNX Runtime's CPU kernels do faster.
     """
 
     title = "convolution-behind-upsampling"
-    identity = "conv(up(l)) = transposed_conv(l) = interleave(four small convs of l)"
+    identity = (
+        "conv(up(l)) = transposed_conv(l) = sum2x2(transposed_conv(l)) = interleave(four small convs of l)"
+    )
 
     def check(self, bound: Bound) -> None:
         up, conv = (bound[name] for name in ("up", "conv"))
@@ -166,9 +169,14 @@ class ConvolutionBehindUpsampling(_BehindUpsampling):
                 op, self._four(op, inputs[0], found, four), found
             ),
         }
-        kernel = transposed(found.weight, found.pads) if found.dilations == (1, 1) else None
-        if kernel is not None:
-            forms["transposed"] = lambda op, inputs: self._transposed(op, inputs[0], found, kernel)
+        if found.dilations == (1, 1):
+            whole, own = transposed(found.weight, found.pads), pooled(found.weight, found.pads)
+            if whole is not None:
+                forms["transposed"] = lambda op, inputs: self._transposed(op, inputs[0], found, whole)
+            if own is not None:
+                forms["pooled"] = lambda op, inputs: op.AveragePool(
+                    self._transposed(op, inputs[0], found, own), kernel_shape=[2, 2], strides=[1, 1]
+                )
         return forms
 
     def rewrite(self, op: Any, bound: Bound) -> ir.Value:

@@ -287,12 +287,46 @@ def _flif_section(result: dict[str, Any]) -> Section:
     return section
 
 
+def _int8_section(result: dict[str, Any]) -> Section:
+    section = Section("INT8 against float32", environment=result["environment"])
+    note = "" if result["environment"]["vnni"] else "This processor has no VNNI, for which int8 is meant."
+    if "latency" in result:
+        measured = result["latency"]
+        rows = []
+        for part, speedup in measured["speedup"].items():
+            before, after = (
+                measured["timings"][f"{name}/{part}"]["wall"]["total"]["p50_ms"]
+                for name in ("float32", "int8")
+            )
+            rows.append((part, f"{before:.1f}", f"{after:.1f}", f"{speedup:.2f}x"))
+        size = f"{measured['settings']['width']}x{measured['settings']['height']}"
+        columns = ("part", "float32, ms", "int8, ms", "times as fast")
+        section.tables.append(Table(f"Latency at {size}, medians", columns, tuple(rows), note))
+    rows = []
+    if "rd" in result:
+        estimate = result["rd"]["estimate_db"]
+        rows.append(("BD-rate of int8 against float32", "", "", f"{result['rd']['bd_rate_percent']:+.2f} %"))
+        rows.append(_before_after("PSNR of the estimate, dB", estimate, 2))
+    if "miou" in result:
+        rows.append(_before_after("mIoU of the labels", result["miou"], 4))
+    if rows:
+        columns = ("quality", "float32", "int8", "difference")
+        section.tables.append(Table("What int8 costs", columns, tuple(rows)))
+    return section
+
+
+def _before_after(title: str, values: dict[str, Any], digits: int) -> tuple[str, str, str, str]:
+    before, after = values["before"], values["after"]
+    return title, f"{before:.{digits}f}", f"{after:.{digits}f}", f"{after - before:+.{digits}f}"
+
+
 _SECTIONS: Final = {
     rd.FORMAT: _rd_section,
     latency.FORMAT: _latency_section,
     "oslic-bench-fusion": _fusion_section,
     "oslic-bench-drift": _drift_section,
     "oslic-bench-flif": _flif_section,
+    "oslic-bench-int8": _int8_section,
 }
 
 

@@ -23,7 +23,7 @@ class Options:
         graphs: which graphs to quantise.
         ranges: the range method; None: the one whose output is nearest to the float graph's.
         rule: the scale rule.
-        weight_bits: 8, or 7: then no kernel saturates on machines without VNNI.
+        weight_bits: 7, or 8; with 7 the fast kernels of machines without VNNI are exact too.
         budget_db: PSNR of the estimate that `analyse` and `synthesise` may lose together, in dB.
         budget_labels: share of the labels that `segment` may change, 0..1.
         time_decides: layers whose int8 kernels are clearly slower on this machine stay in float.
@@ -36,7 +36,7 @@ class Options:
     graphs: tuple[GraphName, ...] = GRAPH_NAMES
     ranges: RangeMethod | None = None
     rule: ScaleRule = field(default_factory=lambda: AnyScale())  # noqa: PLW0108 - typed as the protocol
-    weight_bits: int = 8
+    weight_bits: int = 7
     budget_db: float = 0.1
     budget_labels: float = 0.05
     time_decides: bool = True

@@ -145,7 +145,9 @@ def _graph_section(name: str, report: dict[str, Any]) -> str:
     parts.append(
         f"<details><summary>Kernels in ONNX Runtime</summary>{_table(('kernel', 'number'), rows)}</details>"
     )
-    shown = [v for v in measured if not v["always_zero"]][:_SHOWN_HISTOGRAMS]
+    # Values that share a scale share their histogram.
+    by_scale = {v["threshold"]: v for v in reversed(measured) if not v["always_zero"]}
+    shown = list(reversed(by_scale.values()))[:_SHOWN_HISTOGRAMS]
     charts = "".join(_histogram_chart(v) for v in shown)
     parts.append(f"<details><summary>Histograms of the noisiest values</summary>{charts}</details>")
     return "\n".join(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 BINS: Final = 2048
 """Bins of a histogram; even. 16 of them for each step of int8 at the least."""
 _VERSION: Final = 1
+_AT_A_TIME: Final = 96
 
 
 @dataclass
@@ -140,10 +141,10 @@ class Statistics:
             )
 
 
-def run_with_outputs(
-    graph: Graph, names: Sequence[str], feeds: Iterable[Feeds], threads: int
-) -> Iterable[list[Floats]]:
-    """Run a graph and read values inside it.
+def values_of(
+    graph: Graph, names: Sequence[str], feeds: Sequence[Feeds], threads: int
+) -> Iterator[tuple[str, Floats]]:
+    """Run a graph and read values inside it, so many at a time that memory stays bounded.
 
     Args:
         graph: a float graph.
@@ -152,17 +153,21 @@ def run_with_outputs(
         threads: threads per run.
 
     Yields:
-        The values, in the order of the names.
+        Each value's name and array, for each set of inputs.
     """
-    open_model = graph.copy().model
-    del open_model.graph.value_info[:]
-    present = {value.name for value in open_model.graph.output}
-    open_model.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names if name not in present
-    )
-    session = open_session(open_model.SerializeToString(), threads)
-    for values in feeds:
-        yield session.run(list(names), dict(values))
+    for first in range(0, len(names), _AT_A_TIME):
+        part = list(names[first : first + _AT_A_TIME])
+        model = graph.copy().model
+        del model.graph.value_info[:]
+        present = {value.name for value in model.graph.output}
+        model.graph.output.extend(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+            for name in part
+            if name not in present
+        )
+        session = open_session(model.SerializeToString(), threads)
+        for values in feeds:
+            yield from zip(part, session.run(part, dict(values)), strict=True)
 
 
 def collect(
@@ -182,15 +187,14 @@ def collect(
     """
     result = Statistics({name: Histogram() for name in names})
     totals: dict[str, npt.NDArray[np.float64]] = {}
-    for arrays in run_with_outputs(graph, names, feeds, threads):
-        for name, array in zip(names, arrays, strict=True):
-            try:
-                result.histograms[name].add(array)
-            except DataError as error:
-                raise DataError(f"{where}: the value {name} took {error}") from error
-            if array.ndim == 4:
-                # Every image counts alike, whatever its size.
-                totals[name] = totals.get(name, 0) + array.mean(axis=(0, 2, 3), dtype=np.float64)
+    for name, array in values_of(graph, names, feeds, threads):
+        try:
+            result.histograms[name].add(array)
+        except DataError as error:
+            raise DataError(f"{where}: the value {name} took {error}") from error
+        if array.ndim == 4:
+            # Every image counts alike, whatever its size.
+            totals[name] = totals.get(name, 0) + array.mean(axis=(0, 2, 3), dtype=np.float64)
     result.means = {name: total / len(feeds) for name, total in totals.items()}
     return result
 

@@ -21,7 +21,7 @@ from .options import Options
 from .placement import Layer, Placement
 from .ranges import METHODS, Ranges, clipped_share
 from .sensitivity import Decision, Trial, decide, rank
-from .statistics import Statistics, run_with_outputs
+from .statistics import Statistics, values_of
 from .writing import Quantised, Recipe, quantise
 
 if TYPE_CHECKING:
@@ -335,8 +335,6 @@ class GraphCalibration:
     def _values(self, made: Quantised) -> list[dict[str, Any]]:
         """Range, clipping and SQNR of every quantised value, on photographs that no range was measured on."""
         names = list(made.scales)
-        if not names:
-            return []
         signal, noise, clipped = (
             dict.fromkeys(names, 0.0),
             dict.fromkeys(names, 0.0),
@@ -344,13 +342,12 @@ class GraphCalibration:
         )
         feeds = [layers.feeds(self.name) for layers in self.judged[:_SQNR_IMAGES]]
         count = len(feeds)
-        for arrays in run_with_outputs(self.placement.graph, names, feeds, self.options.threads):
-            for name, x in zip(names, arrays, strict=True):
-                scale = made.scales[name]
-                stored = np.clip(np.rint(x / scale), -128, 127)
-                signal[name] += float(np.sum(np.square(x, dtype=np.float64)))
-                noise[name] += float(np.sum(np.square(stored * scale - x, dtype=np.float64)))
-                clipped[name] += float(np.mean(np.abs(x) > 127.5 * scale)) / count
+        for name, x in values_of(self.placement.graph, names, feeds, self.options.threads):
+            scale = made.scales[name]
+            stored = np.clip(np.rint(x / scale), -128, 127)
+            signal[name] += float(np.sum(np.square(x, dtype=np.float64)))
+            noise[name] += float(np.sum(np.square(stored * scale - x, dtype=np.float64)))
+            clipped[name] += float(np.mean(np.abs(x) > 127.5 * scale)) / count
         found = []
         for name in names:
             histogram, limit = made.histograms[name], float(made.scales[name]) * 127

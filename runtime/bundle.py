@@ -101,7 +101,7 @@ class Manifest:
         graphs: the three graph files.
         provenance: where the weights come from: checkpoint, data, scores, command, revision.
         tools: versions of what exported the bundle.
-        quantization: scales and settings of a quantised bundle; None for others.
+        quantization: settings of a quantised bundle, whose scales are in its graphs; None for others.
     """
 
     name: str

@@ -14,7 +14,8 @@ import small_bundle
 from conftest import SAMPLES
 from onnx import TensorProto, helper
 from oslic.bench.drift import run as drift
-from oslic.bench.int8 import evaluate, fingerprints, labels, latency, lines
+from oslic.bench.int8 import FORMAT, evaluate, fingerprints, labels, latency, lines
+from oslic.bench.report import sections
 from oslic.bench.timing import Settings
 from oslic.calibration.calibrate import calibrate_bundle
 from oslic.calibration.options import Options
@@ -69,7 +70,7 @@ def test_the_bundle_is_a_bundle_like_any_other(calibrated, float_bundle, photo, 
     assert bundle.manifest.fingerprint != float_bundle.manifest.fingerprint
     assert bundle.manifest.quantization["float_fingerprint"] == float_bundle.manifest.fingerprint
     assert {bundle.manifest.graphs[name].precision for name in GRAPH_NAMES} == {"int8"}
-    assert [weight_limit(bundle.manifest, name) for name in GRAPH_NAMES] == [127] * 3
+    assert [weight_limit(bundle.manifest, name) for name in GRAPH_NAMES] == [63] * 3
     assert all(graph["intact"] for graph in describe(bundle)["graphs"].values())
     assert main(["inspect", str(bundle.path)]) == 0
     assert "int8" in capsys.readouterr().out
@@ -127,14 +128,14 @@ def test_ranges_of_a_second_run_come_from_the_cache(calibrated, float_bundle, tm
         "--cache",
         str(cache),
     ]
-    options = ["--graphs", "analyse", "--ranges", "mse", "--weight-bits", "7", "--ignore-time"]
+    options = ["--graphs", "analyse", "--ranges", "mse", "--weight-bits", "8", "--ignore-time"]
     assert main(["calibrate", str(float_bundle.path), *arguments, *options, "--budget-db", "1"]) == 0
     again = Bundle.open(tmp_path / "again")
     report = json.loads((tmp_path / "again" / "calibration.json").read_text())
     assert report["graphs"]["analyse"]["statistics_from_cache"]
     assert not first["graphs"]["analyse"]["statistics_from_cache"]
     assert report["graphs"]["analyse"]["recipe"]["ranges"] == "mse"
-    assert weight_limit(again.manifest, "analyse") == 63
+    assert weight_limit(again.manifest, "analyse") == 127
     # The other graphs are the float bundle's own.
     assert weight_limit(again.manifest, "segment") is None
     assert again.read_graph("segment") == float_bundle.read_graph("segment")
@@ -275,6 +276,11 @@ def test_the_bench_measures_both_bundles_in_one_run(calibrated, float_bundle, sa
     assert fingerprints(float_bundle.path, bundle.path)["int8"] == bundle.manifest.fingerprint
     with pytest.raises(DataError, match="it is not quantised"):
         fingerprints(bundle.path, float_bundle.path)
+    body = {"format": FORMAT, "environment": {"vnni": False}, "latency": result}
+    body["miou"] = {"before": 0.5, "after": 0.49}
+    (section,) = sections([body])
+    assert "synthesise" in section.tables[0].markdown()
+    assert "-0.0100" in section.tables[1].markdown()
     said = "\n".join(lines({"latency": result, "environment": {"vnni": False}}))
     assert "no VNNI" in said
 

@@ -17,6 +17,7 @@ _MEASUREMENTS: Final[dict[str, tuple[str, str]]] = {
     "flif": ("flif", "bytes and speed of the lossless layers, beside peers"),
     "drift": ("drift", "estimates of every backend against float32 on the CPU"),
     "gpu": ("gpu", "everything that needs a GPU, in one command"),
+    "int8": ("int8", "a float bundle against the int8 bundle made from it"),
     "report": ("report", "result files into one HTML page and Markdown tables"),
     "selfcheck": ("selfcheck", "does the harness tell a change from noise on this machine?"),
     "compare": ("compare_results", "two result files, judged against the noise"),

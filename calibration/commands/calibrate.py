@@ -39,8 +39,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--ranges", choices=_METHODS, default="auto", help="auto: what comes nearest to the float graph"
     )
     parser.add_argument(
-        "--weight-bits", type=int, choices=(7, 8), default=8,
-        help="7: fast and exact on x86 without VNNI too (default: %(default)s)",
+        "--weight-bits",
+        type=int,
+        choices=(7, 8),
+        default=7,
+        help="of the integers; with 7 the fast kernels of x86 without VNNI are exact too (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--budget-db",

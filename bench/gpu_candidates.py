@@ -45,12 +45,21 @@ Precision = Literal["fp32", "fp16"]
 SEED: Final = 0
 
 FUSED: Final[dict[str, Fixed]] = {
+    "fused:pooled": Fixed("pooled", "merged", "stacked"),
     "fused:transposed": Fixed("transposed", "merged", "stacked"),
     "fused:phases": Fixed("phases", "merged", "stacked"),
     "fused:merged": Fixed("merged", "stacked"),
 }
 """Forms that fusion can give a graph; which is fastest depends on the engine, so all are measured."""
-FORMS: Final = ("naive", "fused:transposed", "plain", "convolve_first", "fused:phases", "fused:merged")
+FORMS: Final = (
+    "naive",
+    "fused:pooled",
+    "plain",
+    "fused:transposed",
+    "convolve_first",
+    "fused:phases",
+    "fused:merged",
+)
 """In the order of their weight: what is cut off when time runs out comes last."""
 
 UNFUSED: Final = ("naive", "plain", "convolve_first")

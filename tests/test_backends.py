@@ -808,6 +808,39 @@ def test_cuda_python_has_what_the_driver_calls():
     assert isinstance(api.cudaGetDeviceCount(), tuple)
 
 
+@without_gpu
+@pytest.mark.parametrize(
+    ("call", "arguments"),
+    [
+        ("allocate", (16,)),
+        ("free", (4096,)),
+        ("allocate_pinned", (16,)),
+        ("free_pinned", (4096,)),
+        ("create_stream", ()),
+        ("destroy_stream", (4096,)),
+        ("create_event", ()),
+        ("destroy_event", (4096,)),
+        ("record", (4096, 8192)),
+        ("elapsed", (4096, 8192)),
+        ("to_device", (4096, np.zeros(4, np.uint8), 8192)),
+        ("to_host", (np.zeros(4, np.uint8), 4096, 8192)),
+        ("synchronise", (4096,)),
+        ("begin_capture", (4096,)),
+        ("end_capture", (4096,)),
+        ("launch", (4096, 8192)),
+        ("destroy_graph", (4096,)),
+    ],
+)
+def test_cuda_python_takes_our_arguments(call, arguments):
+    """Without a driver every call fails, and with CUDA's own error: a wrong argument would be a TypeError."""
+    if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.bindings") is None:
+        pytest.skip("cuda-python is not installed")
+    driver = object.__new__(cuda._CudaPython)
+    driver._api = importlib.import_module("cuda.bindings.runtime")
+    with pytest.raises(BackendError, match=r"cuda\w+ failed: .*driver"):
+        getattr(driver, call)(*arguments)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", [name for name in backends.BACKENDS if name != "onnxruntime-cpu"])
 def test_every_gpu_backend_agrees_with_the_cpu(name, bundle, photo):

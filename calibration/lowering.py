@@ -90,8 +90,9 @@ def phases_of(node: NodeProto, weight: Floats) -> dict[tuple[int, int], Phase] |
 def lower_transposed(graph: Graph, names: set[str] | None = None) -> dict[str, str]:
     """Write transposed convolutions as four convolutions, interleaved by plain copies.
 
-    The convolutions are called NAME.00 to NAME.11. A ReLU that alone reads the output is done on the phases, where it
-    costs nothing behind a convolution.
+    The convolutions are called NAME.00 to NAME.11. An average over 2x2 pixels that alone reads the output (the exporter
+    writes upsampled convolutions so) goes into the kernel, and a ReLU is done on the phases, where it costs nothing
+    behind a convolution.
 
     Args:
         graph: is changed.
@@ -110,20 +111,51 @@ def lower_transposed(graph: Graph, names: set[str] | None = None) -> dict[str, s
             nodes.append(node)
             continue
         weight = graph.constant(node.input[1])
-        four = "its weights are computed" if weight is None else phases_of(node, weight)
+        whole, pool = node, None
+        if weight is not None:
+            whole, weight, pool = _with_pool(graph, node, weight)
+        four = "its weights are computed" if weight is None else phases_of(whole, weight)
         if isinstance(four, str):
             kept[node.name] = four
             nodes.append(node)
         else:
-            readers = graph.readers.get(node.output[0], [])
-            relu = readers[0] if len(readers) == 1 and readers[0].op_type == "Relu" else None
-            if relu is not None:
-                done.add(relu.name)
-            nodes.extend(
-                _interleaved(graph, node, four, (relu or node).output[0], rectified=relu is not None)
-            )
+            last = pool or node
+            relu = _sole_reader(graph, last, "Relu")
+            done.update(other.name for other in (pool, relu) if other is not None)
+            result = (relu or last).output[0]
+            nodes.extend(_interleaved(graph, node, four, result, rectified=relu is not None))
     graph.replace_nodes(nodes)
     return kept
+
+
+def _sole_reader(graph: Graph, node: NodeProto, kind: str) -> NodeProto | None:
+    readers = graph.readers.get(node.output[0], [])
+    alone = len(readers) == 1 and node.output[0] not in graph.outputs
+    return readers[0] if alone and readers[0].op_type == kind else None
+
+
+def _with_pool(graph: Graph, node: NodeProto, weight: Floats) -> tuple[NodeProto, Floats, NodeProto | None]:
+    """A transposed convolution and the average over 2x2 pixels behind it as one, with a kernel one tap longer.
+
+    The average of the outputs o and o + 1 reads x[i] with (w[k - 1] + w[k]) / 2 wherever o = 2i + k - (before + 1).
+
+    Returns:
+        The node with new padding, its weight, and the pool; without such a pool what was given, and None.
+    """
+    pool = _sole_reader(graph, node, "AveragePool")
+    if pool is None or pooling_kernel(pool, 1) is None:
+        return node, weight, None
+    found = attributes(pool)
+    if list(found["kernel_shape"]) != [2, 2] or list(found.get("strides", [1, 1])) != [1, 1]:
+        return node, weight, None
+    box = np.pad(weight, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    summed = (box[:, :, 1:, 1:] + box[:, :, :-1, 1:] + box[:, :, 1:, :-1] + box[:, :, :-1, :-1]) / np.float32(
+        4
+    )
+    other = {name: value for name, value in attributes(node).items() if name not in {"pads", "kernel_shape"}}
+    pads = [side + 1 for side in attributes(node).get("pads", [0, 0, 0, 0])]
+    whole = helper.make_node("ConvTranspose", node.input, node.output, name=node.name, pads=pads, **other)
+    return whole, summed.astype(np.float32), pool
 
 
 def _interleaved(

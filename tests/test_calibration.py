@@ -93,6 +93,31 @@ def test_phases_equal_the_transposed_convolution(kernel, pads):
         np.testing.assert_allclose(run(lowered, {"x": x}), run(graph, {"x": x}), atol=1e-5)
 
 
+@pytest.mark.parametrize(("kernel", "pads"), [(3, [0, 0, 0, 0]), (5, [1, 1, 1, 1])])
+def test_the_average_behind_a_transposed_convolution_goes_into_its_phases(kernel, pads):
+    random = np.random.default_rng(kernel)
+    weight = random.standard_normal((3, 5, kernel, kernel)).astype(np.float32)
+    up = helper.make_node(
+        "ConvTranspose",
+        ["x", "w", "b"],
+        ["u"],
+        name="up",
+        kernel_shape=[kernel] * 2,
+        strides=[2, 2],
+        pads=pads,
+    )
+    pool = helper.make_node("AveragePool", ["u"], ["p"], name="pool", kernel_shape=[2, 2], strides=[1, 1])
+    relu = helper.make_node("Relu", ["p"], ["y"], name="relu")
+    constants = {"w": weight, "b": np.arange(5, dtype=np.float32)}
+    graph = float_graph([up, pool, relu], constants, {"x": ["N", 3, "H", "W"]})
+    lowered = graph.copy()
+    assert lower_transposed(lowered) == {}
+    assert not {"ConvTranspose", "AveragePool"} & {node.op_type for node in lowered.nodes}
+    x = random.standard_normal((2, 3, 6, 5)).astype(np.float32)
+    np.testing.assert_allclose(run(lowered, {"x": x}), run(graph, {"x": x}), atol=1e-5)
+    assert lower_transposed(graph.copy(), set()) == {}
+
+
 def test_a_relu_behind_a_transposed_convolution_moves_to_its_phases():
     graph = Graph(small_bundle.synthesise())
     lowered = graph.copy()

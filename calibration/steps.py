@@ -90,12 +90,9 @@ class GraphCalibration:
         self.judge = Judge(work.networks, work.judged, options.threads)
         # Layer by layer there are many runs: on fewer photographs.
         self.quick_judge = Judge(work.networks, work.judged[:_TRIED], options.threads)
-        budgets: dict[GraphName, float] = {
-            "segment": options.budget_labels,
-            "analyse": options.budget_db / 2,
-            "synthesise": options.budget_db / 2,
-        }
-        self.budget = budgets[name]
+        # The estimate's loss is shared by the graphs that it comes from.
+        sharing = len({"analyse", "synthesise"} & set(options.graphs))
+        self.budget = options.budget_labels if name == "segment" else options.budget_db / sharing
         self.variants: list[dict[str, Any]] = []
         self.cached = False
 

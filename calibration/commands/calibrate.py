@@ -109,8 +109,11 @@ def run(args: argparse.Namespace) -> int:
         Bundle.open(args.bundle), args.output, options, replace_old=args.force, evaluate=_evaluation(args)
     )
     before, after = (report["together"]["estimate_db"][when] for when in ("before", "after"))
-    print(f"all graphs: estimate {before:.3f} -> {after:.3f} dB, "
-          f"{100 * report['together']['labels_changed']:.2f} % of the labels change")  # fmt: skip
+    beyond = ", more than the budget" if before - after > args.budget_db else ""
+    print(
+        f"all graphs: estimate {before:.3f} -> {after:.3f} dB{beyond}, "
+        f"{100 * report['together']['labels_changed']:.2f} % of the labels change"
+    )
     if "evaluation" in report:
         from ...bench.int8 import lines
 

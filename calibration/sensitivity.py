@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 # Kernels of both forms are timed one after the other: what is nearer to 1 than this is noise.
 _CLEARLY_SLOWER: Final = 1.1
+# A layer of less than this share of the convolutions' time is not worth this share of the budget.
+_TRIFLE: Final = 0.005
+_TELLING: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -80,11 +83,17 @@ def decide(
         judge: scores a choice of layers.
         time_decides: leave out layers whose int8 kernels are clearly slower here.
     """
-    reasons = {
-        t.layer.name: f"int8 takes {1e3 * t.int8_seconds:.3f} ms, float {1e3 * t.float_seconds:.3f} ms"
-        for t in trials
-        if time_decides and not t.pays
-    }
+    whole = sum(trial.float_seconds for trial in trials)
+    reasons: dict[str, str] = {}
+    for t in trials:
+        if time_decides and not t.pays:
+            reasons[t.layer.name] = (
+                f"int8 takes {1e3 * t.int8_seconds:.3f} ms, float {1e3 * t.float_seconds:.3f} ms"
+            )
+        elif t.float_seconds < _TRIFLE * whole and t.damage > _TELLING * budget:
+            reasons[t.layer.name] = (
+                f"a trifle to compute ({1e3 * t.float_seconds:.3f} ms), damage {t.damage:.4g}"
+            )
     ranked = rank([trial for trial in trials if trial.layer.name not in reasons])
 
     def rest(left_out: int) -> list[Layer]:

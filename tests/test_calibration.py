@@ -521,6 +521,14 @@ def test_the_worst_layers_are_left_out_until_the_budget_holds(budget, int8):
     assert "5.000 ms, float 2.000 ms" in decision.reasons["e"]
 
 
+def test_a_trifle_that_does_damage_is_left_in_float():
+    made = [*trials()[:4], Trial(Layer("e", ("e",)), 0.01, 1e-5, 1e-6)]
+    assert "e" in {layer.name for layer in decide(made, 1.0, lambda _: Damage(0.0, 30, 40)).int8}
+    decision = decide(made, 0.1, lambda _: Damage(0.0, 30, 40))
+    assert "a trifle to compute" in decision.reasons["e"]
+    assert set(decision.reasons) == {"e"}
+
+
 def test_the_rank_counts_damage_for_time_won():
     slow = Trial(Layer("slow", ("slow",)), 0.1, 11e-3, 1e-3)
     quick = Trial(Layer("quick", ("quick",)), 0.05, 2e-3, 1e-3)

@@ -129,6 +129,16 @@ class Graph:
         del graph.value_info[:]
         self.refresh()
 
+    def remove_dead(self) -> None:
+        """Drop the nodes that nobody reads."""
+        needed = set(self.outputs)
+        kept = []
+        for node in reversed(self.nodes):
+            if needed & set(node.output):
+                needed.update(node.input)
+                kept.append(node)
+        self.replace_nodes(kept[::-1])
+
     def channels(self) -> dict[str, int]:
         """Channels of the four-dimensional values for which they follow from the graph."""
         inferred = onnx.shape_inference.infer_shapes(self.model, data_prop=True)

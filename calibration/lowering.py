@@ -1,13 +1,13 @@
 """Exact forms with int8 kernels, for what has none in ONNX Runtime: transposed convolutions and average pooling.
 
-Both hold in real arithmetic, borders included; `tests/test_calibration.py` checks them against the originals.
+They hold in real arithmetic, borders included; `tests/test_calibration.py` checks them against the originals.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from onnx import NodeProto, helper
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Floats = npt.NDArray[np.float32]
+
+# Ends the names of the nodes that bring interleaved phases back to N x C x H x W.
+_BACK: Final = ".back"
 
 
 @dataclass(frozen=True)
@@ -162,55 +165,148 @@ def _interleaved(
     graph: Graph, node: NodeProto, four: dict[tuple[int, int], Phase], result: str, *, rectified: bool
 ) -> Iterator[NodeProto]:
     stem = node.name
-    bias = list(node.input[2:3])
-    channels = four[0, 0].weight.shape[0]
-
-    def write(op: str, inputs: list[str], label: str, output: str | None = None, **more: Any) -> NodeProto:
-        name = output or graph.fresh(f"{stem}.{label}")
-        return helper.make_node(op, inputs, [name], name=f"{stem}.{label}", **more)
-
-    def integers(values: list[int], label: str) -> str:
-        return graph.add_constant(f"{stem}.{label}", np.array(values, np.int64))
-
     outputs = {}
     for (a, b), phase in sorted(four.items()):
-        inputs = [node.input[0], graph.add_constant(f"{stem}.{a}{b}.weight", phase.weight), *bias]
-        made = write(
+        weight = graph.add_constant(f"{stem}.{a}{b}.weight", phase.weight)
+        made = _write(
+            graph,
             "Conv",
-            inputs,
-            f"{a}{b}",
+            [node.input[0], weight, *node.input[2:3]],
+            f"{stem}.{a}{b}",
             kernel_shape=list(phase.weight.shape[2:]),
             strides=[1, 1],
             pads=list(phase.pads),
         )
         yield made
         if rectified:
-            made = write("Relu", [made.output[0]], f"{a}{b}.relu")
+            made = _write(graph, "Relu", [made.output[0]], f"{stem}.{a}{b}.relu")
             yield made
         outputs[a, b] = made.output[0]
-    sides = write("Shape", [node.input[0]], "sides", start=2, end=4)
-    lead = integers([-1, channels], "lead")
-    yield sides
-    targets = []
-    for rows in (1, 2):
-        factors = write("Mul", [sides.output[0], integers([rows, 2], "factors")], f"size{rows}")
-        target = write("Concat", [lead, factors.output[0]], f"target{rows}", axis=0)
-        targets.append(target.output[0])
-        yield factors
-        yield target
-    halves = []
-    for a in (0, 1):
-        # N x 2C x h x w to N x C x h x 2w: the columns of two phases interleaved.
-        pair = write("Concat", [outputs[a, 0], outputs[a, 1]], f"pair{a}", axis=1)
-        flat = write("Reshape", [pair.output[0], integers([0, 2, -1], "flat")], f"flat{a}")
-        turned = write("Transpose", [flat.output[0]], f"turned{a}", perm=[0, 2, 1])
-        half = write("Reshape", [turned.output[0], targets[0]], f"half{a}")
-        halves.append(half.output[0])
-        yield from (pair, flat, turned, half)
-    # A row of the one, then a row of the other: a copy of whole rows.
-    both = write("Concat", halves, "both", axis=3)
-    yield both
-    yield write("Reshape", [both.output[0], targets[1]], "whole", output=result)
+    yield from _interleave(graph, stem, outputs, four[0, 0].weight.shape[0], result)
+
+
+def _write(
+    graph: Graph, kind: str, inputs: list[str], name: str, *, output: str | None = None, **more: Any
+) -> NodeProto:
+    return helper.make_node(kind, inputs, [output or graph.fresh(name)], name=name, **more)
+
+
+def _interleave(
+    graph: Graph, stem: str, phases: dict[tuple[int, int], str], channels: int, result: str
+) -> Iterator[NodeProto]:
+    """Put the pixels (i, j) of phase (a, b) to (2i + a, 2j + b).
+
+    Channels last, as the int8 kernels have it, that is plain copies: the pixels of a row side by side, then two rows
+    one after the other, N x h x 2w x 2C, are N x 2h x 2w x C in memory. ONNX Runtime takes the transpositions out
+    again.
+
+    Args:
+        graph: gets the constants.
+        stem: of the nodes' names.
+        phases: values N x C x h x w.
+        channels: C.
+        result: name of the value N x C x 2h x 2w.
+    """
+
+    def integers(values: list[int], label: str) -> str:
+        return graph.add_constant(f"{stem}.{label}", np.array(values, np.int64))
+
+    turned = {
+        place: _write(graph, "Transpose", [value], f"{stem}.{place[0]}{place[1]}.turned", perm=[0, 2, 3, 1])
+        for place, value in phases.items()
+    }
+    pairs = [
+        _write(graph, "Concat", [turned[a, b].output[0] for b in (0, 1)], f"{stem}.pair{a}", axis=3)
+        for a in (0, 1)
+    ]
+    both = _write(graph, "Concat", [pair.output[0] for pair in pairs], f"{stem}.both", axis=2)
+    sides = _write(graph, "Shape", [phases[0, 0]], f"{stem}.sides", start=2, end=4)
+    doubled = _write(graph, "Mul", [sides.output[0], integers([2], "two")], f"{stem}.doubled")
+    parts = [integers([-1], "any"), doubled.output[0], integers([channels], "channels")]
+    target = _write(graph, "Concat", parts, f"{stem}.target", axis=0)
+    whole = _write(graph, "Reshape", [both.output[0], target.output[0]], f"{stem}.whole")
+    yield from (*turned.values(), *pairs, both, sides, doubled, target, whole)
+    yield _write(graph, "Transpose", [whole.output[0]], f"{stem}{_BACK}", output=result, perm=[0, 3, 1, 2])
+
+
+def interleave_channels_last(graph: Graph, names: set[str] | None = None) -> int:
+    """Write the exporter's interleaving of phases as `lower_transposed` does.
+
+    Args:
+        graph: is changed. `steps` checks its numbers: what the exporter's reshapes do depends on computed sizes.
+        names: Conv nodes; only phases that come from these, or were interleaved here, are rewritten; None: all.
+
+    Returns:
+        How many were rewritten.
+    """
+    nodes: list[NodeProto] = []
+    count = 0
+    for node in graph.nodes:
+        phases = _phases_behind(graph, node)
+        channels = None if phases is None else _channels(graph, phases[0, 0])
+        if (
+            phases is None
+            or channels is None
+            or not all(_is_chosen(graph, v, names) for v in phases.values())
+        ):
+            nodes.append(node)
+            continue
+        nodes.extend(_interleave(graph, node.name, phases, channels, node.output[0]))
+        count += 1
+    graph.replace_nodes(nodes)
+    graph.remove_dead()
+    return count
+
+
+def _is_chosen(graph: Graph, value: str, names: set[str] | None) -> bool:
+    node = graph.producers.get(value)
+    if node is None or node.op_type not in {"Conv", "Transpose"}:
+        return False
+    return node.name.endswith(_BACK) or (node.op_type == "Conv" and (names is None or node.name in names))
+
+
+def _channels(graph: Graph, value: str) -> int | None:
+    """Channels of a convolution's output, or of phases interleaved here."""
+    node = graph.producers[value]
+    if node.op_type == "Conv":
+        weight = graph.constant(node.input[1])
+        return None if weight is None else int(weight.shape[0])
+    if not node.name.endswith(_BACK):
+        return None
+    channels = graph.constant(f"{node.name.removesuffix(_BACK)}.channels")
+    return None if channels is None else int(channels[0])
+
+
+def _phases_behind(graph: Graph, node: NodeProto) -> dict[tuple[int, int], str] | None:
+    """The four values that a node's output interleaves, in one of the exporter's two spellings; None for others."""
+
+    def sources(value: str, kind: str, **wanted: Any) -> list[str] | None:
+        made = graph.producers.get(value)
+        if made is None or made.op_type != kind:
+            return None
+        found = attributes(made)
+        return list(made.input) if all(found.get(key) == want for key, want in wanted.items()) else None
+
+    if node.op_type == "DepthToSpace":
+        found = attributes(node)
+        four = sources(node.input[0], "Concat", axis=1)
+        if found["blocksize"] != 2 or found.get("mode", b"DCR") != b"DCR" or four is None or len(four) != 4:
+            return None
+        return {(i // 2, i % 2): value for i, value in enumerate(four)}
+    halves = sources(node.input[0], "Concat", axis=3) if node.op_type == "Reshape" else None
+    if halves is None or len(halves) != 2:
+        return None
+    phases = {}
+    for a, half in enumerate(halves):
+        turned = sources(half, "Reshape")
+        flat = sources(turned[0], "Transpose", perm=[0, 2, 1]) if turned else None
+        pair = sources(flat[0], "Reshape") if flat else None
+        shape = graph.constant(pair[1]) if pair else None
+        two = sources(pair[0], "Concat", axis=1) if pair else None
+        if shape is None or shape.tolist() != [0, 2, -1] or two is None or len(two) != 2:
+            return None
+        phases.update({(a, b): value for b, value in enumerate(two)})
+    return phases
 
 
 def pooling_kernel(node: NodeProto, channels: int) -> Floats | None:

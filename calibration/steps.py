@@ -11,12 +11,13 @@ import numpy as np
 from ..bench.timing import Candidate, Settings, measure, ratio
 from ..runtime.backends.onnxruntime_cpu import open_session
 from ..runtime.bundle import Bundle, GraphName
+from ..runtime.errors import VerificationError
 from ..runtime.quantization import EXACT_WEIGHT_LIMIT
-from .equalisation import equalise
+from .equalisation import ROUNDINGS, differing_share, equalise
 from .graph import Graph
 from .judge import Damage, FloatNetworks, Judge, Layers
 from .kernels import INT8_CONVOLUTION, Kernel, not_int8, profile, seconds_of
-from .lowering import lower_transposed
+from .lowering import interleave_channels_last, lower_transposed
 from .options import Options
 from .placement import Layer, Placement
 from .ranges import METHODS, Ranges, clipped_share
@@ -100,6 +101,8 @@ class GraphCalibration:
         """Write exact int8 forms, and measure all values that could be quantised."""
         lowered = graph.copy()
         self.kept_transposed = lower_transposed(lowered)
+        interleave_channels_last(lowered)
+        self._require_same(graph, lowered)
         placement = Placement(lowered, self.where)
         values = placement.plan(placement.layers).values
         statistics, hit = self.options.cache.statistics(
@@ -107,6 +110,19 @@ class GraphCalibration:
         )
         self.cached |= hit
         return placement, statistics
+
+    def _require_same(self, graph: Graph, other: Graph) -> None:
+        """Check exact forms by their numbers.
+
+        Raises:
+            VerificationError: they differ by more than roundings can.
+        """
+        share = differing_share(graph, other, self.feeds[0], self.options.threads)
+        if share > ROUNDINGS:
+            raise VerificationError(
+                f"{self.where}: the exact int8 forms change {100 * share:.2f} % of the output (allowed: "
+                f"{100 * ROUNDINGS:g} %); please report it"
+            )
 
     def score(
         self, placement: Placement, layers: Sequence[Layer], recipe: Recipe, judge: Judge | None = None
@@ -224,6 +240,7 @@ class GraphCalibration:
         """Write the chosen layers; transposed convolutions that stay in float stay as they are."""
         lowered = self.base.copy()
         lower_transposed(lowered, {name for layer in decision.int8 for name in self._transposed(layer)})
+        interleave_channels_last(lowered, {name for layer in decision.int8 for name in layer.convolutions})
         placement = Placement(lowered, self.where)
         made = quantise(placement, placement.plan(decision.int8), self.recipe)
         kernels = profile(

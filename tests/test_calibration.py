@@ -16,13 +16,20 @@ from oslic.calibration.equalisation import equalise
 from oslic.calibration.graph import Graph
 from oslic.calibration.judge import Damage
 from oslic.calibration.kernels import not_int8, profile
-from oslic.calibration.lowering import depthwise, lower_transposed, pooling_kernel
+from oslic.calibration.lowering import (
+    depthwise,
+    interleave_channels_last,
+    lower_transposed,
+    pooling_kernel,
+)
 from oslic.calibration.placement import Layer, Placement
 from oslic.calibration.ranges import METHODS, Ranges, clipped_share, threshold
 from oslic.calibration.scales import AnyScale, activation_scale, quantise_weight
 from oslic.calibration.sensitivity import Trial, decide, rank
 from oslic.calibration.statistics import Cache, Histogram, Statistics, collect
 from oslic.calibration.writing import Recipe, corrected_bias, quantise
+from oslic.export.forms import Fixed
+from oslic.export.fusion import fuse
 from oslic.export.precision import require_buildable
 from oslic.runtime.backends.onnxruntime_cpu import open_session
 from oslic.runtime.errors import BundleError, DataError
@@ -116,6 +123,36 @@ def test_the_average_behind_a_transposed_convolution_goes_into_its_phases(kernel
     x = random.standard_normal((2, 3, 6, 5)).astype(np.float32)
     np.testing.assert_allclose(run(lowered, {"x": x}), run(graph, {"x": x}), atol=1e-5)
     assert lower_transposed(graph.copy(), set()) == {}
+
+
+@pytest.mark.parametrize("form", ["phases", "phases-transposed"])
+def test_the_interleaving_of_the_exporter_is_written_channels_last(form):
+    exported, _ = fuse(
+        ir.from_proto(upsampled_convolution()), lambda _: Fixed(form), shapes={"x": (1, 3, 6, 8)}
+    )
+    graph = Graph(ir.to_proto(exported))
+    other = graph.copy()
+    assert interleave_channels_last(other, set()) == 0
+    assert interleave_channels_last(other) == 1
+    kinds = [node.op_type for node in other.nodes]
+    assert kinds.count("Conv") == 4
+    assert kinds.count("Transpose") == 5
+    assert "DepthToSpace" not in kinds
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 6)).astype(np.float32)
+    np.testing.assert_allclose(run(other, {"x": x}), run(graph, {"x": x}), atol=1e-5)
+
+
+def upsampled_convolution():
+    scales = np.array([1, 1, 2, 2], np.float32)
+    weight = np.random.default_rng(1).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node(
+            "Resize", ["x", "", "s"], ["u"], mode="nearest", coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        ),
+        helper.make_node("Conv", ["u", "w"], ["y"], name="conv", pads=[1] * 4),
+    ]  # fmt: skip
+    return float_graph(nodes, {"s": scales, "w": weight}, {"x": ["N", 3, "H", "W"]}).model
 
 
 def test_a_relu_behind_a_transposed_convolution_moves_to_its_phases():

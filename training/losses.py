@@ -273,7 +273,7 @@ class ResidualRate(nn.Module):
         super().__init__()
         self.steps = steps
         self.register_buffer("dct", dct_matrix(16), persistent=False)
-        self.register_buffer("factors", _band_factors()[None, :, None, :, None, :], persistent=False)
+        self.register_buffer("factors", _band_factors(), persistent=False)
         self.register_buffer(
             "colour",
             torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]),
@@ -300,8 +300,9 @@ class ResidualRate(nn.Module):
         blocks = planes.reshape(n, k, height // 16, 16, width // 16, 16)
         rows = torch.einsum("us,nkasbt->nkaubt", matrix, blocks)
         power = torch.einsum("vt,nkaubt->nkaubv", matrix, rows).square()
-        factors = self.get_buffer("factors") * (0.5 / (height * width))
-        costs = [(factors * torch.log2(1.0 + power / step**2)).sum((1, 2, 3, 4, 5)) for step in self.steps]
+        # Half a bit per doubling of 1 + (d/q)^2, whose natural logarithm is cheaper.
+        factors = self.get_buffer("factors") * (0.5 / (math.log(2.0) * height * width))
+        costs = [torch.einsum("nkaubv,kuv->n", torch.log1p(power * step**-2), factors) for step in self.steps]
         return torch.stack(costs, dim=1)
 
 

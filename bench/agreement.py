@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 import numpy as np
 
 from ..export.bundling import TOLERANCES
+from ..export.engines import Precision, prepare
 from ..export.halves import write_half
 from ..export.verify import Tolerance, compare
 from ..runtime.backends import BACKENDS, Options, Runner, select
 from ..runtime.backends.sessions import PRECISION_NAMES
 from ..runtime.bundle import GRAPH_NAMES, Bundle, GraphName
-from ..runtime.engines import PRECISIONS, PRODUCTS
+from ..runtime.engines import PRECISIONS, PRODUCTS, Product, wanted_precision
 from ..runtime.errors import UsageError
 from ..runtime.images import read_image
 from ..runtime.limits import Limits
@@ -64,9 +65,19 @@ class Side:
     precision: str
 
     @property
-    def runs_graphs(self) -> bool:
-        """Whether it runs the bundle's ONNX graphs, and not engines made of them."""
-        return self.backend not in PRODUCTS
+    def product(self) -> Product | None:
+        """The product whose engines it runs; None if it runs the bundle's ONNX graphs."""
+        return next((product for product in PRODUCTS if product == self.backend), None)
+
+    def graph(self, name: GraphName) -> bytes:
+        """A graph in the types in which this side computes it, serialised.
+
+        Raises:
+            BundleError: the file is missing or was altered.
+            UsageError: it cannot be brought into these types.
+        """
+        data = self.bundle.read_graph(name)
+        return data if self.product is None else prepare(data, cast("Precision", self.precision))
 
 
 def parse_side(text: str, bundle: Bundle, folder: Path, threads: int | None) -> Side:
@@ -91,8 +102,9 @@ def parse_side(text: str, bundle: Bundle, folder: Path, threads: int | None) -> 
     if backend in PRODUCTS:
         if variant == UNOPTIMISED:
             raise UsageError(f"{backend} runs engines, which are optimised when they are built")
+        held = wanted_precision(bundle, backend)
         options = Options(threads=threads, precision=variant or None)
-        return Side(text, backend, bundle, options, variant or "of its engines")
+        return Side(text, backend, bundle, options, variant or held or precision)
     if variant == UNOPTIMISED:
         return Side(text, backend, bundle, Options(threads=threads, optimise=False), precision)
     if variant and variant != precision:

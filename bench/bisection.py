@@ -14,6 +14,7 @@ from ..export.verify import Difference, Tolerance, compare
 from ..runtime.backends import onnxruntime_cpu, onnxruntime_gpu
 from ..runtime.errors import BackendError, UsageError
 from ..runtime.quantization import weight_limit
+from . import engine_values
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +29,8 @@ Values = Callable[[Sequence[str]], dict[str, "npt.NDArray[Any]"]]
 """Values of a graph's tensors, by name; each call runs the graph."""
 
 _WIDTH: Final = 12
+_SWEEP: Final = 48
+"""Tensors per round where all are looked at."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,8 @@ class Bisection:
 
     Each round takes a dozen tensors spread over what is left, runs both sides with these as further outputs, and goes
     on before the first that is bad. A difference can vanish again (behind a clip, or a rounding), so in the end the
-    sources of the tensor found are looked at as well, and the search goes on before them if one is bad.
+    sources of the tensor found are looked at as well, and the search goes on before them if one is bad; and if no
+    tensor was found, all are looked at.
 
     Args:
         order: the tensors.
@@ -192,11 +196,23 @@ class Bisection:
                 low = places[-1]
         return found
 
+    def _sweep(self) -> int | None:
+        """The first bad tensor of all, each looked at: what begins and vanishes between two looks."""
+        for start in range(0, len(self._order), _SWEEP):
+            part = self._order[start : start + _SWEEP]
+            self.look([tensor.name for tensor in part])
+            bad = next((self._place[tensor.name] for tensor in part if not self.known[tensor.name].ok), None)
+            if bad is not None:
+                return bad
+        return None
+
     def search(self, graph: str) -> Finding:
         """Find the first bad tensor."""
         end = len(self._order) - 1
         place = self.first(end)
         visible = not self.known[self._order[end].name].ok
+        if place is None:
+            place = self._sweep()
         while place is not None:
             tensor = self._order[place]
             self.look(tensor.inputs)
@@ -215,31 +231,47 @@ class Bisection:
         return Finding(graph, None, None, (), len(self._order), self.runs, visible)
 
 
-def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> bytes:
+def element_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Element type of each tensor, as far as it can be inferred: TensorRT's parser wants outputs to say theirs."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    # Types noted in the file may be those of another precision.
+    del bare.graph.value_info[:]
+    inferred = onnx.shape_inference.infer_shapes(bare, strict_mode=False)
+    return {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
+
+
+def with_outputs(model: onnx.ModelProto, names: Sequence[str], types: Mapping[str, int]) -> bytes:
+    """A serialised copy of a model with some of its tensors as further outputs.
+
+    Args:
+        model: the model.
+        names: of the tensors.
+        types: from `element_types`.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    # Types noted in the file may be those of another precision; the runtime infers them anew.
     del copy.graph.value_info[:]
     present = {value.name for value in copy.graph.output}
-    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
+    for name in names:
+        if name not in present:
+            copy.graph.output.append(onnx.helper.make_tensor_value_info(name, types.get(name, 0), None))
     return bytes(copy.SerializeToString())
 
 
 def graph_values(side: Side, graph: GraphName, feeds: Arrays) -> Values:
     """Values of a graph's tensors on one side of a comparison.
 
-    Raises:
-        UsageError: the side runs engines, whose tensors cannot be looked at.
+    A side that runs engines builds them again for each look, with the tensors as further outputs, and without whatever
+    the builder would have fused across them.
     """
-    if not side.runs_graphs:
-        raise UsageError(
-            f"{side.label} runs engines, which show no tensors inside: bisect an ONNX Runtime backend in the same "
-            "precision (such as onnxruntime-cuda@fp16), whose graph has the types that the engine was built from"
-        )
-    model = onnx.load_model_from_string(side.bundle.read_graph(graph))
+    model = onnx.load_model_from_string(side.graph(graph))
+    types = element_types(model)
 
     def values(names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-        data = _with_outputs(model, names)
+        data = with_outputs(model, names, types)
+        if side.product is not None:
+            return engine_values.values(side.product, data, names, feeds)
         if side.backend == onnxruntime_cpu.OnnxRuntimeCpu.name:
             session = onnxruntime_cpu.open_session(
                 data,
@@ -270,9 +302,10 @@ def bisect(one: Side, other: Side, graph: GraphName, feeds: Arrays, tolerance: T
         tolerance: of every tensor: |b - a| <= atol + rtol * |a|; NaN and infinities on one side alone are beyond it.
 
     Raises:
-        UsageError: the graphs have no tensors in common, or a side shows none.
+        UsageError: the graphs have no tensors in common.
+        BackendError: a side cannot run its graph with further outputs.
     """
-    models = [ir.from_proto(onnx.load_model_from_string(s.bundle.read_graph(graph))) for s in (one, other)]
+    models = [ir.from_proto(onnx.load_model_from_string(s.graph(graph))) for s in (one, other)]
     order = tensors(models[0].graph, models[1].graph)
     if not order:
         raise UsageError(f"the two graphs {graph} have no tensors in common: they were exported apart")

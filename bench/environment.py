@@ -62,28 +62,25 @@ def gpus() -> list[dict[str, str]]:
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
-    fields = (
-        "name",
-        "driver_version",
-        "memory.total",
-        "clocks.sm",
-        "clocks.mem",
-        "clocks.max.sm",
-        "temperature.gpu",
-        "power.draw",
-        "clocks_throttle_reasons.active",
-    )
-    done = subprocess.run(
-        [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
-    if done.returncode != 0:
-        return []
-    rows = (line.split(",") for line in done.stdout.splitlines())
-    return [dict(zip(fields, map(str.strip, row), strict=True)) for row in rows if len(row) == len(fields)]
+    known = ("name", "driver_version", "memory.total", "clocks.sm", "clocks.mem", "clocks.max.sm")
+    # The last field has been renamed; one unknown field makes the whole question fail.
+    more = ("temperature.gpu", "power.draw")
+    for fields in (
+        (*known, *more, "clocks_event_reasons.active"),
+        (*known, *more, "clocks_throttle_reasons.active"),
+        known,
+    ):
+        done = subprocess.run(
+            [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+        rows = [line.split(",") for line in done.stdout.splitlines()]
+        if done.returncode == 0 and all(len(row) == len(fields) for row in rows):
+            return [dict(zip(fields, map(str.strip, row), strict=True)) for row in rows]
+    return []
 
 
 def _revision() -> str | None:

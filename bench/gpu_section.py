@@ -17,9 +17,9 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from ..runtime.backends import cuda, probe_all
+from ..runtime.backends import cuda, probe, probe_all
 from ..runtime.bundle import GRAPH_NAMES, Bundle, default_bundle
-from ..runtime.errors import OslicError
+from ..runtime.errors import DependencyError, OslicError
 from ..runtime.files import write_atomically
 from . import environment
 
@@ -61,6 +61,9 @@ def correctness(spec: dict[str, Any], write: Write) -> None:
     from .agreement import open_sides, run, tolerances
 
     backend, precision = spec["backend"], spec["precision"]
+    found = probe(backend)
+    if not found.usable:
+        raise DependencyError(found.reason)
     folder = Path(spec["work"]) / "bundle"
     if not folder.is_dir():
         shutil.copytree(default_bundle(), folder)
@@ -77,8 +80,8 @@ def correctness(spec: dict[str, Any], write: Write) -> None:
     images = samples() or [_picture(Path(spec["work"]), side)]
     names = ["onnxruntime-cpu", f"{backend}@{precision}"]
     with open_sides(names, bundle, None, None) as (one, other):
-        found = run(one, other, images[:2], tolerances(one, other, {}), side)
-    result |= {key: found[key] for key in ("sides", "images", "outputs", "end_to_end", "tolerances", "ok")}
+        compared = run(one, other, images[:2], tolerances(one, other, {}), side)
+    result |= {key: compared[key] for key in ("sides", "images", "outputs", "end_to_end", "tolerances", "ok")}
     write(result)
 
 

@@ -117,28 +117,48 @@ class HostDriver:
 
 
 class DataType(enum.Enum):
-    UINT8 = 1
-    FLOAT = 2
+    UINT8 = "tensor(uint8)"
+    FLOAT = "tensor(float)"
+    HALF = "tensor(float16)"
+    BOOL = "tensor(bool)"
+    INT64 = "tensor(int64)"
+    BF16 = "tensor(bfloat16)"
+
+
+_NUMPY = {
+    DataType.UINT8: np.uint8,
+    DataType.FLOAT: np.float32,
+    DataType.HALF: np.float16,
+    DataType.BOOL: np.bool_,
+    DataType.INT64: np.int64,
+}
+
+
+def nptype(kind):
+    if kind not in _NUMPY:
+        raise TypeError(kind)  # as the products do
+    return _NUMPY[kind]
 
 
 class Engine:
-    """What the runner asks of `ICudaEngine`."""
+    """What the runner asks of `ICudaEngine`; without profiles it takes every shape."""
 
-    def __init__(self, model, profiles, driver, *, dtype=DataType.UINT8, capturable=True):
+    def __init__(self, model, profiles, driver, *, dtype=None, capturable=True):
         self.session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
         self.profiles, self.driver = profiles, driver
         self._dtype = dtype
         self.capturable = capturable
+        self._types = {v.name: v.type for v in (*self.session.get_inputs(), *self.session.get_outputs())}
         self.inputs = [value.name for value in self.session.get_inputs()]
-        self.output = self.session.get_outputs()[0].name
-        self.names = [*self.inputs, self.output]
+        self.outputs = [value.name for value in self.session.get_outputs()]
+        self.names = [*self.inputs, *self.outputs]
         self.num_io_tensors = len(self.names)
 
     def get_tensor_name(self, index):
         return self.names[index]
 
     def get_tensor_dtype(self, name):
-        return self._dtype
+        return self._dtype or DataType(self._types[name])
 
     def create_execution_context(self):
         return Context(self)
@@ -158,18 +178,22 @@ class Context:
         return index < len(self.engine.profiles)
 
     def set_input_shape(self, name, shape):
-        least, _, most = self.engine.profiles[self.profile][name]
         self.generation += 1
         self.shapes[name] = tuple(shape)
+        if not self.engine.profiles:
+            return True
+        least, _, most = self.engine.profiles[self.profile][name]
         return all(a <= x <= b for a, x, b in zip(least, shape, most, strict=True))
 
     def infer_shapes(self):
         return [name for name in self.engine.inputs if name not in self.shapes]
 
+    def _compute(self, feeds):
+        return dict(zip(self.engine.outputs, self.engine.session.run(None, feeds), strict=True))
+
     def get_tensor_shape(self, name):
-        assert name == self.engine.output
-        feeds = {n: np.zeros(s, np.uint8) for n, s in self.shapes.items()}
-        return self.engine.session.run(None, feeds)[0].shape
+        kinds = {n: nptype(self.engine.get_tensor_dtype(n)) for n in self.shapes}
+        return self._compute({n: np.zeros(s, kinds[n]) for n, s in self.shapes.items()})[name].shape
 
     def set_tensor_address(self, name, address):
         assert name in self.engine.names
@@ -181,13 +205,15 @@ class Context:
         assert set(self.shapes) == set(self.engine.inputs)
         assert set(self.addresses) == set(self.engine.names)
         shapes, addresses, generation = dict(self.shapes), dict(self.addresses), self.generation
+        kinds = {n: np.dtype(nptype(self.engine.get_tensor_dtype(n))) for n in shapes}
 
         def work():
             assert generation == self.generation, "a recording of another state was replayed"
-            feeds = {n: _array(addresses[n], shapes[n]) for n in shapes}
-            (y,) = self.engine.session.run(None, feeds)
-            y = np.ascontiguousarray(y)
-            ctypes.memmove(addresses[self.engine.output], y.ctypes.data, y.nbytes)
+            for name, y in self._compute(
+                {n: _array(addresses[n], shapes[n], kinds[n]) for n in shapes}
+            ).items():
+                plain = np.ascontiguousarray(y)
+                ctypes.memmove(addresses[name], plain.ctypes.data, plain.nbytes)
 
         if driver.capturing is not None:
             driver.capturing.append(work if self.engine.capturable else "broken")
@@ -197,9 +223,28 @@ class Context:
         return True
 
 
-def _array(address, shape):
-    size = int(np.prod(shape))
-    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8).reshape(shape)
+def _array(address, shape, kind):
+    size = int(np.prod(shape)) * kind.itemsize
+    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), kind).reshape(shape)
+
+
+class Logger:
+    ERROR = INTERNAL_ERROR = WARNING = 0
+
+
+def product(driver):
+    """The module of a product whose "plans" are ONNX models."""
+
+    class Runtime:
+        def __init__(self, logger):
+            assert isinstance(logger, Logger)
+
+        def deserialize_cuda_engine(self, plan):
+            return Engine(plan, [], driver)
+
+    return types.SimpleNamespace(
+        __name__="host", DataType=DataType, Runtime=Runtime, ILogger=Logger, nptype=nptype
+    )
 
 
 PRODUCT = types.SimpleNamespace(__name__="host", DataType=DataType)

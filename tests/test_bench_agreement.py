@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
+import importlib.util
 import json
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from host_product import HostDriver, product
 from onnx import numpy_helper
-from oslic.bench.agreement import _Tally
-from oslic.bench.bisection import Bisection, Tensor, tensors
+from oslic.bench import engine_values
+from oslic.bench.agreement import Side, _Tally
+from oslic.bench.bisection import Bisection, Tensor, bisect, element_types, tensors, with_outputs
+from oslic.export.engines import Options as BuildOptions
+from oslic.export.engines import build_plan, load_product
 from oslic.export.halves import write_half
 from oslic.export.verify import Tolerance
 from oslic.runtime.backends import Options, select
@@ -114,6 +120,42 @@ def test_bisection_names_the_layer_whose_weight_was_disturbed(
     assert finding["tensor"]["name"] == node.output[0]
     assert finding["runs"] <= 12
     assert node.name in capsys.readouterr().out
+
+
+def test_engines_are_bisected_by_building_them_with_further_outputs(bundle, disturb, monkeypatch, photo):
+    """On a stand-in for CUDA and TensorRT: see `host_product`."""
+
+    def change(weight):
+        return weight * 2
+
+    folder, node = disturb("analyse", 10, change)
+    driver = HostDriver()
+    monkeypatch.setattr(engine_values, "load_product", lambda name: product(driver))
+    monkeypatch.setattr(engine_values.engines, "build_plan", lambda trt, data, shapes, options: data)
+    monkeypatch.setattr(engine_values.cuda, "open_driver", lambda: driver)
+    one = Side(CPU, CPU, bundle, Options(threads=1), "fp32")
+    other = Side("tensorrt", "tensorrt", Bundle.open(folder), Options(), "fp32")
+    feeds = {"image": photo[None, :64, :96], "labels": np.zeros((1, 16, 24), np.uint8)}
+    found = bisect(one, other, "analyse", feeds, Tolerance(1e-4, 1e-4))
+    assert found.tensor.node == node.name
+    gc.collect()
+    assert not driver.device.live
+    half = Side("tensorrt", "tensorrt", bundle, Options(), "fp16")
+    found = bisect(one, half, "analyse", feeds, Tolerance(3e-2, 3e-2))
+    assert found.tensor is None  # float16 as it should be
+    assert found.tensors > 50
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_product_builds_engines_with_further_outputs(bundle, precision):
+    side = Side("tensorrt-rtx", "tensorrt-rtx", bundle, Options(), precision)
+    model = onnx.load_model_from_string(side.graph("analyse"))
+    graph = ir.from_proto(model).graph
+    floats = [t.name for t in tensors(graph, graph) if t.operator in {"Conv", "Relu", "Concat"}][:6]
+    shapes = {"image": ((1, 64, 96, 3),) * 3, "labels": ((1, 16, 24),) * 3}
+    data = with_outputs(model, floats, element_types(model))
+    assert build_plan(load_product("tensorrt-rtx"), data, [shapes], BuildOptions(optimization_level=0))
 
 
 def test_nan_is_named_and_an_error_of_its_own(bundle, images, disturb, tmp_path, capsys):
@@ -237,6 +279,13 @@ def test_a_difference_that_vanishes_at_the_end_is_still_found():
     order, reference, other = chain(100, set(range(40, 99)))
     found = Bisection(order, reference, other, Tolerance(0.5, 0)).search("g")
     assert (found.tensor.name, found.visible) == ("t40", False)
+
+
+def test_a_difference_that_begins_and_vanishes_between_two_looks_is_found():
+    order, reference, other = chain(200, {71})
+    search = Bisection(order, reference, other, Tolerance(0.5, 0))
+    assert search.search("g").tensor.name == "t71"
+    assert search.runs < 10
 
 
 def test_a_bad_source_on_another_branch_is_followed():

@@ -23,6 +23,8 @@ __all__ = [
     "PassedOverWarning",
     "Runner",
     "Selection",
+    "first_usable",
+    "probe",
     "probe_all",
     "select",
 ]
@@ -81,9 +83,14 @@ def _class(name: str) -> type[Backend]:
     return kind
 
 
+def probe(name: str, bundle: Bundle | None = None, options: Options | None = None) -> Availability:
+    """Say whether a backend, a key of `BACKENDS`, is usable here, and with `bundle` and `options` if given."""
+    return _class(name).probe(bundle, options or Options())
+
+
 def probe_all(bundle: Bundle | None = None, options: Options | None = None) -> dict[str, Availability]:
     """Say of every backend whether it is usable here, and with `bundle` and `options` if given."""
-    return {name: _class(name).probe(bundle, options or Options()) for name in BACKENDS}
+    return {name: probe(name, bundle, options) for name in BACKENDS}
 
 
 def first_usable(found: dict[str, Availability]) -> str | None:

@@ -416,11 +416,11 @@ class _TensorRt:
                 raise BackendError(
                     f"engines of {cls.product} are optimised when they are built, not when they run"
                 )
+            found, reason = cuda.gpus()
+            meant = meant and bool(found)  # engines in a bundle do not promise a GPU
             trt = load_product(cls.product)
             version = str(trt.__version__)
-            found, reason = cuda.gpus()
             if not found:
-                meant = False  # engines in a bundle do not promise a GPU
                 raise BackendError(f"no GPU can be used: {reason}")
             if cuda.package() is None:
                 raise BackendError("neither cuda-python nor PyCUDA is installed: pip install cuda-python")

@@ -179,6 +179,8 @@ def _why_skipped(section: Section, plan: Plan) -> str:
         return f"{spec['engine']} runs on GPUs only"
     if spec["kind"] == "latency" and plan.device == "cpu" and spec["engine"] == "torch-compile":
         return "compiled PyTorch is measured on GPUs only"
+    if spec["kind"] == "latency" and plan.device == "cpu" and spec["engine"].startswith("torch-"):
+        return "PyTorch in float16 is measured on GPUs only" if spec["precision"] == "fp16" else ""
     if spec["kind"] == "correctness" and plan.device == "cpu" and spec["backend"] != "onnxruntime-cpu":
         return f"{spec['backend']} runs on GPUs only"
     return ""

@@ -127,15 +127,24 @@ class Candidate:
     notes: dict[str, str]
 
 
-def _static(config: ModelConfig, graph: GraphName, size: tuple[int, int]) -> ir.Model:
-    if graph != "segment":
-        return export_static(config, graph, size, SEED)
-    # Only the dynamo exporter writes SegNet's unpooling in ONNX operators.
-    model = export_graph(deployable(create(config, SEED))[graph], graph, config.label_scale, config.multiple)
-    found, _ = ports(config.label_scale)[graph]
-    for value, port in zip(model.graph.inputs, found, strict=True):
-        value.shape = ir.Shape(port.shape(1, *size))
-    model.graph.outputs[0].shape = None
+def _segment(work: Work, folder: Path) -> ir.Model:
+    """SegNet at one size.
+
+    Only the dynamo exporter writes its unpooling in ONNX operators, and it takes its time: the graph with dynamic
+    sizes is kept for the other sizes.
+    """
+    config = work.config
+    path = folder / f"{work.network}-segment-dynamic.onnx"
+    if not path.is_file():
+        module = deployable(create(config, SEED))["segment"]
+        exported = export_graph(module, "segment", config.label_scale, config.multiple)
+        lowered, _ = fuse(exported, lambda _: Fixed(), rules=LOWERINGS)
+        write_atomically(path, ir.to_proto(lowered).SerializeToString())
+    model = ir.from_proto(onnx.load_model(path))
+    inputs, output = ports(config.label_scale)["segment"]
+    for values, found in ((model.graph.inputs, inputs), (model.graph.outputs, (output,))):
+        for value, port in zip(values, found, strict=True):
+            value.shape = ir.Shape(port.shape(1, work.height, work.width))
     return model
 
 
@@ -159,8 +168,10 @@ def model_file(work: Work, form: str, folder: Path) -> Path:
         if form in FUSED:
             naive = ir.from_proto(onnx.load_model(model_file(work, "naive", folder)))
             model, _ = fuse(naive, lambda _: FUSED[form])
+        elif work.graph == "segment":
+            model = _segment(work, folder)
         else:
-            exported = _static(twin(work.config, form), work.graph, size)
+            exported = export_static(twin(work.config, form), work.graph, size, SEED)
             model, _ = fuse(exported, lambda _: Fixed(), rules=LOWERINGS)
         data = ir.to_proto(model).SerializeToString()
     write_atomically(path, data)

@@ -180,11 +180,10 @@ def test_pytorch_forms_run_and_agree(form):
 
 @pytest.mark.slow
 def test_every_section_of_the_quick_plan_runs_on_the_cpu(tmp_path):
-    plan = dataclasses.replace(TINY, budget=3000, limit=300)
+    plan = dataclasses.replace(TINY, budget=3000, limit=600)
     result = run(plan, tmp_path / "g.json", progress=lambda _: None)
     statuses = {name: part["status"] for name, part in result["sections"].items()}
-    failed = {name for name, status in statuses.items() if status not in {"done", "skipped"}}
-    assert all("fp16 torch-eager" in name for name in failed)  # measured on GPUs only
+    assert not {name: status for name, status in statuses.items() if status not in {"done", "skipped"}}
     assert sum(status == "done" for status in statuses.values()) >= 10
 
 

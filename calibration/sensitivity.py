@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _CLEARLY_SLOWER: Final = 1.1
 # A layer of less than this share of the convolutions' time is not worth this share of the budget.
 _TRIFLE: Final = 0.005
-_TELLING: Final = 0.05
+_TELLING: Final = 0.02
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ class Statistics:
 
     Attributes:
         histograms: by value name.
-        means: float64 (C,), mean of each channel over images and positions, for values N x C x H x W.
+        means: float64 (C,), mean of each channel over images and positions, for the inputs of convolutions.
     """
 
     histograms: dict[str, Histogram] = field(default_factory=dict)
@@ -187,12 +187,13 @@ def collect(
     """
     result = Statistics({name: Histogram() for name in names})
     totals: dict[str, npt.NDArray[np.float64]] = {}
+    convolved = {node.input[0] for node in graph.nodes if node.op_type == "Conv"}
     for name, array in values_of(graph, names, feeds, threads):
         try:
             result.histograms[name].add(array)
         except DataError as error:
             raise DataError(f"{where}: the value {name} took {error}") from error
-        if array.ndim == 4:
+        if name in convolved and array.ndim == 4:
             # Every image counts alike, whatever its size.
             totals[name] = totals.get(name, 0) + array.mean(axis=(0, 2, 3), dtype=np.float64)
     result.means = {name: total / len(feeds) for name, total in totals.items()}

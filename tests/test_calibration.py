@@ -244,20 +244,25 @@ def test_a_range_of_zeros_is_zero():
 
 
 def test_statistics_come_from_the_cache_only_for_the_same_graph_and_data(tmp_path):
-    node = helper.make_node("Conv", ["x", "w"], ["y"], name="c", pads=[1] * 4)
-    graph = float_graph([node], {"w": np.ones((2, 3, 3, 3), np.float32)}, {"x": ["N", 3, "H", "W"]})
+    relu = helper.make_node("Relu", ["x"], ["h"], name="r")
+    node = helper.make_node("Conv", ["h", "w"], ["y"], name="c", pads=[1] * 4)
+    graph = float_graph([relu, node], {"w": np.ones((2, 3, 3, 3), np.float32)}, {"x": ["N", 3, "H", "W"]})
     cache = Cache(tmp_path / "cache")
     feeds = [{"x": np.random.default_rng(i).random((1, 3, 6 + i, 6), np.float32)} for i in range(2)]
 
     def ask(graph, feeds):
-        return cache.statistics(graph, ["x", "y"][1:], feeds, threads=1, where="g")
+        return cache.statistics(graph, ["h", "y"], feeds, threads=1, where="g")
 
     first, hit = ask(graph, feeds)
     assert not hit
     again, hit = ask(graph, feeds)
     assert hit
     np.testing.assert_array_equal(again.histograms["y"].counts, first.histograms["y"].counts)
-    np.testing.assert_array_equal(again.means["y"], first.means["y"])
+    np.testing.assert_array_equal(again.means["h"], first.means["h"])
+    np.testing.assert_allclose(
+        first.means["h"], np.mean([f["x"].mean(axis=(0, 2, 3)) for f in feeds], axis=0), rtol=1e-5
+    )
+    assert set(first.means) == {"h"}
     assert again.histograms["y"].top == first.histograms["y"].top
     assert not ask(graph, feeds[:1])[1]
     graph.set_constant("w", np.full((2, 3, 3, 3), 2, np.float32))

@@ -46,16 +46,24 @@ types: $(STAMP)
 	$(BIN)/mypy $(addprefix build/types/oslic/,runtime networks training export calibration bench)
 
 # AddressSanitizer and UBSan over the FLIF codec: every test vector, the corpus, and mutations of both. Needs only g++.
-FUZZ_SOURCES := $(addprefix runtime/flif/,color_buckets.cpp decoder.cpp encoder.cpp header.cpp learner.cpp scan.cpp transforms.cpp) tests/fuzz/flif_fuzz.cpp
+FUZZ_NAMES := $(addprefix runtime/flif/,color_buckets decoder encoder header learner scan transforms) tests/fuzz/flif_fuzz
+FUZZ_OBJECTS := $(addprefix build/sanitize/,$(addsuffix .o,$(FUZZ_NAMES)))
 FUZZ_INPUTS := tests/data/flif/*.flif tests/fuzz/corpus/*
 FUZZ_EXECUTIONS ?= 10000
+FUZZ_FLAGS := -std=c++20 -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all
 
-sanitize: build/sanitize/flif_fuzz
+sanitize:
+	$(MAKE) -s -j$(JOBS) build/sanitize/flif_fuzz
 	build/sanitize/flif_fuzz $(FUZZ_EXECUTIONS) 1 $(FUZZ_INPUTS)
 
-build/sanitize/flif_fuzz: $(FUZZ_SOURCES) $(wildcard runtime/flif/*.hpp)
+build/sanitize/flif_fuzz: $(FUZZ_OBJECTS)
+	$(CXX) $(FUZZ_FLAGS) $^ -o $@
+
+build/sanitize/%.o: %.cpp Makefile
 	mkdir -p $(@D)
-	$(CXX) -std=c++20 -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all -Iruntime/flif $(FUZZ_SOURCES) -o $@
+	$(CXX) $(FUZZ_FLAGS) -MMD -Iruntime/flif -c $< -o $@
+
+-include $(FUZZ_OBJECTS:.o=.d)
 
 clean:
 	rm -rf build out .pytest_cache .mypy_cache .ruff_cache

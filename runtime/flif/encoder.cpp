@@ -4,14 +4,15 @@
 #include <array>
 #include <bit>
 #include <cstdlib>
-#include <memory>
 #include <optional>
 #include <span>
 #include <utility>
+#include <variant>
 
 #include "checksum.hpp"
 #include "integer_coder.hpp"
 #include "learner.hpp"
+#include "meter.hpp"
 #include "plan.hpp"
 #include "planes.hpp"
 #include "scan.hpp"
@@ -72,7 +73,8 @@ struct Effort {
     bool transforms;
     bool palettes;
     bool trees;
-    bool exhaustive;  // every plan is coded, with several settings
+    bool exhaustive;  // several plans are coded, with several settings
+    size_t plans;     // how many
     int thresholds;
 
     explicit Effort(int effort)
@@ -80,22 +82,24 @@ struct Effort {
           palettes(effort >= 8),
           trees(effort >= 10),
           exhaustive(effort >= 80),
+          plans(effort < 80 ? 1 : 4),
           thresholds(effort < 40 ? 12 : effort < 80 ? 24 : 64) {}
 };
 
-// The adaptation of the chances, and how eagerly trees grow. Found by measurement.
+// The adaptation of the chances, and how trees grow (see LearnerOptions). Found by measurement.
 struct Settings {
     double split_bits;
     int count;
+    int lag;
     int cutoff;
     int divisor;
 };
 
 // Label maps and palette numbers: long runs of certain pixels, sudden changes. Quick chances with wide margins suit them.
-constexpr Settings kLabelSettings[] = {{36, 1, 5, 9}, {50, 1, 7, 8}, {30, 4, 3, 11}, {40, 12, 2, 19}};
+constexpr Settings kLabelSettings[] = {{20, 2, 1, 5, 9}, {28, 1, 2, 7, 8}, {20, 4, 2, 3, 11}, {30, 12, 9, 2, 19}};
 // Pictures whose samples are quantities.
 constexpr Settings kToneSettings[] = {
-    {36, 24, kDefaultCutoff, kDefaultDivisor}, {50, 40, 2, 17}, {30, 12, 2, 22}, {44, 24, 2, 28}};
+    {36, 16, 19, kDefaultCutoff, kDefaultDivisor}, {44, 24, 17, 2, 17}, {30, 12, 22, 2, 22}, {40, 16, 28, 2, 28}};
 
 // Codes one plan of a picture: trees are learned, then everything is written.
 template <class T>
@@ -121,33 +125,27 @@ class PictureEncoder {
         }
         for (int p = 0; effort_.trees && p < planes_.count; ++p) {
             if (ranges_.constant(p)) continue;
-            SampleTable& samples = samples_[static_cast<size_t>(p)].emplace(static_cast<int>(intervals(p).size()));
+            SampleTable& samples = samples_[static_cast<size_t>(p)].emplace(static_cast<int>(intervals(p).size()), planes_.pixels());
             PixelSampler<T> sampler(samples);
             if (interlaced_) {
                 for (int level = last_level(); level >= 0; --level) scan_level(scan_, p, level, predictors_[p], sampler);
             } else {
                 scan_plane(scan_, p, sampler);
             }
-            samples.finish();
         }
-    }
-
-    // What the samples and the transforms' parameters would cost without trees, in bits.
-    double estimated_bits() const {
-        std::vector<uint8_t> parameters;
-        RangeEncoder bits(parameters);
-        IntegerWriter writer(bits);
-        chain_.write(writer);
-        double total = 8 * static_cast<double>(parameters.size());
-        for (const auto& samples : samples_) total += samples ? entropy_bits(*samples) : 0;
-        return total;
     }
 
     void learn(const Settings& settings) {
         LearnerOptions options;
         options.split_bits = settings.split_bits;
         options.count = settings.count;
+        options.lag = settings.lag;
         options.thresholds = effort_.thresholds;
+        if (effort_.exhaustive || are_labels()) {
+            // Every single value can matter here.
+            options.examined = SIZE_MAX;
+            options.steps = UINT64_MAX;
+        }
         for (int p = 0; p < planes_.count; ++p) {
             const auto& samples = samples_[static_cast<size_t>(p)];
             if (samples) trees_[static_cast<size_t>(p)] = Tree(grow_tree(*samples, intervals(p), options));
@@ -156,20 +154,13 @@ class PictureEncoder {
 
     // The settings to try, the most likely one first.
     std::span<const Settings> settings() const {
-        int varying = 0;
-        int32_t span = 0;
-        for (int p = 0; p < planes_.count; ++p) {
-            if (ranges_.constant(p)) continue;
-            ++varying;
-            span = ranges_.span(p);
-        }
-        const std::span<const Settings> all = varying == 1 && span < 64 ? kLabelSettings : kToneSettings;
+        const std::span<const Settings> all = are_labels() ? kLabelSettings : kToneSettings;
         return effort_.exhaustive ? all : all.first(1);
     }
 
     // Appends the compressed stream.
     void write(std::vector<uint8_t>& out, const uint32_t* checksum, const Settings& settings) {
-        const auto [split_bits, count, cutoff, divisor] = settings;
+        const auto [split_bits, count, lag, cutoff, divisor] = settings;
         RangeEncoder bits(out);
         IntegerWriter writer(bits);
         const bool custom = cutoff != kDefaultCutoff || divisor != kDefaultDivisor;
@@ -205,6 +196,18 @@ class PictureEncoder {
     }
 
    private:
+    // Whether the samples look like class or palette numbers: one plane varies, and has few values.
+    bool are_labels() const {
+        int varying = 0;
+        int32_t span = 0;
+        for (int p = 0; p < planes_.count; ++p) {
+            if (ranges_.constant(p)) continue;
+            ++varying;
+            span = ranges_.span(p);
+        }
+        return varying == 1 && span < 64;
+    }
+
     PropertyIntervals intervals(int p) const { return property_intervals(ranges_, p, interlaced_); }
     int last_level() const { return Zoom::last_level(planes_.width, planes_.height); }
 
@@ -285,6 +288,13 @@ Planes<T> load(const PixelSource& source) {
     return planes;
 }
 
+// Metered bits of the best palette over those of the best plan without: where the latter need not be coded, and where
+// the former need not.
+constexpr double kClearlyBetter = 0.75;
+constexpr double kPerhapsBetter = 0.95;
+constexpr double kHopeless = 1.2;  // no other order of the colours will help
+constexpr int32_t kFewColours = 64;  // such pictures are mostly drawings: a palette is always tried
+
 // Appends a palette, with alpha where it varies. False, the plan untouched, if there are too many colours.
 template <class T>
 bool add_any_palette(Plan<T>& plan, PaletteOrder order) {
@@ -294,52 +304,115 @@ bool add_any_palette(Plan<T>& plan, PaletteOrder order) {
     return Palette::allowed(before, {}) && add_palette(plan, most, order, false);
 }
 
-// The plans that are worth trying; those with a palette apart, because their entropies do not compare.
+// What the parameters of the transforms take, in bits.
 template <class T>
-struct Plans {
-    std::vector<Plan<T>> tones;
-    std::vector<Plan<T>> palettes;
-};
+double parameter_bits(const Plan<T>& plan) {
+    std::vector<uint8_t> parameters;
+    RangeEncoder bits(parameters);
+    IntegerWriter writer(bits);
+    plan.chain.write(writer);
+    return 8 * static_cast<double>(parameters.size());
+}
 
 template <class T>
-Plans<T> make_plans(Plan<T> start, const Effort& effort) {
-    Plans<T> plans;
+double metered_bits(const Plan<T>& plan) {
+    const Meter meter(plan);
+    double bits = parameter_bits(plan);
+    for (int p = 0; p < plan.planes.count; ++p) {
+        if (!plan.chain.ranges().constant(p)) bits += meter.plane_bits(plan.planes.data[p].get(), p);
+    }
+    return bits;
+}
+
+using ColourTransform = std::variant<std::monostate, YCoCg, PermutePlanes>;
+
+struct Candidate {
+    size_t base;
+    ColourTransform transform;
+    double bits;
+};
+
+// Adds what a picture takes as it is and behind each colour transform. The transforms share planes: each is metered once.
+template <class T>
+void meter_colours(const Plan<T>& plan, size_t base, std::vector<Candidate>& candidates) {
+    const Meter meter(plan);
+    const auto& data = plan.planes.data;
+    const auto bits_of = [&](const T* plane, int p) { return meter.plane_bits(plane, p); };
+    double common = parameter_bits(plan);
+    if (plan.planes.count == 4) common += bits_of(data[3].get(), 3);
+    std::array<double, 3> plain{};
+    for (int p = 0; p < std::min(plan.planes.count, 3); ++p) plain[static_cast<size_t>(p)] = bits_of(data[p].get(), p);
+    candidates.push_back({base, {}, common + plain[0] + plain[1] + plain[2]});
+
+    const Ranges& ranges = plan.chain.ranges();
+    if (!PermutePlanes::allowed(ranges)) return;
+    std::vector<T> difference(plan.planes.pixels());
+    const auto difference_bits = [&](int p, int q) {
+        for (size_t i = 0; i < difference.size(); ++i) difference[i] = static_cast<T>(data[p][i] - data[q][i]);
+        return bits_of(difference.data(), 1);
+    };
+    const double red_green = difference_bits(0, 1);
+    const double green_blue = difference_bits(1, 2);
+    const double blue_red = difference_bits(2, 0);
+    const auto permuted = [&](std::array<int, kMaxPlanes> order, double rest) {
+        candidates.push_back({base, PermutePlanes{order, true}, common + plain[static_cast<size_t>(order[0])] + rest});
+    };
+    permuted({1, 0, 2, 3}, red_green + green_blue);
+    permuted({0, 1, 2, 3}, red_green + blue_red);
+    permuted({2, 1, 0, 3}, green_blue + blue_red);
+    if (!YCoCg::allowed(ranges)) return;
+    Planes<T> planes = plan.planes.clone();
+    YCoCg{}.apply(planes);
+    double bits = common;
+    for (int p = 0; p < 3; ++p) bits += bits_of(planes.data[p].get(), p);
+    candidates.push_back({base, YCoCg{}, bits});
+}
+
+// The plans that are worth coding.
+template <class T>
+std::vector<Plan<T>> make_plans(Plan<T> start, const Effort& effort) {
+    std::vector<Plan<T>> plans;
     if (!effort.transforms || start.planes.pixels() <= 2) {
-        plans.tones.push_back(std::move(start));
+        plans.push_back(std::move(start));
         return plans;
     }
-    Plan<T> compact = start.clone();
-    add_channel_compact(compact);
-    bool has_gaps = false;
-    for (int p = 0; p < start.planes.count; ++p) {
-        const Interval extent = coded_extent(start, p);
-        has_gaps = has_gaps || compact.chain.ranges().span(p) < extent.max - extent.min;
-    }
-    std::vector<Plan<T>> bases;
-    // Without gaps compact values still narrow the ranges behind colour transforms.
     const bool colour = start.planes.count > 1;
-    if (!has_gaps || colour || effort.exhaustive) bases.push_back(std::move(start));
-    if (has_gaps || colour) bases.push_back(std::move(compact));
-    for (Plan<T>& base : bases) {
-        const Ranges& ranges = base.chain.ranges();
-        if (YCoCg::allowed(ranges)) {
-            plans.tones.push_back(base.clone());
-            add_colour_transform(plans.tones.back(), YCoCg{});
-        }
-        if (PermutePlanes::allowed(ranges)) {
-            plans.tones.push_back(base.clone());
-            add_colour_transform(plans.tones.back(), PermutePlanes{{1, 0, 2, 3}, true});
-        }
-        if (effort.exhaustive || !colour) plans.tones.push_back(std::move(base));
+    std::vector<Plan<T>> bases;
+    bases.push_back(std::move(start));
+    if (has_gaps(bases[0])) {
+        bases.push_back(bases[0].clone());
+        add_channel_compact(bases[1]);
+        if (!colour) bases.erase(bases.begin());
     }
-    for (Plan<T>& plan : plans.tones) add_bounds(plan);
-    if (effort.palettes && colour) {
-        for (const PaletteOrder order : {PaletteOrder::sorted, PaletteOrder::by_appearance}) {
-            Plan<T> plan = plans.tones.back().clone();
-            if (!add_any_palette(plan, order)) break;
-            plans.palettes.push_back(std::move(plan));
-        }
+    std::vector<Candidate> candidates;
+    for (size_t i = 0; i < bases.size(); ++i) meter_colours(bases[i], i, candidates);
+    std::sort(candidates.begin(), candidates.end(), [](const auto& a, const auto& b) { return a.bits < b.bits; });
+    candidates.resize(std::min(candidates.size(), effort.plans));
+    for (const Candidate& candidate : candidates) {
+        Plan<T>& plan = plans.emplace_back(bases[candidate.base].clone());
+        if (const auto* transform = std::get_if<YCoCg>(&candidate.transform)) add_colour_transform(plan, *transform);
+        if (const auto* transform = std::get_if<PermutePlanes>(&candidate.transform)) add_colour_transform(plan, *transform);
+        add_bounds(plan);
     }
+
+    if (!effort.palettes || !colour) return plans;
+    std::optional<Plan<T>> best;
+    double best_bits = 0;
+    bool few = false;
+    for (const PaletteOrder order : {PaletteOrder::sorted, PaletteOrder::by_appearance}) {
+        Plan<T> plan = plans[0].clone();
+        if (!add_any_palette(plan, order)) break;
+        const double bits = metered_bits(plan);
+        few = plan.chain.ranges().span(1) < kFewColours;
+        if (!few && bits > kHopeless * candidates[0].bits) return plans;
+        if (best && bits > best_bits) continue;
+        best = std::move(plan);
+        best_bits = bits;
+    }
+    // The meter compares like with like, but palette numbers are no quantities: unless it is clear, both are coded.
+    if (!best || (!few && best_bits > kPerhapsBetter * candidates[0].bits)) return plans;
+    if (best_bits < kClearlyBetter * candidates[0].bits && !effort.exhaustive) plans.clear();
+    plans.push_back(std::move(*best));
     return plans;
 }
 
@@ -368,26 +441,14 @@ std::vector<uint8_t> encode_picture(const PixelSource& source, const EncoderOpti
         }
         checksum = picture_checksum(start.planes, maximum);
     }
-    Plans<T> plans = make_plans(std::move(start), effort);
-    std::vector<std::unique_ptr<PictureEncoder<T>>> encoders;
-    const auto add = [&](Plan<T>& plan) {
-        encoders.push_back(std::make_unique<PictureEncoder<T>>(plan, maximum, options.interlaced, effort));
-        encoders.back()->sample();
-    };
-    for (Plan<T>& plan : plans.tones) add(plan);
-    if (!effort.exhaustive && encoders.size() > 1) {
-        const auto cheaper = [](const auto& a, const auto& b) { return a->estimated_bits() < b->estimated_bits(); };
-        std::swap(encoders.front(), *std::min_element(encoders.begin(), encoders.end(), cheaper));
-        encoders.resize(1);
-    }
-    for (Plan<T>& plan : plans.palettes) add(plan);
-
     std::vector<uint8_t> best;
-    for (const auto& encoder : encoders) {
-        for (const Settings& settings : encoder->settings()) {
-            encoder->learn(settings);
+    for (Plan<T>& plan : make_plans(std::move(start), effort)) {
+        PictureEncoder<T> encoder(plan, maximum, options.interlaced, effort);
+        encoder.sample();
+        for (const Settings& settings : encoder.settings()) {
+            encoder.learn(settings);
             std::vector<uint8_t> out = head;
-            encoder->write(out, options.checksum ? &checksum : nullptr, settings);
+            encoder.write(out, options.checksum ? &checksum : nullptr, settings);
             if (best.empty() || out.size() < best.size()) best = std::move(out);
         }
     }

@@ -69,6 +69,21 @@ Interval coded_extent(const Plan<T>& plan, int p) {
     return extent.value_or(Interval{plan.chain.ranges().lo[p], plan.chain.ranges().lo[p]});
 }
 
+// Whether some values between the smallest and the largest of a plane do not occur.
+template <class T>
+bool has_gaps(const Plan<T>& plan) {
+    for (int p = 0; p < plan.planes.count; ++p) {
+        const Interval extent = coded_extent(plan, p);
+        std::vector<uint8_t> occurs(static_cast<size_t>(extent.max - extent.min) + 1);
+        const T* samples = plan.planes.data[p].get();
+        for (size_t i = 0; i < plan.planes.pixels(); ++i) {
+            if (!plan.skips(p) || plan.visible(i)) occurs[static_cast<size_t>(samples[i] - extent.min)] = 1;
+        }
+        if (std::find(occurs.begin(), occurs.end(), 0) != occurs.end()) return true;
+    }
+    return false;
+}
+
 // Appends ChannelCompact. Values that are nobody's become 0.
 template <class T>
 void add_channel_compact(Plan<T>& plan) {

@@ -267,6 +267,7 @@ void with_ranges(const Ranges& ranges, Use&& use) {
     if constexpr (Fast && Lower > 0) {
         if (const auto* r = dynamic_cast<const SimpleRanges*>(&ranges)) return use(*r);
         if (const auto* r = dynamic_cast<const BoundedRanges<YCoCgRanges>*>(&ranges)) return use(*r);
+        if (const auto* r = dynamic_cast<const BoundedRanges<PermutedRanges>*>(&ranges)) return use(*r);
     }
     if constexpr (Lower == 0) {
         if (dynamic_cast<const BucketRanges*>(&ranges) == nullptr) {

@@ -77,7 +77,7 @@ class LevelScanner : detail::PlaneScanner<Lower, T> {
             return;
         }
 
-        int32_t properties[kMaxProperties];
+        int32_t properties[kMaxProperties] = {};
         for (int lower = 0; lower < Lower; ++lower) properties[lower] = this->lower_[lower][offset];
         int32_t guess = predict(predictor_, mean, m, top, left, far);
         const Interval bounds = ranges_.snap(this->p_, properties, guess);

@@ -145,7 +145,7 @@ class RowScanner : PlaneScanner<Lower, T> {
             return;
         }
 
-        int32_t properties[kMaxProperties];
+        int32_t properties[kMaxProperties] = {};
         for (int lower = 0; lower < Lower; ++lower) properties[lower] = this->lower_[lower][offset];
         const Interval bounds = ranges_.snap(this->p_, properties, guess);
         if (bounds.min == bounds.max) {

@@ -102,31 +102,29 @@ class Tree {
     Context& find(const int32_t* properties) {
         // Within areas of one colour pixels have the properties of the pixel before.
         if (same_as_last(properties)) return contexts_[last_context_];
-        uint32_t n = 0;
-        for (;;) {
-            TreeNode& node = nodes_[n];
-            if (node.property < 0) {
-                std::copy_n(properties, properties_, last_.begin());
-                last_context_ = node.context;
-                return contexts_[node.context];
-            }
-            if (node.count >= 0) {
-                if (node.count > 0) {
-                    --node.count;
-                    return contexts_[node.context];
-                }
-                node.count = -1;
-                nodes_[node.child].context = node.context;
-                nodes_[node.child + 1].context = static_cast<uint32_t>(contexts_.size());
-                contexts_.push_back(contexts_[node.context]);
-                n = child(node, properties);
-                return contexts_[nodes_[n].context];
-            }
-            n = child(node, properties);
-            if (steps_left_ != kUnlimited && --steps_left_ == 0) [[unlikely]] {
-                throw LimitExceeded("a tree is so deep that decoding would take too long");
+        TreeNode* node = nodes_.data();
+        if (steps_left_ == kUnlimited) {
+            while (node->count < 0) node = child(*node, properties);
+        } else {
+            for (; node->count < 0; node = child(*node, properties)) {
+                if (--steps_left_ == 0) throw LimitExceeded("a tree is so deep that decoding would take too long");
             }
         }
+        Context& context = contexts_[node->context];
+        if (node->property < 0) {
+            std::copy_n(properties, properties_, last_.begin());
+            last_context_ = node->context;
+            return context;
+        }
+        if (node->count > 0) {
+            --node->count;
+            return context;
+        }
+        node->count = -1;
+        nodes_[node->child].context = node->context;
+        nodes_[node->child + 1].context = static_cast<uint32_t>(contexts_.size());
+        contexts_.push_back(Context(context));
+        return contexts_[child(*node, properties)->context];
     }
 
     const std::vector<TreeNode>& nodes() const { return nodes_; }
@@ -140,8 +138,8 @@ class Tree {
         return none;
     }
 
-    static uint32_t child(const TreeNode& node, const int32_t* properties) {
-        return node.child + (properties[node.property] > node.split ? 0 : 1);
+    TreeNode* child(const TreeNode& node, const int32_t* properties) {
+        return &nodes_[node.child + (properties[node.property] > node.split ? 0 : 1)];
     }
 
     bool same_as_last(const int32_t* properties) const {

@@ -14,7 +14,7 @@ from ..runtime import flif
 from ..runtime.errors import DataError, DependencyError, VerificationError
 from . import environment
 from .libflif import LibFlif
-from .timing import Settings, measure, ratio
+from .timing import Settings, Timing, measure, percentile, ratio
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,6 +127,16 @@ def _check(name: str, coder: Coder, data: bytes, pixels: Pixels) -> None:
         raise VerificationError(f"{name} does not give back the pixels of {pixels.shape}")
 
 
+def _cpu_ratio(numerator: Timing, denominator: Timing) -> dict[str, float]:
+    """Return the quartiles, over the rounds, of one candidate's processor time over another's of the same round.
+
+    Processor time holds on a machine that does other work too; the quartiles say how well.
+    """
+    pairs = zip(numerator.cpu.samples, denominator.cpu.samples, strict=True)
+    ratios = [a / b for a, b in pairs]
+    return {name: percentile(ratios, p) for name, p in (("p25", 25), ("p50", 50), ("p75", 75))}
+
+
 def compare(
     pictures: list[Pixels], candidates: Mapping[str, Coder], timed: int, settings: Settings
 ) -> dict[str, Any]:
@@ -181,6 +191,8 @@ def compare(
             rows[name]["bytes_of_reference"] = total / sum(map(len, files[reference]))
             rows[name]["encode_speed"] = ratio(encode[reference], encode[name])
             rows[name]["decode_speed"] = ratio(decode[reference], decode[name])
+            rows[name]["encode_cpu_speed"] = _cpu_ratio(encode[reference], encode[name])
+            rows[name]["decode_cpu_speed"] = _cpu_ratio(decode[reference], decode[name])
     return {"pictures": len(pictures), "shape": list(pictures[0].shape), "timed": len(chosen), "coders": rows}
 
 

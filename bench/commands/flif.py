@@ -44,12 +44,17 @@ def _print(result: dict[str, Any]) -> None:
         print(f"\n{name}: {size}; milliseconds for {part['timed']} of them, ratios to libflif")
         print(
             f"{'coder':<14}{'bytes':>9}{'bpp':>8}{'enc ms':>10}{'dec ms':>10}{'bytes':>8}{'enc x':>8}{'dec x':>8}"
+            f"{'enc cpu x':>11}{'dec cpu x':>11}"
         )
         for coder, row in part["coders"].items():
             encode, decode = (row[side]["wall"]["total"]["p50_ms"] for side in ("encode", "decode"))
             ratios = "".join(
                 f"{row[key]:>8.3f}" if key in row else f"{'-':>8}"
                 for key in ("bytes_of_reference", "encode_speed", "decode_speed")
+            )
+            ratios += "".join(
+                f"{row[key]['p50']:>11.3f}" if key in row else f"{'-':>11}"
+                for key in ("encode_cpu_speed", "decode_cpu_speed")
             )
             print(
                 f"{coder:<14}{row['mean_bytes']:>9.0f}{row['bpp']:>8.4f}{encode:>10.1f}{decode:>10.1f}{ratios}"

@@ -243,7 +243,12 @@ def product(driver):
             return Engine(plan, [], driver)
 
     return types.SimpleNamespace(
-        __name__="host", DataType=DataType, Runtime=Runtime, ILogger=Logger, nptype=nptype
+        __name__="host",
+        __version__="11.4.0",
+        DataType=DataType,
+        Runtime=Runtime,
+        ILogger=Logger,
+        nptype=nptype,
     )
 
 

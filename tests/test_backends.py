@@ -18,10 +18,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from host_product import PRODUCT, DataType, Engine, Heap, HostDriver
+from host_product import PRODUCT, DataType, Engine, Heap, HostDriver, product
 from onnx import TensorProto, helper
 from oslic.runtime import backends
-from oslic.runtime.backends import Options, PassedOverWarning, cuda, probe_all, select, sessions
+from oslic.runtime.backends import Options, PassedOverWarning, cuda, probe_all, select, sessions, tensorrt
 from oslic.runtime.backends.capture import CaptureState, Step
 from oslic.runtime.backends.exchange import contiguous, view
 from oslic.runtime.backends.onnxruntime_gpu import _TRIAL
@@ -29,6 +29,7 @@ from oslic.runtime.backends.protocol import Availability
 from oslic.runtime.backends.tensorrt import Log, TensorRtRunner, require_valid
 from oslic.runtime.bundle import GRAPH_NAMES, Bundle, default_bundle
 from oslic.runtime.cli import main
+from oslic.runtime.codec import Codec
 from oslic.runtime.engines import PRODUCTS, EngineInfo, choose_engine, rebuild_command, wanted_precision
 from oslic.runtime.errors import BackendError
 
@@ -597,6 +598,81 @@ def test_engines_without_weights_must_have_the_graphs_own_types():
     with pytest.raises(UsageError, match="leave --stripped or --precision fp16 out"):
         require_supported(Product, "tensorrt", "fp16", BuildOptions(stripped=True))
     require_supported(Product, "tensorrt", "fp32", BuildOptions(stripped=True))
+
+
+# -- the whole backend, on the stand-in -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stand_in(bundle, monkeypatch):
+    """The bundle with "engines" that hold its graphs, and a product that runs them on host memory."""
+    driver = HostDriver()
+    module = product(driver)
+    monkeypatch.setattr(tensorrt, "load_product", lambda name: module)
+    monkeypatch.setattr(cuda, "gpus", lambda: ([cuda.Gpu("a stand-in", "9.0")], ""))
+    monkeypatch.setattr(cuda, "package", lambda: "host")
+    monkeypatch.setattr(cuda, "open_driver", lambda: driver)
+    for graph in GRAPH_NAMES:
+        data = bundle.read_graph(graph)
+        info = put_engine(bundle, graph, precision="fp32", sha256=hashlib.sha256(data).hexdigest())
+        (bundle.path / "engines" / info.file).write_bytes(data)
+    return bundle, module, driver
+
+
+def test_the_codec_runs_on_engines_as_on_the_cpu(stand_in, photo):
+    bundle, _, driver = stand_in
+    image = photo[:70, :90]
+    with Codec.open(bundle, "onnxruntime-cpu") as reference:
+        wanted = reference.compress(image, 40, speed=10)
+    with Codec.open(bundle) as codec:
+        assert codec.selection.reason.startswith(
+            "tensorrt 11.4.0: the best here; engines of this bundle in fp32"
+        )
+        for _ in range(3):  # plain, recorded, replayed
+            assert codec.compress(image, 40, speed=10) == wanted
+        assert driver.log.count("replay") == 6
+        back = codec.decompress(wanted)
+        assert back.shape == image.shape
+        with pytest.raises(BackendError, match="no profile of the engine"):
+            codec.synthesise(np.zeros((140, 250, 3), np.uint8), np.zeros((280, 500), np.uint8), 1120, 2000)
+    gc.collect()
+    assert not driver.device.live
+    assert not driver.handles
+
+
+def test_auto_passes_over_stale_engines_aloud_and_by_name_they_are_refused(stand_in):
+    bundle, module, _ = stand_in
+    module.__version__ = "11.5.0"
+    with pytest.warns(
+        PassedOverWarning, match=r"tensorrt is passed over.*built with tensorrt 11\.4\.0, here is 11\.5\.0"
+    ):
+        chosen = select("auto", bundle)
+    assert chosen.backend.name == "onnxruntime-cpu"
+    with pytest.raises(BackendError, match=r"tensorrt cannot be used: the engine .*oslic build"):
+        select("tensorrt", bundle)
+
+
+def test_altered_and_missing_engines_are_refused(stand_in):
+    bundle, _, _ = stand_in
+    (file,) = (bundle.path / "engines").glob("analyse*.engine")
+    backend = select("tensorrt", bundle).backend
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(BackendError, match="was altered"):
+        backend.load("analyse")
+    file.unlink()
+    with pytest.raises(BackendError, match="cannot be read"):
+        backend.load("analyse")
+    with pytest.raises(BackendError, match="is fp32, not fp16; build it: oslic build"):
+        select("tensorrt", bundle, Options(precision="fp16"))
+
+
+@without_gpu
+def test_engines_in_a_bundle_do_not_promise_a_gpu(bundle):
+    for graph in GRAPH_NAMES:
+        put_engine(bundle, graph)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert select("auto", bundle).backend.name == "onnxruntime-cpu"
 
 
 # -- ONNX Runtime: nothing runs elsewhere in silence ------------------------------------------------------------------

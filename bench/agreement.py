@@ -114,6 +114,12 @@ def parse_side(text: str, bundle: Bundle, folder: Path, threads: int | None) -> 
     return Side(text, backend, bundle, Options(threads=threads), variant or precision)
 
 
+def origin(bundle: Bundle) -> str:
+    """Fingerprint of the float checkpoint that a bundle was made from; quantised bundles have one of their own."""
+    manifest = bundle.manifest
+    return str((manifest.quantization or {}).get("float_fingerprint", manifest.fingerprint))
+
+
 @contextlib.contextmanager
 def open_sides(
     names: Sequence[str], bundle: Bundle, other: Bundle | None, threads: int | None
@@ -123,7 +129,7 @@ def open_sides(
     Args:
         names: two of `BACKEND[@VARIANT]`.
         bundle: what the first one runs, and the second unless `other` is given.
-        other: another form of the same checkpoint.
+        other: another form of the same checkpoint, or a bundle quantised from it.
         threads: CPU threads.
 
     Raises:
@@ -131,7 +137,7 @@ def open_sides(
     """
     if len(names) != 2:
         raise UsageError(f"--backends takes two names, A,B, not {len(names)}")
-    if other is not None and other.manifest.fingerprint != bundle.manifest.fingerprint:
+    if other is not None and origin(other) != origin(bundle):
         fingerprints = f"{bundle.manifest.fingerprint[:16]}, {other.manifest.fingerprint[:16]}"
         raise UsageError(
             f"{bundle.path} and {other.path} are of different checkpoints ({fingerprints}): outputs of different "

@@ -15,7 +15,7 @@ import pytest
 from host_product import HostDriver, product
 from onnx import numpy_helper
 from oslic.bench import engine_values
-from oslic.bench.agreement import Side, _Tally
+from oslic.bench.agreement import Side, _Tally, open_sides
 from oslic.bench.bisection import Bisection, Tensor, bisect, element_types, tensors, with_outputs
 from oslic.export.engines import Options as BuildOptions
 from oslic.export.engines import build_plan, load_product
@@ -217,6 +217,18 @@ def test_other_checkpoints_are_refused(bundle, images, tmp_path, capsys):
     )
     assert compare(bundle, images, "--backends", f"{CPU},{CPU}", "--other", str(tmp_path / "b")) == 2
     assert "different checkpoints" in capsys.readouterr().err
+
+
+def test_a_bundle_quantised_from_the_other_is_the_same_checkpoint(bundle, tmp_path):
+    files = {info.file: bundle.read_graph(name) for name, info in bundle.manifest.graphs.items()}
+    manifest = dataclasses.replace(
+        bundle.manifest,
+        fingerprint="1" * 64,
+        quantization={"float_fingerprint": bundle.manifest.fingerprint},
+    )
+    write_bundle(tmp_path / "b", manifest, files, replace=False)
+    with open_sides([CPU, CPU], bundle, Bundle.open(tmp_path / "b"), 1) as (one, other):
+        assert other.bundle.manifest.fingerprint != one.bundle.manifest.fingerprint
 
 
 def test_half_bundles_keep_their_fingerprint_and_run(bundle, tmp_path):

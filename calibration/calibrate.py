@@ -67,6 +67,7 @@ def calibrate_bundle(
     replace_old: bool,
     evaluate: Callable[[Path], dict[str, Any]] | None = None,
     progress: Callable[[str], Any] = print,
+    tick: Callable[[str], Any] = lambda _: None,
 ) -> dict[str, Any]:
     """Calibrate a bundle and write the quantised one, with its report inside.
 
@@ -77,6 +78,7 @@ def calibrate_bundle(
         replace_old: replace a bundle that is already there.
         evaluate: scores the bundle in a folder, for the report; None: none.
         progress: gets lines for the user.
+        tick: gets short lines on the progress, many of them.
 
     Returns:
         The report.
@@ -97,7 +99,7 @@ def calibrate_bundle(
     networks = FloatNetworks(bundle, options.threads)
     layers = [networks.layers(photograph) for photograph in photographs]
     # Ranges are measured on every other photograph, and judged on the rest.
-    work = Work(bundle, layers[::2], (layers[1::2] or layers)[:_JUDGED], options, networks, progress)
+    work = Work(bundle, layers[::2], (layers[1::2] or layers)[:_JUDGED], options, networks, tick)
     same = "others" if len(layers) > 1 else "(the same)"
     progress(f"ranges on {len(work.seen)} photographs, judged on {len(work.judged)} {same}")
     results: dict[GraphName, Calibrated] = {}

@@ -45,7 +45,7 @@ class Work:
         judged: others, on which the quantised graphs are judged.
         options: how to calibrate.
         networks: the float graphs, loaded.
-        progress: gets lines for the user.
+        tick: gets short lines on the progress, many of them.
     """
 
     bundle: Bundle
@@ -53,7 +53,7 @@ class Work:
     judged: list[Layers]
     options: Options
     networks: FloatNetworks
-    progress: Callable[[str], Any]
+    tick: Callable[[str], Any]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class GraphCalibration:
         self.name = name
         self.where = str(work.bundle.graph_path(name))
         self.options = options
-        self.progress = work.progress
+        self.tick = work.tick
         self.feeds = [layers.feeds(name) for layers in work.seen]
         self.judged = work.judged
         self.float_data = work.bundle.read_graph(name)
@@ -145,9 +145,9 @@ class GraphCalibration:
         methods = METHODS if options.ranges is None else (options.ranges,)
         trials: list[tuple[float, Placement, Recipe, bool]] = []
 
-        def attempt(where: Placement, recipe: Recipe, *, equalised: bool) -> None:
-            damage = self.score(where, where.layers, recipe, self.quick_judge)
-            trials.append((damage.agreement_db, where, recipe, equalised))
+        def attempt(placed: Placement, recipe: Recipe, *, equalised: bool) -> None:
+            damage = self.score(placed, placed.layers, recipe, self.quick_judge)
+            trials.append((damage.agreement_db, placed, recipe, equalised))
             self.variants.append(
                 {
                     "ranges": recipe.ranges.method,
@@ -193,8 +193,7 @@ class GraphCalibration:
             float_seconds = seconds_of(before, self.original, {*layer.convolutions, *self._transposed(layer)})
             int8_seconds = seconds_of(after, everything.graph, layer.convolutions)
             self.trials.append(Trial(layer, damage.value, float_seconds, int8_seconds))
-            self.progress(f"{self.name}: layer {i + 1}/{len(self.placement.layers)} {layer.name}")
-
+            self.tick(f"{self.name}: layer {i + 1}/{len(self.placement.layers)} {layer.name}")
         if self.options.time_decides:
             self._reconsider(feeds)
 
@@ -243,7 +242,7 @@ class GraphCalibration:
         )
 
     def write(self, decision: Decision) -> tuple[Quantised, list[Kernel]]:
-        """Write the chosen layers; transposed convolutions that stay in float stay as they are."""
+        """Write the chosen layers; what stays in float stays as it is. Run the result once."""
         lowered = self.base.copy()
         lower_transposed(lowered, {name for layer in decision.int8 for name in self._transposed(layer)})
         interleave_channels_last(lowered, {name for layer in decision.int8 for name in layer.convolutions})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +107,13 @@ def run(args: argparse.Namespace) -> int:
         cache=Cache(args.cache),
     )
     report = calibrate_bundle(
-        Bundle.open(args.bundle), args.output, options, replace_old=args.force, evaluate=_evaluation(args)
+        Bundle.open(args.bundle),
+        args.output,
+        options,
+        replace_old=args.force,
+        evaluate=_evaluation(args),
+        progress=_say,
+        tick=_show,
     )
     before, after = (report["together"]["estimate_db"][when] for when in ("before", "after"))
     beyond = ", more than the budget" if before - after > args.budget_db else ""
@@ -120,6 +127,17 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(lines(report["evaluation"])))
     print(f"wrote {args.output}; the report is {args.output / REPORT_HTML}")
     return 0
+
+
+def _show(line: str) -> None:
+    """A line of progress on the terminal, over the one before."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line[:100]}", end="", file=sys.stderr, flush=True)
+
+
+def _say(line: str) -> None:
+    _show("")
+    print(line, flush=True)
 
 
 def _evaluation(args: argparse.Namespace) -> Callable[[Path], dict[str, Any]] | None:

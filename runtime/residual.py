@@ -30,7 +30,8 @@ MAX_QUALITY: Final = 100
 # The encoder's bits depend on whether it runs in rows (more than one thread), not on how many threads there are:
 # with a fixed number the same image gives the same file on any number of cores.
 _ENCODER_THREADS: Final = 2
-_OPTIONS: Final = {"tune": "psnr"}
+# Superblocks of 64x64 suit residuals: 0.8 points of BD-rate over the encoder's choice (training/EXPERIMENTS.md).
+_OPTIONS: Final = {"tune": "psnr", "sb-size": "64"}
 # Mean squared clipping error (per sample) from which scale 2 is tried as well: 55 dB.
 _CLIPPING_MATTERS: Final = 0.2
 

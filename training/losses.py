@@ -157,9 +157,10 @@ class CompactRate(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        # Per plane: constant, left, upper, upper right, upper left, first plane, second plane; softplus of these.
-        start = torch.full((3, 7), -1.5)
-        start[:, 0] = -1.0
+        # Per plane: constant, left, upper, upper right, upper left, first plane, second plane; softplus of ten times
+        # these, so that they move faster than the networks whose rate they tell.
+        start = torch.full((3, 7), -0.15)
+        start[:, 0] = -0.1
         self.scales = nn.Parameter(start)
 
     def forward(self, x: Reconstruction) -> Tensor:
@@ -192,7 +193,7 @@ class CompactRate(nn.Module):
         magnitude = error.abs()
         around = F.pad(magnitude, (1, 1, 1, 0), mode="replicate")
         height, width = magnitude.shape[2:]
-        weights = F.softplus(self.scales)
+        weights = F.softplus(10.0 * self.scales)
         total = magnitude.new_zeros(len(compact))
         neighbours = (
             around[:, :, 1:, :width],

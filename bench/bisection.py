@@ -28,6 +28,26 @@ if TYPE_CHECKING:
 Values = Callable[[Sequence[str]], dict[str, "npt.NDArray[Any]"]]
 """Values of a graph's tensors, by name; each call runs the graph."""
 
+DECISIONS: Final = frozenset(
+    {
+        "And",
+        "ArgMax",
+        "Ceil",
+        "Equal",
+        "Floor",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+        "Not",
+        "Or",
+        "Round",
+    }
+)
+"""Operators whose outputs tip from one value to another where their inputs are equal but for rounding."""
+DECISION_SHARE: Final = 0.05
+"""Share of such outputs that may have tipped before that counts as the place where two runs part."""
+
 _WIDTH: Final = 12
 _SWEEP: Final = 48
 """Tensors per round where all are looked at."""
@@ -178,7 +198,10 @@ class Bisection:
         self.runs += 1
         references, values = (side(missing) for side in self._sides)
         for name in missing:
-            self.known[name] = compare(name, values[name], references[name], self._tolerance)
+            tolerance = self._tolerance
+            if self._order[self._place[name]].operator in DECISIONS:
+                tolerance = replace(tolerance, share=max(tolerance.share, DECISION_SHARE))
+            self.known[name] = compare(name, values[name], references[name], tolerance)
 
     def first(self, last: int) -> int | None:
         """The first bad tensor up to and including place `last`, or None."""
@@ -300,6 +323,7 @@ def bisect(one: Side, other: Side, graph: GraphName, feeds: Arrays, tolerance: T
         graph: which graph.
         feeds: inputs by name.
         tolerance: of every tensor: |b - a| <= atol + rtol * |a|; NaN and infinities on one side alone are beyond it.
+            Of the outputs of `DECISIONS` a share of `DECISION_SHARE` may exceed it.
 
     Raises:
         UsageError: the graphs have no tensors in common.

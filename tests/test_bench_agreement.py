@@ -307,6 +307,22 @@ def test_a_bad_source_on_another_branch_is_followed():
     assert found.tensor.name == "t5"
 
 
+def test_decisions_that_tip_here_and_there_are_not_where_runs_part():
+    order = [
+        Tensor("t0", "n0", "Conv", ()),
+        Tensor("t1", "n1", "Round", ("t0",)),
+        Tensor("t2", "n2", "Conv", ("t1",)),
+    ]
+
+    def values(tipped):
+        y = np.zeros(100)
+        y[:tipped] = 1.0
+        return lambda names: {name: y if name == "t1" else np.zeros(100) for name in names}
+
+    assert Bisection(order, values(0), values(4), Tolerance(0.5, 0)).search("g").tensor is None
+    assert Bisection(order, values(0), values(9), Tolerance(0.5, 0)).search("g").tensor.name == "t1"
+
+
 def test_nothing_bad_names_nothing():
     order, reference, other = chain(20, set())
     found = Bisection(order, reference, other, Tolerance(0.5, 0)).search("g")

@@ -41,6 +41,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--graph", action="append", default=[], choices=GRAPH_NAMES, help="bisect only this")
     parser.add_argument("--layer-atol", type=float, metavar="X", help="of a layer's tensors (see --bisect)")
     parser.add_argument("--layer-rtol", type=float, metavar="X")
+    parser.add_argument(
+        "--layer-share",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="share of a layer's elements that may exceed it",
+    )
     parser.add_argument("--threads", type=int, metavar="N")
     parser.add_argument("-o", "--output", metavar="JSON", help="write the result")
 
@@ -91,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
             layers = Tolerance(
                 default if args.layer_atol is None else args.layer_atol,
                 default if args.layer_rtol is None else args.layer_rtol,
+                share=args.layer_share,
             )
             x = read_padded(images[0], bundle.manifest.multiple, args.size or 256)
             with Networks(one) as networks:
@@ -103,7 +111,12 @@ def run(args: argparse.Namespace) -> int:
                 found = bisect(one, two, graph, as_feeds(one, graph, arrays[graph]), layers)
                 findings.append(found.to_dict())
                 print(found, flush=True)
-            result["bisection"] = {"atol": layers.atol, "rtol": layers.rtol, "graphs": findings}
+            result["bisection"] = {
+                "atol": layers.atol,
+                "rtol": layers.rtol,
+                "share": layers.share,
+                "graphs": findings,
+            }
     if args.output:
         write_atomically(args.output, (json.dumps(result, indent=1) + "\n").encode())
         print(f"wrote {args.output}")

@@ -202,6 +202,7 @@ class ModelConfig:
                 self.multiple % segnet.multiple == 0 and self.multiple % octave == 0,
                 f"multiple is {self.multiple}; SegNet needs {segnet.multiple}, the octave layers {octave}",
             ),
+            (self.comnet.skip or not self.comnet.mix, "comnet.mix mixes the skip, and comnet.skip is off"),
             (
                 self.comnet.label_entry == "image" or self.alpha > 0,
                 "comnet.label_entry 'low' needs alpha above 0: without it there is no low rate",
@@ -309,9 +310,10 @@ PRESETS: dict[str, ModelConfig] = {
             decoder_depths=(1, 1, 1),
             residual=True,
             skip=True,
+            smoothing=7,
         ),
-        comnet=ComNetConfig(widths=(24, 48, 96), blocks=2, label_entry="low"),
-        gnet=GNetConfig(entry_scale=8, stem=96, blocks=4, up=(48,), up_blocks=(1,)),
+        comnet=ComNetConfig(widths=(24, 48, 96), blocks=2, skip=False, label_entry="low"),
+        gnet=GNetConfig(entry_scale=8, stem=96, blocks=4, up=(48,), up_blocks=(1,), mix=True),
     ),
     # For tests: every kind of layer, as narrow as it goes.
     "tiny": ModelConfig(

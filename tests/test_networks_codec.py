@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from oslic.networks.codec import create
 from oslic.networks.comnet import quantise
-from oslic.networks.config import PRESETS, ModelConfig, preset
+from oslic.networks.config import PRESETS, ComNetConfig, ModelConfig, preset
 from oslic.networks.deploy import deployable
 from oslic.networks.dnet import DNet
 from oslic.networks.embedding import LabelEmbedding
@@ -216,6 +216,7 @@ def test_parameter_counts_are_those_of_the_design():
         ({"lh_order": "x"}, "lh_order is 'x'"),
         ({"label_scale": 2}, "coarser than labels"),
         ({"alpha": 0.0}, "needs alpha above 0"),
+        ({"comnet": ComNetConfig(widths=(4, 8, 8), skip=False, mix=True)}, "mixes the skip"),
     ],
 )
 def test_impossible_configurations_are_refused(change, message):

@@ -293,8 +293,8 @@ PRESETS: dict[str, ModelConfig] = {
         label_scale=4,
         multiple=32,
         segnet=dataclasses.replace(_VGG16, decoder_depths=(1, 1, 1)),
-        comnet=ComNetConfig(widths=(64, 128, 256), blocks=1),
-        gnet=GNetConfig(entry_scale=8, stem=256, blocks=6, up=(128, 64), up_blocks=(2, 1)),
+        comnet=ComNetConfig(widths=(64, 128, 256), blocks=1, skip=False),
+        gnet=GNetConfig(entry_scale=8, stem=256, blocks=6, up=(128, 64), up_blocks=(2, 1), mix=True),
     ),
     "lite": ModelConfig(
         name="lite",

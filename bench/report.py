@@ -209,49 +209,44 @@ def _latency_section(result: dict[str, Any]) -> Section:
 
 def _fusion_section(result: dict[str, Any]) -> Section:
     section = Section("Fusion of octave convolutions", environment=result["environment"])
-    rows = tuple(
-        (
-            str(row["network"]),
-            str(row["form"]),
-            f"{row['gmacs']:.3f}",
-            f"{row['p50_ms']:.2f}",
-            f"{row['speedup_over_naive']:.2f}",
-            "-" if row.get("speedup_over_plain") is None else f"{row['speedup_over_plain']:.2f}",
-        )
-        for row in result["rows"]
-    )
-    columns = ("network", "form", "GMAC", "p50 ms", "speed over naive", "speed over plain")
-    section.tables.append(
-        Table("Forms of the same networks, interleaved", columns, rows, result.get("note", ""))
-    )
-    points = [row for row in result["rows"] if row.get("bytes")]
-    if points:
-        lines = [
-            Line(
-                f"{row['network']} {row['form']}",
-                [(row["gmacs"] * 1e9 / row["bytes"], row["gmacs"] / (row["p50_ms"] / 1e3))],
-                joined=False,
+    rows, lines = [], []
+    for entry in result["results"]:
+        network = f"{entry['network']} {entry['graph']}"
+        for form, found in entry["forms"].items():
+            p50 = _p50(found["timing"])
+            relative = entry["ratios"].get(f"{form}/fused")
+            rows.append(
+                (
+                    network,
+                    form,
+                    f"{found['macs'] / 1e9:.3f}",
+                    f"{found['bytes_moved'] / 1e6:.1f}",
+                    f"{p50:.2f}",
+                    "-" if relative is None else f"{relative:.3f}",
+                )
             )
-            for row in points
-        ]
-        roof = result.get("roofline")
-        if roof:
-            knee = roof["gmacs_per_second"] * 1e9 / roof["bytes_per_second"]
-            span = [
-                min(knee, *(line.points[0][0] for line in lines)) / 2,
-                max(knee, *(x.points[0][0] for x in lines)) * 2,
-            ]
-            limit = [
-                (x, min(roof["gmacs_per_second"], x * roof["bytes_per_second"] / 1e9))
-                for x in (span[0], knee, span[1])
-            ]
-            lines.append(Line("machine's roof, measured", limit, dashed=True))
-        section.charts.append(
-            line_chart(
-                "Roofline", "multiply-accumulates per byte moved", "GMAC/s", lines, log_x=True, log_y=True
-            )
+            point = (found["macs"] / found["bytes_moved"], found["macs"] / 1e6 / p50)
+            lines.append(Line(f"{network} {form}", [point], joined=False))
+    height, width = result["size"]
+    title = f"Forms of the same networks at {width}x{height}, {result['threads']} threads, interleaved"
+    columns = ("network", "form", "GMAC", "MB moved", "p50 ms", "time over fused")
+    section.tables.append(Table(title, columns, tuple(rows), "Random weights."))
+    section.charts.append(
+        line_chart(
+            "Rate and intensity",
+            "multiply-accumulates per byte moved",
+            "GMAC/s",
+            lines,
+            log_x=True,
+            log_y=True,
         )
+    )
     return section
+
+
+def _p50(timing: dict[str, Any]) -> float:
+    """Median of a candidate's wall-clock time in milliseconds."""
+    return float(timing["wall"]["total"]["p50_ms"])
 
 
 def _drift_section(result: dict[str, Any]) -> Section:
@@ -281,9 +276,95 @@ def _drift_section(result: dict[str, Any]) -> Section:
 
 def _flif_section(result: dict[str, Any]) -> Section:
     section = Section("FLIF", environment=result["environment"])
-    for table in result.get("tables", []):
-        rows = tuple(tuple(map(str, row)) for row in table["rows"])
-        section.tables.append(Table(table["title"], tuple(table["columns"]), rows, table.get("note", "")))
+    columns = (
+        "coder", "bytes", "bpp", "encode ms", "decode ms", "bytes over reference", "encode speed", "decode speed",
+    )  # fmt: skip
+    for name, part in result["sets"].items():
+        rows = tuple(
+            (
+                coder,
+                f"{row['mean_bytes']:.0f}",
+                f"{row['bpp']:.4f}",
+                *(f"{_p50(row[side]):.1f}" for side in ("encode", "decode")),
+                *(
+                    f"{row[key]:.3f}" if key in row else "-"
+                    for key in ("bytes_of_reference", "encode_speed", "decode_speed")
+                ),
+            )
+            for coder, row in part["coders"].items()
+        )
+        size = f"{part['pictures']} pictures of {'x'.join(map(str, part['shape']))}"
+        note = f"{size}; times of {part['timed']} of them. Reference: libflif, where it is installed."
+        section.tables.append(Table(name, columns, rows, note))
+    return section
+
+
+def _gpu_section(result: dict[str, Any]) -> Section:
+    section = Section(f"Networks on {result['gpu']}", environment=result["environment"])
+    done = [part["result"] for part in result["sections"].values() if part["status"] == "done"]
+    tables: dict[str, list[tuple[str, ...]]] = {}
+    for found in done:
+        if "timings" not in found:
+            continue
+        height, width = found["size"]
+        title = f"{found['network']} {found['graph']} at {width}x{height}, {found['precision']}"
+        for form, timing in found["timings"].items():
+            total = timing["wall"]["total"]
+            cells = (f"{total[f'p{p}_ms']:.3f}" for p in (50, 90, 99))
+            tables.setdefault(title, []).append((f"{found['engine']}, {form}", *cells, str(total["n"])))
+    columns = ("engine, form", "p50 ms", "p90", "p99", "n")
+    note = "Random weights; inputs on the device; the forms of one engine interleaved in one process."
+    section.tables += [Table(title, columns, tuple(rows), note) for title, rows in tables.items()]
+    agreements = tuple(
+        (
+            f"{found['backend']} {found['precision']}",
+            row["output"],
+            str(row["maximum"]),
+            f"{100 * row['differing']:.4f} %",
+            "within" if row["ok"] else "beyond",
+        )
+        for found in done
+        for row in found.get("outputs", ())
+    )
+    if agreements:
+        columns = ("backend", "output", "largest difference", "elements that differ", "tolerance")
+        section.tables.append(Table("Outputs against float32 on the CPU", columns, agreements))
+    missing = tuple(
+        (name, part["status"], part.get("reason", ""))
+        for name, part in result["sections"].items()
+        if part["status"] != "done"
+    )
+    if missing:
+        section.tables.append(Table("Not measured", ("section", "status", "reason"), missing))
+    return section
+
+
+def _compare_section(result: dict[str, Any]) -> Section:
+    one, other = (f"{side['name']} ({side['precision']})" for side in result["sides"])
+    section = Section(f"{other} against {one}", environment=result["environment"])
+    rows = tuple(
+        (
+            row["output"],
+            str(row["maximum"]),
+            f"{row['mean']:.5f}",
+            f"{100 * row['differing']:.4f} %",
+            f"{100 * row['exceeding']:.4f} %",
+            "-" if row["psnr"] is None else f"{row['psnr']:.2f}",
+            "within" if row["ok"] else "beyond",
+        )
+        for row in (*result["outputs"], result["end_to_end"])
+    )
+    columns = (
+        "output",
+        "largest difference",
+        "mean",
+        "differ",
+        "beyond tolerance",
+        "PSNR between, dB",
+        "tolerance",
+    )
+    title = f"{result['bundle']}, {len(result['images'])} images"
+    section.tables.append(Table(title, columns, rows))
     return section
 
 
@@ -294,10 +375,7 @@ def _int8_section(result: dict[str, Any]) -> Section:
         measured = result["latency"]
         rows = []
         for part, speedup in measured["speedup"].items():
-            before, after = (
-                measured["timings"][f"{name}/{part}"]["wall"]["total"]["p50_ms"]
-                for name in ("float32", "int8")
-            )
+            before, after = (_p50(measured["timings"][f"{name}/{part}"]) for name in ("float32", "int8"))
             rows.append((part, f"{before:.1f}", f"{after:.1f}", f"{speedup:.2f}x"))
         size = f"{measured['settings']['width']}x{measured['settings']['height']}"
         columns = ("part", "float32, ms", "int8, ms", "times as fast")
@@ -327,6 +405,8 @@ _SECTIONS: Final = {
     "oslic-bench-drift": _drift_section,
     "oslic-bench-flif": _flif_section,
     "oslic-bench-int8": _int8_section,
+    "oslic-bench-gpu": _gpu_section,
+    "oslic-compare": _compare_section,
 }
 
 

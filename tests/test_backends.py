@@ -801,6 +801,16 @@ def test_bound_sessions_compute_what_plain_ones_do(ort, graph):
         bound(*x)
 
 
+@pytest.mark.parametrize(
+    "image", [np.zeros((1, 32, 32), np.uint8), np.zeros((1, 32, 32, 3), np.float32)], ids=["rank", "type"]
+)
+def test_what_onnx_runtime_refuses_is_an_error_of_ours(image):
+    """Its `InvalidArgument` is neither a RuntimeError nor a ValueError."""
+    runner = select("onnxruntime-cpu", Bundle.open(default_bundle())).backend.load("segment")
+    with pytest.raises(BackendError, match="ONNX Runtime failed in the segment graph on inputs"):
+        runner(image)
+
+
 def test_slots_are_bounded(ort):
     data = Bundle.open(default_bundle()).read_graph("segment")
     options = sessions.session_options(ort, 1)

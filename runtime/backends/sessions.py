@@ -197,7 +197,7 @@ class HostRunner:
         arrays = [x if isinstance(x, np.ndarray) else _in_host_memory(view(x)) for x in inputs]
         try:
             (output,) = self._session.run(self._outputs, dict(zip(self._inputs, arrays, strict=True)))
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but this
             raise _failure(self._name, [x.shape for x in arrays], error) from error
         return cast("npt.NDArray[np.uint8]", output)
 
@@ -263,7 +263,9 @@ class BoundRunner:
                 if self._device != "cpu" and all(v.on_device for v in views):
                     return self._in_place(views)
                 return self._through_slot(views, shapes)
-            except (RuntimeError, ValueError) as error:
+            except BackendError:
+                raise
+            except Exception as error:  # ONNX Runtime's exceptions have no common base but this
                 raise _failure(self._name, shapes, error) from error
 
     def _in_place(self, views: Sequence[View]) -> npt.NDArray[np.uint8]:

@@ -79,6 +79,7 @@ class Finding:
         tensor: the first tensor that is beyond its tolerance; None: all are within it.
         difference: how far it is off; None without a tensor.
         good: the tensors it is computed from, all within the tolerance.
+        tipped: of those that are outputs of `DECISIONS`, the share of their elements that tipped, where some did.
         tensors: how many tensors both graphs have.
         runs: how often each side was run.
         visible: whether the graph's own output was beyond the tolerance.
@@ -88,6 +89,7 @@ class Finding:
     tensor: Tensor | None
     difference: Difference | None
     good: tuple[str, ...]
+    tipped: dict[str, float]
     tensors: int
     runs: int
     visible: bool
@@ -100,10 +102,14 @@ class Finding:
         if self.tensor is None or self.difference is None:
             return f"{self.graph}: all of {self.tensors} tensors are within the tolerance ({self.runs} runs)"
         origin = ", ".join(self.good) or "the graph's inputs"
+        tipped = "".join(
+            f"; {name} tipped in {100 * share:.4f} % of its elements, which may be all: --layer-share looks on"
+            for name, share in self.tipped.items()
+        )
         return (
             f"{self.graph}: first beyond the tolerance is {self.tensor.name}, the output of {self.tensor.operator} "
-            f"{self.tensor.node} ({self.difference}); what it is computed from, {origin}, is within it "
-            f"({self.runs} runs, {self.tensors} tensors)"
+            f"{self.tensor.node} ({self.difference}); what it is computed from, {origin}, is within it"
+            f"{tipped} ({self.runs} runs, {self.tensors} tensors)"
         )
 
 
@@ -229,6 +235,14 @@ class Bisection:
                 return bad
         return None
 
+    def _tipped(self, names: Sequence[str]) -> dict[str, float]:
+        shares = {
+            name: self.known[name].exceeding
+            for name in names
+            if self._order[self._place[name]].operator in DECISIONS
+        }
+        return {name: share for name, share in shares.items() if share > 0}
+
     def search(self, graph: str) -> Finding:
         """Find the first bad tensor."""
         end = len(self._order) - 1
@@ -246,12 +260,13 @@ class Bisection:
                     tensor,
                     self.known[tensor.name],
                     tensor.inputs,
+                    self._tipped(tensor.inputs),
                     len(self._order),
                     self.runs,
                     visible,
                 )
             place = self.first(min(bad))
-        return Finding(graph, None, None, (), len(self._order), self.runs, visible)
+        return Finding(graph, None, None, (), {}, len(self._order), self.runs, visible)
 
 
 def element_types(model: onnx.ModelProto) -> dict[str, int]:
@@ -308,7 +323,7 @@ def graph_values(side: Side, graph: GraphName, feeds: Arrays) -> Values:
             _, session = onnxruntime_gpu.KINDS[side.backend].session(data, plain)
         try:
             return dict(zip(names, session.run(list(names), dict(feeds)), strict=True))
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but this
             raise BackendError(f"{side.label} failed with further outputs of {graph}: {error}") from error
 
     return values

@@ -14,7 +14,7 @@ import onnx_ir as ir
 import pytest
 from host_product import HostDriver, product
 from onnx import numpy_helper
-from oslic.bench import engine_values
+from oslic.bench import engine_values, report
 from oslic.bench.agreement import Side, _Tally, open_sides
 from oslic.bench.bisection import Bisection, Tensor, bisect, element_types, tensors, with_outputs
 from oslic.export.engines import Options as BuildOptions
@@ -80,6 +80,9 @@ def test_a_backend_agrees_with_itself_without_optimisation(bundle, images, tmp_p
     assert result["images"] == ["a.png"]
     text = capsys.readouterr().out
     assert text.count("% differ") == 4
+    (section,) = report.sections([report.read_result(output)])
+    assert [row[0] for row in section.tables[0].rows] == ["labels", "compact", "estimate", "end to end"]
+    assert {row[-1] for row in section.tables[0].rows} == {"within"}
 
 
 def test_half_precision_is_compared_with_single(bundle, images, tmp_path):
@@ -200,6 +203,7 @@ def test_a_difference_beyond_the_tolerance_has_its_exit_code_and_a_hint(bundle, 
         (["--backends", f"{CPU},onnxruntime-tensorrt"], 6, "onnxruntime-tensorrt cannot be used"),
         (["--backends", f"{CPU},{CPU}", "--atol", "x:1"], 2, "no output 'x'"),
         (["--backends", f"{CPU},{CPU}", "--rtol", "much"], 2, "'much' is not a number"),
+        (["--backends", f"{CPU},{CPU}", "--size", "0"], 2, "--size is 0, must be at least 1"),
         (["--backends", f"{CPU},{CPU}", "-o", "/no/such/folder/x.json"], 2, "does not exist"),
     ],
 )
@@ -321,6 +325,17 @@ def test_decisions_that_tip_here_and_there_are_not_where_runs_part():
 
     assert Bisection(order, values(0), values(4), Tolerance(0.5, 0)).search("g").tensor is None
     assert Bisection(order, values(0), values(9), Tolerance(0.5, 0)).search("g").tensor.name == "t1"
+
+
+def test_a_finding_says_that_what_it_is_computed_from_tipped():
+    order = [Tensor("t0", "n0", "Equal", ()), Tensor("t1", "n1", "Where", ("t0",))]
+    off = {"t0": np.arange(100) < 2, "t1": 7.0 * (np.arange(100) < 2)}
+    reference = {name: np.zeros_like(y) for name, y in off.items()}
+    sides = [lambda names, side=side: {name: side[name] for name in names} for side in (reference, off)]
+    found = Bisection(order, *sides, Tolerance(0.5, 0)).search("g")
+    assert (found.tensor.name, found.tipped) == ("t1", {"t0": 0.02})
+    assert "t0 tipped in 2.0000 % of its elements" in str(found)
+    assert Bisection(order, *sides, Tolerance(0.5, 0, share=0.02)).search("g").tensor is None
 
 
 def test_nothing_bad_names_nothing():

@@ -84,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
     images = find_images(args.images) if args.images else samples()
     if not images:
         raise UsageError("no images to compare on: name a folder of photographs (--images DIR)")
+    if args.size is not None and args.size < 1:
+        raise UsageError(f"--size is {args.size}, must be at least 1")
     if args.output and not Path(args.output).absolute().parent.is_dir():
         raise UsageError(f"the folder {Path(args.output).parent} does not exist; create it first")
     outputs = {graph.output for graph in bundle.manifest.graphs.values()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -41,17 +42,52 @@ def values(product: Product, data: bytes, names: Sequence[str], feeds: Arrays) -
     return {name: found[name] for name in names}
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """An engine that was loaded.
+
+    Attributes:
+        context: its execution context.
+        engine: the engine.
+        records_itself: whether the product records CUDA graphs inside, see `make_context`.
+        log: what the product says.
+    """
+
+    context: Any
+    engine: Any
+    records_itself: bool
+    log: Log
+
+
+def load_plan(trt: Any, plan: bytes, *, cuda_graphs: bool) -> Loaded:
+    """Load a serialised engine that belongs to no bundle.
+
+    Args:
+        trt: the product's module.
+        plan: the serialised engine.
+        cuda_graphs: whether a product that records CUDA graphs inside is to do so.
+
+    Raises:
+        BackendError: the product refuses it.
+    """
+    log = Log()
+    engine = trt.Runtime(logger(trt, log)).deserialize_cuda_engine(plan)
+    if engine is None:
+        raise BackendError(f"{trt.__name__} cannot load the engine here: {log.reasons()}")
+    context, records_itself = make_context(trt, engine, cuda_graphs=cuda_graphs)
+    if context is None:
+        raise BackendError(f"{trt.__name__} gives no execution context: {log.reasons()}")
+    return Loaded(context, engine, records_itself, log)
+
+
 def run_once(trt: Any, plan: bytes, driver: cuda.Driver, feeds: Arrays) -> dict[str, npt.NDArray[Any]]:
     """Load an engine, run it once on inputs by name, and return all its outputs.
 
     Raises:
         BackendError: it cannot be loaded, fails, or has outputs of a type that numpy lacks.
     """
-    log = Log()
-    engine = trt.Runtime(logger(trt, log)).deserialize_cuda_engine(plan)
-    if engine is None:
-        raise BackendError(f"{trt.__name__} cannot load the engine: {log.reasons()}")
-    context, _ = make_context(trt, engine, cuda_graphs=False)
+    loaded = load_plan(trt, plan, cuda_graphs=False)
+    context, engine, log = loaded.context, loaded.engine, loaded.log
     stream = cuda.Resource(driver.create_stream(), driver.destroy_stream)
     memory: dict[str, cuda.Resource] = {}
 

@@ -70,13 +70,16 @@ def gpus() -> list[dict[str, str]]:
         (*known, *more, "clocks_throttle_reasons.active"),
         known,
     ):
-        done = subprocess.run(
-            [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=30,
-        )
+        try:
+            done = subprocess.run(
+                [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader"],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=30,
+            )
+        except (OSError, subprocess.TimeoutExpired):  # a driver that hangs must not end a measurement
+            return []
         rows = [line.split(",") for line in done.stdout.splitlines()]
         if done.returncode == 0 and all(len(row) == len(fields) for row in rows):
             return [dict(zip(fields, map(str.strip, row), strict=True)) for row in rows]

@@ -24,10 +24,9 @@ from . import environment
 FORMAT: Final = "oslic-bench-gpu"
 VERSION: Final = 1
 SIZES: Final = ((512, 768), (1080, 1920))
-DONE: Final = frozenset({"done", "skipped"})
-"""Sections that a later run does not repeat."""
+ENGINES: Final = ("tensorrt", "tensorrt-rtx", "onnxruntime", "torch-compile", "torch-eager")
+"""In the order of their weight."""
 
-_ENGINES: Final = ("tensorrt", "tensorrt-rtx", "onnxruntime", "torch-compile", "torch-eager")
 _LEAST_SECONDS: Final = 10.0
 _TAIL: Final = 2000
 
@@ -57,7 +56,7 @@ class Plan:
     graphs: tuple[str, ...] = ("synthesise", "analyse", "segment")
     sizes: tuple[tuple[int, int], ...] = SIZES
     precisions: tuple[str, ...] = ("fp16", "fp32")
-    engines: tuple[str, ...] = _ENGINES
+    engines: tuple[str, ...] = ENGINES
     budget: float = 600.0
     limit: float = 120.0
     level: int = 3
@@ -149,7 +148,7 @@ def require_device(device: str) -> None:
 
 
 def read_earlier(path: Path, plan: Plan) -> dict[str, dict[str, Any]]:
-    """Sections of an earlier run of the same plan on the same GPU, to go on from.
+    """Sections of an earlier run on the same GPU, by name, to go on from; none where there is no file.
 
     Raises:
         DataError: the file holds something else.
@@ -164,7 +163,10 @@ def read_earlier(path: Path, plan: Plan) -> dict[str, dict[str, Any]]:
         raise DataError(f"{path} is not a result of `oslic bench gpu`; give another name")
     if (earlier.get("device"), earlier.get("gpu")) != (plan.device, _gpu_name(plan.device)):
         raise DataError(f"{path} was measured on {earlier.get('gpu')}; give another name for this machine")
-    return {name: part for name, part in earlier["sections"].items() if part["status"] in DONE}
+    found = earlier.get("sections")
+    if not isinstance(found, dict):
+        raise DataError(f"{path} has no sections; give another name")
+    return found
 
 
 def _gpu_name(device: str) -> str:
@@ -184,6 +186,13 @@ def _why_skipped(section: Section, plan: Plan) -> str:
     if spec["kind"] == "correctness" and plan.device == "cpu" and spec["backend"] != "onnxruntime-cpu":
         return f"{spec['backend']} runs on GPUs only"
     return ""
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    # Its own session: also what it has started.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
 
 
 def run_section(section: Section, work: Path, limit: float) -> dict[str, Any]:
@@ -223,14 +232,9 @@ def run_section(section: Section, work: Path, limit: float) -> dict[str, Any]:
                 reason = how + errors[-_TAIL:].strip()
         except subprocess.TimeoutExpired:
             status, reason = "timeout", f"stopped after {limit:.0f} s"
-            # Its own session: also what it has started.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            _kill(process)
         except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            _kill(process)
             raise
         result = None
         if out.is_file():
@@ -249,7 +253,7 @@ def run(
 ) -> dict[str, Any]:
     """Run the sections of a plan that an earlier run has not done, until the time is up.
 
-    The result is written after each section.
+    The result is written after each section. What an earlier run skipped is tried again: it may be installed now.
 
     Args:
         plan: what to do.
@@ -270,11 +274,11 @@ def run(
     wanted = [s for s in sections(plan) if not words or any(word in s.name for word in words)]
     if not wanted:
         raise UsageError(f"no section's name holds {' or '.join(words)}")
-    done = read_earlier(output, plan)
+    parts = read_earlier(output, plan)
+    earlier = {name: part["status"] for name, part in parts.items()}
     deadline = time.perf_counter() + plan.budget
     work = output.with_name(output.name + ".work")
     work.mkdir(exist_ok=True)
-    parts = dict(done)
     before = environment.describe()
 
     def result() -> dict[str, Any]:
@@ -290,12 +294,15 @@ def run(
             "sections": {name: parts[name] for name in dict.fromkeys([*order, *parts])},
         }
 
-    for section in wanted:
-        if section.name in done:
+    missing: dict[str, str] = {}
+    # What failed before comes again last: it must not eat the time of what was not reached.
+    for section in sorted(wanted, key=lambda s: earlier.get(s.name) in {"failed", "timeout"}):
+        engine = section.spec.get("engine", "")
+        if earlier.get(section.name) == "done":
             progress(f"{section.name}: kept from the earlier run")
             continue
         left = deadline - time.perf_counter()
-        skipped = _why_skipped(section, plan)
+        skipped = _why_skipped(section, plan) or missing.get(engine, "")
         if skipped:
             parts[section.name] = {"status": "skipped", "reason": skipped}
         elif left < min(_LEAST_SECONDS, plan.budget):
@@ -305,6 +312,8 @@ def run(
             }
         else:
             parts[section.name] = run_section(section, work, min(plan.limit, left))
+            if engine and parts[section.name]["status"] == "skipped":  # it is not installed: once is enough
+                missing[engine] = parts[section.name]["reason"]
         write_atomically(output, to_text(result()).encode())
         progress(line(section.name, parts[section.name]))
     return result()

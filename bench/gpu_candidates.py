@@ -28,11 +28,12 @@ from ..networks.deploy import deployable
 from ..runtime.backends import cuda, onnxruntime_cpu
 from ..runtime.backends.onnxruntime_gpu import OnnxRuntimeCuda
 from ..runtime.backends.protocol import Options
-from ..runtime.backends.tensorrt import DeviceArray, Log, TensorRtRunner, load_product, logger, make_context
+from ..runtime.backends.tensorrt import DeviceArray, TensorRtRunner, load_product
 from ..runtime.bundle import GraphName
 from ..runtime.engines import PRODUCTS, EngineInfo, Product, Shapes
 from ..runtime.errors import BackendError, DependencyError
 from ..runtime.files import write_atomically
+from .engine_values import load_plan
 from .fusion import export_static, twin
 
 if TYPE_CHECKING:
@@ -335,13 +336,7 @@ def tensorrt_candidate(
         plan = build_plan(trt, data, [shapes], BuildOptions(optimization_level=level))
         write_atomically(file, plan)
     driver = cuda.open_driver()
-    log = Log()
-    engine = trt.Runtime(logger(trt, log)).deserialize_cuda_engine(file.read_bytes())
-    if engine is None:
-        raise BackendError(f"{product} cannot load its engine here: {log.reasons()}")
-    context, records_itself = make_context(trt, engine, cuda_graphs=cuda_graphs)
-    if context is None:
-        raise BackendError(f"{product} gives no execution context: {log.reasons()}")
+    loaded = load_plan(trt, file.read_bytes(), cuda_graphs=cuda_graphs)
     info = EngineInfo(
         file=file.name,
         sha256="",
@@ -356,14 +351,14 @@ def tensorrt_candidate(
     _, output = ports(work.config.label_scale)[work.graph]
     runner = TensorRtRunner(
         trt,
-        engine,
-        context,
+        loaded.engine,
+        loaded.context,
         driver,
         info=info,
         names=(tuple(feeds), output.name),
         rebuild="",
-        capture=cuda_graphs and not records_itself,
-        log=log,
+        capture=cuda_graphs and not loaded.records_itself,
+        log=loaded.log,
     )
     placed = [_on_device(driver, x) for x in feeds.values()]
     notes = {"optimization_level": str(level), "cuda": driver.name}
@@ -379,9 +374,6 @@ def _on_device(driver: cuda.Driver, array: Pixels) -> DeviceArray:
 
 
 # -- all of them ------------------------------------------------------------------------------------------------------
-
-ENGINES: Final = ("tensorrt", "tensorrt-rtx", "onnxruntime", "torch-compile", "torch-eager")
-"""In the order of their weight."""
 
 
 def require_engine(engine: str, device: Device) -> None:
@@ -406,7 +398,7 @@ def make(work: Work, engine: str, form: str, folder: Path, *, cuda_graphs: bool,
 
     Args:
         work: which network, size, precision and device.
-        engine: one of `ENGINES`.
+        engine: one of `gpu.ENGINES`.
         form: one of `work.forms()`.
         folder: for graphs and engines that are used again.
         cuda_graphs: with or without.

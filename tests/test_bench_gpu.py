@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from oslic.bench import gpu, gpu_candidates
+from oslic.bench import gpu, gpu_candidates, report
 from oslic.bench.gpu import QUICK, Plan, Section, line, read_earlier, run, run_section, sections
 from oslic.runtime.backends import BACKENDS, cuda
 from oslic.runtime.cli import main
@@ -32,7 +32,7 @@ def test_the_plan_covers_everything_once_and_the_most_wanted_first():
         for graph in ("segment", "analyse", "synthesise"):
             for size in ("768x512", "1920x1080"):
                 for precision in ("fp32", "fp16"):
-                    for engine in gpu_candidates.ENGINES:
+                    for engine in gpu.ENGINES:
                         assert f"latency {network} {graph} {size} {precision} {engine}" in found
     # The whole first comparison stands before anything of a second kind.
     assert found.index("latency base synthesise 768x512 fp16 torch-eager") < found.index(
@@ -102,6 +102,11 @@ def test_a_run_for_real_and_another_that_goes_on_from_it(tmp_path, capsys):
     assert found["ratios"]["fused"]["best_form"] in gpu_candidates.FUSED
     assert {"naive/fused", "plain/fused", "convolve_first/fused"} <= set(found["ratios"]["fused"])
     assert not (tmp_path / "g.json.work").exists()
+    (section,) = report.sections([report.read_result(output)])
+    (table,) = section.tables
+    assert table.title == "tiny synthesise at 96x64, fp32"
+    assert {row[0] for row in table.rows} == {f"onnxruntime, {form}" for form in gpu_candidates.FORMS}
+    assert table.rows[0][1] == f"{found['timings']['naive']['wall']['total']['p50_ms']:.3f}"
     text = capsys.readouterr().out
     assert "2 done" in text
     assert "fused:transposed" in text
@@ -111,6 +116,9 @@ def test_a_run_for_real_and_another_that_goes_on_from_it(tmp_path, capsys):
     again = json.loads(output.read_text())["sections"]
     assert again[FIRST] == latency
     assert again["correctness tensorrt fp32"]["status"] == "skipped"
+    (section,) = report.sections([report.read_result(output)])
+    assert section.tables[-1].title == "Not measured"
+    assert ("correctness tensorrt fp32", "skipped", "tensorrt runs on GPUs only") in section.tables[-1].rows
 
 
 def test_correctness_is_judged_in_a_section(tmp_path):
@@ -143,6 +151,25 @@ def test_what_the_time_does_not_reach_is_listed(tmp_path):
     assert "goes on from here" in lines[0]
     with pytest.raises(UsageError, match="no section's name holds nothing"):
         run(plan, tmp_path / "g.json", only=["nothing"])
+
+
+def test_a_later_run_keeps_what_it_does_not_repeat_and_tries_failures_last(tmp_path):
+    output = tmp_path / "g.json"
+    second = FIRST.replace("fp32", "fp16")
+    other = {"status": "timeout", "seconds": 90.0, "result": {"notes": {}}, "reason": "stopped after 90 s"}
+    earlier = {
+        "machine": {"status": "failed", "reason": "x"},
+        "of another plan": other,
+        second: {"status": "done"},
+    }
+    body = {"format": gpu.FORMAT, "device": "cpu", "gpu": "cpu", "sections": earlier}
+    output.write_text(json.dumps(body))
+    lines = []
+    plan = dataclasses.replace(TINY, budget=1e-9)
+    result = run(plan, output, only=["machine", FIRST, second], progress=lines.append)
+    assert [text.partition(":")[0] for text in lines] == [second, FIRST, "machine"]
+    assert result["sections"]["of another plan"] == other
+    assert json.loads(output.read_text())["sections"][second] == {"status": "done"}
 
 
 def test_files_of_others_are_not_overwritten(tmp_path):

@@ -131,12 +131,18 @@ def rate(before: Path, after: Path, images: Sequence[Path], *, processes: int) -
         after: the int8 bundle.
         images: photographs.
         processes: how many images at a time.
+
+    Raises:
+        DataError: an image whose two curves have no quality in common.
     """
     coders = [ours(str(path), threads=1, name=name) for name, path in ((BEFORE, before), (AFTER, after))]
     jobs = [Job(image, coder, ("psnr",)) for image in images for coder in coders]
     with tempfile.TemporaryDirectory() as folder:
         points = measure_rd(jobs, Path(folder) / "partial", processes=processes)
-    by_image = bd_rate_by_image(points, AFTER, BEFORE, quality_range=BD_RANGE)
+    try:
+        by_image = bd_rate_by_image(points, AFTER, BEFORE, quality_range=BD_RANGE)
+    except ValueError as error:
+        raise DataError(f"{before} and {after} have no BD-rate: {error}") from error
     estimates: dict[str, list[float]] = {}
     for when, path in (("before", before), ("after", after)):
         with Codec.open(path, threads=1) as codec:

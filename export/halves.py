@@ -9,11 +9,11 @@ from typing import Final
 
 import onnx_ir as ir
 
+from ..runtime.backends.sessions import PRECISION_NAMES
 from ..runtime.bundle import Bundle, write_bundle
 from .precision import Half, to_half
 
-STATED: Final[dict[Half, str]] = {"fp16": "float16", "bf16": "bfloat16"}
-"""Half precision as it is asked for -> as manifests say it."""
+_STATED: Final = {short: stated for stated, short in PRECISION_NAMES.items()}
 
 
 def write_half(bundle: Bundle, kind: Half, folder: Path) -> Bundle:
@@ -35,7 +35,7 @@ def write_half(bundle: Bundle, kind: Half, folder: Path) -> Bundle:
     graphs = {name: half_graph(bundle.read_graph(name), kind) for name in bundle.manifest.graphs}
     infos = {
         name: dataclasses.replace(
-            bundle.manifest.graphs[name], sha256=hashlib.sha256(data).hexdigest(), precision=STATED[kind]
+            bundle.manifest.graphs[name], sha256=hashlib.sha256(data).hexdigest(), precision=_STATED[kind]
         )
         for name, data in graphs.items()
     }

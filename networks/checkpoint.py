@@ -155,6 +155,17 @@ def write(
     return paths
 
 
+def exact_dtype(checkpoint: Checkpoint) -> Literal["float32", "float16"]:
+    """The smallest type in which `write` stores the weights without changing them: that which they were read from."""
+    kernels = (value for name, value in checkpoint.state.items() if "running_" not in name)
+    exact = all(
+        torch.equal(value, value.to(torch.float16).to(value.dtype))
+        for value in kernels
+        if value.is_floating_point()
+    )
+    return "float16" if exact else "float32"
+
+
 def _shards(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     shards: list[dict[str, Tensor]] = [{}]
     size = 0

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 from oslic.networks import checkpoint as module
-from oslic.networks.checkpoint import Checkpoint, fingerprint, read, write
+from oslic.networks.checkpoint import Checkpoint, exact_dtype, fingerprint, read, write
 from oslic.networks.codec import create, load
 from oslic.networks.config import preset
 from oslic.runtime.errors import BundleError
@@ -30,6 +30,12 @@ def test_round_trip(made, tmp_path):
     original = create("tiny", 1)
     with torch.no_grad():
         assert torch.equal(load(path).gnet(x, labels), original.gnet(x, labels))
+
+
+def test_weights_are_written_again_in_the_type_that_they_came_in(made, tmp_path):
+    assert exact_dtype(made) == "float32"
+    write(tmp_path, made, "float16")
+    assert exact_dtype(read(tmp_path)) == "float16"
 
 
 def test_float16_shards(made, tmp_path, monkeypatch):

@@ -168,7 +168,7 @@ def write_checkpoint(
             "recipe": recipe.to_dict(),
             "torch": str(torch.__version__),
         },
-        "licence": LICENCE,
+        "license": LICENCE,
     }
     checkpoint = Checkpoint(recipe.config, averaged_networks(run, networks), provenance)
     write(folder, checkpoint)

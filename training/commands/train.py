@@ -123,7 +123,7 @@ def _train(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from ...networks.checkpoint import read, write
+    from ...networks.checkpoint import exact_dtype, read, write
     from ..evaluate import evaluate
 
     _threads(args.threads)
@@ -136,7 +136,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     summary["miou"] = scores["segmentation"]["miou"]
     summary["miou_stored"] = scores["segmentation"]["stored"]["miou"]
     if args.out is None:
-        write(folder, replace(checkpoint, scores=summary))
+        write(folder, replace(checkpoint, scores=summary), exact_dtype(checkpoint))
     print(json.dumps(summary))
     return 0
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from PIL import Image, features
 
+from ..runtime.bundle import Bundle, default_bundle
 from ..runtime.codec import Codec, Layers
 from ..runtime.errors import BackendError, DependencyError, UsageError
 from ..runtime.limits import Limits
@@ -202,8 +203,22 @@ PEERS: Final[dict[str, CoderSpec]] = {
 def ours(
     bundle: str | None, backend: str = "auto", threads: int | None = None, speed: int = 6, name: str = OURS
 ) -> CoderSpec:
-    """Return this project's codec as a coder."""
-    options = {"bundle": bundle, "backend": backend, "threads": threads, "speed": speed}
+    """Return this project's codec as a coder.
+
+    The weights and graphs are part of its description, so that a run that goes on takes no points of others.
+
+    Raises:
+        BundleError: no bundle there, or a damaged one.
+    """
+    manifest = Bundle.open(bundle or default_bundle()).manifest
+    options = {
+        "bundle": bundle,
+        "backend": backend,
+        "threads": threads,
+        "speed": speed,
+        "fingerprint": manifest.fingerprint,
+        "graphs": {name: info.sha256 for name, info in manifest.graphs.items()},
+    }
     return CoderSpec(name, OURS, (2, 10, 18, 26, 34, 42, 50, 58, 66, 74, 82), options)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
+import shutil
 import sys
 
 import numpy as np
 import pytest
 from oslic.bench import coders, curves, metrics, rd, report, svg
+from oslic.runtime.bundle import Bundle, default_bundle
 from oslic.runtime.cli import main
 from oslic.runtime.errors import DataError, DependencyError, UsageError
 from PIL import Image
@@ -50,6 +53,22 @@ def test_every_peer_codes_a_photograph(photo, name):
     low, high = (code(photo[:176, :200], q) for q in (qualities[0], qualities[-1]))
     assert low.size < high.size
     assert metrics.psnr(photo[:176, :200], low.image) < metrics.psnr(photo[:176, :200], high.image)
+
+
+def test_a_job_is_one_of_its_bundle(samples, tmp_path):
+    """A run that goes on must not take the points of other weights."""
+    folder = tmp_path / "other"
+    shutil.copytree(default_bundle(), folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["fingerprint"] = "1" * 64
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    image = samples / "chelsea.png"
+    own = coders.ours(None)
+    assert own.options["fingerprint"] == Bundle.open(default_bundle()).manifest.fingerprint
+    other = dataclasses.replace(
+        coders.ours(str(folder)), options={**coders.ours(str(folder)).options, "bundle": None}
+    )
+    assert rd.Job(image, own, ("psnr",)).key != rd.Job(image, other, ("psnr",)).key
 
 
 def test_our_codec_codes_a_photograph_with_its_layers(photo):

@@ -338,7 +338,7 @@ def test_from_the_command_line_to_a_checkpoint(data, tmp_path, capsys):
     assert states_equal(
         *({k: v for k, v in c.state.items() if k.startswith("segnet.")} for c in (first, second))
     )
-    assert set(second.provenance) == {"segment", "codec", "licence"}
+    assert set(second.provenance) == {"segment", "codec", "license"}
     assert second.provenance["codec"]["steps"] == 2
     second.networks()
     header = (two / "validation.csv").read_text().splitlines()[0]

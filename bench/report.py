@@ -117,17 +117,18 @@ def _rd_section(result: dict[str, Any]) -> Section:
         title = f"{labels[metric]}, mean of {count} images"
         section.charts.append(line_chart(title, "bits per pixel, all bytes counted", labels[metric], lines))
     section.charts.append(_layer_chart(result))
-    rows = tuple(
-        (b["anchor"], f"{b['bd_rate_percent']:+.1f} %", "published" if "source" in b else "this run")
-        for b in summary["bd_rates"]
-        if "bd_rate_percent" in b
-    )
+    rates = [b for b in summary["bd_rates"] if "bd_rate_percent" in b]
     low, high = rd.BD_RANGE
-    note = (
-        f"BD-rate of PSNR-RGB over {low:g} to {high:g} dB, Akima interpolation; negative: {ours} needs fewer bytes. "
-        "Coders of this run: mean over the images, file for file; published curves: mean curves."
-    )
-    section.tables.append(Table(f"BD-rate of {ours}", ("against", "BD-rate", "figures"), rows, note))
+    method = f"PSNR-RGB over {low:g} to {high:g} dB, Akima interpolation; negative: {ours} needs fewer bytes."
+    for title, published, how in (
+        (f"BD-rate of {ours}", False, "Mean over the images, file for file, coded in this run."),
+        (f"BD-rate of {ours} against published curves", True, "Of the mean curves; not measured here."),
+    ):
+        rows = tuple(
+            (b["anchor"], f"{b['bd_rate_percent']:+.1f} %") for b in rates if ("source" in b) is published
+        )
+        if rows:
+            section.tables.append(Table(title, ("against", "BD-rate"), rows, f"{method} {how}"))
     section.tables.append(_per_image(result))
     return section
 

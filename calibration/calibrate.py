@@ -14,7 +14,7 @@ import numpy as np
 
 from ..bench import environment
 from ..runtime.bundle import GRAPH_NAMES, Bundle, GraphInfo, GraphName, Manifest, require_free, write_bundle
-from ..runtime.errors import BundleError, DataError
+from ..runtime.errors import BundleError, DataError, UsageError
 from .graph import Graph
 from .images import digest, read_photographs
 from .judge import FloatNetworks, Judge
@@ -90,6 +90,8 @@ def calibrate_bundle(
     """
     options.check()
     require_free(folder, replace=replace_old)
+    if folder.exists() and folder.samefile(bundle.path):
+        raise UsageError(f"{folder} is the bundle to calibrate; name another folder for the int8 bundle")
     manifest = bundle.manifest
     if manifest.quantization is not None:
         raise BundleError(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -218,7 +220,7 @@ class Cache:
             return collect(graph, names, feeds, threads, where), False
         path = self.folder / f"{_key(graph, names, feeds)}.npz"
         # A damaged file is measured again.
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             return Statistics.from_bytes(path.read_bytes()), True
         result = collect(graph, names, feeds, threads, where)
         try:

@@ -272,6 +272,8 @@ def require_free(folder: Path, *, replace: bool) -> None:
     """
     if folder.exists() and not replace:
         raise UsageError(f"{folder} exists; --force replaces it if it is a bundle")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} exists and is not a folder; it is not replaced")
     if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST_NAME).is_file():
         raise UsageError(f"{folder} exists and is not a bundle; it is not replaced")
     if not folder.absolute().parent.is_dir():
@@ -307,8 +309,13 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes], *
         if folder.exists():
             old = part.with_suffix(".old")
             folder.rename(old)
-            part.rename(folder)
-            shutil.rmtree(old)
+            try:
+                part.rename(folder)
+            except OSError:
+                old.rename(folder)
+                raise
+            # The new bundle stands: remains of the old one are no failure.
+            shutil.rmtree(old, ignore_errors=True)
         else:
             part.rename(folder)
     except OSError as error:

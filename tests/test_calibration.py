@@ -267,9 +267,12 @@ def test_statistics_come_from_the_cache_only_for_the_same_graph_and_data(tmp_pat
     assert not ask(graph, feeds[:1])[1]
     graph.set_constant("w", np.full((2, 3, 3, 3), 2, np.float32))
     assert not ask(graph, feeds)[1]
-    for file in (tmp_path / "cache").iterdir():
-        file.write_bytes(b"damaged")
-    assert not ask(graph, feeds)[1]
+    whole = next((tmp_path / "cache").iterdir()).read_bytes()
+    for damaged in (b"", b"damaged", whole[: len(whole) // 2], whole[:60] + b"\xff" * 30 + whole[90:]):
+        for file in (tmp_path / "cache").iterdir():
+            file.write_bytes(damaged)
+        assert not ask(graph, feeds)[1]
+    assert ask(graph, feeds)[1]
 
 
 def test_values_that_are_not_finite_are_named():

@@ -115,6 +115,18 @@ def test_the_report_says_what_was_done(calibrated):
         assert name in page
 
 
+def test_a_bundle_is_not_calibrated_onto_itself_or_a_file(float_bundle, tmp_path, capsys):
+    before = {path.name: path.read_bytes() for path in float_bundle.path.iterdir()}
+    words = ["calibrate", str(float_bundle.path), "--images", str(SAMPLES), "--force", "-o"]
+    assert main([*words, str(float_bundle.path)]) != 0
+    assert "is the bundle to calibrate" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in float_bundle.path.iterdir()} == before
+    (tmp_path / "file").write_text("kept")
+    assert main([*words, str(tmp_path / "file")]) != 0
+    assert "is not a folder" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "kept"
+
+
 def test_ranges_of_a_second_run_come_from_the_cache(calibrated, float_bundle, tmp_path):
     bundle, first = calibrated
     cache = bundle.path.parent / "cache"

@@ -117,7 +117,7 @@ def write(
         if name.endswith(_BOOKKEEPING):
             continue
         kept = value.detach().to("cpu", torch.float32)
-        if dtype == "float16" and "running_" not in name:
+        if dtype == "float16" and _halved(name):
             kept = kept.to(torch.float16)
         if not bool(torch.isfinite(kept).all()):
             raise BundleError(
@@ -155,9 +155,14 @@ def write(
     return paths
 
 
+def _halved(name: str) -> bool:
+    """Whether a tensor may be stored as float16: statistics of batch normalisations may not."""
+    return "running_" not in name
+
+
 def exact_dtype(checkpoint: Checkpoint) -> Literal["float32", "float16"]:
     """The smallest type in which `write` stores the weights without changing them: that which they were read from."""
-    kernels = (value for name, value in checkpoint.state.items() if "running_" not in name)
+    kernels = (value for name, value in checkpoint.state.items() if _halved(name))
     exact = all(
         torch.equal(value, value.to(torch.float16).to(value.dtype))
         for value in kernels

@@ -59,7 +59,6 @@ class ComNet(nn.Module):
         self.blocks = nn.ModuleList(OctResidualBlock(w3, alpha, order) for _ in range(own.blocks))
         self.head = OctConv2d(w3, 3, 3, alpha_in=last_alpha, alpha_out=0.0, lh_order=order)
         self.activation = OctReLU()
-        self.mix = channel_mix() if own.mix else None
         if own.skip:
             # Training starts from the box average.
             for convolution in (self.head.hh, self.head.lh):
@@ -94,19 +93,8 @@ class ComNet(nn.Module):
         if self.skip:
             # Grey level v stands for [v, v+1)/256; level q for [q, q+1)/L: centres map to centres.
             offset = self.levels / 512 - 0.5
-            average = F.avg_pool2d(x, 8)
-            if self.mix is not None:
-                average = self.mix(average - 0.5) + 0.5
-            return correction + (average * float(self.levels) + offset)
+            return correction + (F.avg_pool2d(x, 8) * float(self.levels) + offset)
         return correction + (0.5 * self.levels - 0.5)
-
-
-def channel_mix() -> nn.Conv2d:
-    """A 3x3 matrix over the channels, without bias; it starts as the identity."""
-    mix = nn.Conv2d(3, 3, 1, bias=False)
-    with torch.no_grad():
-        mix.weight.copy_(torch.eye(3)[:, :, None, None])
-    return mix
 
 
 def quantise(y: Tensor, levels: int) -> Tensor:

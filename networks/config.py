@@ -81,8 +81,6 @@ class ComNetConfig:
         skip: the head's output is added to the 8x8 box average of the image.
         label_entry: where the label embedding enters: "image" joins it to the image at full size, "low" to the
             low-rate features behind the first convolution, which live at 1/4 scale.
-        mix: a learned 3x3 matrix mixes the channels of the box average of the skip: a channel of the compact
-            image that is to carry detail can get rid of its colour.
     """
 
     widths: tuple[int, int, int]
@@ -90,7 +88,6 @@ class ComNetConfig:
     blocks: int = 0
     skip: bool = True
     label_entry: Literal["image", "low"] = "image"
-    mix: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,8 @@ class GNetConfig:
         up_blocks: octave residual blocks behind each upsampling; as many entries as `up`.
         head_kernel: kernel size of the head, odd. The head gives 3 channels for each pixel that one position
             of its input stands for; depth-to-space spreads them.
-        mix: a learned 3x3 matrix mixes the channels of the compact image before its upsampling, as ComNet's does.
+        mix: a learned 3x3 matrix mixes the channels of the compact image before its upsampling: those that carry
+            detail need not show as colour.
     """
 
     entry_scale: int
@@ -202,7 +200,6 @@ class ModelConfig:
                 self.multiple % segnet.multiple == 0 and self.multiple % octave == 0,
                 f"multiple is {self.multiple}; SegNet needs {segnet.multiple}, the octave layers {octave}",
             ),
-            (self.comnet.skip or not self.comnet.mix, "comnet.mix mixes the skip, and comnet.skip is off"),
             (
                 self.comnet.label_entry == "image" or self.alpha > 0,
                 "comnet.label_entry 'low' needs alpha above 0: without it there is no low rate",

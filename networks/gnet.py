@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .comnet import channel_mix
 from .embedding import LabelEmbedding
 from .octconv import Octave, OctConv2d, OctReLU, OctResidualBlock, upsample
 
@@ -88,7 +87,11 @@ class GNet(nn.Module):
             channels, outputs, own.head_kernel, alpha_in=alpha, alpha_out=0.0, lh_order=order
         )
         self.activation = OctReLU()
-        self.mix = channel_mix() if own.mix else None
+        self.mix: nn.Conv2d | None = None
+        if own.mix:
+            self.mix = nn.Conv2d(3, 3, 1, bias=False)
+            with torch.no_grad():
+                self.mix.weight.copy_(torch.eye(3)[:, :, None, None])
         # Training starts from the upsampled compact image.
         for convolution in (self.head.hh, self.head.lh):
             if convolution is not None:

@@ -204,12 +204,6 @@ def _parse(body: dict[str, Any], where: str) -> dict[str, Any]:
     return values
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @dataclass(frozen=True)
 class Bundle:
     """An opened bundle: a folder with a checked manifest. Graph files are read when they are asked for."""

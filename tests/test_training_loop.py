@@ -224,6 +224,8 @@ def test_batches_carry_the_rates_of_whole_pictures(tmp_path):
     assert (batch.picture_rates[:, 1:] > batch.picture_rates[:, :-1]).all()
     terms = task._loss(batch, 3)
     assert float(terms["loss"].detach()) == float(terms["stream_rate"].detach()) > 0
+    # Nobody waits for them where the loss does not ask.
+    assert codec_run(tmp_path / "plain", terms={"mse": 1.0}).task.sample(3).picture_rates is None
     flat = Picture("photos/flat", np.full((64, 64, 3), 128, np.uint8))
     assert task._plain_rates(flat).tolist() == pytest.approx([0.02] * 4)
 

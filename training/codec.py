@@ -27,6 +27,7 @@ from .losses import (
     ms_ssim,
     mse,
     straight_through,
+    whole_blocks,
 )
 from .scoring import score_codec
 from .segmentation import predict
@@ -87,12 +88,13 @@ class CodecOptions:
 class CodecBatch(NamedTuple):
     """Crops: images N x 3 x S x S, uint8; labels N x S/label_scale x S/label_scale, uint8.
 
-    With them N x Q rates in bpp of the pictures that they come from, one per quantiser step.
+    With them, where the loss asks for them, N x Q rates in bpp of the pictures that they come from, one per quantiser
+    step.
     """
 
     images: Tensor
     labels: Tensor
-    picture_rates: Tensor
+    picture_rates: Tensor | None
 
 
 class CodecModule(nn.Module):
@@ -196,7 +198,9 @@ class CodecTask:
                 raise UsageError(f"the loss term {name!r} needs the weights of VGG16: give --vgg16")
             self.terms.append((name, weight, available[name]))
         self.groups = self._grouped(training)
-        self.rates = {p.name: self._plain_rates(p) for _, pictures in self.groups for p in pictures}
+        self.rates: dict[str, Tensor] = {}
+        if options.terms.get("stream_rate"):
+            self.rates = {p.name: self._plain_rates(p) for _, pictures in self.groups for p in pictures}
 
     def _grouped(self, training: Sequence[Picture]) -> list[tuple[float, list[Picture]]]:
         scale, crop = self.config.label_scale, self.options.crop
@@ -220,9 +224,7 @@ class CodecTask:
 
     @torch.no_grad()
     def _plain_rates(self, picture: Picture) -> Tensor:
-        height, width = (side // 16 * 16 for side in picture.pixels.shape[:2])
-        pixels = torch.from_numpy(picture.pixels[:height, :width].copy())
-        image = pixels.permute(2, 0, 1)[None].float() / 256.0
+        image = whole_blocks(picture.pixels)
         rates = self.residual_rate.per_step(image, torch.full_like(image, 0.5))[0]
         return rates.clamp_min(_SMALLEST_RATE)
 
@@ -255,17 +257,20 @@ class CodecTask:
                 pixels, labels = pixels[:, ::-1], labels[:, ::-1]
             images.append(pixels)
             maps.append(labels)
-            rates.append(self.rates[picture.name])
+            if self.rates:
+                rates.append(self.rates[picture.name])
         return CodecBatch(
             torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
             torch.from_numpy(np.stack(maps)),
-            torch.stack(rates),
+            torch.stack(rates) if rates else None,
         )
 
     def _reconstruct(self, batch: CodecBatch) -> Reconstruction:
         device = next(self.module.parameters()).device
         image = (batch.images.to(device).float() / 256.0).contiguous(memory_format=torch.channels_last)
         made: Reconstruction = self.module(image, batch.labels.to(device), bfloat16=self.options.bfloat16)
+        if batch.picture_rates is None:
+            return made
         return made._replace(picture_rates=batch.picture_rates.to(device))
 
     def _loss(self, batch: CodecBatch, step: int) -> dict[str, Tensor]:

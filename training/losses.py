@@ -16,6 +16,8 @@ from torch import nn
 from ..runtime.errors import UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from ..networks.dnet import DNet
@@ -305,6 +307,19 @@ class ResidualRate(nn.Module):
         factors = self.get_buffer("factors") * (0.5 / (math.log(2.0) * height * width))
         costs = [torch.einsum("nkaubv,kuv->n", torch.log1p(power * step**-2), factors) for step in self.steps]
         return torch.stack(costs, dim=1)
+
+
+def whole_blocks(pixels: NDArray[np.uint8]) -> Tensor:
+    """An image cut to the whole blocks that `ResidualRate` takes.
+
+    Args:
+        pixels: uint8, H x W x 3.
+
+    Returns:
+        float32, 1 x 3 x H' x W' with H' and W' the next lower multiples of 16, grey levels / 256.
+    """
+    height, width = (side // 16 * 16 for side in pixels.shape[:2])
+    return torch.from_numpy(pixels[:height, :width].copy()).permute(2, 0, 1)[None].float() / 256.0
 
 
 class StreamRate(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from ..bench.metrics import mse
 from ..networks.deploy import deployable
 from .data import pad
-from .losses import Reconstruction, ResidualRate
+from .losses import ResidualRate, whole_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,13 +82,7 @@ def score_codec(networks: CodecNetworks, photographs: Sequence[Picture]) -> dict
     rows = []
     for picture in photographs:
         result = layers(networks, picture)
-        height, width = (side // 16 * 16 for side in picture.pixels.shape[:2])
-
-        def planes(array: NDArray[np.uint8], height: int = height, width: int = width) -> torch.Tensor:
-            return torch.from_numpy(array[:height, :width].copy()).permute(2, 0, 1)[None].float() / 256.0
-
-        image, estimate = planes(picture.pixels), planes(result.estimate)
-        estimated = residual_rate(Reconstruction(image, image, image, estimate))
+        estimated = residual_rate.per_step(whole_blocks(picture.pixels), whole_blocks(result.estimate)).mean()
         bits = 8.0 / (picture.pixels.shape[0] * picture.pixels.shape[1])
         rows.append(
             (

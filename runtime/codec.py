@@ -4,8 +4,10 @@ encoder                                             decoder
 s  = segment(x)            SegNet, argmax           s  = FLIF decode
 c  = analyse(x, s)         ComNet, quantised        c  = FLIF decode
 e  = synthesise(c, s)      upsample x8 + GNet       e  = synthesise(c, s)
-r  = x - e                                          r' = residual decode
-stream = FLIF(s) FLIF(c) lossy(r)                   x' = clip(e + r')
+r  = x - p                                          r' = residual decode
+stream = FLIF(s) FLIF(c) lossy(r)                   x' = clip(p + r')
+
+The prediction p is e, at finer qualities drawn towards mid-grey; see `residual`.
 """
 
 from __future__ import annotations
@@ -396,6 +398,7 @@ class Codec:
             fingerprint=bytes.fromhex(self.bundle.manifest.fingerprint)[:FINGERPRINT_BYTES],
             residual_codec=ResidualCodec.NONE if coded is None else ResidualCodec.AVIF,
             residual_scale=1 if coded is None else coded.scale,
+            residual_weight=residual.MAX_WEIGHT if coded is None else coded.weight,
             digest=layers.digest,
         )
         data = write_stream(header, sections)
@@ -550,7 +553,9 @@ class Codec:
         color = estimate
         if header.residual_codec is ResidualCodec.AVIF:
             with stages.measure("residual"):
-                coded = residual.CodedResidual(parts[SectionType.RESIDUAL], header.residual_scale)
+                coded = residual.CodedResidual(
+                    parts[SectionType.RESIDUAL], header.residual_scale, header.residual_weight
+                )
                 color = residual.decode(coded, estimate)
         alpha = None
         if header.layout.has_alpha:

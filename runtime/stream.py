@@ -13,7 +13,7 @@ on every byte but the last, shortest form only.
 | ... | the payloads of the sections, in the order of the table, nothing between and nothing behind |
 
 The body: width (varint), height (varint), layout (1: channels of the input), prefix of the bundle's fingerprint
-(8), residual codec (1), residual scale (1), tile columns (varint), tile rows (varint), digest of the estimate (8),
+(8), residual codec (1), residual scale (1), residual weight (1), tile columns (varint), tile rows (varint), digest of the estimate (8),
 number of sections (varint), and for each section its type (1), length (varint) and CRC-32C (4).
 
 A section's type has its top bit set if it is *ancillary*: a reader that does not know it skips it. An unknown
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from ._native import crc32c
 from .errors import LimitError, StreamError
+from .residual import MAX_WEIGHT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,6 +100,7 @@ class Header:
         fingerprint: first 8 bytes of the bundle's fingerprint.
         residual_codec: how the residual is coded.
         residual_scale: 1 if the coded samples are r + 128, 2 if they are r/2 + 128.
+        residual_weight: w of the prediction 128 + w/8 (e - 128) that r is the difference to: 1..8; see `residual`.
         digest: first 8 bytes of the estimate's digest (`estimate_digest`).
         tiles: columns and rows of the tile grid; this version writes and reads (1, 1).
     """
@@ -109,6 +111,7 @@ class Header:
     fingerprint: bytes
     residual_codec: ResidualCodec
     residual_scale: int
+    residual_weight: int
     digest: bytes
     tiles: tuple[int, int] = (1, 1)
 
@@ -208,6 +211,7 @@ def write_stream(header: Header, sections: dict[SectionType, bytes]) -> bytes:
     body += header.fingerprint[:FINGERPRINT_BYTES].ljust(FINGERPRINT_BYTES, b"\0")
     body.append(header.residual_codec)
     body.append(header.residual_scale)
+    body.append(header.residual_weight)
     body += _varint(header.tiles[0]) + _varint(header.tiles[1])
     body += header.digest
     body += _varint(len(ordered))
@@ -285,6 +289,9 @@ def _read_header(reader: _Reader, limits: Limits) -> Header:
     scale = reader.byte("residual scale")
     if scale not in (1, 2):
         raise StreamError(f"the residual scale is {scale}, must be 1 or 2")
+    weight = reader.byte("residual weight")
+    if not 1 <= weight <= MAX_WEIGHT:
+        raise StreamError(f"the residual weight is {weight}, must be 1 to {MAX_WEIGHT}")
     tiles = (reader.varint("tile columns", 1 << 16), reader.varint("tile rows", 1 << 16))
     if tiles[0] * tiles[1] > limits.tiles:
         raise LimitError(f"the stream has {tiles[0]}x{tiles[1]} tiles, more than {limits.tiles}")
@@ -293,7 +300,7 @@ def _read_header(reader: _Reader, limits: Limits) -> Header:
             f"the stream has {tiles[0]}x{tiles[1]} tiles, this runtime reads 1x1: install a newer oslic"
         )
     digest = reader.take(DIGEST_BYTES, "digest")
-    return Header(width, height, layout, fingerprint, codec, scale, digest, tiles)
+    return Header(width, height, layout, fingerprint, codec, scale, weight, digest, tiles)
 
 
 def _read_table(reader: _Reader, offset: int, limits: Limits) -> tuple[Section, ...]:

@@ -73,9 +73,9 @@ def test_the_same_image_gives_the_same_bytes(photo, estimate):
 
 def test_residuals_beyond_8_bits_take_scale_2(photo):
     opposite = np.where(photo > 127, 0, 255).astype(np.uint8)
-    coded = residual.encode(photo, opposite, quality=95, speed=9)
+    coded = residual.encode(photo, opposite, quality=25, speed=9)
     assert coded.scale == 2
-    clipped = residual.CodedResidual(residual._encode(photo, opposite, 1, 95, 9), 1)
+    clipped = residual.CodedResidual(residual._encode(photo, opposite, 1, 25, 9), 1)
     assert (
         _psnr(photo, residual.decode(coded, opposite)) > _psnr(photo, residual.decode(clipped, opposite)) + 3
     )
@@ -83,6 +83,28 @@ def test_residuals_beyond_8_bits_take_scale_2(photo):
 
 def test_ordinary_residuals_take_scale_1(photo, estimate):
     assert residual.encode(photo, estimate, quality=50, speed=9).scale == 1
+
+
+@pytest.mark.parametrize(("quality", "weight"), [(1, 8), (25, 8), (40, 5), (62, 3), (86, 1), (100, 1)])
+def test_the_estimate_weighs_less_the_finer_the_quality(quality, weight):
+    assert residual.default_weight(quality) == weight
+
+
+@pytest.mark.parametrize("weight", range(1, residual.MAX_WEIGHT + 1))
+def test_the_prediction_is_the_estimate_drawn_towards_mid_grey(weight):
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    exact = 128 + weight / 8 * (levels.astype(float) - 128)
+    prediction = residual._prediction(levels, weight)
+    assert prediction.dtype == np.uint8
+    assert np.array_equal(prediction, np.floor(exact + 0.5))
+
+
+def test_another_weight_decodes_to_another_image(photo, estimate):
+    coded = residual.encode(photo, estimate, quality=60, speed=9)
+    assert coded.weight == residual.default_weight(60) < residual.MAX_WEIGHT
+    other = residual.CodedResidual(coded.payload, coded.scale)
+    right, wrong = residual.decode(coded, estimate), residual.decode(other, estimate)
+    assert _psnr(photo, right) > _psnr(photo, wrong) + 5
 
 
 @pytest.mark.parametrize(("quality", "speed"), [(0, 6), (101, 6), (50, 11), (50, -1)])

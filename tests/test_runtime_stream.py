@@ -29,6 +29,7 @@ HEADER = Header(
     fingerprint=bytes(range(8)),
     residual_codec=ResidualCodec.AVIF,
     residual_scale=1,
+    residual_weight=5,
     digest=bytes(range(8, 16)),
 )
 SECTIONS = {
@@ -121,16 +122,18 @@ def _set(position: int, value: int):
 
 
 # Body: [0] length, [1:3] width, [3:5] height, [5] layout, [6:14] fingerprint, [14] codec, [15] scale,
-# [16] columns, [17] rows, [18:26] digest, [26] count, [27] type, ...
+# [16] weight, [17] columns, [18] rows, [19:27] digest, [27] count, [28] type, ...
 @pytest.mark.parametrize(
     ("position", "value", "message"),
     [
         (5, 9, "unknown layout 9"),
         (14, 7, "unknown residual codec 7"),
         (15, 3, "residual scale is 3"),
-        (16, 2, "2x1 tiles"),
-        (27, 0x44, "unknown critical section 0x44"),
-        (26, 2, "bytes too many|does not match|trailing"),
+        (16, 0, "residual weight is 0"),
+        (16, 9, "residual weight is 9"),
+        (17, 2, "2x1 tiles"),
+        (28, 0x44, "unknown critical section 0x44"),
+        (27, 2, "bytes too many|does not match|trailing"),
         (2, 0x00, "width at byte 10 is not a number in its shortest form"),
     ],
 )

@@ -51,6 +51,7 @@ def stream(image: NDArray[np.uint8], made: Layers, fingerprint: str, quality: in
         fingerprint=bytes.fromhex(fingerprint)[:8],
         residual_codec=ResidualCodec.AVIF,
         residual_scale=coded.scale,
+        residual_weight=coded.weight,
         digest=estimate_digest(np.ascontiguousarray(made.estimate)),
     )
     sections = {

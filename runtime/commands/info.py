@@ -43,6 +43,7 @@ def _facts(info: StreamInfo) -> dict[str, Any]:
         "fingerprint_prefix": header.fingerprint.hex(),
         "residual_codec": header.residual_codec.name.lower(),
         "residual_scale": header.residual_scale,
+        "residual_weight": header.residual_weight,
         "tiles": list(header.tiles),
         "digest": header.digest.hex(),
         "bytes": info.total_bytes,

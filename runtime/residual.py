@@ -129,9 +129,9 @@ def encode(image: Pixels, estimate: Pixels, *, quality: int, speed: int = DEFAUL
         speed: 0..10, as Pillow's AVIF speed: larger is faster and costs bits.
 
     Returns:
-        The payload, its scale and the estimate's weight (`default_weight`). Where scale 1 clips visibly, both scales are coded, and the one with the smaller
-        product of squared error and bytes is taken (near these rates a decibel is worth some 20 % of the bytes,
-        which makes that product a fair rate-distortion figure).
+        The payload, its scale and the estimate's weight (`default_weight`). Where scale 1 clips visibly, both scales
+        are coded, and the one with the smaller product of squared error and bytes is taken (near these rates a
+        decibel is worth some 20 % of the bytes, which makes that product a fair rate-distortion figure).
 
     Raises:
         UsageError: quality or speed out of range.

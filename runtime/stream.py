@@ -13,8 +13,8 @@ on every byte but the last, shortest form only.
 | ... | the payloads of the sections, in the order of the table, nothing between and nothing behind |
 
 The body: width (varint), height (varint), layout (1: channels of the input), prefix of the bundle's fingerprint
-(8), residual codec (1), residual scale (1), residual weight (1), tile columns (varint), tile rows (varint), digest of the estimate (8),
-number of sections (varint), and for each section its type (1), length (varint) and CRC-32C (4).
+(8), residual codec (1), residual scale (1), residual weight (1), tile columns (varint), tile rows (varint), digest
+of the estimate (8), number of sections (varint), and for each section its type (1), length (varint) and CRC-32C (4).
 
 A section's type has its top bit set if it is *ancillary*: a reader that does not know it skips it. An unknown
 critical section, or another major version, is refused. Types stand in ascending order, each at most once.

@@ -32,6 +32,7 @@ from .images import Metadata
 from .limits import Limits
 from .stream import (
     FINGERPRINT_BYTES,
+    MAX_WEIGHT,
     Header,
     Layout,
     ResidualCodec,
@@ -398,7 +399,7 @@ class Codec:
             fingerprint=bytes.fromhex(self.bundle.manifest.fingerprint)[:FINGERPRINT_BYTES],
             residual_codec=ResidualCodec.NONE if coded is None else ResidualCodec.AVIF,
             residual_scale=1 if coded is None else coded.scale,
-            residual_weight=residual.MAX_WEIGHT if coded is None else coded.weight,
+            residual_weight=MAX_WEIGHT if coded is None else coded.weight,
             digest=layers.digest,
         )
         data = write_stream(header, sections)

@@ -20,6 +20,7 @@ from PIL import AvifImagePlugin, Image, features
 
 from . import avif
 from .errors import BackendError, StreamError, UsageError
+from .stream import MAX_WEIGHT
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 DEFAULT_SPEED: Final = 6
 MAX_SPEED: Final = 10
-MAX_WEIGHT: Final = 8
 # Pillow's AVIF quality, of which the residual takes 1..100; 0 stands for "no residual at all" in the codec.
 MAX_QUALITY: Final = 100
 

@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from ._native import crc32c
 from .errors import LimitError, StreamError
-from .residual import MAX_WEIGHT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +41,8 @@ MAJOR: Final = 1
 MINOR: Final = 0
 FINGERPRINT_BYTES: Final = 8
 DIGEST_BYTES: Final = 8
+MAX_WEIGHT: Final = 8
+"""Weight of an estimate that is the whole prediction of the residual: weights are in eighths."""
 _MAX_BODY: Final = 1 << 12
 _ANCILLARY: Final = 0x80
 _E = TypeVar("_E", bound=enum.IntEnum)

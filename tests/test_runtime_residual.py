@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from oslic.runtime import avif, residual
 from oslic.runtime.errors import StreamError, UsageError
+from oslic.runtime.stream import MAX_WEIGHT
 from PIL import Image, ImageFilter
 
 
@@ -90,7 +91,7 @@ def test_the_estimate_weighs_less_the_finer_the_quality(quality, weight):
     assert residual.default_weight(quality) == weight
 
 
-@pytest.mark.parametrize("weight", range(1, residual.MAX_WEIGHT + 1))
+@pytest.mark.parametrize("weight", range(1, MAX_WEIGHT + 1))
 def test_the_prediction_is_the_estimate_drawn_towards_mid_grey(weight):
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     exact = 128 + weight / 8 * (levels.astype(float) - 128)
@@ -101,7 +102,7 @@ def test_the_prediction_is_the_estimate_drawn_towards_mid_grey(weight):
 
 def test_another_weight_decodes_to_another_image(photo, estimate):
     coded = residual.encode(photo, estimate, quality=60, speed=9)
-    assert coded.weight == residual.default_weight(60) < residual.MAX_WEIGHT
+    assert coded.weight == residual.default_weight(60) < MAX_WEIGHT
     other = residual.CodedResidual(coded.payload, coded.scale)
     right, wrong = residual.decode(coded, estimate), residual.decode(other, estimate)
     assert _psnr(photo, right) > _psnr(photo, wrong) + 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final
@@ -159,20 +159,54 @@ def rate(before: Path, after: Path, images: Sequence[Path], *, processes: int) -
     }
 
 
-def labels(before: Path, after: Path, folder: Path, *, threads: int | None, every: int = 1) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Pictures:
+    """What int8 is judged on; either may be empty.
+
+    Attributes:
+        photographs: files for rate and distortion.
+        frames: files of labelled frames, each with the file of its label map.
+    """
+
+    photographs: tuple[Path, ...]
+    frames: tuple[tuple[Path, Path], ...]
+
+
+def find_pictures(kodak: Path | None, camvid: Path | None, *, every: int = 1) -> Pictures:
+    """Find all pictures before any work is done.
+
+    Args:
+        kodak: folder of photographs; None: none.
+        camvid: folder with `test/` and the label maps of the same names in `testannot/`; None: no frames.
+        every: only each n-th photograph and frame.
+
+    Raises:
+        DataError: a folder, its pictures or a label map is missing.
+    """
+    photographs = [] if kodak is None else find_images(kodak)[::every]
+    frames = []
+    for frame in [] if camvid is None else find_images(camvid / "test")[::every]:
+        annotation = frame.parent.parent / "testannot" / f"{frame.stem}.png"
+        if not annotation.is_file():
+            raise DataError(f"{frame} has no label map {annotation}")
+        frames.append((frame, annotation))
+    return Pictures(tuple(photographs), tuple(frames))
+
+
+def labels(
+    before: Path, after: Path, frames: Sequence[tuple[Path, Path]], *, threads: int | None
+) -> dict[str, Any]:
     """Mean intersection over union of both bundles' labels.
 
     Args:
         before: the float bundle.
         after: the int8 bundle.
-        folder: with `test/` and the label maps of the same names in `testannot/`, values 0..K-1, others ignored.
+        frames: files of frames and of their label maps, whose values are 0..K-1, others ignored.
         threads: CPU threads of the networks.
-        every: only each n-th frame.
 
     Raises:
-        DataError: frames or label maps are missing, or do not fit.
+        DataError: a label map does not fit its frame.
     """
-    frames = find_images(folder / "test")[::every]
     miou = {}
     agree = []
     kept: dict[str, Pixels] = {}
@@ -181,10 +215,7 @@ def labels(before: Path, after: Path, folder: Path, *, threads: int | None, ever
             manifest = codec.bundle.manifest
             classes, scale = len(manifest.classes), manifest.label_scale
             total = np.zeros((classes, classes), np.int64)
-            for frame in frames:
-                annotation = folder / "testannot" / f"{frame.stem}.png"
-                if not annotation.is_file():
-                    raise DataError(f"{frame} has no label map {annotation}")
+            for frame, annotation in frames:
                 with Image.open(annotation) as opened:
                     truth = np.asarray(opened)
                 small = codec.segment(as_rgb(read_image(frame, codec.limits).pixels))
@@ -202,25 +233,22 @@ def labels(before: Path, after: Path, folder: Path, *, threads: int | None, ever
 
 
 def evaluate(
-    before: Path, after: Path, *, kodak: Path | None, camvid: Path | None, threads: int | None, processes: int = 1,
-    every: int = 1,
-) -> dict[str, Any]:  # fmt: skip
-    """What int8 costs: `rate` on the photographs in one folder, `labels` on the frames in another.
+    before: Path, after: Path, pictures: Pictures, *, threads: int | None, processes: int = 1
+) -> dict[str, Any]:
+    """What int8 costs: `rate` on the photographs, `labels` on the frames.
 
     Args:
         before: the float bundle.
         after: the int8 bundle.
-        kodak: folder of photographs; None: no rates.
-        camvid: folder of labelled frames; None: no labels.
+        pictures: from `find_pictures`.
         threads: CPU threads of the networks.
         processes: how many photographs at a time.
-        every: only each n-th photograph and frame.
     """
     result: dict[str, Any] = {}
-    if kodak is not None:
-        result["rd"] = rate(before, after, find_images(kodak)[::every], processes=processes)
-    if camvid is not None:
-        result["miou"] = labels(before, after, camvid, threads=threads, every=every)
+    if pictures.photographs:
+        result["rd"] = rate(before, after, pictures.photographs, processes=processes)
+    if pictures.frames:
+        result["miou"] = labels(before, after, pictures.frames, threads=threads)
     return result
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from onnx import NodeProto
 
-from ..runtime.backends.onnxruntime_cpu import open_session
 from .graph import Graph, attributes
+from .sessions import Session
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -43,13 +43,16 @@ class _Region:
     closed: bool = True
 
 
-def equalise(graph: Graph, feeds: Mapping[str, npt.NDArray[Any]], threads: int) -> tuple[Graph, int]:
+def equalise(
+    graph: Graph, feeds: Mapping[str, npt.NDArray[Any]], threads: int, where: str
+) -> tuple[Graph, int]:
     """Equalise a copy of a float graph.
 
     Args:
         graph: of one uint8 output.
         feeds: inputs on which the copy must give the same output, but for roundings.
         threads: threads per run.
+        where: names the graph in messages.
 
     Returns:
         The copy and the number of regions equalised; with 0 it equals the graph.
@@ -61,15 +64,17 @@ def equalise(graph: Graph, feeds: Mapping[str, npt.NDArray[Any]], threads: int) 
         if factors is not None and np.any(np.abs(factors - 1) > 1e-3):
             _apply(result, region, factors)
             count += 1
-    if count and differing_share(graph, result, feeds, threads) > ROUNDINGS:
+    if count and differing_share(graph, result, feeds, threads, where) > ROUNDINGS:
         return graph.copy(), 0
     return result, count
 
 
-def differing_share(graph: Graph, other: Graph, feeds: Mapping[str, npt.NDArray[Any]], threads: int) -> float:
+def differing_share(
+    graph: Graph, other: Graph, feeds: Mapping[str, npt.NDArray[Any]], threads: int, where: str
+) -> float:
     """Share of the output's elements that two graphs do not agree on, 0..1."""
     one, two = (
-        open_session(g.model.SerializeToString(), threads).run(None, dict(feeds))[0] for g in (graph, other)
+        Session(g.model.SerializeToString(), threads, where=where).run(feeds)[0] for g in (graph, other)
     )
     return float(np.mean(one != two))
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ..bench.metrics import psnr
-from ..runtime.backends.onnxruntime_cpu import open_session
 from ..runtime.bundle import Bundle, GraphName
 from .images import Photograph
+from .sessions import Session
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -58,11 +58,14 @@ class FloatNetworks:
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
         names: tuple[GraphName, ...] = ("segment", "analyse", "synthesise")
-        self._sessions = {name: open_session(bundle.read_graph(name), threads) for name in names}
+        self._sessions = {
+            name: Session(bundle.read_graph(name), threads, where=str(bundle.graph_path(name)))
+            for name in names
+        }
 
     def run(self, graph: GraphName, feeds: dict[str, Pixels]) -> Pixels:
         """Run one graph on a batch."""
-        output: Pixels = self._sessions[graph].run(None, feeds)[0]
+        output: Pixels = self._sessions[graph].run(feeds)[0]
         return output
 
     def layers(self, photograph: Photograph) -> Layers:
@@ -116,8 +119,8 @@ class Judge:
             data: the serialised model.
             weight_limit: see `open_session`.
         """
-        session = open_session(data, self._threads, weight_limit=weight_limit)
-        outputs = [session.run(None, layer.feeds(graph))[0] for layer in self._layers]
+        session = Session(data, self._threads, where=_quantised(graph), weight_limit=weight_limit)
+        outputs = [session.run(layer.feeds(graph))[0] for layer in self._layers]
         if graph == "segment":
             same = float(
                 np.mean([np.mean(o == x.labels) for o, x in zip(outputs, self._layers, strict=True)])
@@ -140,13 +143,14 @@ class Judge:
             models: serialised model and weight limit of each graph.
         """
         sessions = {
-            name: open_session(d, self._threads, weight_limit=limit) for name, (d, limit) in models.items()
+            name: Session(data, self._threads, where=_quantised(name), weight_limit=limit)
+            for name, (data, limit) in models.items()
         }
         same, changed, estimates = [], [], []
         for layer in self._layers:
-            (labels,) = sessions["segment"].run(None, {"image": layer.image})
-            (compact,) = sessions["analyse"].run(None, {"image": layer.image, "labels": labels})
-            (estimate,) = sessions["synthesise"].run(None, {"compact": compact, "labels": labels})
+            (labels,) = sessions["segment"].run({"image": layer.image})
+            (compact,) = sessions["analyse"].run({"image": layer.image, "labels": labels})
+            (estimate,) = sessions["synthesise"].run({"compact": compact, "labels": labels})
             same.append(np.mean(labels == layer.labels))
             changed.append(np.mean(compact != layer.compact))
             estimates.append(_psnr(layer.image, estimate))
@@ -155,6 +159,10 @@ class Judge:
             "labels_changed": 1 - float(np.mean(same)),
             "compact_changed": float(np.mean(changed)),
         }
+
+
+def _quantised(graph: GraphName) -> str:
+    return f"the quantised graph '{graph}'"
 
 
 def _psnr(image: Pixels, other: Pixels) -> float:

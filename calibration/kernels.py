@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ..runtime.backends.onnxruntime_cpu import open_session
 from .graph import Graph
+from .sessions import Session
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -39,23 +38,30 @@ class Kernel:
 
 
 def profile(
-    data: bytes, feeds: Mapping[str, npt.NDArray[Any]], *, threads: int, runs: int, weight_limit: int | None
+    data: bytes,
+    feeds: Mapping[str, npt.NDArray[Any]],
+    *,
+    where: str,
+    threads: int,
+    runs: int,
+    weight_limit: int | None,
 ) -> list[Kernel]:
     """Run a graph and read the profile.
 
     Args:
         data: the serialised model.
         feeds: inputs by name.
+        where: names the graph in messages.
         threads: threads per run.
         runs: how often it runs.
         weight_limit: see `open_session`.
     """
     with tempfile.TemporaryDirectory() as folder:
         prefix = str(Path(folder) / "profile")
-        session = open_session(data, threads, weight_limit=weight_limit, profile=prefix)
+        session = Session(data, threads, where=where, weight_limit=weight_limit, profile=prefix)
         for _ in range(runs):
-            session.run(None, dict(feeds))
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+            session.run(feeds)
+        events = session.events()
     fastest: dict[tuple[str, str], float] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(_EVENT):

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from onnx import TensorProto, helper
 
-from ..runtime.backends.onnxruntime_cpu import open_session
 from ..runtime.errors import DataError, UsageError
 from ..runtime.files import write_atomically
 from .graph import Graph
+from .sessions import Session
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -78,7 +78,8 @@ class Histogram:
         if self.top == 0:
             self.top = largest
         self._reach(largest)
-        places = (np.abs(x).ravel() * np.float32(BINS / self.top)).astype(np.int32)
+        # Divided first: BINS / top is beyond float32 where top is tiny.
+        places = (np.abs(x).ravel() / np.float32(self.top) * np.float32(BINS)).astype(np.int32)
         self.counts += np.bincount(np.minimum(places, BINS - 1), minlength=BINS)
 
     def _reach(self, largest: float) -> None:
@@ -144,7 +145,7 @@ class Statistics:
 
 
 def values_of(
-    graph: Graph, names: Sequence[str], feeds: Sequence[Feeds], threads: int
+    graph: Graph, names: Sequence[str], feeds: Sequence[Feeds], threads: int, where: str
 ) -> Iterator[tuple[str, Floats]]:
     """Run a graph and read values inside it, so many at a time that memory stays bounded.
 
@@ -153,6 +154,7 @@ def values_of(
         names: of float values.
         feeds: inputs by name, one set for each run.
         threads: threads per run.
+        where: names the graph in messages.
 
     Yields:
         Each value's name and array, for each set of inputs.
@@ -167,9 +169,9 @@ def values_of(
             for name in part
             if name not in present
         )
-        session = open_session(model.SerializeToString(), threads)
+        session = Session(model.SerializeToString(), threads, where=where)
         for values in feeds:
-            yield from zip(part, session.run(part, dict(values)), strict=True)
+            yield from zip(part, session.run(values, part), strict=True)
 
 
 def collect(
@@ -190,7 +192,7 @@ def collect(
     result = Statistics({name: Histogram() for name in names})
     totals: dict[str, npt.NDArray[np.float64]] = {}
     convolved = {node.input[0] for node in graph.nodes if node.op_type == "Conv"}
-    for name, array in values_of(graph, names, feeds, threads):
+    for name, array in values_of(graph, names, feeds, threads, where):
         try:
             result.histograms[name].add(array)
         except DataError as error:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ..bench.timing import Candidate, Settings, measure, ratio
-from ..runtime.backends.onnxruntime_cpu import open_session
 from ..runtime.bundle import Bundle, GraphName
 from ..runtime.errors import VerificationError
 from ..runtime.quantization import EXACT_WEIGHT_LIMIT
@@ -22,6 +21,7 @@ from .options import Options
 from .placement import Layer, Placement
 from .ranges import METHODS, Ranges, clipped_share
 from .sensitivity import Decision, Trial, decide, rank
+from .sessions import Session
 from .statistics import Statistics, values_of
 from .writing import Quantised, Recipe, quantise
 
@@ -119,7 +119,7 @@ class GraphCalibration:
         Raises:
             VerificationError: they differ by more than roundings can.
         """
-        share = differing_share(graph, other, self.feeds[0], self.options.threads)
+        share = differing_share(graph, other, self.feeds[0], self.options.threads, self.where)
         if share > ROUNDINGS:
             raise VerificationError(
                 f"{self.where}: the exact int8 forms change {100 * share:.2f} % of the output (allowed: "
@@ -168,7 +168,7 @@ class GraphCalibration:
                 equalised=False,
             )
         attempt(placement, replace(best()[2], correct_biases=True), equalised=False)
-        other, self.regions = equalise(self.original, self.feeds[0], options.threads)
+        other, self.regions = equalise(self.original, self.feeds[0], options.threads, self.where)
         if self.regions:
             other_placement, other_statistics = self.prepare(other)
             recipe = replace(best()[2], ranges=Ranges(other_statistics, best()[2].ranges.method))
@@ -181,7 +181,7 @@ class GraphCalibration:
         """Time all layers in both forms, and score each one quantised alone."""
         options = self.options
         feeds = self.judged[0].feeds(self.name)
-        timing = {"threads": options.threads, "runs": _PROFILE_RUNS}
+        timing: dict[str, Any] = {"where": self.where, "threads": options.threads, "runs": _PROFILE_RUNS}
         everything = quantise(self.placement, self.placement.plan(self.placement.layers), self.recipe)
         before = profile(self.float_data, feeds, weight_limit=None, **timing)
         # Kernels are timed that a CPU with VNNI takes too; their numbers are not looked at.
@@ -212,6 +212,7 @@ class GraphCalibration:
             )
 
         options: dict[str, Any] = {
+            "where": self.where,
             "threads": self.options.threads,
             "runs": _PROFILE_RUNS,
             "weight_limit": EXACT_WEIGHT_LIMIT,
@@ -251,6 +252,7 @@ class GraphCalibration:
         kernels = profile(
             made.graph.model.SerializeToString(),
             self.judged[0].feeds(self.name),
+            where=self.where,
             threads=self.options.threads,
             runs=1,
             weight_limit=self._limit(made),
@@ -280,13 +282,15 @@ class GraphCalibration:
     def _latency(self, data: bytes) -> dict[str, Any]:
         feeds = self.judged[0].feeds(self.name)
         sessions = {
-            "float32": open_session(self.float_data, self.options.threads),
-            "int8": open_session(data, self.options.threads, weight_limit=self.options.weight_limit),
+            "float32": Session(self.float_data, self.options.threads, where=self.where),
+            "int8": Session(
+                data, self.options.threads, where=self.where, weight_limit=self.options.weight_limit
+            ),
         }
 
         def candidate(name: str) -> Candidate:
             def run() -> None:
-                sessions[name].run(None, feeds)
+                sessions[name].run(feeds)
 
             return run
 
@@ -361,7 +365,7 @@ class GraphCalibration:
         )
         feeds = [layers.feeds(self.name) for layers in self.judged[:_SQNR_IMAGES]]
         count = len(feeds)
-        for name, x in values_of(self.placement.graph, names, feeds, self.options.threads):
+        for name, x in values_of(self.placement.graph, names, feeds, self.options.threads, self.where):
             scale = made.scales[name]
             stored = np.clip(np.rint(x / scale), -128, 127)
             signal[name] += float(np.sum(np.square(x, dtype=np.float64)))

@@ -26,13 +26,15 @@ from oslic.calibration.placement import Layer, Placement
 from oslic.calibration.ranges import METHODS, Ranges, clipped_share, threshold
 from oslic.calibration.scales import AnyScale, activation_scale, quantise_weight
 from oslic.calibration.sensitivity import Trial, decide, rank
+from oslic.calibration.sessions import Session
 from oslic.calibration.statistics import Cache, Histogram, Statistics, collect
 from oslic.calibration.writing import Recipe, corrected_bias, quantise
 from oslic.export.forms import Fixed
 from oslic.export.fusion import fuse
 from oslic.export.precision import require_buildable
 from oslic.runtime.backends.onnxruntime_cpu import open_session
-from oslic.runtime.errors import BundleError, DataError
+from oslic.runtime.bundle import GRAPH_NAMES, Bundle, default_bundle
+from oslic.runtime.errors import BackendError, BundleError, DataError
 from oslic.runtime.quantization import SIGNED_ZERO_POINT, UNSIGNED_ZERO_POINT, uint8_activations
 
 FLOAT = TensorProto.FLOAT
@@ -328,7 +330,7 @@ def test_equalisation_balances_weights_and_changes_no_output():
     factors = np.geomspace(0.05, 20, 8).astype(np.float32)
     graph.set_constant(names[0], skewed * factors[:, None, None, None])
     feeds = compact_feeds(1)[0]
-    other, regions = equalise(graph, feeds, 1)
+    other, regions = equalise(graph, feeds, 1, "graph")
     assert regions >= 1
     difference = np.abs(run(graph, feeds).astype(int) - run(other, feeds))
     assert difference.max() <= 1
@@ -347,7 +349,7 @@ def test_what_others_see_is_not_equalised():
     }
     graph = float_graph([conv, tanh, last], weights, {"x": [1, 3, 4, 4]})
     x = {"x": np.ones((1, 3, 4, 4), np.float32)}
-    assert equalise(graph, x, 1)[1] == 0
+    assert equalise(graph, x, 1, "graph")[1] == 0
 
 
 # -- placement and kernels ------------------------------------------------------------------------------------------
@@ -372,7 +374,7 @@ def test_every_convolution_runs_in_int8(prepared, limit):
     placement, statistics = prepared
     made = quantise(placement, placement.plan(placement.layers), recipe_of(statistics, limit))
     data = made.graph.model.SerializeToString()
-    kernels = profile(data, compact_feeds(1)[0], threads=1, runs=1, weight_limit=limit)
+    kernels = profile(data, compact_feeds(1)[0], where="graph", threads=1, runs=1, weight_limit=limit)
     operators = [kernel.operator for kernel in kernels]
     assert not_int8(kernels, frozenset(made.weights)) == []
     # 5 convolutions, 2 transposed ones as 4 phases, 1 pooling.
@@ -456,7 +458,12 @@ def test_a_layer_left_out_stays_float(prepared):
     made = quantise(placement, placement.plan(rest), recipe_of(statistics))
     assert not set(left_out.convolutions) & set(made.weights)
     kernels = profile(
-        made.graph.model.SerializeToString(), compact_feeds(1)[0], threads=1, runs=1, weight_limit=127
+        made.graph.model.SerializeToString(),
+        compact_feeds(1)[0],
+        where="graph",
+        threads=1,
+        runs=1,
+        weight_limit=127,
     )
     assert not_int8(kernels, frozenset(made.weights)) == []
 
@@ -516,7 +523,7 @@ def test_the_runtime_computes_int8_without_saturation(limit):
     data = graph.model.SerializeToString()
     session = open_session(data, 1, weight_limit=limit)
     np.testing.assert_array_equal(session.run(None, feeds)[0], expected)
-    kernels = profile(data, feeds, threads=1, runs=1, weight_limit=limit)
+    kernels = profile(data, feeds, where="graph", threads=1, runs=1, weight_limit=limit)
     assert [k.operator for k in kernels].count("QLinearConv") == 1
 
 
@@ -584,3 +591,45 @@ def test_the_room_needs_no_torch():
     modules = "oslic.calibration.calibrate, oslic.calibration.commands.calibrate, oslic.bench.int8"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# -- what goes wrong inside, and at the ends --------------------------------------------------------------------------
+
+
+def test_onnx_runtimes_failures_name_the_graph():
+    node = helper.make_node("Relu", ["x"], ["y"])
+    data = float_graph([node], {}, {"x": [1, 2, 4, 4]}).model.SerializeToString()
+    session = Session(data, 1, where="graphs/some.onnx")
+    with pytest.raises(BackendError, match=r"graphs/some\.onnx.*x float32 \(1, 3, 4, 4\)"):
+        session.run({"x": np.zeros((1, 3, 4, 4), np.float32)})
+    with pytest.raises(BackendError, match=r"graphs/some\.onnx"):
+        Session(b"no model", 1, where="graphs/some.onnx")
+
+
+def test_a_histogram_counts_the_smallest_floats_like_any_others():
+    x = np.linspace(0, 1, 1001, dtype=np.float32)
+    usual, tiny = Histogram(), Histogram()
+    usual.add(x)
+    tiny.add(x * np.float32(2.0**-120))
+    np.testing.assert_array_equal(tiny.counts, usual.counts)
+
+
+def test_what_is_measured_covers_every_choice_of_layers():
+    """Transposed convolutions that stay in float are not lowered: their graph has no value of its own."""
+    rng = np.random.default_rng(1)
+    bundle = Bundle.open(default_bundle())
+    for name in GRAPH_NAMES:
+        graph = Graph.parse(bundle.read_graph(name), name)
+        lowered = graph.copy()
+        lower_transposed(lowered)
+        interleave_channels_last(lowered)
+        placement = Placement(lowered, name)
+        measured = set(placement.plan(placement.layers).values)
+        transposed = {node.name for node in graph.nodes if node.op_type == "ConvTranspose"}
+        for share in (0.1, 0.5, 0.9):
+            chosen = [layer for layer in placement.layers if rng.random() < share]
+            convolutions = {c for layer in chosen for c in layer.convolutions}
+            partly = graph.copy()
+            lower_transposed(partly, transposed & {c.rpartition(".")[0] for c in convolutions})
+            interleave_channels_last(partly, convolutions)
+            assert set(Placement(partly, name).plan(chosen).values) <= measured

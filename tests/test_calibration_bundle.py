@@ -14,7 +14,7 @@ import small_bundle
 from conftest import SAMPLES
 from onnx import TensorProto, helper
 from oslic.bench.drift import run as drift
-from oslic.bench.int8 import FORMAT, evaluate, fingerprints, labels, latency, lines
+from oslic.bench.int8 import FORMAT, evaluate, find_pictures, fingerprints, labels, latency, lines
 from oslic.bench.report import sections
 from oslic.bench.timing import Settings
 from oslic.calibration.calibrate import calibrate_bundle
@@ -183,6 +183,9 @@ def test_what_cannot_be_calibrated_is_said_and_nothing_is_written(calibrated, fl
     code, message = attempt()
     assert code == 10
     assert "holds no images" in message
+    code, message = attempt(float_bundle.path, SAMPLES, "--kodak", tmp_path / "nowhere")
+    assert code == 10
+    assert "nowhere" in message
     code, message = attempt(float_bundle.path, tmp_path / "nowhere")
     assert code == 10
     assert "is not a folder" in message
@@ -305,19 +308,22 @@ def test_labels_are_scored_against_those_on_disk(calibrated, float_bundle, sampl
     with Codec.open(float_bundle, threads=1) as codec:
         truth = codec.segment(np.array(frame)).repeat(4, 0).repeat(4, 1)[:70, :130]
     Image.fromarray(truth).save(tmp_path / "testannot" / "f.png")
-    found = labels(float_bundle.path, calibrated[0].path, tmp_path, threads=1)
+    frames = find_pictures(None, tmp_path).frames
+    found = labels(float_bundle.path, calibrated[0].path, frames, threads=1)
     assert found["before"] == 1
     assert 0 < found["after"] <= 1
     assert 0.5 < found["labels_equal"] <= 1
     (tmp_path / "testannot" / "f.png").unlink()
     with pytest.raises(DataError, match="has no label map"):
-        labels(float_bundle.path, calibrated[0].path, tmp_path, threads=1)
+        find_pictures(None, tmp_path)
+    with pytest.raises(DataError, match="nowhere"):
+        find_pictures(tmp_path / "nowhere", None)
 
 
 @pytest.mark.slow
 def test_rates_are_measured_before_and_after(calibrated, float_bundle, samples, tmp_path):
     Image.open(samples / "chelsea.png").crop((0, 0, 192, 128)).save(tmp_path / "c.png")
-    found = evaluate(float_bundle.path, calibrated[0].path, kodak=tmp_path, camvid=None, threads=1)["rd"]
+    found = evaluate(float_bundle.path, calibrated[0].path, find_pictures(tmp_path, None), threads=1)["rd"]
     assert abs(found["bd_rate_percent"]) < 10
     assert found["images"] == ["c.png"]
     assert len(found["points"]) == 22

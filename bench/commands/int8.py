@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...runtime.errors import UsageError
 from ...runtime.files import write_atomically
-from ..int8 import FORMAT, VERSION, describe, evaluate, fingerprints, latency, lines
+from ..int8 import FORMAT, VERSION, describe, evaluate, find_pictures, fingerprints, latency, lines
 from ..timing import Settings
 
 
@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--every is {args.every}, must be at least 1")
     if not args.output.absolute().parent.is_dir():
         raise UsageError(f"the folder {args.output.parent} does not exist; create it first")
+    pictures = find_pictures(args.kodak, args.camvid, every=args.every)
     result = {
         "format": FORMAT,
         "version": VERSION,
@@ -69,10 +70,7 @@ def run(args: argparse.Namespace) -> int:
             threads=args.threads,
             rule=rule,
         )
-    result |= evaluate(
-        args.before, args.after, kodak=args.kodak, camvid=args.camvid, threads=args.threads, processes=args.jobs,
-        every=args.every,
-    )  # fmt: skip
+    result |= evaluate(args.before, args.after, pictures, threads=args.threads, processes=args.jobs)
     print("\n".join(lines(result)))
     write_atomically(args.output, (json.dumps(result, indent=1) + "\n").encode())
     print(f"wrote {args.output}")

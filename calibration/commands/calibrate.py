@@ -143,8 +143,8 @@ def _say(line: str) -> None:
 def _evaluation(args: argparse.Namespace) -> Callable[[Path], dict[str, Any]] | None:
     if args.kodak is None and args.camvid is None:
         return None
-    from ...bench.int8 import evaluate
+    from ...bench.int8 import evaluate, find_pictures
 
-    return lambda folder: evaluate(
-        args.bundle, folder, kodak=args.kodak, camvid=args.camvid, threads=args.threads
-    )
+    pictures = find_pictures(args.kodak, args.camvid)
+
+    return lambda folder: evaluate(args.bundle, folder, pictures, threads=args.threads)

@@ -96,7 +96,7 @@ class Finding:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
-        return asdict(self)
+        return asdict(self) | {"difference": self.difference and self.difference.to_dict()}
 
     def __str__(self) -> str:
         if self.tensor is None or self.difference is None:

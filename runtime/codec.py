@@ -189,6 +189,34 @@ def _ceil_div(value: int, divisor: int) -> int:
     return -(-value // divisor)
 
 
+def stream_header(
+    shape: tuple[int, ...],
+    layout: Layout,
+    fingerprint: str,
+    coded: residual.CodedResidual | None,
+    digest: bytes,
+) -> Header:
+    """The header of an image's stream.
+
+    Args:
+        shape: of the image: (H, W, ...).
+        layout: of its samples.
+        fingerprint: of the bundle, in hexadecimal digits.
+        coded: the residual; None: the stream has none.
+        digest: of the estimate, 8 bytes.
+    """
+    return Header(
+        width=shape[1],
+        height=shape[0],
+        layout=layout,
+        fingerprint=bytes.fromhex(fingerprint)[:FINGERPRINT_BYTES],
+        residual_codec=ResidualCodec.NONE if coded is None else ResidualCodec.AVIF,
+        residual_scale=1 if coded is None else coded.scale,
+        residual_weight=MAX_WEIGHT if coded is None else coded.weight,
+        digest=digest,
+    )
+
+
 class Codec:
     """Compresses and decompresses with one bundle on one backend. Safe to use from several threads.
 
@@ -392,15 +420,8 @@ class Codec:
         if metadata is not None:
             known = {SectionType.ICC: metadata.icc, SectionType.EXIF: metadata.exif}
             sections |= {kind: content for kind, content in known.items() if content}
-        header = Header(
-            width=layers.image.shape[1],
-            height=layers.image.shape[0],
-            layout=layers.layout,
-            fingerprint=bytes.fromhex(self.bundle.manifest.fingerprint)[:FINGERPRINT_BYTES],
-            residual_codec=ResidualCodec.NONE if coded is None else ResidualCodec.AVIF,
-            residual_scale=1 if coded is None else coded.scale,
-            residual_weight=MAX_WEIGHT if coded is None else coded.weight,
-            digest=layers.digest,
+        header = stream_header(
+            layers.image.shape, layers.layout, self.bundle.manifest.fingerprint, coded, layers.digest
         )
         data = write_stream(header, sections)
         sizes = {kind.name.lower(): len(content) for kind, content in sections.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -93,9 +94,27 @@ class EngineInfo:
                 {name: tuple(tuple(map(int, s)) for s in shapes) for name, shapes in profile.items()}
                 for profile in body["profiles"]
             )
-            return cls(**body)
+            info = cls(**body)
+            info._check()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BackendError(f"{path} cannot be read as an engine's sidecar: {error}") from error
+        return info
+
+    def _check(self) -> None:
+        """Raise ValueError if the fields do not say what they must."""
+        if not re.fullmatch(r"any|\d+(\.\d+)*\+?", str(self.gpu)):
+            raise ValueError(f"gpu is {self.gpu!r}, not a compute capability")
+        for name, known in (("backend", PRODUCTS), ("precision", PRECISIONS)):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name} is {value!r}; known are {', '.join(known)}")
+        for profile in self.profiles:
+            if not profile.keys() & _IMAGE_SCALES.keys():
+                raise ValueError(f"a profile has no shapes of {' or '.join(_IMAGE_SCALES)}")
+            for name, shapes in profile.items():
+                if len(shapes) != 3 or len({len(shape) for shape in shapes}) != 1:
+                    raise ValueError(f"a profile's shapes of {name} are not three of equal rank")
+                if not all(0 < least <= best <= most for least, best, most in zip(*shapes, strict=True)):
+                    raise ValueError(f"a profile's shapes of {name} are not in order: {shapes}")
 
     def misfit(self, graph_sha256: str, version: str, gpu: str | None) -> str | None:
         """Why the engine cannot be used, or None if it can.

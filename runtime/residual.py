@@ -55,7 +55,7 @@ class CodedResidual:
 
     payload: bytes
     scale: int
-    weight: int = MAX_WEIGHT
+    weight: int
 
 
 def check_available() -> None:

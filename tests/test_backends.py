@@ -13,6 +13,7 @@ import shutil
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -30,6 +31,7 @@ from oslic.runtime.backends.tensorrt import Log, TensorRtRunner, require_valid
 from oslic.runtime.bundle import GRAPH_NAMES, Bundle, default_bundle
 from oslic.runtime.cli import main
 from oslic.runtime.codec import Codec
+from oslic.runtime.commands.inspect import describe
 from oslic.runtime.engines import PRODUCTS, EngineInfo, choose_engine, rebuild_command, wanted_precision
 from oslic.runtime.errors import BackendError
 
@@ -142,6 +144,18 @@ def test_dlpack_is_read_where_it_lies_and_kept_alive(library):
     del source
     gc.collect()
     assert np.array_equal(found.host(), np.arange(24))
+
+
+def test_a_producer_that_refuses_dlpack_is_named():
+    class Refusing:
+        def __dlpack__(self, **options):
+            raise BufferError("it needs gradients")
+
+        def __dlpack_device__(self):
+            return (1, 0)
+
+    with pytest.raises(BackendError, match="Refusing does not give its memory by DLPack: it needs gradients"):
+        view(Refusing())
 
 
 def test_a_dlpack_tensor_is_given_back_exactly_once():
@@ -468,6 +482,30 @@ def test_engines_with_other_ports_are_refused():
 @pytest.fixture
 def bundle(tmp_path):
     return Bundle.open(shutil.copytree(default_bundle(), tmp_path / "lite"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("gpu", "new", "not a compute capability"),
+        ("precision", "int3", "known are int8"),
+        ("backend", "other", "known are tensorrt"),
+        ("profiles", [{"labels": [[1, 8, 8]] * 3}], "no shapes of image or compact"),
+        ("profiles", [{"image": [[1, 32, 32, 3]] * 2}], "not three of equal rank"),
+        ("profiles", [{"image": [[1, 32, 32, 3], [1, 64, 64, 3], [1, 64, 64]]}], "not three of equal rank"),
+        ("profiles", [{"image": [[1, 32, 32, 3], [1, 0, 64, 3], [1, 64, 64, 3]]}], "not in order"),
+    ],
+)
+def test_sidecars_that_make_no_sense_are_refused_when_read(bundle, field, value, reason):
+    info = put_engine(bundle, "segment")
+    path = bundle.path / "engines" / f"{Path(info.file).stem}.json"
+    assert EngineInfo.read(path) == info
+    body = json.loads(path.read_text()) | {field: value}
+    path.write_text(json.dumps(body))
+    with pytest.raises(BackendError, match=reason):
+        EngineInfo.read(path)
+    (engine,) = describe(bundle)["engines"]
+    assert reason in engine["damage"]
 
 
 def put_engine(bundle, graph, **changes):

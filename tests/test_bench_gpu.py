@@ -11,7 +11,7 @@ from oslic.bench import gpu, gpu_candidates, report
 from oslic.bench.gpu import QUICK, Plan, Section, line, read_earlier, run, run_section, sections
 from oslic.runtime.backends import BACKENDS, cuda
 from oslic.runtime.cli import main
-from oslic.runtime.errors import DataError, DependencyError, UsageError
+from oslic.runtime.errors import DataError, DependencyError, UsageError, VerificationError
 
 NO_GPU = not cuda.gpus()[0]
 without_gpu = pytest.mark.skipif(not NO_GPU, reason="this machine has a GPU")
@@ -119,6 +119,26 @@ def test_a_run_for_real_and_another_that_goes_on_from_it(tmp_path, capsys):
     (section,) = report.sections([report.read_result(output)])
     assert section.tables[-1].title == "Not measured"
     assert ("correctness tensorrt fp32", "skipped", "tensorrt runs on GPUs only") in section.tables[-1].rows
+
+
+def test_a_section_that_did_not_end_makes_the_command_fail(tmp_path, capsys):
+    output = tmp_path / "g.json"
+    words = [
+        "bench",
+        "gpu",
+        "-o",
+        str(output),
+        "--device",
+        "cpu",
+        "--quick",
+        "--only",
+        FIRST,
+        "--limit",
+        "0.3",
+    ]
+    assert main(words) == VerificationError.exit_code
+    assert f"did not run to its end: {FIRST}" in capsys.readouterr().err
+    assert json.loads(output.read_text())["sections"][FIRST]["status"] == "timeout"
 
 
 def test_correctness_is_judged_in_a_section(tmp_path):

@@ -215,8 +215,9 @@ INFO = EngineInfo(
 
 def test_sidecars_come_back_as_they_were(tmp_path):
     path = tmp_path / "synthesise.json"
-    path.write_text(INFO.to_json())
-    assert EngineInfo.read(path) == INFO
+    info = dataclasses.replace(INFO, profiles=({"image": ((1, 32, 32, 3), (1, 64, 96, 3), (2, 64, 96, 3))},))
+    path.write_text(info.to_json())
+    assert EngineInfo.read(path) == info
     path.write_text(path.read_text().replace('"oslic-engine"', '"other"'))
     with pytest.raises(BackendError, match="another version"):
         EngineInfo.read(path)

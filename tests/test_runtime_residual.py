@@ -76,7 +76,7 @@ def test_residuals_beyond_8_bits_take_scale_2(photo):
     opposite = np.where(photo > 127, 0, 255).astype(np.uint8)
     coded = residual.encode(photo, opposite, quality=25, speed=9)
     assert coded.scale == 2
-    clipped = residual.CodedResidual(residual._encode(photo, opposite, 1, 25, 9), 1)
+    clipped = residual.CodedResidual(residual._encode(photo, opposite, 1, 25, 9), 1, residual.MAX_WEIGHT)
     assert (
         _psnr(photo, residual.decode(coded, opposite)) > _psnr(photo, residual.decode(clipped, opposite)) + 3
     )
@@ -103,7 +103,7 @@ def test_the_prediction_is_the_estimate_drawn_towards_mid_grey(weight):
 def test_another_weight_decodes_to_another_image(photo, estimate):
     coded = residual.encode(photo, estimate, quality=60, speed=9)
     assert coded.weight == residual.default_weight(60) < MAX_WEIGHT
-    other = residual.CodedResidual(coded.payload, coded.scale)
+    other = residual.CodedResidual(coded.payload, coded.scale, residual.MAX_WEIGHT)
     right, wrong = residual.decode(coded, estimate), residual.decode(other, estimate)
     assert _psnr(photo, right) > _psnr(photo, wrong) + 5
 
@@ -118,7 +118,7 @@ def test_damaged_payloads_raise_stream_errors(photo, estimate):
     coded = residual.encode(photo, estimate, quality=30, speed=9)
     for bad in (b"", b"\x0a", coded.payload[:3], coded.payload[:40], b"\xff" * 100, coded.payload[20:]):
         with pytest.raises(StreamError):
-            residual.decode(residual.CodedResidual(bad, 1), estimate)
+            residual.decode(residual.CodedResidual(bad, 1, residual.MAX_WEIGHT), estimate)
 
 
 def test_a_payload_of_another_size_is_refused(photo, estimate):

@@ -14,7 +14,8 @@ from PIL import Image
 
 from ..bench.metrics import bd_rate, class_iou, mean_iou, psnr
 from ..runtime import flif, residual
-from ..runtime.stream import Header, Layout, ResidualCodec, SectionType, estimate_digest, write_stream
+from ..runtime.codec import stream_header
+from ..runtime.stream import Layout, SectionType, estimate_digest, write_stream
 from .data import Picture, labelled, photographs
 from .scoring import Layers, layers
 from .segmentation import evaluate as segmentation_confusion
@@ -44,16 +45,8 @@ def stream(image: NDArray[np.uint8], made: Layers, fingerprint: str, quality: in
         quality: 1..100 of the residual.
     """
     coded = residual.encode(image, made.estimate, quality=quality)
-    header = Header(
-        width=image.shape[1],
-        height=image.shape[0],
-        layout=Layout.RGB,
-        fingerprint=bytes.fromhex(fingerprint)[:8],
-        residual_codec=ResidualCodec.AVIF,
-        residual_scale=coded.scale,
-        residual_weight=coded.weight,
-        digest=estimate_digest(np.ascontiguousarray(made.estimate)),
-    )
+    digest = estimate_digest(np.ascontiguousarray(made.estimate))
+    header = stream_header(image.shape, Layout.RGB, fingerprint, coded, digest)
     sections = {
         SectionType.LABELS: flif.encode(made.labels, crc=False),
         SectionType.COMPACT: flif.encode(made.compact, crc=False),

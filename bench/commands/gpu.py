@@ -60,4 +60,7 @@ def run(args: argparse.Namespace) -> int:
         raise VerificationError(
             f"outputs are beyond their tolerance in {', '.join(beyond)}: `oslic compare --bisect` names the layer"
         )
+    broken = [name for name, part in result["sections"].items() if part["status"] in {"failed", "timeout"}]
+    if broken:
+        raise VerificationError(f"did not run to its end: {', '.join(broken)}; {output} has the reasons")
     return 0

@@ -163,12 +163,21 @@ def _from_cuda_interface(array: Any) -> View:
 
 
 def _from_dlpack(array: Any, stream: int | None) -> View:
-    kind, index = (int(part) for part in array.__dlpack_device__())
+    def ask(question: Callable[[], Any]) -> Any:
+        try:
+            return question()
+        except Exception as error:  # a producer refuses in whatever way it likes
+            raise BackendError(
+                f"a {type(array).__name__} does not give its memory by DLPack: {error or type(error).__name__}"
+            ) from error
+
+    kind, index = (int(part) for part in ask(array.__dlpack_device__))
     on_device = kind in {_CUDA, _CUDA_MANAGED}
     if not on_device and kind not in {_CPU, _CUDA_HOST}:
         raise BackendError(f"an input lies on a device of DLPack's kind {kind}; give host or CUDA memory")
     # The producer makes its data valid on the stream that it is told.
-    capsule = _Capsule(array.__dlpack__(stream=stream) if on_device else array.__dlpack__())
+    produced = ask(lambda: array.__dlpack__(stream=stream) if on_device else array.__dlpack__())
+    capsule = _Capsule(produced)
     tensor = capsule.tensor
     shape = tuple(int(tensor.shape[i]) for i in range(tensor.ndim))
     strides = tuple(int(tensor.strides[i]) for i in range(tensor.ndim)) if tensor.strides else None

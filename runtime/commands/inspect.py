@@ -28,7 +28,8 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         computed again), and the `engines` with their sidecars.
     """
     from ..bundle import GRAPH_NAMES
-    from ..errors import BundleError
+    from ..engines import EngineInfo
+    from ..errors import BackendError, BundleError
 
     found: dict[str, Any] = json.loads(json.dumps(asdict(bundle.manifest)))
     for name in GRAPH_NAMES:
@@ -43,8 +44,8 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     engines = []
     for sidecar in sorted((bundle.path / "engines").glob("*.json")):
         try:
-            engines.append({"file": sidecar.name, **json.loads(sidecar.read_text(encoding="utf-8"))})
-        except (OSError, ValueError) as error:
+            engines.append(asdict(EngineInfo.read(sidecar)))
+        except BackendError as error:
             engines.append({"file": sidecar.name, "damage": str(error)})
     found["engines"] = engines
     return found

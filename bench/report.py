@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
     Pixels = npt.NDArray[np.uint8]
 
+_LAYERS: Final = "Bytes per layer, mean over the images"
+_MEDIANS: Final = "Median, whisker to the 95th percentile"
+_ROOFLINE: Final = "Rate and intensity"
 _STYLE: Final = """
 body{font:16px/1.5 system-ui,sans-serif;color:#1b1b1b;max-width:1080px;margin:0 auto;padding:24px}
 h1{margin-bottom:0}h2{margin-top:48px;border-bottom:1px solid #ddd}
@@ -89,10 +93,17 @@ class Comparison:
 
 @dataclass
 class Section:
-    """A part of the report."""
+    """A part of the report.
+
+    Attributes:
+        title: its heading.
+        charts: SVG by title.
+        tables: below the charts.
+        environment: the machine, as `environment.describe` gives it.
+    """
 
     title: str
-    charts: list[str] = field(default_factory=list)
+    charts: dict[str, str] = field(default_factory=dict)
     tables: list[Table] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)
 
@@ -115,8 +126,8 @@ def _rd_section(result: dict[str, Any]) -> Section:
             if metric in c["scores"]
         ]
         title = f"{labels[metric]}, mean of {count} images"
-        section.charts.append(line_chart(title, "bits per pixel, all bytes counted", labels[metric], lines))
-    section.charts.append(_layer_chart(result))
+        section.charts[title] = line_chart(title, "bits per pixel, all bytes counted", labels[metric], lines)
+    section.charts[_LAYERS] = _layer_chart(result)
     rates = [b for b in summary["bd_rates"] if "bd_rate_percent" in b]
     low, high = rd.BD_RANGE
     method = f"PSNR-RGB over {low:g} to {high:g} dB, Akima interpolation; negative: {ours} needs fewer bytes."
@@ -149,7 +160,7 @@ def _layer_chart(result: dict[str, Any]) -> str:
         header = means["total"] - means["labels"] - means["compact"] - means["residual"]
         parts = [(k, means[k]) for k in ("labels", "compact", "residual")]
         bars.append(Bar(f"quality {quality:g}", [*parts, ("header", max(header, 0))]))
-    return bar_chart("Bytes per layer, mean over the images", "kB", bars)
+    return bar_chart(_LAYERS, "kB", bars)
 
 
 def _per_image(result: dict[str, Any]) -> Table:
@@ -193,7 +204,7 @@ def _latency_section(result: dict[str, Any]) -> Section:
         flif = f"{wall['flif']['p50_ms']:.1f}" if "flif" in wall else "-"
         relative = result["ratios"].get(name)
         rows.append((name, *cells, flif, "-" if relative is None else f"{relative:.2f}", str(total["n"])))
-    section.charts.append(bar_chart("Median, whisker to the 95th percentile", "ms", bars))
+    section.charts[_MEDIANS] = bar_chart(_MEDIANS, "ms", bars)
     columns = ("", "p50 ms", "p90", "p95", "p99", "FLIF ms", "time over ours", "n")
     note = (
         "Wall-clock milliseconds; candidates interleaved in one run, so ratios hold where absolute times depend on "
@@ -209,7 +220,9 @@ def _latency_section(result: dict[str, Any]) -> Section:
 
 
 def _fusion_section(result: dict[str, Any]) -> Section:
-    section = Section("Fusion of octave convolutions", environment=result["environment"])
+    threads = result["threads"]
+    counted = f"{threads} thread" + "s" * (threads != 1)
+    section = Section(f"Fusion of octave convolutions, {counted}", environment=result["environment"])
     rows, lines = [], []
     for entry in result["results"]:
         network = f"{entry['network']} {entry['graph']}"
@@ -229,18 +242,11 @@ def _fusion_section(result: dict[str, Any]) -> Section:
             point = (found["macs"] / found["bytes_moved"], found["macs"] / 1e6 / p50)
             lines.append(Line(f"{network} {form}", [point], joined=False))
     height, width = result["size"]
-    title = f"Forms of the same networks at {width}x{height}, {result['threads']} threads, interleaved"
+    title = f"Forms of the same networks at {width}x{height}, {counted}, interleaved"
     columns = ("network", "form", "GMAC", "MB moved", "p50 ms", "time over fused")
     section.tables.append(Table(title, columns, tuple(rows), "Random weights."))
-    section.charts.append(
-        line_chart(
-            "Rate and intensity",
-            "multiply-accumulates per byte moved",
-            "GMAC/s",
-            lines,
-            log_x=True,
-            log_y=True,
-        )
+    section.charts[_ROOFLINE] = line_chart(
+        _ROOFLINE, "multiply-accumulates per byte moved", "GMAC/s", lines, log_x=True, log_y=True
     )
     return section
 
@@ -457,7 +463,7 @@ def html(parts: list[Section], comparisons: list[Comparison], title: str) -> str
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>",
     ]
     for part in parts:
-        out.append(f"<h2>{escape(part.title)}</h2><div class='charts'>{''.join(part.charts)}</div>")
+        out.append(f"<h2>{escape(part.title)}</h2><div class='charts'>{''.join(part.charts.values())}</div>")
         out += [table.html() for table in part.tables]
         machine = part.environment
         if machine:
@@ -473,11 +479,27 @@ def html(parts: list[Section], comparisons: list[Comparison], title: str) -> str
     return "\n".join(out)
 
 
-def markdown(parts: list[Section]) -> str:
-    """Return all tables as Markdown, with the machine they were measured on."""
+def pictures(parts: list[Section]) -> dict[str, str]:
+    """Return all charts as SVG by file name."""
+    return {_file_name(part, title): svg for part in parts for title, svg in part.charts.items()}
+
+
+def _file_name(part: Section, title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", f"{part.title} {title}".lower()).strip("-") + ".svg"
+
+
+def markdown(parts: list[Section], folder: str | None = None) -> str:
+    """Return all tables as Markdown, with the machine they were measured on.
+
+    Args:
+        parts: of the report.
+        folder: where the files of `pictures` lie, for links to them; None: no links.
+    """
     out = []
     for part in parts:
         out.append(f"### {part.title}\n")
+        if folder is not None:
+            out += [f"![{title}]({folder}/{_file_name(part, title)})\n" for title in part.charts]
         out += [table.markdown() + "\n" for table in part.tables if len(table.rows) <= 12]
         cpu = part.environment.get("cpu")
         if cpu:

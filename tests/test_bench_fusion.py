@@ -16,7 +16,7 @@ def test_the_forms_of_a_small_network_are_measured_and_reported(tmp_path):
     assert entry["forms"]["plain"]["macs"] > entry["forms"]["naive"]["macs"] > entry["forms"]["fused"]["macs"]
     parts = report.sections([report.read_result(path)])
     (table,) = parts[0].tables
-    assert table.title == "Forms of the same networks at 96x64, 1 threads, interleaved"
+    assert table.title == "Forms of the same networks at 96x64, 1 thread, interleaved"
     rows = {row[1]: row for row in table.rows}
     assert rows["naive"][0] == "tiny analyse"
     assert rows["naive"][2] == f"{entry['forms']['naive']['macs'] / 1e9:.3f}"

@@ -211,6 +211,8 @@ def test_the_command_and_the_report(folder, tmp_path, capsys):
         str(page),
         "--readme",
         str(readme),
+        "--pictures",
+        str(tmp_path / "docs" / "charts"),
         "--visual",
         str(folder / "0.png"),
     ]
@@ -224,6 +226,10 @@ def test_the_command_and_the_report(folder, tmp_path, capsys):
     assert text.endswith("<!-- end of figures -->\nafter\n")
     assert "BD-rate of oslic" in text
     assert "old" not in text
+    links = re.findall(r"!\[[^]]+\]\((docs/charts/[a-z0-9-]+\.svg)\)", text)
+    assert sorted(links) == sorted(f"docs/charts/{p.name}" for p in (tmp_path / "docs" / "charts").iterdir())
+    assert len(links) == 3
+    assert all((tmp_path / link).read_text().startswith("<svg xmlns=") for link in links)
 
 
 def test_unknown_results_are_refused(tmp_path):

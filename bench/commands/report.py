@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from ...runtime.files import read_file, write_atomically
 from ...runtime.images import read_image
 from ..metrics import psnr
 from ..picture import as_rgb
-from ..report import Comparison, html, markdown, read_result, sections
+from ..report import Comparison, html, markdown, pictures, read_result, sections
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -32,6 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="HTML", help="one self-contained page")
     parser.add_argument("--markdown", metavar="FILE", help="write the tables to this file")
     parser.add_argument("--readme", metavar="FILE", help="replace the tables between the marks in this file")
+    parser.add_argument(
+        "--pictures", metavar="DIR", help="write the charts to this folder, and link them from the Markdown"
+    )
     parser.add_argument(
         "--visual", nargs="*", default=[], metavar="IMAGE", help="photographs to compare by slider"
     )
@@ -75,8 +79,8 @@ def _comparisons(path: str, codec: Codec) -> list[Comparison]:
 
 
 def run(args: argparse.Namespace) -> int:
-    if not (args.output or args.markdown or args.readme):
-        raise UsageError("nothing to write: give -o, --markdown or --readme")
+    if not (args.output or args.markdown or args.readme or args.pictures):
+        raise UsageError("nothing to write: give -o, --markdown, --readme or --pictures")
     parts = sections([read_result(Path(path)) for path in args.results])
     if args.output:
         comparisons: list[Comparison] = []
@@ -85,9 +89,19 @@ def run(args: argparse.Namespace) -> int:
                 comparisons = [c for path in args.visual for c in _comparisons(path, codec)]
         write_atomically(args.output, html(parts, comparisons, args.title).encode())
         print(f"wrote {args.output}")
-    tables = markdown(parts)
+    if args.pictures:
+        folder = Path(args.pictures)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, svg in pictures(parts).items():
+            write_atomically(folder / name, svg.encode())
+        print(f"wrote {len(pictures(parts))} charts into {folder}")
+
+    def tables_for(file: str) -> str:
+        """With links as they are written in a file."""
+        return markdown(parts, args.pictures and os.path.relpath(args.pictures, Path(file).parent))
+
     if args.markdown:
-        write_atomically(args.markdown, tables.encode())
+        write_atomically(args.markdown, tables_for(args.markdown).encode())
         print(f"wrote {args.markdown}")
     if args.readme:
         text = read_file(args.readme, "file").decode()
@@ -95,6 +109,8 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"{args.readme} must hold the lines {_MARK[0]!r} and {_MARK[1]!r} once each")
         before, rest = text.split(_MARK[0])
         after = rest.split(_MARK[1])[1]
-        write_atomically(args.readme, f"{before}{_MARK[0]}\n\n{tables}\n{_MARK[1]}{after}".encode())
+        write_atomically(
+            args.readme, f"{before}{_MARK[0]}\n\n{tables_for(args.readme)}\n{_MARK[1]}{after}".encode()
+        )
         print(f"wrote the tables into {args.readme}")
     return 0

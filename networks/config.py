@@ -310,7 +310,7 @@ PRESETS: dict[str, ModelConfig] = {
             smoothing=11,
         ),
         comnet=ComNetConfig(widths=(24, 48, 96), blocks=2, skip=False, label_entry="low"),
-        gnet=GNetConfig(entry_scale=8, stem=96, blocks=4, up=(48,), up_blocks=(1,), mix=True),
+        gnet=GNetConfig(entry_scale=8, stem=96, blocks=4, up=(48,), up_blocks=(4,), mix=True),
     ),
     # For tests: every kind of layer, as narrow as it goes.
     "tiny": ModelConfig(

@@ -187,7 +187,9 @@ def _per_image(result: dict[str, Any]) -> Table:
 
 def _latency_section(result: dict[str, Any]) -> Section:
     setting = result["settings"]
-    section = Section(f"Latency at {setting['width']}x{setting['height']}", environment=result["environment"])
+    names = ", ".join(setup["name"] for setup in setting["setups"])
+    title = f"Latency of {names} at {setting['width']}x{setting['height']}"
+    section = Section(title, environment=result["environment"])
     bars, rows = [], []
     for name, timing in result["timings"].items():
         if name == latency.REFERENCE:

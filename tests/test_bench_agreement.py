@@ -145,7 +145,8 @@ def test_engines_are_bisected_by_building_them_with_further_outputs(bundle, dist
     assert not driver.device.live
     half = Side("tensorrt", "tensorrt", bundle, Options(), "fp16")
     found = bisect(one, half, "analyse", feeds, Tolerance(3e-2, 3e-2))
-    assert found.tensor is None  # float16 as it should be
+    # Float16 as it should be: nothing differs, or only behind values that were rounded to the neighbouring level.
+    assert found.tensor is None or 0 < found.tipped[found.good[0]] < 0.01
     assert found.tensors > 50
 
 

@@ -72,21 +72,14 @@ def test_engines_that_are_not_installed_are_named(engine):
         gpu_candidates.require_engine(engine, "cuda")
 
 
+def command(output, *more):
+    """The quick plan's first section on the CPU."""
+    return ["bench", "gpu", "-o", str(output), "--device", "cpu", "--quick", "--only", FIRST, *more]
+
+
 def test_a_run_for_real_and_another_that_goes_on_from_it(tmp_path, capsys):
     output = tmp_path / "g.json"
-    words = [
-        "bench",
-        "gpu",
-        "-o",
-        str(output),
-        "--device",
-        "cpu",
-        "--quick",
-        "--only",
-        FIRST,
-        "--only",
-        "machine",
-    ]
+    words = command(output, "--only", "machine")
     assert main(words) == 0
     result = json.loads(output.read_text())
     assert (result["format"], result["device"], result["weights"]) == (gpu.FORMAT, "cpu", "random")
@@ -123,20 +116,7 @@ def test_a_run_for_real_and_another_that_goes_on_from_it(tmp_path, capsys):
 
 def test_a_section_that_did_not_end_makes_the_command_fail(tmp_path, capsys):
     output = tmp_path / "g.json"
-    words = [
-        "bench",
-        "gpu",
-        "-o",
-        str(output),
-        "--device",
-        "cpu",
-        "--quick",
-        "--only",
-        FIRST,
-        "--limit",
-        "0.3",
-    ]
-    assert main(words) == VerificationError.exit_code
+    assert main(command(output, "--limit", "0.3")) == VerificationError.exit_code
     assert f"did not run to its end: {FIRST}" in capsys.readouterr().err
     assert json.loads(output.read_text())["sections"][FIRST]["status"] == "timeout"
 

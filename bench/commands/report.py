@@ -92,9 +92,10 @@ def run(args: argparse.Namespace) -> int:
     if args.pictures:
         folder = Path(args.pictures)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, svg in pictures(parts).items():
+        charts = pictures(parts)
+        for name, svg in charts.items():
             write_atomically(folder / name, svg.encode())
-        print(f"wrote {len(pictures(parts))} charts into {folder}")
+        print(f"wrote {len(charts)} charts into {folder}")
 
     def tables_for(file: str) -> str:
         """With links as they are written in a file."""

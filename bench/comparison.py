@@ -10,7 +10,6 @@ import numpy as np
 from ..runtime.errors import DataError
 from . import latency, rd
 from .metrics import bd_rate
-from .timing import percentile
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -18,8 +17,9 @@ if TYPE_CHECKING:
 Verdict = Literal["SAME", "FASTER", "SLOWER", "BETTER", "WORSE", "UNDECIDED"]
 REGRESSIONS: Final = frozenset({"SLOWER", "WORSE"})
 
-# Disturbances only ever add time: a low percentile is what the machine does when it is left alone.
-_PERCENT: Final = 20.0
+# Disturbances only ever add time: the faster half of the rounds is what the machine does when it is left alone. Its
+# mean scatters less than a percentile, which jumps where the times have two peaks (interrupted or not).
+_SHARE: Final = 0.5
 _RESAMPLES: Final = 400
 _CONFIDENCE: Final = 95.0
 _MIN_SAMPLES: Final = 8
@@ -36,7 +36,7 @@ class Margins:
         shortest_ms: stages below this many milliseconds are not judged: the clock and the caches rule them.
     """
 
-    clear: float = 0.03
+    clear: float = 0.02
     same: float = 0.05
     shortest_ms: float = 1.0
 
@@ -75,8 +75,8 @@ def compare_samples(
 ) -> tuple[float, tuple[float, float], Verdict]:
     """Judge two series of times, each with the reference work of its own run.
 
-    Each side is the 20th percentile of its samples over that of the reference's samples of the same rounds. Rounds
-    are drawn again with replacement, 400 times, for the interval of the ratio of the two sides.
+    Each side is the mean of the faster half of its samples over that of the reference's samples of the same rounds.
+    Rounds are drawn again with replacement, 400 times, for the interval of the ratio of the two sides.
 
     Args:
         before: times of the first run, one a round.
@@ -95,9 +95,7 @@ def compare_samples(
         """The figure itself, then the figures of the drawn rounds."""
         drawn = draw.integers(0, len(samples), (_RESAMPLES, len(samples)))
         rounds = np.vstack([np.arange(len(samples)), drawn])
-        lows = [np.percentile(np.asarray(x)[rounds], _PERCENT, axis=1) for x in (samples, reference)]
-        figure: npt.NDArray[np.float64] = lows[0] / lows[1]
-        return figure
+        return _faster_half(np.asarray(samples)[rounds]) / _faster_half(np.asarray(reference)[rounds])
 
     ratios = sides(after, reference_after) / sides(before, reference_before)
     ratio, drawn = float(ratios[0]), ratios[1:]
@@ -110,6 +108,13 @@ def compare_samples(
     if interval[1] < 1 - margins.clear:
         return ratio, interval, "FASTER"
     return ratio, interval, "SAME" if abs(ratio - 1) <= margins.same else "UNDECIDED"
+
+
+def _faster_half(samples: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The mean of the faster half of the last axis."""
+    count = max(1, round(samples.shape[-1] * _SHARE))
+    mean: npt.NDArray[np.float64] = np.partition(samples, count - 1)[..., :count].mean(axis=-1)
+    return mean
 
 
 def _samples(timing: dict[str, Any], stage: str) -> list[float]:
@@ -140,7 +145,7 @@ def compare_latency(before: dict[str, Any], after: dict[str, Any], margins: Marg
             if stage not in other["wall"]:
                 continue
             one, two = _samples(timing, stage), _samples(other, stage)
-            lows = percentile(one, _PERCENT), percentile(two, _PERCENT)
+            lows = float(_faster_half(np.asarray(one))), float(_faster_half(np.asarray(two)))
             if min(lows) < margins.shortest_ms:
                 continue
             ratio, interval, verdict = compare_samples(one, two, reference_before, reference_after, margins)
@@ -167,12 +172,18 @@ def compare(before: dict[str, Any], after: dict[str, Any], margins: Margins) -> 
     """Compare two results of one kind.
 
     Raises:
-        DataError: of different kinds, of a kind that cannot be compared, or without a figure in common.
+        DataError: of different kinds or versions, of a kind that cannot be compared, or without a figure in common.
     """
     kinds = before["format"], after["format"]
     if kinds[0] != kinds[1]:
         raise DataError(
             f"the results are of the kinds {kinds[0]!r} and {kinds[1]!r}: they cannot be compared"
+        )
+    versions = before["version"], after["version"]
+    if versions[0] != versions[1]:
+        raise DataError(
+            f"the results were measured by versions {versions[0]} and {versions[1]} of this bench: measure both again "
+            "with one of them"
         )
     if kinds[0] == latency.FORMAT:
         rows = compare_latency(before, after, margins)

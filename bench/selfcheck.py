@@ -55,6 +55,7 @@ def _result(codec: Codec, file: Path, folder: Path, rule: Settings) -> dict[str,
     timings = measure(candidates, rule)
     return {
         "format": latency.FORMAT,
+        "version": latency.VERSION,
         "settings": {"width": 0, "height": 0},
         "timings": {name: timing.to_json() for name, timing in timings.items()},
     }

@@ -62,6 +62,7 @@ def _latency(draw, slowdown=1.0, size=(768, 512)):
 
     return {
         "format": latency.FORMAT,
+        "version": latency.VERSION,
         "settings": {"width": size[0], "height": size[1]},
         "timings": {
             latency.REFERENCE: timing(total=5),
@@ -88,7 +89,7 @@ def _rd(scale=1.0):
         "bpp": [0.2 * scale, 0.5 * scale, 1.0 * scale],
         "scores": {"psnr": [28.0, 32.0, 36.0]},
     }
-    return {"format": rd.FORMAT, "summary": {"curves": [curve]}}
+    return {"format": rd.FORMAT, "version": rd.VERSION, "summary": {"curves": [curve]}}
 
 
 @pytest.mark.parametrize(("scale", "verdict"), [(1.0, "SAME"), (1.02, "WORSE"), (0.98, "BETTER")])
@@ -104,6 +105,8 @@ def test_what_cannot_be_compared_is_refused():
         comparison.compare(_latency(draw), _rd(), MARGINS)
     with pytest.raises(DataError, match="measured at"):
         comparison.compare(_latency(draw), _latency(draw, size=(32, 32)), MARGINS)
+    with pytest.raises(DataError, match="versions 1 and"):
+        comparison.compare({**_latency(draw), "version": 1}, _latency(draw), MARGINS)
 
 
 def test_the_command_exits_non_zero_on_a_regression(tmp_path, capsys):

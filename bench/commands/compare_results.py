@@ -16,10 +16,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("before", metavar="BEFORE.json")
     parser.add_argument("after", metavar="AFTER.json")
     parser.add_argument(
-        "--clear", type=float, default=defaults.clear, metavar="R", help="see Margins (default: 0.03)"
+        "--clear", type=float, default=defaults.clear, metavar="R", help="see Margins (default: %(default)s)"
     )
     parser.add_argument(
-        "--same", type=float, default=defaults.same, metavar="R", help="see Margins (default: 0.05)"
+        "--same", type=float, default=defaults.same, metavar="R", help="see Margins (default: %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
 

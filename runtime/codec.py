@@ -568,17 +568,24 @@ class Codec:
         self._check_values(compact, self.bundle.manifest.levels, "compact")
         if compact.ndim == 2:
             compact = np.repeat(compact[:, :, np.newaxis], 3, axis=2)
-        with stages.measure("synthesise"):
-            estimate = self.synthesise(compact, labels, height, width)
-        if header.layout.is_gray:
-            estimate = _luma(estimate)
-        color = estimate
+        coded = None
         if header.residual_codec is ResidualCodec.AVIF:
-            with stages.measure("residual"):
-                coded = residual.CodedResidual(
-                    parts[SectionType.RESIDUAL], header.residual_scale, header.residual_weight
-                )
-                color = residual.decode(coded, estimate)
+            payload = parts[SectionType.RESIDUAL]
+            coded = residual.CodedResidual(payload, header.residual_scale, header.residual_weight)
+        # What of the residual needs no estimate is decoded beside the network.
+        with ThreadPoolExecutor(1) as pool:
+            if coded is not None:
+                color_shape = (height, width) if header.layout.is_gray else (height, width, 3)
+                samples = pool.submit(_decode_residual, coded, color_shape, stages)
+            with stages.measure("synthesise"):
+                estimate = self.synthesise(compact, labels, height, width)
+            if header.layout.is_gray:
+                estimate = _luma(estimate)
+            color = estimate
+            if coded is not None:
+                decoded_samples = samples.result()
+                with stages.measure("residual"):
+                    color = residual.add(decoded_samples, coded, estimate)
         alpha = None
         if header.layout.has_alpha:
             with stages.measure("alpha"):
@@ -626,6 +633,11 @@ def _encode_flif(plane: Pixels, stages: Stages, name: str) -> bytes:
     with stages.measure(name):
         # The container has checksums of its own.
         return flif.encode(plane, crc=False)
+
+
+def _decode_residual(coded: residual.CodedResidual, shape: tuple[int, ...], stages: Stages) -> Pixels:
+    with stages.measure("residual"):
+        return residual.decode_samples(coded, shape)
 
 
 def _decode_flif(data: bytes, shape: tuple[int, int], name: str) -> Pixels:

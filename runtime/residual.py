@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Pixels = npt.NDArray[np.uint8]
+    Levels = npt.NDArray[np.int16]
 
 DEFAULT_SPEED: Final = 6
 MAX_SPEED: Final = 10
@@ -77,17 +78,20 @@ def default_weight(quality: int) -> int:
     return round(float(np.interp(quality, qualities, weights)))
 
 
-def _prediction(estimate: Pixels, weight: int) -> Pixels:
+def _prediction(estimate: Pixels, weight: int) -> Levels:
     """128 + weight/8 (e - 128), halves upwards, of every sample; in whole numbers, the same on every machine."""
-    if weight == MAX_WEIGHT:
-        return estimate
-    levels = np.arange(256, dtype=np.int16) - 128
-    table = ((levels * weight + MAX_WEIGHT // 2) // MAX_WEIGHT + 128).astype(np.uint8)
-    return table[estimate]
+    levels = estimate.astype(np.int16)
+    if weight != MAX_WEIGHT:
+        levels -= 128
+        levels *= weight
+        levels += MAX_WEIGHT // 2
+        levels //= MAX_WEIGHT
+        levels += 128
+    return levels
 
 
-def _samples(image: Pixels, prediction: Pixels, scale: int) -> Pixels:
-    residual = np.subtract(image, prediction, dtype=np.int16)
+def _samples(image: Pixels, prediction: Levels, scale: int) -> Pixels:
+    residual = image - prediction
     if scale == 2:
         # Halves go to the even neighbour, so that both signs are treated alike.
         residual = np.rint(residual * np.float32(0.5)).astype(np.int16)
@@ -95,14 +99,14 @@ def _samples(image: Pixels, prediction: Pixels, scale: int) -> Pixels:
     return np.clip(residual, 0, 255, out=residual).astype(np.uint8)
 
 
-def _clipping_error(image: Pixels, prediction: Pixels) -> float:
-    residual = np.subtract(image, prediction, dtype=np.int16)
+def _clipping_error(image: Pixels, prediction: Levels) -> float:
+    residual = image - prediction
     beyond = residual[(residual > 127) | (residual < -128)].astype(np.int64)
     excess = np.where(beyond > 0, beyond - 127, beyond + 128)
     return float((excess * excess).sum()) / image.size
 
 
-def _encode(image: Pixels, prediction: Pixels, scale: int, quality: int, speed: int) -> bytes:
+def _encode(image: Pixels, prediction: Levels, scale: int, quality: int, speed: int) -> bytes:
     file = io.BytesIO()
     try:
         Image.fromarray(_samples(image, prediction, scale)).save(
@@ -157,30 +161,49 @@ def encode(image: Pixels, estimate: Pixels, *, quality: int, speed: int = DEFAUL
     return min((coded, halved), key=cost)
 
 
-def decode(coded: CodedResidual, estimate: Pixels) -> Pixels:
-    """Add a coded residual to its prediction.
+def decode_samples(coded: CodedResidual, shape: tuple[int, ...]) -> Pixels:
+    """Decode the payload alone: what `add` needs beside the estimate, and what needs no estimate.
 
     Args:
         coded: payload, scale and weight.
-        estimate: uint8, (H, W, 3) or (H, W).
+        shape: (H, W, 3) or (H, W), that of the estimate.
 
     Returns:
-        clip(p + r'), uint8, the shape of `estimate`.
+        round(r' / scale) + 128, uint8, of that shape.
 
     Raises:
         StreamError: the payload is damaged or has another size.
     """
     check_available()
-    height, width = estimate.shape[:2]
-    file = avif.wrap(coded.payload, width, height, monochrome=estimate.ndim == 2)
+    gray = len(shape) == 2
+    file = avif.wrap(coded.payload, shape[1], shape[0], monochrome=gray)
     try:
         with AvifImagePlugin.AvifImageFile(io.BytesIO(file)) as picture:
-            samples = np.asarray(picture.convert("L" if estimate.ndim == 2 else "RGB"))
+            return np.asarray(picture.convert("L" if gray else "RGB"))
     except (OSError, SyntaxError, ValueError, RuntimeError) as error:
         raise StreamError(f"the residual cannot be decoded: {error}") from error
-    residual = samples.astype(np.int16)
-    residual -= 128
+
+
+def add(samples: Pixels, coded: CodedResidual, estimate: Pixels) -> Pixels:
+    """Add the decoded samples of a residual to its prediction.
+
+    Args:
+        samples: from `decode_samples`.
+        coded: what they were decoded from.
+        estimate: uint8, (H, W, 3) or (H, W).
+
+    Returns:
+        clip(p + r'), uint8, the shape of `estimate`.
+    """
+    image = _prediction(estimate, coded.weight)
+    image += samples
+    image -= 128
     if coded.scale == 2:
-        residual *= 2
-    residual += _prediction(estimate, coded.weight)
-    return cast("Pixels", np.clip(residual, 0, 255, out=residual).astype(np.uint8))
+        image += samples
+        image -= 128
+    return cast("Pixels", np.clip(image, 0, 255, out=image).astype(np.uint8))
+
+
+def decode(coded: CodedResidual, estimate: Pixels) -> Pixels:
+    """Decode a residual and add it to its prediction: `decode_samples`, then `add`."""
+    return add(decode_samples(coded, estimate.shape), coded, estimate)

@@ -44,6 +44,37 @@ class Coding:
 
 
 @dataclass(frozen=True)
+class Coded:
+    """One coded image.
+
+    Attributes:
+        data: the whole file.
+        section_bytes: payload bytes by layer, for coders that have layers.
+    """
+
+    data: bytes
+    section_bytes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Coder:
+    """An opened coder: both directions.
+
+    Attributes:
+        encode: image, uint8 (H, W, 3), and quality to the file.
+        decode: the file to the image.
+    """
+
+    encode: Callable[[Pixels, float], Coded]
+    decode: Callable[[bytes], Pixels]
+
+    def code(self, image: Pixels, quality: float) -> Coding:
+        """Code and decode an image."""
+        coded = self.encode(image, quality)
+        return Coding(len(coded.data), self.decode(coded.data), coded.section_bytes)
+
+
+@dataclass(frozen=True)
 class CoderSpec:
     """A coder with its settings; small and picklable, so that worker processes can open it.
 
@@ -59,8 +90,8 @@ class CoderSpec:
     qualities: tuple[float, ...]
     options: dict[str, Any] = field(default_factory=dict)
 
-    def open(self) -> Callable[[Pixels, float], Coding]:
-        """Return a function that codes and decodes an image at a quality.
+    def open(self) -> Coder:
+        """Make the coder ready for its first image.
 
         Raises:
             DependencyError: the library behind it is not installed.
@@ -68,7 +99,7 @@ class CoderSpec:
         return _OPENERS[self.kind](self.options)
 
 
-def _open_pillow(options: dict[str, Any]) -> Callable[[Pixels, float], Coding]:
+def _open_pillow(options: dict[str, Any]) -> Coder:
     options = dict(options)
     kind, quality_name, scale = (
         options.pop("format"),
@@ -83,34 +114,37 @@ def _open_pillow(options: dict[str, Any]) -> Callable[[Pixels, float], Coding]:
     if feature is not None and not features.check(feature):
         raise DependencyError(f"this Pillow was built without {kind}: pip install --upgrade pillow")
 
-    def code(image: Pixels, quality: float) -> Coding:
+    def encode(image: Pixels, quality: float) -> Coded:
         file = io.BytesIO()
         value: Any = int(quality) if scale == "int" else [quality]
         Image.fromarray(image).save(file, kind, **{quality_name: value}, **options)
-        with Image.open(io.BytesIO(file.getvalue())) as decoded:
-            return Coding(file.tell(), np.asarray(decoded.convert("RGB")))
+        return Coded(file.getvalue())
 
-    return code
+    def decode(data: bytes) -> Pixels:
+        with Image.open(io.BytesIO(data)) as decoded:
+            return np.asarray(decoded.convert("RGB"))
+
+    return Coder(encode, decode)
 
 
-def _open_ours(options: dict[str, Any]) -> Callable[[Pixels, float], Coding]:
+def _open_ours(options: dict[str, Any]) -> Coder:
     codec = Codec.open(options["bundle"], options["backend"], options["threads"], Limits())
     speed = options["speed"]
     # The networks' part of an image is the same at every quality.
     kept: tuple[Pixels, Layers] | None = None
 
-    def code(image: Pixels, quality: float) -> Coding:
+    def encode(image: Pixels, quality: float) -> Coded:
         nonlocal kept
         if kept is None or kept[0] is not image:
             kept = (image, codec.layers(image))
         encoded = codec.finish(kept[1], quality=int(quality), speed=speed)
-        return Coding(len(encoded.data), codec.decompress(encoded.data), encoded.section_bytes)
+        return Coded(encoded.data, encoded.section_bytes)
 
-    return code
+    return Coder(encode, codec.decompress)
 
 
-def _open_command(options: dict[str, Any]) -> Callable[[Pixels, float], Coding]:
-    encode, decode = shlex.split(options["encode"]), shlex.split(options["decode"])
+def _open_command(options: dict[str, Any]) -> Coder:
+    encoder, decoder = shlex.split(options["encode"]), shlex.split(options["decode"])
 
     def execute(template: list[str], values: dict[str, str]) -> None:
         words = [word.format(**values) for word in template]
@@ -123,22 +157,35 @@ def _open_command(options: dict[str, Any]) -> Callable[[Pixels, float], Coding]:
                 f"the peer's command failed: {shlex.join(words)}: {error.stderr.strip()}"
             ) from error
 
-    def code(image: Pixels, quality: float) -> Coding:
+    def encode(image: Pixels, quality: float) -> Coded:
         with tempfile.TemporaryDirectory() as folder:
-            original, coded, decoded = (str(Path(folder) / name) for name in ("in.png", "coded", "out.png"))
+            original, coded = Path(folder) / "in.png", Path(folder) / "coded"
             Image.fromarray(image).save(original, compress_level=1)
-            execute(encode, {"input": original, "output": coded, "quality": f"{quality:g}"})
-            execute(decode, {"input": coded, "output": decoded})
+            execute(encoder, {"input": str(original), "output": str(coded), "quality": f"{quality:g}"})
+            return Coded(coded.read_bytes())
+
+    def decode(data: bytes) -> Pixels:
+        with tempfile.TemporaryDirectory() as folder:
+            coded, decoded = Path(folder) / "coded", Path(folder) / "out.png"
+            coded.write_bytes(data)
+            execute(decoder, {"input": str(coded), "output": str(decoded)})
             with Image.open(decoded) as picture:
-                return Coding(Path(coded).stat().st_size, np.asarray(picture.convert("RGB")))
+                return np.asarray(picture.convert("RGB"))
 
-    return code
+    return Coder(encode, decode)
 
 
-_OPENERS: Final[dict[str, Callable[[dict[str, Any]], Callable[[Pixels, float], Coding]]]] = {
+def _open_hyperprior(options: dict[str, Any]) -> Coder:
+    from .hyperprior import open_hyperprior
+
+    return open_hyperprior(options["model_quality"], options["threads"])
+
+
+_OPENERS: Final[dict[str, Callable[[dict[str, Any]], Coder]]] = {
     "pillow": _open_pillow,
     OURS: _open_ours,
     "command": _open_command,
+    "hyperprior": _open_hyperprior,
 }
 
 
@@ -155,10 +202,11 @@ def _avif(speed: int) -> CoderSpec:
     return CoderSpec(f"avif-s{speed}", "pillow", (10, 18, 26, 34, 42, 50, 58, 66, 74, 82), options)
 
 
-PEERS: Final[dict[str, CoderSpec]] = {
-    "avif": _avif(6),
-    "avif-fast": _avif(9),
-    "jpeg": CoderSpec(
+_SPECS: Final = (
+    _avif(6),
+    _avif(8),
+    _avif(9),
+    CoderSpec(
         "jpeg",
         "pillow",
         (10, 18, 30, 45, 60, 72, 82, 90, 95),
@@ -170,7 +218,7 @@ PEERS: Final[dict[str, CoderSpec]] = {
             "progressive": True,
         },
     ),
-    "jpeg2000": CoderSpec(
+    CoderSpec(
         "jpeg2000",
         "pillow",
         (28, 30, 32, 34, 36, 38, 40, 42),
@@ -184,20 +232,30 @@ PEERS: Final[dict[str, CoderSpec]] = {
             "no_jp2": True,
         },
     ),
-    "webp": CoderSpec(
+    CoderSpec(
         "webp",
         "pillow",
         (2, 10, 25, 45, 65, 80, 90, 96),
         {"format": "WEBP", "quality_name": "quality", "method": 6},
     ),
-    "jxl": CoderSpec(
+    CoderSpec(
         "jxl",
         "pillow",
         (12, 22, 35, 50, 65, 77, 86, 92),
         {"format": "JXL", "quality_name": "quality", "effort": 7},
     ),
-}
+)
+
+PEERS: Final = {spec.name: spec for spec in _SPECS}
 """Peers with fair settings: 4:4:4 where the format has it, tuned for the metric where the encoder offers it."""
+
+TIMED_PEERS: Final = {
+    **PEERS,
+    "hyperprior-untrained": CoderSpec(
+        "hyperprior-untrained", "hyperprior", (5,), {"model_quality": 5, "threads": None}
+    ),
+}
+"""`PEERS`, and what can be timed but has no rates here."""
 
 
 def ours(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tempfile
 import time
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from PIL import Image
 
 from ..runtime.bundle import GRAPH_NAMES
 from ..runtime.codec import Codec
@@ -21,6 +19,9 @@ from ..runtime.files import write_atomically
 from ..runtime.images import Metadata, encode_image, read_image
 from ..runtime.pipeline import overlap
 from . import environment
+from .coders import CoderSpec
+from .metrics import psnr
+from .picture import as_rgb
 from .timing import Candidate, Settings, Timing, measure, ratio
 
 if TYPE_CHECKING:
@@ -33,17 +34,6 @@ VERSION: Final = 2
 REFERENCE: Final = "reference"
 """Fixed work of this harness, measured in every run: what `oslic bench compare` scales two runs by."""
 FLIF_STAGES: Final = ("labels", "compact", "alpha")
-
-_PEERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
-    "avif-s6": ("AVIF", {"speed": 6, "subsampling": "4:4:4", "max_threads": 2, "advanced": {"tune": "psnr"}}),
-    "avif-s8": ("AVIF", {"speed": 8, "subsampling": "4:4:4", "max_threads": 2, "advanced": {"tune": "psnr"}}),
-    "avif-s9": ("AVIF", {"speed": 9, "subsampling": "4:4:4", "max_threads": 2, "advanced": {"tune": "psnr"}}),
-    "jpeg": ("JPEG", {"subsampling": "4:4:4"}),
-    "jpeg2000": ("JPEG2000", {"quality_mode": "dB", "quality_layers": [34], "irreversible": True}),
-    "webp": ("WEBP", {"method": 4}),
-    "jxl": ("JXL", {"effort": 7, "num_threads": 2}),
-}
-PEER_NAMES: Final = tuple(_PEERS)
 
 
 @dataclass(frozen=True)
@@ -114,25 +104,38 @@ def _with_flif(stages: dict[str, float]) -> dict[str, float]:
     return {**stages, "flif": sum(stages.get(name, 0.0) for name in FLIF_STAGES)}
 
 
-def peer_candidates(name: str, image: Pixels, quality: int) -> dict[str, Candidate]:
-    """Return encode and decode of a peer, in memory."""
-    kind, options = _PEERS[name]
-    if kind == "JXL":
-        import pillow_jxl  # noqa: F401  (registers the format)
-    picture = Image.fromarray(image)
-    coded: dict[str, bytes] = {}
-    rate = {} if kind == "JPEG2000" else {"quality": quality}
+def peer_candidates(
+    spec: CoderSpec, image: Pixels, wanted: float
+) -> tuple[dict[str, Candidate], dict[str, Any]]:
+    """Return encode and decode of a peer, in memory, and what it makes of the image.
+
+    Of the peer's settings that one is timed whose PSNR is nearest to a wanted one: times at unequal qualities would
+    say little. A peer that is a command reads and writes files, and starts a process each time.
+
+    Args:
+        spec: the peer.
+        image: uint8, (H, W, 3).
+        wanted: PSNR in dB.
+
+    Raises:
+        DependencyError: the peer is not installed.
+    """
+    coder = spec.open()
+    tried = {}
+    for quality in spec.qualities:
+        coding = coder.code(image, quality)
+        tried[quality] = (psnr(image, coding.image), coding.size)
+    quality = min(tried, key=lambda q: abs(tried[q][0] - wanted))
+    data = coder.encode(image, quality).data
 
     def encode() -> None:
-        file = io.BytesIO()
-        picture.save(file, kind, **rate, **options)
-        coded["file"] = file.getvalue()
+        coder.encode(image, quality)
 
     def decode() -> None:
-        with Image.open(io.BytesIO(coded["file"])) as opened:
-            opened.load()
+        coder.decode(data)
 
-    return {f"{name}/encode": encode, f"{name}/decode": decode}
+    facts = {"quality": quality, "psnr": tried[quality][0], "bytes": tried[quality][1]}
+    return {f"{spec.name}/encode": encode, f"{spec.name}/decode": decode}, facts
 
 
 def load_times(setup: Setup) -> dict[str, float]:
@@ -176,7 +179,7 @@ def run(
     source: Path,
     *,
     size: tuple[int, int] | None,
-    peers: list[str],
+    peers: list[CoderSpec],
     rule: Settings,
     images: int,
 ) -> dict[str, Any]:
@@ -186,7 +189,7 @@ def run(
         setups: codecs to measure; the first is what peers are compared with.
         source: image file.
         size: width and height to crop to, after repeating the image if it is smaller; None: as it is.
-        peers: names from `PEER_NAMES`.
+        peers: each is measured at the setting nearest in PSNR to the first of `setups`.
         rule: when to stop.
         images: length of the throughput run; 0: none.
 
@@ -204,8 +207,10 @@ def run(
         candidates: dict[str, Candidate] = {REFERENCE: reference}
         for setup in setups:
             candidates |= codec_candidates(codecs[setup.name], setup, file, folder)
+        facts = {setup.name: _facts(codecs[setup.name], setup, image) for setup in setups}
         for peer in peers:
-            candidates |= peer_candidates(peer, image, setups[0].quality)
+            found, facts[peer.name] = peer_candidates(peer, as_rgb(image), facts[setups[0].name]["psnr"])
+            candidates |= found
         before = environment.describe()
         timings = measure(candidates, rule)
         flows = {s.name: throughput(codecs[s.name], s, image, images) for s in setups} if images else {}
@@ -225,11 +230,19 @@ def run(
             "setups": [{k: v for k, v in asdict(s).items() if k != "bundle"} for s in setups],
         },
         "backends": chosen,
+        "coded": facts,
         "load_ms": {n: {k: v * 1e3 for k, v in times.items()} for n, times in loads.items()},
         "timings": {n: t.to_json() for n, t in timings.items()},
         "ratios": _ratios(timings, setups[0].name),
         "throughput": flows,
     }
+
+
+def _facts(codec: Codec, setup: Setup, image: Pixels) -> dict[str, Any]:
+    """What a codec makes of the image."""
+    encoded = codec.finish(codec.layers(image), quality=setup.quality, speed=setup.speed)
+    back = codec.decompress(encoded.data)
+    return {"quality": setup.quality, "psnr": psnr(as_rgb(image), as_rgb(back)), "bytes": len(encoded.data)}
 
 
 def fit(image: Pixels, width: int, height: int) -> Pixels:

@@ -22,7 +22,7 @@ from ..runtime.files import write_atomically
 from ..runtime.images import read_image
 from ..runtime.limits import Limits
 from . import environment, metrics
-from .coders import CoderSpec, Coding
+from .coders import Coder, CoderSpec
 from .curves import Curve, Point, bd_rate_by_image, mean_curves
 from .picture import as_rgb
 
@@ -95,11 +95,11 @@ def find_images(folder: str | Path) -> list[Path]:
     return images
 
 
-_opened: dict[str, Callable[[Pixels, float], Coding]] = {}
+_opened: dict[str, Coder] = {}
 """Coders that this process has opened, by their description: loading a bundle takes longer than an image."""
 
 
-def _open(spec: CoderSpec) -> Callable[[Pixels, float], Coding]:
+def _open(spec: CoderSpec) -> Coder:
     description = json.dumps(asdict(spec), sort_keys=True)
     if description not in _opened:
         _opened[description] = spec.open()
@@ -108,7 +108,7 @@ def _open(spec: CoderSpec) -> Callable[[Pixels, float], Coding]:
 
 def run_job(job: Job) -> list[Point]:
     """Code one image with one coder at all its settings, and score it."""
-    code = _open(job.coder)
+    code = _open(job.coder).code
     image = as_rgb(read_image(job.image, Limits()).pixels)
     pixels = image.shape[0] * image.shape[1]
     points = []

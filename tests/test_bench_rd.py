@@ -46,7 +46,7 @@ def test_points_are_what_direct_computation_gives(folder):
 @pytest.mark.parametrize("name", sorted(coders.PEERS))
 def test_every_peer_codes_a_photograph(photo, name):
     try:
-        code = coders.PEERS[name].open()
+        code = coders.PEERS[name].open().code
     except DependencyError as error:
         pytest.skip(str(error))
     qualities = coders.PEERS[name].qualities
@@ -72,7 +72,7 @@ def test_a_job_is_one_of_its_bundle(samples, tmp_path):
 
 
 def test_our_codec_codes_a_photograph_with_its_layers(photo):
-    code = coders.ours(None, threads=1, speed=10).open()
+    code = coders.ours(None, threads=1, speed=10).open().code
     image = np.ascontiguousarray(photo[:96, :128])
     low, high = code(image, 10), code(image, 80)
     assert low.size < high.size
@@ -90,7 +90,7 @@ def test_a_peer_of_the_users_choice(photo, tmp_path):
         "encode": f"{sys.executable} {program} {{input}} {{output}} WEBP {{quality}}",
         "decode": f"{sys.executable} {program} {{input}} {{output}} PNG 0",
     }
-    code = coders.CoderSpec("mine", "command", (20, 90), options).open()
+    code = coders.CoderSpec("mine", "command", (20, 90), options).open().code
     low, high = code(photo[:50, :60], 20), code(photo[:50, :60], 90)
     assert low.image.shape == (50, 60, 3)
     assert low.size < high.size
@@ -109,7 +109,7 @@ def test_command_specs_are_parsed_and_refused():
             coders.command(bad)
     missing = coders.CoderSpec("x", "command", (1,), {"encode": "no-such-program {input}", "decode": "x"})
     with pytest.raises(DependencyError, match="no-such-program is not installed"):
-        missing.open()(np.zeros((4, 4, 3), np.uint8), 1)
+        missing.open().encode(np.zeros((4, 4, 3), np.uint8), 1)
 
 
 def test_finished_jobs_are_not_run_again(folder, tmp_path):

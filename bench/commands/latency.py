@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from ...runtime.errors import UsageError
-from ..latency import PEER_NAMES, Setup, table, write
+from ..coders import TIMED_PEERS, command
+from ..latency import Setup, table, write
 from ..latency import run as measure_all
 from ..timing import Settings
 
@@ -28,10 +29,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--speed", type=int, default=6, metavar="S", help="of the residual coder (default: 6)"
     )
     parser.add_argument(
-        "--quality", type=int, default=60, metavar="Q", help="of the residual and of the peers"
+        "--quality",
+        type=int,
+        default=60,
+        metavar="Q",
+        help="of the residual (default: 60); peers are measured at their setting nearest in PSNR",
     )
     parser.add_argument(
-        "--peers", default="avif-s6,avif-s9", metavar="A,B", help=f"of {', '.join(PEER_NAMES)}; or none"
+        "--peers", default="avif-s6,avif-s9", metavar="A,B", help=f"of {', '.join(TIMED_PEERS)}; or none"
+    )
+    parser.add_argument(
+        "--command",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="another peer: 'NAME:Q1,Q2:enc {quality} {input} {output}:dec {input} {output}'",
     )
     parser.add_argument("--timeout", type=float, default=defaults.timeout, metavar="SECONDS")
     parser.add_argument("--min-samples", type=int, default=defaults.min_samples, metavar="N")
@@ -54,9 +66,10 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 def run(args: argparse.Namespace) -> int:
     peers = [name for name in args.peers.split(",") if name not in ("", "none")]
-    unknown = [name for name in peers if name not in PEER_NAMES]
+    unknown = [name for name in peers if name not in TIMED_PEERS]
     if unknown:
-        raise UsageError(f"unknown peer {unknown[0]!r}; known: {', '.join(PEER_NAMES)}")
+        raise UsageError(f"unknown peer {unknown[0]!r}; known: {', '.join(TIMED_PEERS)}")
+    specs = [*(TIMED_PEERS[name] for name in peers), *map(command, args.command)]
     if args.output and not Path(args.output).parent.is_dir():
         raise UsageError(f"the folder {Path(args.output).parent} does not exist; create it first")
     setups = []
@@ -66,9 +79,11 @@ def run(args: argparse.Namespace) -> int:
         setups.append(Setup(label, folder or None, args.backend, args.threads, args.speed, args.quality))
     rule = Settings(min_samples=args.min_samples, max_error=args.max_error, timeout=args.timeout)
     result = measure_all(
-        setups, Path(args.image), size=_size(args.size), peers=peers, rule=rule, images=args.throughput
+        setups, Path(args.image), size=_size(args.size), peers=specs, rule=rule, images=args.throughput
     )
     print(table(result))
+    for name, made in result["coded"].items():
+        print(f"{name}: {made['bytes']} bytes, {made['psnr']:.2f} dB at quality {made['quality']:g}")
     for name, value in result["ratios"].items():
         print(f"{name} takes {value:.2f} of the time of {setups[0].name}, in this run")
     for name, flow in result["throughput"].items():

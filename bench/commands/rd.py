@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--peers",
-        default="avif,jpeg,jpeg2000,webp,jxl",
+        default="avif-s6,jpeg,jpeg2000,webp,jxl",
         metavar="A,B",
         help=f"of {', '.join(PEERS)}; or none",
     )

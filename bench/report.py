@@ -48,7 +48,9 @@ const s=r.previousElementSibling;
 s.querySelector('.top').style.clipPath=`inset(0 ${100-r.value}% 0 0)`;
 s.querySelector('.edge').style.left=r.value+'%';});
 """
-_STAGES: Final = ("read", "segment", "analyse", "synthesise", "labels", "compact", "residual", "write")
+_STAGES: Final = ("read", "segment", "analyse", "synthesise", "labels", "compact", "residual", "add", "write")
+# What runs beside the networks: a bar is the whole, its parts what is not hidden.
+_BESIDE: Final = {"compress": latency.FLIF_STAGES, "decompress": ("residual",)}
 
 
 @dataclass(frozen=True)
@@ -195,22 +197,34 @@ def _latency_section(result: dict[str, Any]) -> Section:
         if name == latency.REFERENCE:
             continue
         wall, total = timing["wall"], timing["wall"]["total"]
-        staged = [(stage, wall[stage]["p50_ms"]) for stage in _STAGES if stage in wall]
-        # FLIF runs beside the networks in the encoder: the bar is the whole, its parts what is not hidden.
-        if name.endswith("/compress"):
-            staged = [(stage, value) for stage, value in staged if stage not in latency.FLIF_STAGES]
+        beside = _BESIDE.get(name.rpartition("/")[2], ())
+        staged = [
+            (stage, wall[stage]["p50_ms"]) for stage in _STAGES if stage in wall and stage not in beside
+        ]
         rest = total["p50_ms"] - sum(value for _, value in staged)
         parts = [*staged, ("other", max(rest, 0.0))] if staged else [("total", total["p50_ms"])]
         bars.append(Bar(name, parts, (total["p50_ms"], total["p95_ms"])))
         cells = (f"{total[f'p{p}_ms']:.1f}" for p in (50, 90, 95, 99))
         flif = f"{wall['flif']['p50_ms']:.1f}" if "flif" in wall else "-"
         relative = result["ratios"].get(name)
-        rows.append((name, *cells, flif, "-" if relative is None else f"{relative:.2f}", str(total["n"])))
+        made = result["coded"][name.rpartition("/")[0]]
+        rows.append(
+            (
+                name,
+                *cells,
+                flif,
+                "-" if relative is None else f"{relative:.2f}",
+                f"{made['psnr']:.2f}",
+                str(made["bytes"]),
+                str(total["n"]),
+            )
+        )
     section.charts[_MEDIANS] = bar_chart(_MEDIANS, "ms", bars)
-    columns = ("", "p50 ms", "p90", "p95", "p99", "FLIF ms", "time over ours", "n")
+    columns = ("", "p50 ms", "p90", "p95", "p99", "FLIF ms", "time over ours", "PSNR, dB", "bytes", "n")
     note = (
         "Wall-clock milliseconds; candidates interleaved in one run, so ratios hold where absolute times depend on "
-        "what else the machine did. FLIF: labels and compact image together; in the encoder beside the networks."
+        "what else the machine did. FLIF: labels and compact image together; in the encoder beside the networks. Peers "
+        "at their setting nearest to ours in PSNR."
     )
     section.tables.append(Table(f"Compress and decompress, {setting['image']}", columns, tuple(rows), note))
     loads = tuple(
@@ -419,11 +433,15 @@ _SECTIONS: Final = {
 }
 
 
+# Of the kinds that are not named here it is 1.
+_VERSIONS: Final = {latency.FORMAT: latency.VERSION}
+
+
 def read_result(path: Path) -> dict[str, Any]:
     """Read a result file of any kind that a report knows.
 
     Raises:
-        DataError: not a result file, or of an unknown kind.
+        DataError: not a result file, of an unknown kind, or of another version of its kind.
     """
     try:
         body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -432,6 +450,9 @@ def read_result(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} is not a result of `oslic bench`: {error}") from error
     if kind not in _SECTIONS:
         raise DataError(f"{path} is of the kind {kind!r}; a report knows {', '.join(_SECTIONS)}")
+    version, known = body.get("version"), _VERSIONS.get(kind, 1)
+    if version != known:
+        raise DataError(f"{path} was measured by version {version} of its bench, this is {known}: measure it again")
     return body
 
 

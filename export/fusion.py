@@ -66,6 +66,10 @@ LOWERINGS: Final[tuple[type[FusionRule], ...]] = (
 
 _OPSET: Final = 18
 _MOST_ROUNDS: Final = 20
+# Operators whose output holds the elements of their first input, in whatever shape or order.
+_KEEP_ELEMENTS: Final = frozenset(
+    {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+)
 
 ChooserFactory = Callable[[Sizes], Chooser]
 
@@ -320,6 +324,8 @@ def random_inputs(
 ) -> dict[str, npt.NDArray[Any]]:
     """Random inputs of the model's types: standard normal, or whole numbers of their whole range.
 
+    Whole numbers that index a `Gather`, such as labels of an embedding, stay within what it holds.
+
     Args:
         model: whose inputs.
         shapes: shape of each input by name.
@@ -332,10 +338,26 @@ def random_inputs(
         kind = (value.dtype or ir.DataType.FLOAT).numpy()
         if np.issubdtype(kind, np.integer):
             info = np.iinfo(kind)
-            feeds[name] = random.integers(info.min, info.max, tuple(shapes[name]), kind, endpoint=True)
+            limit = _index_limit(value)
+            low, high = (info.min, info.max) if limit is None else (0, min(info.max, limit - 1))
+            feeds[name] = random.integers(low, high, tuple(shapes[name]), kind, endpoint=True)
         else:
             feeds[name] = random.standard_normal(tuple(shapes[name])).astype(kind)
     return feeds
+
+
+def _index_limit(value: ir.Value) -> int | None:
+    """The number of entries of the smallest table that a value's elements index; None if they index nothing."""
+    limits = []
+    for use in value.uses():
+        if use.node.op_type == "Gather" and use.idx == 1:
+            table = use.node.inputs[0]
+            shape = None if table is None else table.shape
+            size = None if shape is None else shape[use.node.attributes.get_int("axis", 0)]
+            limits.append(size if isinstance(size, int) else None)
+        elif use.node.op_type in _KEEP_ELEMENTS and use.idx == 0:
+            limits.append(_index_limit(use.node.outputs[0]))
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def check(

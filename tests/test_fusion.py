@@ -378,3 +378,14 @@ def test_what_is_no_graph_is_refused(tmp_path, capsys):
     (tmp_path / "x.onnx").write_bytes(b"no graph")
     assert main(["fuse", str(tmp_path / "x.onnx"), "-o", str(tmp_path / "y.onnx")]) == 2
     assert "is not an ONNX graph" in capsys.readouterr().err
+
+
+def test_a_graph_with_an_embedding_is_checked_on_labels_that_it_has(tmp_path):
+    graph = default_bundle() / "synthesise.onnx"
+    shapes = ("--shape", "compact=1x8x12x3", "--shape", "labels=1x16x24")
+    assert main(["fuse", str(graph), "-o", str(tmp_path / "again.onnx"), "--multiple", "4", *shapes]) == 0
+    model = ir.load(graph)
+    table = next(node for node in model.graph if node.op_type == "Gather").inputs[0]
+    labels = random_inputs(model, {"compact": (1, 8, 12, 3), "labels": (1, 64, 64)})["labels"]
+    assert labels.max() == table.shape[0] - 1
+    assert labels.dtype == np.uint8

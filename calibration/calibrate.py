@@ -15,12 +15,13 @@ import numpy as np
 from ..bench import environment
 from ..runtime.bundle import GRAPH_NAMES, Bundle, GraphInfo, GraphName, Manifest, require_free, write_bundle
 from ..runtime.errors import BundleError, DataError, UsageError
+from .figures import summary
 from .graph import Graph
 from .images import digest, read_photographs
 from .judge import FloatNetworks, Judge
 from .options import Options
 from .report import html
-from .steps import Calibrated, GraphCalibration, Work, summary
+from .steps import Calibrated, GraphCalibration, Work
 
 if TYPE_CHECKING:
     import numpy.typing as npt

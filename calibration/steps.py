@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ..bench.timing import Candidate, Settings, measure, ratio
 from ..runtime.bundle import Bundle, GraphName
 from ..runtime.errors import VerificationError
 from ..runtime.quantization import EXACT_WEIGHT_LIMIT
 from .equalisation import ROUNDINGS, differing_share, equalise
+from .figures import kernel_counts, latency, value_figures, weight_sqnr
 from .graph import Graph
 from .judge import Damage, FloatNetworks, Judge, Layers
 from .kernels import INT8_CONVOLUTION, Kernel, not_int8, profile, seconds_of
 from .lowering import interleave_channels_last, lower_transposed
 from .options import Options
 from .placement import Layer, Placement
-from .ranges import METHODS, Ranges, clipped_share
+from .ranges import METHODS, Ranges
 from .sensitivity import Decision, Trial, decide, rank
 from .sessions import Session
 from .statistics import Statistics, values_of
@@ -277,34 +277,20 @@ class GraphCalibration:
         if not decision.int8:
             return Calibrated(self.float_data, False, self._report(decision, made, kernels, {}))
         data = made.graph.model.SerializeToString()
-        return Calibrated(data, True, self._report(decision, made, kernels, self._latency(data)))
-
-    def _latency(self, data: bytes) -> dict[str, Any]:
-        feeds = self.judged[0].feeds(self.name)
+        threads, limit = self.options.threads, self.options.weight_limit
         sessions = {
-            "float32": Session(self.float_data, self.options.threads, where=self.where),
-            "int8": Session(
-                data, self.options.threads, where=self.where, weight_limit=self.options.weight_limit
-            ),
+            "float32": Session(self.float_data, threads, where=self.where),
+            "int8": Session(data, threads, where=self.where, weight_limit=limit),
         }
-
-        def candidate(name: str) -> Candidate:
-            def run() -> None:
-                sessions[name].run(feeds)
-
-            return run
-
-        timings = measure({name: candidate(name) for name in sessions}, Settings(max_error=0.05, timeout=5))
-        return {
-            "shape": list(self.judged[0].image.shape),
-            "threads": self.options.threads,
-            "median_ms": {name: 1e3 * timing.total.median for name, timing in timings.items()},
-            "speedup": ratio(timings["float32"], timings["int8"]),
-        }
+        times = latency(sessions, self.judged[0].feeds(self.name))
+        times |= {"shape": list(self.judged[0].image.shape), "threads": threads}
+        return Calibrated(data, True, self._report(decision, made, kernels, times))
 
     def _report(
-        self, decision: Decision, made: Quantised, kernels: list[Kernel], latency: dict[str, Any]
+        self, decision: Decision, made: Quantised, kernels: list[Kernel], times: dict[str, Any]
     ) -> dict[str, Any]:
+        judged = [layers.feeds(self.name) for layers in self.judged[:_SQNR_IMAGES]]
+        values = values_of(self.placement.graph, list(made.scales), judged, self.options.threads, self.where)
         ranked = [trial.layer.name for trial in rank(self.trials)]
         float_output = self.judge.float_db()
         return {
@@ -332,92 +318,16 @@ class GraphCalibration:
                     "damage_alone": trial.damage,
                     "float_ms": 1e3 * trial.float_seconds,
                     "int8_ms": 1e3 * trial.int8_seconds,
-                    "weight_sqnr_db": self._weight_sqnr(trial.layer, made),
+                    "weight_sqnr_db": weight_sqnr(trial.layer, self.placement.graph, made),
                 }
                 for trial in self.trials
             ],
             "transposed_left": self.kept_transposed,
-            "values": self._values(made),
-            "kernels": _count(kernels),
+            "values": value_figures(made, self.statistics, values, len(judged)),
+            "kernels": kernel_counts(kernels),
             "int8_convolutions": {
                 "meant": len(made.weights),
                 "run": sum(kernel.operator == INT8_CONVOLUTION for kernel in kernels),
             },
-            "latency": latency,
+            "latency": times,
         }
-
-    def _weight_sqnr(self, layer: Layer, made: Quantised) -> float | None:
-        signal = noise = 0.0
-        for name in layer.convolutions:
-            weight = self.placement.graph.constant(self.placement.graph.node(name).input[1])
-            if weight is not None and name in made.weights:
-                signal += float(np.sum(np.square(weight, dtype=np.float64)))
-                noise += float(np.sum(np.square(made.weights[name].dequantised() - weight, dtype=np.float64)))
-        return _decibel(signal, noise)
-
-    def _values(self, made: Quantised) -> list[dict[str, Any]]:
-        """Range, clipping and SQNR of every quantised value, on photographs that no range was measured on."""
-        names = list(made.scales)
-        signal, noise, clipped = (
-            dict.fromkeys(names, 0.0),
-            dict.fromkeys(names, 0.0),
-            dict.fromkeys(names, 0.0),
-        )
-        feeds = [layers.feeds(self.name) for layers in self.judged[:_SQNR_IMAGES]]
-        count = len(feeds)
-        for name, x in values_of(self.placement.graph, names, feeds, self.options.threads, self.where):
-            scale = made.scales[name]
-            stored = np.clip(np.rint(x / scale), -128, 127)
-            signal[name] += float(np.sum(np.square(x, dtype=np.float64)))
-            noise[name] += float(np.sum(np.square(stored * scale - x, dtype=np.float64)))
-            clipped[name] += float(np.mean(np.abs(x) > 127.5 * scale)) / count
-        found = []
-        for name in names:
-            histogram, limit = made.histograms[name], float(made.scales[name]) * 127
-            found.append(
-                {
-                    "name": name,
-                    "low": self.statistics.histograms[name].low,
-                    "high": self.statistics.histograms[name].high,
-                    "threshold": limit,
-                    "scale": float(made.scales[name]),
-                    "clipped_calibration": clipped_share(histogram, limit),
-                    "clipped": clipped[name],
-                    "sqnr_db": _decibel(signal[name], noise[name]),
-                    "always_zero": histogram.top == 0,
-                    "histogram": {
-                        "top": histogram.top,
-                        "counts": histogram.counts.reshape(64, -1).sum(axis=1).tolist(),
-                    },
-                }
-            )
-        return found
-
-
-def _decibel(signal: float, noise: float) -> float | None:
-    return None if signal == 0 or noise == 0 else 10 * float(np.log10(signal / noise))
-
-
-def _count(kernels: Sequence[Kernel]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for kernel in kernels:
-        counts[kernel.operator] = counts.get(kernel.operator, 0) + 1
-    return dict(sorted(counts.items()))
-
-
-def summary(name: str, report: dict[str, Any]) -> str:
-    """One line about a graph."""
-    layers = report["layers"]
-    int8 = sum(layer["decision"] == "int8" for layer in layers)
-    unit = "of the labels change" if name == "segment" else "dB"
-    speed = f", {report['latency']['speedup']:.2f}x as fast here" if report["latency"] else ""
-    recipe = report["recipe"]
-    extras = "".join(
-        f", {text}"
-        for key, text in (("bias_correction", "biases corrected"), ("equalisation", "equalised"))
-        if recipe[key]
-    )
-    return (
-        f"{name}: {int8} of {len(layers)} layers in int8, ranges by {recipe['ranges']}{extras}; "
-        f"damage {report['damage']:.4f} {unit} (budget {report['budget']:g}){speed}"
-    )

@@ -1,0 +1,130 @@
+"""What is measured of a quantised graph for its report: latency, kernels, ranges, clipping, SQNR."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..bench.timing import Candidate, Settings, measure, ratio
+from .graph import Graph
+from .kernels import Kernel
+from .placement import Layer
+from .ranges import clipped_share
+from .sessions import Session
+from .statistics import Statistics
+from .writing import Quantised
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Feeds = dict[str, npt.NDArray[np.uint8]]
+
+
+def latency(sessions: Mapping[str, Session], feeds: Feeds) -> dict[str, Any]:
+    """Time the "float32" and the "int8" graph, interleaved.
+
+    Returns:
+        `median_ms` of each, and `speedup`: the first over the second, round by round.
+    """
+
+    def candidate(session: Session) -> Candidate:
+        def run() -> None:
+            session.run(feeds)
+
+        return run
+
+    timings = measure(
+        {name: candidate(session) for name, session in sessions.items()}, Settings(max_error=0.05, timeout=5)
+    )
+    return {
+        "median_ms": {name: 1e3 * timing.total.median for name, timing in timings.items()},
+        "speedup": ratio(timings["float32"], timings["int8"]),
+    }
+
+
+def kernel_counts(kernels: Sequence[Kernel]) -> dict[str, int]:
+    """How many kernels of each kind ran, by name."""
+    counts: dict[str, int] = {}
+    for kernel in kernels:
+        counts[kernel.operator] = counts.get(kernel.operator, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def weight_sqnr(layer: Layer, graph: Graph, made: Quantised) -> float | None:
+    """Signal over quantisation noise of a layer's weights in dB; None if none of them is quantised."""
+    signal = noise = 0.0
+    for name in layer.convolutions:
+        weight = graph.constant(graph.node(name).input[1])
+        if weight is not None and name in made.weights:
+            signal += float(np.sum(np.square(weight, dtype=np.float64)))
+            noise += float(np.sum(np.square(made.weights[name].dequantised() - weight, dtype=np.float64)))
+    return _decibel(signal, noise)
+
+
+def value_figures(
+    made: Quantised,
+    statistics: Statistics,
+    values: Iterable[tuple[str, npt.NDArray[np.float32]]],
+    images: int,
+) -> list[dict[str, Any]]:
+    """Range, clipping and SQNR of every quantised value.
+
+    Args:
+        made: the quantised graph.
+        statistics: that its ranges come from.
+        values: of the float graph, by name, on photographs that no range was measured on (`statistics.values_of`).
+        images: how many photographs.
+    """
+    names = list(made.scales)
+    signal, noise, clipped = (dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0))
+    for name, x in values:
+        scale = made.scales[name]
+        stored = np.clip(np.rint(x / scale), -128, 127)
+        signal[name] += float(np.sum(np.square(x, dtype=np.float64)))
+        noise[name] += float(np.sum(np.square(stored * scale - x, dtype=np.float64)))
+        clipped[name] += float(np.mean(np.abs(x) > 127.5 * scale)) / images
+    found = []
+    for name in names:
+        histogram, limit = made.histograms[name], float(made.scales[name]) * 127
+        found.append(
+            {
+                "name": name,
+                "low": statistics.histograms[name].low,
+                "high": statistics.histograms[name].high,
+                "threshold": limit,
+                "scale": float(made.scales[name]),
+                "clipped_calibration": clipped_share(histogram, limit),
+                "clipped": clipped[name],
+                "sqnr_db": _decibel(signal[name], noise[name]),
+                "always_zero": histogram.top == 0,
+                "histogram": {
+                    "top": histogram.top,
+                    "counts": histogram.counts.reshape(64, -1).sum(axis=1).tolist(),
+                },
+            }
+        )
+    return found
+
+
+def _decibel(signal: float, noise: float) -> float | None:
+    return None if signal == 0 or noise == 0 else 10 * float(np.log10(signal / noise))
+
+
+def summary(name: str, report: dict[str, Any]) -> str:
+    """One line about a graph."""
+    layers = report["layers"]
+    int8 = sum(layer["decision"] == "int8" for layer in layers)
+    unit = "of the labels change" if name == "segment" else "dB"
+    speed = f", {report['latency']['speedup']:.2f}x as fast here" if report["latency"] else ""
+    recipe = report["recipe"]
+    extras = "".join(
+        f", {text}"
+        for key, text in (("bias_correction", "biases corrected"), ("equalisation", "equalised"))
+        if recipe[key]
+    )
+    return (
+        f"{name}: {int8} of {len(layers)} layers in int8, ranges by {recipe['ranges']}{extras}; "
+        f"damage {report['damage']:.4f} {unit} (budget {report['budget']:g}){speed}"
+    )

@@ -33,6 +33,7 @@ from ..runtime.bundle import GraphName
 from ..runtime.engines import PRODUCTS, EngineInfo, Product, Shapes
 from ..runtime.errors import BackendError, DependencyError
 from ..runtime.files import write_atomically
+from . import timing
 from .engine_values import load_plan
 from .fusion import export_static, twin
 
@@ -118,12 +119,13 @@ class Candidate:
     """Something that can be timed.
 
     Attributes:
-        run: one run on inputs that lie on the device, which has ended when this returns.
+        run: one run on inputs that lie on the device, which has ended when this returns; TensorRT's also tells the
+            seconds between its first and its last kernel, as the stage "device".
         output: the output of one run, on the host.
         notes: what must be said beside the figures.
     """
 
-    run: Callable[[], None]
+    run: timing.Candidate
     output: Callable[[], Pixels]
     notes: dict[str, str]
 
@@ -362,7 +364,12 @@ def tensorrt_candidate(
     )
     placed = [_on_device(driver, x) for x in feeds.values()]
     notes = {"optimization_level": str(level), "cuda": driver.name}
-    return Candidate(lambda: runner.launch(*placed), lambda: runner(*placed), notes)
+
+    def launch() -> dict[str, float]:
+        runner.launch(*placed)
+        return {"device": runner.device_milliseconds / 1e3}
+
+    return Candidate(launch, lambda: runner(*placed), notes)
 
 
 def _on_device(driver: cuda.Driver, array: Pixels) -> DeviceArray:

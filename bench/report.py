@@ -452,7 +452,9 @@ def read_result(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} is of the kind {kind!r}; a report knows {', '.join(_SECTIONS)}")
     version, known = body.get("version"), _VERSIONS.get(kind, 1)
     if version != known:
-        raise DataError(f"{path} was measured by version {version} of its bench, this is {known}: measure it again")
+        raise DataError(
+            f"{path} was measured by version {version} of its bench, this is {known}: measure it again"
+        )
     return body
 
 

@@ -92,6 +92,7 @@ class Options:
         timing_cache: file of the timing cache, read and written; None: none.
         workspace: bytes that kernels may use for intermediate results; None: the product's default.
         tf32: whether the factors of float32 products may be rounded to 10 bits; the products do so by default.
+        layers: also write what became of each layer, as `NAME.layers.json` beside the engine; this needs a GPU.
     """
 
     optimization_level: int = 3
@@ -101,6 +102,7 @@ class Options:
     timing_cache: Path | None = None
     workspace: int | None = None
     tf32: bool = False
+    layers: bool = False
 
 
 def load_product(product: Product) -> Any:
@@ -126,6 +128,10 @@ def require_supported(trt: Any, product: Product, precision: Precision, options:
     if options.hardware_compatible and product == "tensorrt-rtx":
         raise UsageError(
             "engines of tensorrt-rtx run on all GPUs that it supports; leave --hardware-compatible out"
+        )
+    if options.layers and compute_capability() is None:
+        raise UsageError(
+            "what became of the layers is read from the loaded engine: --layers needs a GPU, here is none"
         )
     flags = {"version_compatible": "VERSION_COMPATIBLE", "stripped": "STRIP_PLAN"}
     for option, flag in flags.items():
@@ -174,6 +180,8 @@ def _configure(trt: Any, builder: Any, options: Options) -> Any:
         config.clear_flag(trt.BuilderFlag.TF32)
     if options.hardware_compatible:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if options.layers:
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     return config
 
 
@@ -320,6 +328,8 @@ def build_engine(
     )
     write_atomically(path, plan)
     write_atomically(folder / f"{stem}.json", sidecar.to_json().encode())
+    if options.layers:
+        write_atomically(folder / f"{stem}.layers.json", describe_layers(trt, plan).encode())
     return path
 
 
@@ -330,16 +340,21 @@ def _runs_on(product: Product, gpu: str | None, options: Options) -> str:
     return "8.0+" if options.hardware_compatible else gpu
 
 
-def describe_layers(trt: Any, plan: bytes) -> str | None:
-    """Per-layer information of an engine as JSON; None where there is no GPU to load it on."""
-    if compute_capability() is None:
-        return None
+def describe_layers(trt: Any, plan: bytes) -> str:
+    """Per-layer information of an engine as JSON, in the product's own words.
+
+    Args:
+        trt: the product's module, see `load_product`.
+        plan: the engine, built with `Options.layers`.
+
+    Raises:
+        BackendError: the engine does not load on this machine.
+    """
     log = Log()
     engine = trt.Runtime(logger(trt, log)).deserialize_cuda_engine(plan)
     if engine is None:
-        return None
-    found = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    return str(found)
+        raise BackendError(f"{trt.__name__} does not load the engine that it built: {log.reasons()}")
+    return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def show(line: str) -> None:

@@ -107,6 +107,15 @@ def test_options_that_the_product_lacks_are_named_before_the_build(tmp_path):
         require_supported(trt, "tensorrt-rtx", "fp16", Options(timing_cache=tmp_path / "c"))
     with pytest.raises(UsageError, match="all GPUs"):
         require_supported(trt, "tensorrt-rtx", "fp16", Options(hardware_compatible=True))
+    if engines.compute_capability() is None:
+        with pytest.raises(UsageError, match="--layers needs a GPU"):
+            require_supported(trt, "tensorrt-rtx", "fp16", Options(layers=True))
+
+
+@needs_rtx
+def test_engines_with_detailed_layers_build(model):
+    plan = build_plan(load_product("tensorrt-rtx"), data_of(model), [SHAPES], Options(layers=True))
+    assert len(plan) > 10_000
 
 
 @needs_rtx

@@ -25,6 +25,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stripped", action="store_true", help="without weights, where the product offers it"
     )
+    parser.add_argument(
+        "--layers", action="store_true", help="also write what became of each layer, as JSON; needs a GPU"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
         hardware_compatible=args.hardware_compatible,
         stripped=args.stripped,
         timing_cache=args.timing_cache,
+        layers=args.layers,
     )
     bundle = Bundle.open(args.bundle)
     for name in GRAPH_NAMES:

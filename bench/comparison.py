@@ -117,12 +117,15 @@ def _faster_half(samples: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return mean
 
 
-def _samples(timing: dict[str, Any], stage: str) -> list[float]:
-    return [float(x) for x in timing["wall"][stage]["samples_ms"]]
+def _samples(series: dict[str, Any]) -> list[float]:
+    return [float(x) for x in series["samples_ms"]]
 
 
 def compare_latency(before: dict[str, Any], after: dict[str, Any], margins: Margins) -> list[Row]:
     """Compare every stage of every candidate that both results have.
+
+    A stage is judged by its thread's processor time where both results have it, which other load disturbs least; the
+    whole by the clock, since a stage that no longer runs beside another one costs time and no work.
 
     Raises:
         DataError: one of them holds no reference work, or they were measured at different sizes.
@@ -133,9 +136,7 @@ def compare_latency(before: dict[str, Any], after: dict[str, Any], margins: Marg
     sizes = [(r["settings"]["width"], r["settings"]["height"]) for r in (before, after)]
     if sizes[0] != sizes[1]:
         raise DataError(f"the results were measured at {sizes[0]} and {sizes[1]}: they cannot be compared")
-    reference_before, reference_after = (
-        _samples(r["timings"][latency.REFERENCE], "total") for r in (before, after)
-    )
+    references = [r["timings"][latency.REFERENCE] for r in (before, after)]
     rows = []
     for name, timing in before["timings"].items():
         other = after["timings"].get(name)
@@ -144,11 +145,16 @@ def compare_latency(before: dict[str, Any], after: dict[str, Any], margins: Marg
         for stage in timing["wall"]:
             if stage not in other["wall"]:
                 continue
-            one, two = _samples(timing, stage), _samples(other, stage)
+            if stage in timing["stage_cpu"] and stage in other["stage_cpu"]:
+                one, two = (_samples(t["stage_cpu"][stage]) for t in (timing, other))
+                works = [_samples(reference["cpu"]) for reference in references]
+            else:
+                one, two = (_samples(t["wall"][stage]) for t in (timing, other))
+                works = [_samples(reference["wall"]["total"]) for reference in references]
             lows = float(_faster_half(np.asarray(one))), float(_faster_half(np.asarray(two)))
             if min(lows) < margins.shortest_ms:
                 continue
-            ratio, interval, verdict = compare_samples(one, two, reference_before, reference_after, margins)
+            ratio, interval, verdict = compare_samples(one, two, works[0], works[1], margins)
             figure = name if stage == "total" else f"{name} {stage}"
             rows.append(Row(figure, *lows, "ms", ratio, interval, verdict))
     return rows

@@ -365,9 +365,9 @@ def tensorrt_candidate(
     placed = [_on_device(driver, x) for x in feeds.values()]
     notes = {"optimization_level": str(level), "cuda": driver.name}
 
-    def launch() -> dict[str, float]:
+    def launch() -> timing.StageTimes:
         runner.launch(*placed)
-        return {"device": runner.device_milliseconds / 1e3}
+        return timing.StageTimes({"device": runner.device_milliseconds / 1e3})
 
     return Candidate(launch, lambda: runner(*placed), notes)
 

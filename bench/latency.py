@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from ..runtime.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from ..runtime.bundle import GRAPH_NAMES
 from ..runtime.codec import Codec
 from ..runtime.errors import OslicError
@@ -22,7 +23,7 @@ from . import environment
 from .coders import CoderSpec
 from .metrics import psnr
 from .picture import as_rgb
-from .timing import Candidate, Settings, Timing, measure, ratio
+from .timing import Candidate, Settings, StageTimes, Timing, measure, ratio
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -75,7 +76,10 @@ def codec_candidates(codec: Codec, setup: Setup, source: Path, folder: Path) -> 
     """Return compress and decompress of one image file, from file to file, with their stages."""
     stream, restored = folder / f"{setup.name}.oslic", folder / f"{setup.name}.ppm"
 
-    def compress() -> Mapping[str, float]:
+    # Of a network on another device the processor's time says nothing.
+    on_cpu = codec.selection.backend.name == OnnxRuntimeCpu.name
+
+    def compress() -> StageTimes:
         start = time.perf_counter()
         picture = read_image(source, codec.limits)
         stages = {"read": time.perf_counter() - start}
@@ -84,9 +88,9 @@ def codec_candidates(codec: Codec, setup: Setup, source: Path, folder: Path) -> 
         start = time.perf_counter()
         write_atomically(stream, encoded.data)
         stages["write"] = time.perf_counter() - start
-        return _with_flif(stages)
+        return StageTimes(_with_flif(stages), encoded.processor if on_cpu else {})
 
-    def decompress() -> Mapping[str, float]:
+    def decompress() -> StageTimes:
         start = time.perf_counter()
         data = stream.read_bytes()
         stages = {"read": time.perf_counter() - start}
@@ -95,7 +99,7 @@ def codec_candidates(codec: Codec, setup: Setup, source: Path, folder: Path) -> 
         start = time.perf_counter()
         write_atomically(restored, encode_image(decoded.image, Metadata(), restored))
         stages["write"] = time.perf_counter() - start
-        return _with_flif(stages)
+        return StageTimes(_with_flif(stages), decoded.processor if on_cpu else {})
 
     return {f"{setup.name}/compress": compress, f"{setup.name}/decompress": decompress}
 

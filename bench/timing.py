@@ -20,8 +20,22 @@ PERCENTILES: Final = (50, 90, 95, 99)
 TOTAL: Final = "total"
 """Name of the series of a whole call, beside the stages that the call reports itself."""
 
-Candidate = Callable[[], Mapping[str, float] | None]
-"""Does the work once, the device synchronised when it returns; may return seconds by stage."""
+
+@dataclass(frozen=True)
+class StageTimes:
+    """What a call says of its stages.
+
+    Attributes:
+        wall: seconds by stage.
+        processor: processor seconds of the thread that ran the stage, where it was the processor that worked.
+    """
+
+    wall: Mapping[str, float]
+    processor: Mapping[str, float] = field(default_factory=dict)
+
+
+Candidate = Callable[[], StageTimes | None]
+"""Does the work once, the device synchronised when it returns; may return the times of its stages."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +105,14 @@ class Timing:
         first_call: seconds of the very first call, with all that is loaded or compiled then.
         wall: the whole call, and each stage that it reports.
         cpu: processor time of all threads of this process during the call.
+        stage_cpu: processor time of the stages that report it.
         finished: whether the stopping rule was met before the time-out.
     """
 
     first_call: float = 0.0
     wall: dict[str, Series] = field(default_factory=lambda: {TOTAL: Series()})
     cpu: Series = field(default_factory=Series)
+    stage_cpu: dict[str, Series] = field(default_factory=dict)
     finished: bool = False
 
     @property
@@ -111,12 +127,13 @@ class Timing:
             "finished": self.finished,
             "wall": {name: series.to_json() for name, series in self.wall.items()},
             "cpu": self.cpu.to_json(),
+            "stage_cpu": {name: series.to_json() for name, series in self.stage_cpu.items()},
         }
 
 
-def _call(candidate: Candidate) -> tuple[float, float, Mapping[str, float]]:
+def _call(candidate: Candidate) -> tuple[float, float, StageTimes]:
     cpu, wall = time.process_time(), time.perf_counter()
-    stages = candidate() or {}
+    stages = candidate() or StageTimes({})
     return time.perf_counter() - wall, time.process_time() - cpu, stages
 
 
@@ -150,8 +167,10 @@ def measure(
             timing = timings[name]
             timing.total.samples.append(wall)
             timing.cpu.samples.append(cpu)
-            for stage, seconds in stages.items():
+            for stage, seconds in stages.wall.items():
                 timing.wall.setdefault(stage, Series()).samples.append(seconds)
+            for stage, seconds in stages.processor.items():
+                timing.stage_cpu.setdefault(stage, Series()).samples.append(seconds)
             timing.finished = (
                 len(timing.total.samples) >= rule.min_samples
                 and sum(timing.total.samples) >= rule.min_seconds

@@ -381,7 +381,9 @@ def test_the_runner_computes_records_and_replays():
     for _ in range(2):
         assert np.array_equal(runner(*x), expected(*x))
     assert len(driver.graphs) == 1
-    assert runner.device_milliseconds == 1.25  # what the driver says of the two events, of which it knows both
+    assert (
+        runner.device_milliseconds == 1.25
+    )  # what the driver says of the two events, of which it knows both
     runner.close()
     runner.close()
     gc.collect()

@@ -58,7 +58,8 @@ def test_few_samples_are_undecided():
 
 def _latency(draw, slowdown=1.0, size=(768, 512)):
     def timing(**stages):
-        return {"wall": {name: {"samples_ms": _series(draw, ms)} for name, ms in stages.items()}}
+        series = {name: {"samples_ms": _series(draw, ms)} for name, ms in stages.items()}
+        return {"wall": series, "cpu": series["total"], "stage_cpu": {}}
 
     return {
         "format": latency.FORMAT,
@@ -81,6 +82,22 @@ def test_every_stage_that_both_have_is_judged():
         "oslic/compress": "SAME",
         "oslic/compress segment": "SLOWER",
     }
+
+
+def test_a_stage_is_judged_by_processor_time_the_whole_by_the_clock():
+    """Other load doubles the clock's times of the second run and leaves the processor's alone."""
+    draw = np.random.default_rng(4)
+    before, after = _latency(draw), _latency(draw, 2.0)
+    for result in (before, after):
+        result["timings"]["oslic/compress"]["stage_cpu"] = {"segment": {"samples_ms": _series(draw, 40)}}
+    rows = comparison.compare(before, after, MARGINS)
+    assert {row.figure: row.verdict for row in rows} == {
+        "oslic/compress": "SAME",
+        "oslic/compress segment": "SAME",
+    }
+    del after["timings"]["oslic/compress"]["stage_cpu"]["segment"]
+    rows = comparison.compare(before, after, MARGINS)
+    assert {row.figure: row.verdict for row in rows}["oslic/compress segment"] == "SLOWER"
 
 
 def _rd(scale=1.0):

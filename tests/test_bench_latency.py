@@ -46,6 +46,9 @@ def test_stages_and_peers_of_one_run(samples, tmp_path, capsys):
     }
     for series in stages.values():
         assert len(series["samples_ms"]) == series["n"] >= 4
+    worked = result["timings"]["oslic/compress"]["stage_cpu"]
+    assert set(worked) == set(stages) - {"total", "read", "write", "flif"}
+    assert 0 < worked["segment"]["p50_ms"] < 1.1 * stages["segment"]["p50_ms"] + 1
     median = {name: series["p50_ms"] for name, series in stages.items()}
     assert 0 < median["segment"] < median["total"]
     assert set(result["timings"]["jpeg/encode"]["wall"]) == {"total"}

@@ -29,7 +29,7 @@ def test_candidates_are_interleaved_and_stop_by_the_rule():
         def call():
             calls.append(name)
             sum(range(1000))
-            return {"stage": 0.25}
+            return timing.StageTimes({"stage": 0.25}, {"stage": 0.125})
 
         return call
 
@@ -40,6 +40,7 @@ def test_candidates_are_interleaved_and_stop_by_the_rule():
     assert rounds == [{"a", "b"}] * 6
     assert all(t.finished and len(t.total.samples) == 6 for t in found.values())
     assert found["a"].wall["stage"].samples == [0.25] * 6
+    assert found["a"].stage_cpu["stage"].samples == [0.125] * 6
     assert found["a"].first_call > 0
 
 

@@ -51,6 +51,14 @@ class Crc32 {
     uint32_t state_;
 };
 
+template <int Bytes, class T>
+void little_endian(const T* samples, size_t n, uint8_t* out) {
+    for (size_t i = 0; i < n; ++i) {
+        const auto sample = static_cast<uint32_t>(samples[i]);
+        for (int b = 0; b < Bytes; ++b) *out++ = static_cast<uint8_t>(sample >> (8 * b));
+    }
+}
+
 // The checksum of a picture's samples as the format defines it; maximum: the sample maximum.
 template <class T>
 uint32_t picture_checksum(const Planes<T>& planes, int32_t maximum) {
@@ -62,10 +70,10 @@ uint32_t picture_checksum(const Planes<T>& planes, int32_t maximum) {
         const T* samples = planes.data[p].get();
         for (size_t done = 0; done < planes.pixels(); done += block) {
             const size_t n = std::min(block, planes.pixels() - done);
-            uint8_t* out = buffer.data();
-            for (size_t i = 0; i < n; ++i) {
-                auto sample = static_cast<uint32_t>(samples[done + i]);
-                for (size_t b = 0; b < bytes; ++b, sample >>= 8) *out++ = static_cast<uint8_t>(sample);
+            switch (bytes) {
+                case 1: little_endian<1>(samples + done, n, buffer.data()); break;
+                case 2: little_endian<2>(samples + done, n, buffer.data()); break;
+                default: little_endian<4>(samples + done, n, buffer.data());
             }
             crc.update(buffer.data(), n * bytes);
         }

@@ -7,6 +7,7 @@
 #include "checksum.hpp"
 #include "integer_coder.hpp"
 #include "planes.hpp"
+#include "row_contexts.hpp"
 #include "scan.hpp"
 #include "transforms.hpp"
 #include "tree.hpp"
@@ -56,7 +57,30 @@ StreamHead read_stream_head(const Header& header, RangeDecoder& bits) {
     return head;
 }
 
-// A coder for the scan templates that reads pixels.
+// Coders for the two scans that read pixels.
+
+template <class T>
+class RowReader {
+   public:
+    RowReader(const RangeDecoder& bits, const ChanceTable& table, RowContexts<T>& contexts)
+        : bits_(bits), table_(&table), contexts_(&contexts) {}
+
+    void start_row(const Row<T>& row) { finder_ = contexts_->start_row(row); }
+    [[gnu::always_inline]] T code(int column, const Near& near, Interval residual, T) {
+        IntegerReader reader(bits_, *table_);
+        return static_cast<T>(near.guess + reader.near_zero(finder_(column, near), residual.min, residual.max));
+    }
+
+    // Where it stands in the stream.
+    const RangeDecoder& bits() const { return bits_; }
+
+   private:
+    RangeDecoder bits_;  // a copy, which the compiler can keep in registers
+    const ChanceTable* table_;
+    RowContexts<T>* contexts_;
+    typename RowContexts<T>::Finder finder_;
+};
+
 template <class T>
 class PixelReader final : public PixelCoder<T> {
    public:
@@ -111,8 +135,10 @@ class PictureDecoder {
         read_trees();
         for (const int p : plane_order()) {
             if (p >= planes_.count || ranges_.constant(p)) continue;
-            PixelReader<T> reader(bits_, table_, trees_[static_cast<size_t>(p)]);
+            RowContexts<T> contexts(trees_[static_cast<size_t>(p)], ranges_, p, planes_.width);
+            RowReader<T> reader(bits_, table_, contexts);
             scan_plane(scan_, p, reader);
+            bits_ = reader.bits();
         }
     }
 
@@ -166,11 +192,10 @@ template <class T>
 void finish_samples(Planes<T>& planes, const StreamHead& head) {
     head.chain.undo(planes);
     const size_t pixels = planes.pixels();
+    const auto maximum = static_cast<T>(head.maximum);
     for (int p = 0; p < planes.count; ++p) {
         T* samples = planes.data[p].get();
-        for (size_t i = 0; i < pixels; ++i) {
-            samples[i] = static_cast<T>(std::clamp<int32_t>(samples[i], 0, head.maximum));
-        }
+        for (size_t i = 0; i < pixels; ++i) samples[i] = std::clamp(samples[i], T{0}, maximum);
     }
     if (!head.flags.alpha_zero) return;
     for (size_t i = 0; i < pixels; ++i) {
@@ -179,13 +204,23 @@ void finish_samples(Planes<T>& planes, const StreamHead& head) {
     }
 }
 
-template <class Sample, class T>
+template <int Count, class Sample, class T>
 void interleave(const Planes<T>& planes, Sample* out) {
+    std::array<const T*, Count> samples;
+    for (size_t p = 0; p < Count; ++p) samples[p] = planes.data[p].get();
     const size_t pixels = planes.pixels();
-    const auto n = static_cast<size_t>(planes.count);
-    for (size_t p = 0; p < n; ++p) {
-        const T* samples = planes.data[p].get();
-        for (size_t i = 0; i < pixels; ++i) out[i * n + p] = static_cast<Sample>(samples[i]);
+    for (size_t i = 0; i < pixels; ++i) {
+        for (size_t p = 0; p < Count; ++p) *out++ = static_cast<Sample>(samples[p][i]);
+    }
+}
+
+template <class Sample, class T>
+void interleave_into(const Planes<T>& planes, void* out) {
+    auto* samples = static_cast<Sample*>(out);
+    switch (planes.count) {
+        case 1: return interleave<1>(planes, samples);
+        case 3: return interleave<3>(planes, samples);
+        default: return interleave<4>(planes, samples);
     }
 }
 
@@ -207,9 +242,9 @@ void decode_picture(const Info& info, const StreamHead& head, RangeDecoder& bits
         fail("corrupt: " + std::to_string(bits.remaining()) + " bytes lie behind the end of the picture");
     }
     if (sink.wide) {
-        interleave(planes, static_cast<uint16_t*>(sink.data));
+        interleave_into<uint16_t>(planes, sink.data);
     } else {
-        interleave(planes, static_cast<uint8_t*>(sink.data));
+        interleave_into<uint8_t>(planes, sink.data);
     }
 }
 

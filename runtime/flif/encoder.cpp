@@ -15,6 +15,7 @@
 #include "meter.hpp"
 #include "plan.hpp"
 #include "planes.hpp"
+#include "row_contexts.hpp"
 #include "scan.hpp"
 #include "transforms.hpp"
 #include "tree.hpp"
@@ -23,7 +24,27 @@ namespace oslic::flif {
 
 namespace {
 
-// Coders for the scan templates.
+// Coders for the two scans.
+
+template <class T>
+class RowWriter {
+   public:
+    RowWriter(RangeEncoder& bits, const ChanceTable& table, RowContexts<T>& contexts)
+        : bits_(&bits), table_(&table), contexts_(&contexts) {}
+
+    void start_row(const Row<T>& row) { finder_ = contexts_->start_row(row); }
+    T code(int column, const Near& near, Interval residual, T current) {
+        IntegerWriter writer(*bits_, *table_);
+        writer.near_zero(finder_(column, near), current - near.guess, residual.min, residual.max);
+        return current;
+    }
+
+   private:
+    RangeEncoder* bits_;
+    const ChanceTable* table_;
+    RowContexts<T>* contexts_;
+    typename RowContexts<T>::Finder finder_;
+};
 
 template <class T>
 class PixelWriter final : public PixelCoder<T> {
@@ -130,7 +151,8 @@ class PictureEncoder {
             if (interlaced_) {
                 for (int level = last_level(); level >= 0; --level) scan_level(scan_, p, level, predictors_[p], sampler);
             } else {
-                scan_plane(scan_, p, sampler);
+                WholeProperties<T, PixelSampler<T>> rows(sampler);
+                scan_plane(scan_, p, rows);
             }
         }
     }
@@ -183,8 +205,9 @@ class PictureEncoder {
             write_trees(bits, trees);
             for (const int p : plane_order()) {
                 if (p >= planes_.count || ranges_.constant(p)) continue;
-                PixelWriter<T> pixels(bits, table, trees[static_cast<size_t>(p)]);
-                scan_plane(scan_, p, pixels);
+                RowContexts<T> contexts(trees[static_cast<size_t>(p)], ranges_, p, planes_.width);
+                RowWriter<T> rows(bits, table, contexts);
+                scan_plane(scan_, p, rows);
             }
         }
         writer.uniform(checksum != nullptr ? 1 : 0, 0, 1);

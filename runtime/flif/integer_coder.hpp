@@ -4,6 +4,7 @@
 // (for writing, and for estimating costs), `Reader::near_zero` finds the value from them.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstdint>
@@ -16,7 +17,7 @@ namespace oslic::flif {
 inline int log2_floor(uint32_t n) { return std::bit_width(n) - 1; }
 
 // The chances of one context. Layout: zero flag, sign, exponent (e, sign) pairs, mantissa bits.
-struct Context {
+struct alignas(64) Context {
     static constexpr int kZero = 0;
     static constexpr int kSign = 1;
     static constexpr int kExponent = 2;
@@ -84,33 +85,47 @@ class IntegerReader {
         return lo;
     }
 
-    // lo <= 0 <= hi.
-    int32_t near_zero(Context& context, int32_t lo, int32_t hi) {
+    // lo <= 0 <= hi. Inlined into the pixel loops, which then hold the state of `bits` in registers.
+    [[gnu::always_inline]] int32_t near_zero(Context& context, int32_t lo, int32_t hi) {
         if (lo == hi) return lo;
         if (modelled(context, Context::kZero)) return 0;
-        const bool positive = lo < 0 && hi > 0 ? modelled(context, Context::kSign) : lo == 0;
-        const uint32_t largest = static_cast<uint32_t>(positive ? hi : -lo);
-        const int last = log2_floor(largest);
-        int e = 0;
-        while (e < last && !modelled(context, Context::exponent(e, positive))) ++e;
-        uint32_t magnitude = 1u << e;
-        for (int i = e - 1; i >= 0; --i) {
-            if (magnitude + (1u << i) > largest) continue;
-            if (modelled(context, Context::mantissa(i))) magnitude += 1u << i;
+        const uint32_t positive = lo < 0 && hi > 0 ? modelled_branchless(context, Context::kSign) : lo == 0;
+        const uint32_t sign = positive - 1;  // all bits set where the value is negative
+        const uint32_t largest = (static_cast<uint32_t>(hi) & ~sign) | (static_cast<uint32_t>(-lo) & sign);
+        uint32_t magnitude = 1;
+        for (int e = 0;; ++e, magnitude <<= 1) {
+            if (2 * magnitude > largest) {
+                // The largest possible exponent: bits that would lead beyond `largest` are known.
+                for (int i = e - 1; i >= 0; --i) {
+                    if (magnitude + (1u << i) > largest) continue;
+                    magnitude += modelled_branchless(context, Context::mantissa(i)) << i;
+                }
+                break;
+            }
+            if (modelled(context, Context::kExponent + 2 * e + static_cast<int>(positive))) {
+                for (int i = e - 1; i >= 0; --i) magnitude += modelled_branchless(context, Context::mantissa(i)) << i;
+                break;
+            }
         }
-        return positive ? static_cast<int32_t>(magnitude) : -static_cast<int32_t>(magnitude);
+        return static_cast<int32_t>((magnitude ^ sign) - sign);
     }
 
     // Any interval; an inverted one means a corrupt file.
     int32_t shifted(Context& context, int32_t lo, int32_t hi) {
         if (lo > hi) fail("corrupt: a number has an empty range");
-        if (lo > 0) return lo + near_zero(context, 0, hi - lo);
-        if (hi < 0) return hi + near_zero(context, lo - hi, 0);
-        return near_zero(context, lo, hi);
+        const int32_t nearest = std::max(lo, std::min(0, hi));
+        return nearest + near_zero(context, lo - nearest, hi - nearest);
     }
 
    private:
-    bool modelled(Context& context, int index) {
+    [[gnu::always_inline]] uint32_t modelled_branchless(Context& context, int index) {
+        uint16_t& chance = context.chance[static_cast<size_t>(index)];
+        const uint32_t one = bits_.modelled_bit_branchless(chance);
+        chance = table_.next[one][chance];
+        return one;
+    }
+
+    [[gnu::always_inline]] bool modelled(Context& context, int index) {
         uint16_t& chance = context.chance[static_cast<size_t>(index)];
         const bool one = bits_.modelled_bit(chance);
         chance = table_.next[one][chance];

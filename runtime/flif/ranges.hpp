@@ -23,6 +23,12 @@ struct Interval {
     int32_t max;
 };
 
+// What snap does at a pixel where the allowed values are an interval: it clamps the guess, mostly to the same interval.
+struct Allowed {
+    Interval guess;
+    Interval value;
+};
+
 class Ranges {
    public:
     virtual ~Ranges() = default;
@@ -91,23 +97,21 @@ class YCoCgRanges final : public Ranges {
     std::unique_ptr<Ranges> clone() const override { return std::make_unique<YCoCgRanges>(*this); }
 
    private:
+    // In each zone of the format's tables another term is the least.
     Interval co(int32_t y) const {
-        if (y < quarter_ - 1) return {-(4 * y + 3), 4 * y + 3};
-        if (y >= 3 * quarter_) return {-4 * (top_ - y), 4 * (top_ - y)};
-        return {-top_, top_};
+        const int32_t most = std::min({4 * y + 3, top_, 4 * (top_ - y)});
+        return {-most, most};
     }
 
     Interval cg(int32_t y, int32_t co_value) const {
-        const Interval allowed = co(y);
-        if (co_value < allowed.min || co_value > allowed.max) return {8 * quarter_, -8 * quarter_};
         const int32_t k = std::abs(co_value);
         const int32_t even = 2 * (k / 2);
         const int32_t odd = 2 * ((k + 1) / 2);
         const int32_t dark = 2 * y + 1;
         const int32_t bright = 2 * (top_ - y);
-        if (y < quarter_ - 1) return {-dark, dark - even};
-        if (y >= 3 * quarter_) return {-(bright - odd), bright};
-        return {-std::min(dark, bright - odd), std::min(bright, dark - even)};
+        const bool allowed = k <= co(y).max;
+        return {allowed ? -std::min(dark, bright - odd) : 8 * quarter_,
+                allowed ? std::min(bright, dark - even) : -8 * quarter_};
     }
 
     int32_t quarter_;
@@ -161,9 +165,17 @@ class BoundedRanges final : public Ranges {
         if (p == 0 || p == 3) return bounds_[p];
         return cut(p, inner_.minmax(p, below));
     }
+    Allowed allowed(int p, const int32_t* below) const {
+        if (p == 0 || p == 3) return {bounds_[p], bounds_[p]};
+        Interval inner = inner_.minmax(p, below);
+        inner.max = std::max(inner.min, inner.max);
+        const Interval value = cut(p, inner);
+        return {{std::clamp(inner.min, value.min, value.max), std::clamp(inner.max, value.min, value.max)}, value};
+    }
     Interval snap(int p, const int32_t* below, int32_t& v) const override {
-        if (p == 0 || p == 3) return clamp_into(bounds_[p], v);
-        return clamp_into(cut(p, inner_.snap(p, below, v)), v);
+        const auto [guess, value] = allowed(p, below);
+        v = std::clamp(v, guess.min, guess.max);
+        return value;
     }
     std::unique_ptr<Ranges> clone() const override { return std::make_unique<BoundedRanges>(*this); }
 

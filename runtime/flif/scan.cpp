@@ -136,8 +136,4 @@ void scan_level(const Scan<T>& scan, int p, int level, int predictor, PixelCoder
 template void scan_level(const Scan<int16_t>&, int, int, int, PixelCoder<int16_t>&);
 template void scan_level(const Scan<int32_t>&, int, int, int, PixelCoder<int32_t>&);
 
-void scan_wide_plane(const Scan<int32_t>& scan, int p, PixelCoder<int32_t>& coder) {
-    detail::scan_rows(scan, p, coder);
-}
-
 }  // namespace oslic::flif

@@ -1,13 +1,15 @@
 // The two scan orders: which pixels come in which order, their prediction and their properties.
 //
-// Decoder, encoder and learner walk the same code, each with a PixelCoder of its own. Non-interlaced 8-bit pictures are
-// the usual case: for them scan_plane is a template over the coder's class. All else goes through virtual calls.
+// Decoder, encoder and learner walk the same code, each with coders of its own. Non-interlaced pictures are the usual
+// case: for them scan_plane is a template over the coder's class. The interlaced scan goes through virtual calls.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cstdint>
+#include <type_traits>
+#include <vector>
 
 #include "planes.hpp"
 #include "ranges.hpp"
@@ -31,7 +33,7 @@ inline int32_t stored(int32_t value, int p, int32_t maximum) {
     return maximum < 256 ? static_cast<uint8_t>(value) : static_cast<uint16_t>(value);
 }
 
-// What is done with each pixel.
+// What is done with each pixel of an interlaced picture.
 template <class T>
 class PixelCoder {
    public:
@@ -40,6 +42,71 @@ class PixelCoder {
     // Returns the value of the pixel; `current` is what the plane holds there (the value to write when encoding).
     // residual.min <= value - guess <= residual.max. Pixels with only one possible value do not come here.
     virtual T code(const int32_t* properties, int32_t guess, Interval residual, T current) = 0;
+};
+
+// Non-interlaced pictures are coded row by row. Most properties of a row's pixels are known before its first pixel is.
+template <class T>
+struct Row {
+    // By property, a value per column. nullptr: it depends on pixels to the left, as guess, kind, L - D and LL - L do.
+    std::array<const T*, kMaxProperties> known{};
+    int near = 0;  // the first property after those of other planes
+
+    int guess() const { return near; }
+    int kind() const { return near + 1; }
+    int left_corner() const { return near + 2; }
+    int corner_top() const { return near + 3; }
+    int top_right() const { return near + 4; }
+    int above_top() const { return near + 5; }
+    int left_left() const { return near + 6; }
+    int size() const { return near + 7; }
+};
+
+// What the other properties of a pixel come from.
+struct Near {
+    int32_t guess;
+    int32_t gradient;
+    int32_t left;
+    int32_t top;
+    int32_t corner;
+    int32_t far_left;
+
+    int32_t kind() const { return guess == gradient ? 0 : guess == left ? 1 : guess == top ? 2 : 0; }
+    int32_t left_corner() const { return left - corner; }
+    int32_t left_left() const { return far_left - left; }
+};
+
+// All properties of a pixel, in the order of the format.
+template <class T>
+void gather_properties(const Row<T>& row, int column, const Near& near, int32_t* properties) {
+    for (int k = 0; k < row.near; ++k) properties[k] = row.known[static_cast<size_t>(k)][column];
+    properties[row.guess()] = near.guess;
+    properties[row.kind()] = near.kind();
+    properties[row.left_corner()] = near.left_corner();
+    for (const int k : {row.corner_top(), row.top_right(), row.above_top()}) {
+        properties[k] = row.known[static_cast<size_t>(k)][column];
+    }
+    properties[row.left_left()] = near.left_left();
+}
+
+// A RowCoder is a small value, of which each row uses a copy. It has
+//   void start_row(const Row<T>& row);
+//   T code(int column, const Near& near, Interval residual, T current);   // as PixelCoder::code
+// This one gives another coder all properties of a pixel at once.
+template <class T, class Coder>
+class WholeProperties {
+   public:
+    explicit WholeProperties(Coder& coder) : coder_(&coder) {}
+
+    void start_row(const Row<T>& row) { row_ = &row; }
+    T code(int column, const Near& near, Interval residual, T current) {
+        int32_t properties[kMaxProperties];
+        gather_properties(*row_, column, near, properties);
+        return coder_->code(properties, near.guess, residual, current);
+    }
+
+   private:
+    Coder* coder_;
+    const Row<T>* row_ = nullptr;
 };
 
 // What the pixel loops need to know besides the range object.
@@ -106,67 +173,123 @@ template <int Lower, class T, class ConcreteRanges, class Coder>
 class RowScanner : PlaneScanner<Lower, T> {
    public:
     RowScanner(const Scan<T>& scan, int p, const ConcreteRanges& ranges, Coder& coder)
-        : PlaneScanner<Lower, T>(scan, p), ranges_(ranges), coder_(coder), width_(scan.planes.width) {}
+        : PlaneScanner<Lower, T>(scan, p),
+          ranges_(ranges),
+          coder_(coder),
+          width_(scan.planes.width),
+          steps_(static_cast<size_t>(width_) + 1),
+          rises_(static_cast<size_t>(width_)),
+          allowed_(kAhead ? static_cast<size_t>(width_) : 0) {
+        row_.near = Lower + (this->alpha_ != nullptr ? 1 : 0);
+        row_.known[static_cast<size_t>(row_.corner_top())] = &steps_[0];
+        row_.known[static_cast<size_t>(row_.top_right())] = &steps_[1];
+        row_.known[static_cast<size_t>(row_.above_top())] = rises_.data();
+    }
 
     void run(int height) {
         for (int r = 0; r < height; ++r) {
-            const size_t row = static_cast<size_t>(r) * static_cast<size_t>(width_);
-            const int inner_end = r >= 2 ? width_ - 1 : 0;
-            int c = 0;
-            for (; c < std::min(r >= 2 ? 2 : width_, width_); ++c) border_pixel(row, r, c);
-            for (; c < inner_end; ++c) pixel<true>(row, r, c);
-            for (; c < width_; ++c) border_pixel(row, r, c);
+            const ptrdiff_t offset = ptrdiff_t{r} * width_;
+            start_row(offset, r);
+            if (r == 0) {
+                row<true>(offset);
+            } else {
+                row<false>(offset);
+            }
         }
     }
 
    private:
-    // Few pixels: small code is worth more than fast code.
-    [[gnu::cold, gnu::noinline]] void border_pixel(size_t row, int r, int c) { pixel<false>(row, r, c); }
+    // Whether the allowed values are the same everywhere, or can be found a row ahead.
+    static constexpr bool kFixed = std::is_same_v<ConcreteRanges, SimpleRanges>;
+    static constexpr bool kAhead = !kFixed && requires(const ConcreteRanges& ranges) { ranges.allowed(0, nullptr); };
 
-    // Inner: r >= 2, c >= 2, c is not the last column.
-    template <bool Inner>
-    void pixel(size_t row, int r, int c) {
-        const auto offset = static_cast<ptrdiff_t>(row) + c;
+    // What is known of the row at `offset` before its first pixel is.
+    void start_row(ptrdiff_t offset, int r) {
+        for (size_t lower = 0; lower < Lower; ++lower) row_.known[lower] = this->lower_[lower] + offset;
+        if (this->alpha_ != nullptr) row_.known[Lower] = this->alpha_ + offset;
+        if (r > 0) {
+            // D - T of a pixel is T - TR of the one before.
+            const T* top = this->plane_ + offset - width_;
+            T* steps = steps_.data() + 1;
+            for (int c = 0; c + 1 < width_; ++c) steps[c] = static_cast<T>(top[c] - top[c + 1]);
+        }
+        if (r > 1) {
+            const T* top = this->plane_ + offset - width_;
+            T* rises = rises_.data();
+            for (int c = 0; c < width_; ++c) rises[c] = static_cast<T>(top[c - width_] - top[c]);
+        }
+        if constexpr (kAhead) {
+            Allowed* allowed = allowed_.data();
+            for (int c = 0; c < width_; ++c) allowed[c] = ranges_.allowed(this->p_, below(offset + c).data());
+        }
+        coder_.start_row(row_);
+    }
+
+    std::array<int32_t, Lower + 1> below(ptrdiff_t offset) const {
+        std::array<int32_t, Lower + 1> values{};
+        for (int lower = 0; lower < Lower; ++lower) values[static_cast<size_t>(lower)] = this->lower_[lower][offset];
+        return values;
+    }
+
+    // Moves the guess to an allowed value.
+    Interval snap(ptrdiff_t offset, int c, int32_t& guess) const {
+        if constexpr (kFixed) {
+            // A median of allowed values is allowed.
+            return {ranges_.lo[this->p_], ranges_.hi[this->p_]};
+        } else if constexpr (kAhead) {
+            const Allowed& allowed = allowed_[static_cast<size_t>(c)];
+            guess = std::max(allowed.guess.min, std::min(guess, allowed.guess.max));
+            return allowed.value;
+        } else {
+            return ranges_.snap(this->p_, below(offset + c).data(), guess);
+        }
+    }
+
+    template <bool First>
+    void row(ptrdiff_t offset) {
         T* at = this->plane_ + offset;
-        const ptrdiff_t up = width_;
-        const bool has_left = Inner || c > 0;
-        const bool has_top = Inner || r > 0;
-        const bool skipped = this->skipped(offset);
-
-        const int32_t lo = ranges_.lo[this->p_];
-        const int32_t first = skipped ? (lo + ranges_.hi[this->p_]) / 2 : lo;
-        const int32_t left = has_left ? at[-1] : has_top ? at[-up] : first;
-        const int32_t top = has_top ? at[-up] : left;
-        const int32_t corner = has_left && has_top ? at[-up - 1] : has_top ? top : left;
-        const int32_t gradient = left + top - corner;
-        int32_t guess = median(gradient, left, top);
-        if (skipped) {
-            *at = static_cast<T>(guess);
-            return;
+        Coder coder = coder_;
+        int32_t left;
+        if constexpr (First) {
+            const int32_t lo = ranges_.lo[this->p_];
+            left = this->skipped(0) ? (lo + ranges_.hi[this->p_]) / 2 : lo;
+        } else {
+            left = at[-width_];
         }
-
-        int32_t properties[kMaxProperties] = {};
-        for (int lower = 0; lower < Lower; ++lower) properties[lower] = this->lower_[lower][offset];
-        const Interval bounds = ranges_.snap(this->p_, properties, guess);
-        if (bounds.min == bounds.max) {
-            *at = static_cast<T>(bounds.min);
-            return;
+        int32_t corner = left;
+        int32_t far_left = left;
+        for (int c = 0; c < width_; ++c) {
+            const int32_t top = First ? left : at[c - width_];
+            if constexpr (First) corner = left;
+            const int32_t gradient = left + top - corner;
+            // The median of gradient, left and top; what does not depend on the left comes first.
+            const int32_t slope = top - corner;
+            int32_t value = std::max(left + std::min(slope, 0), std::min(top, left + std::max(slope, 0)));
+            if (!this->skipped(offset + c)) {
+                const Interval bounds = snap(offset, c, value);
+                if (bounds.min == bounds.max) {
+                    value = bounds.min;
+                } else {
+                    const int32_t guess = value;
+                    value = coder.code(c, Near{guess, gradient, left, top, corner, far_left},
+                                       Interval{bounds.min - guess, bounds.max - guess}, at[c]);
+                }
+            }
+            at[c] = static_cast<T>(value);
+            far_left = c == 0 ? value : left;
+            left = value;
+            corner = top;
         }
-        int k = Lower;
-        if (this->alpha_ != nullptr) properties[k++] = this->alpha_[offset];
-        properties[k++] = guess;
-        properties[k++] = guess == gradient ? 0 : guess == left ? 1 : guess == top ? 2 : 0;
-        properties[k++] = has_left && has_top ? left - corner : 0;
-        properties[k++] = has_left && has_top ? corner - top : 0;
-        properties[k++] = Inner || (r > 0 && c + 1 < width_) ? top - at[-up + 1] : 0;
-        properties[k++] = Inner || r > 1 ? at[-2 * up] - top : 0;
-        properties[k++] = Inner || c > 1 ? at[-2] - left : 0;
-        *at = coder_.code(properties, guess, Interval{bounds.min - guess, bounds.max - guess}, *at);
+        coder_ = coder;
     }
 
     const ConcreteRanges& ranges_;
     Coder& coder_;
     int width_;
+    Row<T> row_;
+    std::vector<T> steps_;  // from one pixel of the row above to the next, and 0 at both ends
+    std::vector<T> rises_;  // from the row above to the one above that
+    std::vector<Allowed> allowed_;
 };
 
 // Calls use(number of lower planes as a compile-time constant, range object).
@@ -184,27 +307,15 @@ void with_plane(const Ranges& ranges, int p, Use&& use) {
     }
 }
 
-template <class T, class Coder>
-void scan_rows(const Scan<T>& scan, int p, Coder& coder) {
-    with_plane<T>(scan.ranges, p, [&](auto lower, const auto& ranges) {
-        using Concrete = std::decay_t<decltype(ranges)>;
-        RowScanner<lower(), T, Concrete, Coder>(scan, p, ranges, coder).run(scan.planes.height);
-    });
-}
-
 }  // namespace detail
 
-// The same for pictures of more than 8 bits, which are rare: one instance for all coders.
-void scan_wide_plane(const Scan<int32_t>& scan, int p, PixelCoder<int32_t>& coder);
-
-// One whole plane, row by row.
+// One whole plane, row by row, by a RowCoder.
 template <class T, class Coder>
 void scan_plane(const Scan<T>& scan, int p, Coder& coder) {
-    if constexpr (sizeof(T) == 2) {
-        detail::scan_rows(scan, p, coder);
-    } else {
-        scan_wide_plane(scan, p, coder);
-    }
+    detail::with_plane<T>(scan.ranges, p, [&](auto lower, const auto& ranges) {
+        using Concrete = std::decay_t<decltype(ranges)>;
+        detail::RowScanner<lower(), T, Concrete, Coder>(scan, p, ranges, coder).run(scan.planes.height);
+    });
 }
 
 // The planes in the order in which a non-interlaced file holds them.

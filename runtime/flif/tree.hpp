@@ -98,34 +98,49 @@ class Tree {
         write_node(writer, node_kind, node_count, node_split, intervals, 0);
     }
 
-    // The context for a pixel with these properties; counts and splits on the way (section 9.3 of the format).
-    Context& find(const int32_t* properties) {
+    // The context for a pixel with these properties; counts and splits on the way (section 9.3 of the format). The walk
+    // begins at `start`: the root, or a node known to lie on the way.
+    Context& find(const int32_t* properties, uint32_t start = 0) {
         // Within areas of one colour pixels have the properties of the pixel before.
         if (same_as_last(properties)) return contexts_[last_context_];
-        TreeNode* node = nodes_.data();
+        uint32_t n = start;
         if (steps_left_ == kUnlimited) {
-            while (node->count < 0) node = child(*node, properties);
+            while (nodes_[n].count < 0) n = child(n, properties);
         } else {
-            for (; node->count < 0; node = child(*node, properties)) {
+            for (; nodes_[n].count < 0; n = child(n, properties)) {
                 if (--steps_left_ == 0) throw LimitExceeded("a tree is so deep that decoding would take too long");
             }
         }
-        Context& context = contexts_[node->context];
-        if (node->property < 0) {
+        if (nodes_[n].property < 0) {
             std::copy_n(properties, properties_, last_.begin());
-            last_context_ = node->context;
-            return context;
+            last_context_ = nodes_[n].context;
+            return context(n);
         }
-        if (node->count > 0) {
-            --node->count;
-            return context;
-        }
-        node->count = -1;
-        nodes_[node->child].context = node->context;
-        nodes_[node->child + 1].context = static_cast<uint32_t>(contexts_.size());
-        contexts_.push_back(Context(context));
-        return contexts_[child(*node, properties)->context];
+        if (spend(n)) return context(n);
+        split(n);
+        return context(child(n, properties));
     }
+
+    // The steps of a walk, for those who know where it leads.
+
+    // Takes one from an inner node's count; false if nothing is left, so that the node has to split.
+    bool spend(uint32_t n) {
+        TreeNode& node = nodes_[n];
+        if (node.count == 0) return false;
+        --node.count;
+        return true;
+    }
+
+    void split(uint32_t n) {
+        TreeNode& node = nodes_[n];
+        node.count = -1;
+        nodes_[node.child].context = node.context;
+        nodes_[node.child + 1].context = static_cast<uint32_t>(contexts_.size());
+        contexts_.push_back(Context(context(n)));
+    }
+
+    // Of a leaf, or of a node that has not split yet.
+    Context& context(uint32_t n) { return contexts_[nodes_[n].context]; }
 
     const std::vector<TreeNode>& nodes() const { return nodes_; }
 
@@ -138,8 +153,9 @@ class Tree {
         return none;
     }
 
-    TreeNode* child(const TreeNode& node, const int32_t* properties) {
-        return &nodes_[node.child + (properties[node.property] > node.split ? 0 : 1)];
+    uint32_t child(uint32_t n, const int32_t* properties) const {
+        const TreeNode& node = nodes_[n];
+        return node.child + (properties[node.property] > node.split ? 0 : 1);
     }
 
     bool same_as_last(const int32_t* properties) const {

@@ -250,6 +250,24 @@ def test_smoothness_is_asked_of_unlabelled_photographs(tmp_path):
     torch.testing.assert_close(terms["smoothness"], smoothness_loss(logits[2:]))
 
 
+def test_segnet_learns_the_map_before_its_smoothing():
+    """Smoothing is for storage: the loss and the score of a SegNet do not know of it."""
+    config = preset("tiny")
+    smoothed = dataclasses.replace(config, segnet=dataclasses.replace(config.segnet, smoothing=5))
+    frames = [frame(i) for i in range(3)]
+    options = SegmentationOptions(batch=2, crop=(64, 64), bfloat16=False)
+    results = []
+    for each in (config, smoothed):
+        torch.manual_seed(1)
+        segnet = CodecNetworks(each).segnet
+        task = SegmentationTask(segnet, each, frames, frames, options, seed=1)
+        with torch.no_grad():
+            loss = float(task._loss(task.sample(0), 0)["loss"])
+        results.append((loss, task.validate(segnet.eval())))
+        assert segnet.smoothing == each.segnet.smoothing
+    assert results[0] == results[1]
+
+
 def test_codec_errors(tmp_path):
     with pytest.raises(UsageError, match="unknown loss term 'psnr'"):
         codec_run(tmp_path, terms={"psnr": 1.0})

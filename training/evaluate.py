@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import sys
@@ -19,6 +18,7 @@ from ..runtime.stream import Layout, SectionType, estimate_digest, write_stream
 from .data import Picture, labelled, photographs
 from .scoring import Layers, layers
 from .segmentation import evaluate as segmentation_confusion
+from .segmentation import unsmoothed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,9 +78,7 @@ def score_segmentation(networks: CodecNetworks, frames: Sequence[Picture]) -> di
     Scored is SegNet itself, without the smoothing that makes its map cheaper to store, and under `stored` the map
     that a stream carries.
     """
-    own = copy.copy(networks.segnet)
-    own.smoothing = 1
-    scores = _segmentation_scores(own, frames, networks.config)
+    scores = _segmentation_scores(unsmoothed(networks.segnet), frames, networks.config)
     scores["stored"] = _segmentation_scores(networks.segnet, frames, networks.config)
     return scores
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -191,8 +192,15 @@ def evaluate(segnet: SegNet, pictures: Sequence[Picture], config: ModelConfig) -
     return total
 
 
+def unsmoothed(segnet: SegNet) -> SegNet:
+    """The same network, sharing its weights, without the smoothing that makes its map cheaper to store."""
+    sharp = copy.copy(segnet)
+    sharp.smoothing = 1
+    return sharp
+
+
 class SegmentationTask:
-    """Learn label maps.
+    """Learn label maps: SegNet's own ones, not what is left of them after smoothing.
 
     Args:
         segnet: what is trained.
@@ -226,7 +234,7 @@ class SegmentationTask:
             )
         if options.batch * height * width <= config.multiple**2:
             raise UsageError("one crop of the smallest size is too little for batch normalisation: take more")
-        self.segnet = segnet
+        self.segnet = unsmoothed(segnet)
         self.config = config
         self.options = options
         self.seed = seed

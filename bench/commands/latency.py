@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 
 from ...runtime.errors import UsageError
-from ..coders import TIMED_PEERS, command
+from ..coders import TIMED_PEERS
 from ..latency import Setup, table, write
 from ..latency import run as measure_all
 from ..timing import Settings
+from .peers import add_peers, chosen_peers
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,16 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="Q",
         help="of the residual (default: 60); peers are measured at their setting nearest in PSNR",
     )
-    parser.add_argument(
-        "--peers", default="avif-s6,avif-s9", metavar="A,B", help=f"of {', '.join(TIMED_PEERS)}; or none"
-    )
-    parser.add_argument(
-        "--command",
-        action="append",
-        default=[],
-        metavar="SPEC",
-        help="another peer: 'NAME:Q1,Q2:enc {quality} {input} {output}:dec {input} {output}'",
-    )
+    add_peers(parser, TIMED_PEERS, "avif-s6,avif-s9")
     parser.add_argument("--timeout", type=float, default=defaults.timeout, metavar="SECONDS")
     parser.add_argument("--min-samples", type=int, default=defaults.min_samples, metavar="N")
     parser.add_argument(
@@ -65,11 +57,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 
 def run(args: argparse.Namespace) -> int:
-    peers = [name for name in args.peers.split(",") if name not in ("", "none")]
-    unknown = [name for name in peers if name not in TIMED_PEERS]
-    if unknown:
-        raise UsageError(f"unknown peer {unknown[0]!r}; known: {', '.join(TIMED_PEERS)}")
-    specs = [*(TIMED_PEERS[name] for name in peers), *map(command, args.command)]
+    specs = chosen_peers(args.peers, args.command, TIMED_PEERS)
     if args.output and not Path(args.output).parent.is_dir():
         raise UsageError(f"the folder {Path(args.output).parent} does not exist; create it first")
     setups = []

@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 
 from ...runtime.errors import UsageError
-from ..coders import PEERS, command, ours
+from ..coders import PEERS, ours
 from ..curves import read_anchor
 from ..rd import METRICS, Job, find_images, measure, write_result
+from .peers import add_peers, chosen_peers
 
 _DEFAULT_METRICS = "psnr,psnr_ycbcr,ms_ssim"
 
@@ -32,19 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--speed", type=int, default=6, metavar="S", help="of our residual coder (default: 6)"
     )
-    parser.add_argument(
-        "--peers",
-        default="avif-s6,jpeg,jpeg2000,webp,jxl",
-        metavar="A,B",
-        help=f"of {', '.join(PEERS)}; or none",
-    )
-    parser.add_argument(
-        "--command",
-        action="append",
-        default=[],
-        metavar="SPEC",
-        help="another peer: 'NAME:Q1,Q2:enc {quality} {input} {output}:dec {input} {output}'",
-    )
+    add_peers(parser, PEERS, "avif-s6,jpeg,jpeg2000,webp,jxl")
     parser.add_argument(
         "--anchors", metavar="DIR", help="published curves, JSON files in CompressAI's schema"
     )
@@ -58,10 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    names = [name for name in args.peers.split(",") if name not in ("", "none")]
-    unknown = [name for name in names if name not in PEERS]
-    if unknown:
-        raise UsageError(f"unknown peer {unknown[0]!r}; known: {', '.join(PEERS)}")
+    peers = chosen_peers(args.peers, args.command, PEERS)
     wanted = tuple(dict.fromkeys(["psnr", *(m for m in args.metrics.split(",") if m)]))
     wrong = [name for name in wanted if name not in METRICS]
     if wrong:
@@ -75,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     )
     # Each process has one core: the networks of several images run side by side.
     own = ours(args.bundle, args.backend, threads=1, speed=args.speed)
-    coders = [own, *(PEERS[name] for name in names), *map(command, args.command)]
+    coders = [own, *peers]
     jobs = [Job(image, coder, wanted) for image in images for coder in coders]
     partial = output.with_name(output.name + ".partial")
     points = measure(jobs, partial, processes=args.jobs)

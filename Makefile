@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 
-.PHONY: help install run test test-slow test-gpu lint types sanitize clean
+.PHONY: help install run test test-slow test-gpu figures lint types sanitize clean
 
 help:
 	@echo "make install    environment in $(VENV), with everything the tests need"
 	@echo "make run        export the shipped checkpoint, compress and decompress the sample photographs"
 	@echo "make test       the test suite (test-slow, test-gpu: what it leaves out)"
+	@echo "make figures    the README's figures from bench/results"
 	@echo "make lint types sanitize"
 
 install: $(STAMP)
@@ -37,6 +38,13 @@ test-slow: $(STAMP)
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
+
+# The README's figures and the charts it shows, from the result files.
+RESULTS := rd-kodak-lite latency-lite-cpu latency-lite-cpu-speed-9 fusion-lite-cpu fusion-lite-cpu-1-thread int8-lite-cpu flif-libflif
+
+figures: $(STAMP)
+	rm -f docs/charts/*.svg
+	$(BIN)/oslic bench report $(RESULTS:%=bench/results/%.json) --readme README.md --pictures docs/charts
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -102,12 +102,14 @@ class Section:
         charts: SVG by title.
         tables: below the charts.
         environment: the machine, as `environment.describe` gives it.
+        headline: the whole in one sentence; empty for what belongs below.
     """
 
     title: str
     charts: dict[str, str] = field(default_factory=dict)
     tables: list[Table] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)
+    headline: str = ""
 
 
 def _rd_section(result: dict[str, Any]) -> Section:
@@ -143,6 +145,11 @@ def _rd_section(result: dict[str, Any]) -> Section:
         if rows:
             section.tables.append(Table(title, ("against", "BD-rate"), rows, f"{method} {how}"))
     section.tables.append(_per_image(result))
+    against = ", ".join(f"{b['bd_rate_percent']:+.1f} % of {b['anchor']}" for b in rates if "source" not in b)
+    if against:
+        section.headline = (
+            f"Bytes at equal PSNR (BD-rate over {low:g} to {high:g} dB, {count} photographs): {against}."
+        )
     return section
 
 
@@ -220,6 +227,7 @@ def _latency_section(result: dict[str, Any]) -> Section:
             )
         )
     section.charts[_MEDIANS] = bar_chart(_MEDIANS, "ms", bars)
+    section.headline = " ".join(_latency_headline(setup["name"], result) for setup in setting["setups"])
     columns = ("", "p50 ms", "p90", "p95", "p99", "FLIF ms", "time over ours", "PSNR, dB", "bytes", "n")
     note = (
         "Wall-clock milliseconds; candidates interleaved in one run, so ratios hold where absolute times depend on "
@@ -233,6 +241,18 @@ def _latency_section(result: dict[str, Any]) -> Section:
     )
     section.tables.append(Table("Loading, once", ("", "open ms", "segment", "analyse", "synthesise"), loads))
     return section
+
+
+def _latency_headline(name: str, result: dict[str, Any]) -> str:
+    setting = result["settings"]
+    compress, decompress = (
+        result["timings"][f"{name}/{side}"]["wall"] for side in ("compress", "decompress")
+    )
+    return (
+        f"{name} at {setting['width']}x{setting['height']}: compress {compress['total']['p50_ms']:.0f} ms, decompress "
+        f"{decompress['total']['p50_ms']:.0f} ms, of which FLIF {compress['flif']['p50_ms']:.1f} and "
+        f"{decompress['flif']['p50_ms']:.1f} ms."
+    )
 
 
 def _fusion_section(result: dict[str, Any]) -> Section:
@@ -257,6 +277,16 @@ def _fusion_section(result: dict[str, Any]) -> Section:
             )
             point = (found["macs"] / found["bytes_moved"], found["macs"] / 1e6 / p50)
             lines.append(Line(f"{network} {form}", [point], joined=False))
+        if entry["graph"] == "synthesise":
+            faster = " and ".join(
+                f"{entry['ratios'][f'{form}/fused']:.2f}x as fast as {what}"
+                for form, what in (
+                    ("naive", "the naive graph"),
+                    ("plain", "plain convolutions of equal width"),
+                )
+                if f"{form}/fused" in entry["ratios"]
+            )
+            section.headline = f"Fused octave convolutions ({network}, {counted}): {faster}."
     height, width = result["size"]
     title = f"Forms of the same networks at {width}x{height}, {counted}, interleaved"
     columns = ("network", "form", "GMAC", "MB moved", "p50 ms", "time over fused")
@@ -319,6 +349,14 @@ def _flif_section(result: dict[str, Any]) -> Section:
         size = f"{part['pictures']} pictures of {'x'.join(map(str, part['shape']))}"
         note = f"{size}; times of {part['timed']} of them. Reference: libflif, where it is installed."
         section.tables.append(Table(name, columns, rows, note))
+        ours = next(row for coder, row in part["coders"].items() if coder.startswith("ours"))
+        if "bytes_of_reference" in ours:
+            section.headline += (
+                f"{'; ' if section.headline else 'FLIF against the reference library: '}{name} "
+                f"{100 * (ours['bytes_of_reference'] - 1):+.1f} % bytes, encoding {ours['encode_speed']:.1f}x and "
+                f"decoding {ours['decode_speed']:.1f}x as fast"
+            )
+    section.headline += "." if section.headline else ""
     return section
 
 
@@ -402,17 +440,24 @@ def _int8_section(result: dict[str, Any]) -> Section:
             rows.append((part, f"{before:.1f}", f"{after:.1f}", f"{speedup:.2f}x"))
         size = f"{measured['settings']['width']}x{measured['settings']['height']}"
         columns = ("part", "float32, ms", "int8, ms", "times as fast")
+        section.headline = (
+            f"INT8: {', '.join(f'{p} {x:.2f}x' for p, x in measured['speedup'].items())} as fast"
+        )
         section.tables.append(Table(f"Latency at {size}, medians", columns, tuple(rows), note))
     rows = []
     if "rd" in result:
         estimate = result["rd"]["estimate_db"]
         rows.append(("BD-rate of int8 against float32", "", "", f"{result['rd']['bd_rate_percent']:+.2f} %"))
         rows.append(_before_after("PSNR of the estimate, dB", estimate, 2))
+        section.headline += (
+            f"{'; ' if section.headline else 'INT8: '}BD-rate {result['rd']['bd_rate_percent']:+.2f} %"
+        )
     if "miou" in result:
         rows.append(_before_after("mIoU of the labels", result["miou"], 4))
     if rows:
         columns = ("quality", "float32", "int8", "difference")
         section.tables.append(Table("What int8 costs", columns, tuple(rows)))
+    section.headline += "." if section.headline else ""
     return section
 
 
@@ -511,6 +556,16 @@ def pictures(parts: list[Section]) -> dict[str, str]:
 
 def _file_name(part: Section, title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", f"{part.title} {title}".lower()).strip("-") + ".svg"
+
+
+def headlines(parts: list[Section]) -> str:
+    """Return the parts' headlines as a Markdown list, with the machine of each."""
+    lines = []
+    for part in parts:
+        cpu = part.environment.get("cpu")
+        where = f" ({cpu['model']}, {cpu['usable_cores']} cores)" if cpu else ""
+        lines += [f"* {part.headline[:-1]}{where}.\n"] if part.headline else []
+    return "".join(lines)
 
 
 def markdown(parts: list[Section], folder: str | None = None) -> str:

@@ -12,6 +12,12 @@ def test_the_forms_of_a_small_network_are_measured_and_reported(tmp_path):
     result = fusion.bench(["tiny"], ["analyse"], (64, 96), 1, settings=settings, progress=lambda _: None)
     path.write_text(fusion.to_text(result))
     (entry,) = result["results"]
+    assert report.sections([report.read_result(path)])[0].headline == ""
+    result["results"].append(entry | {"graph": "synthesise"})
+    named = report.sections([result])[0].headline
+    assert named.startswith("Fused octave convolutions (tiny synthesise, 1 thread): ")
+    assert f"{entry['ratios']['plain/fused']:.2f}x as fast as plain" in named
+    result["results"].pop()
     assert set(entry["forms"]) == set(fusion.FORMS)
     assert entry["forms"]["plain"]["macs"] > entry["forms"]["naive"]["macs"] > entry["forms"]["fused"]["macs"]
     parts = report.sections([report.read_result(path)])

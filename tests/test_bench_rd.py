@@ -200,7 +200,8 @@ def test_the_command_and_the_report(folder, tmp_path, capsys):
     assert {p["image"] for p in ours} == {"0.png", "1.png"}
     readme = tmp_path / "README.md"
     readme.write_text(
-        "before\n<!-- figures: made by `oslic bench report`, do not edit -->\nold\n<!-- end of figures -->\nafter\n"
+        "before\n<!-- headlines: made by `oslic bench report`, do not edit -->\nold\n<!-- end of headlines -->\n"
+        "between\n<!-- figures: made by `oslic bench report`, do not edit -->\nold\n<!-- end of figures -->\nafter\n"
     )
     page = tmp_path / "report.html"
     words = [
@@ -226,6 +227,10 @@ def test_the_command_and_the_report(folder, tmp_path, capsys):
     assert text.endswith("<!-- end of figures -->\nafter\n")
     assert "BD-rate of oslic" in text
     assert "old" not in text
+    (headline,) = re.findall(r"^\* .*", text.split("between")[0], re.MULTILINE)
+    assert "2 photographs" in headline
+    for rate in body["summary"]["bd_rates"]:
+        assert f"{rate['bd_rate_percent']:+.1f} % of {rate['anchor']}" in headline
     links = re.findall(r"!\[[^]]+\]\((docs/charts/[a-z0-9-]+\.svg)\)", text)
     assert sorted(links) == sorted(f"docs/charts/{p.name}" for p in (tmp_path / "docs" / "charts").iterdir())
     assert len(links) == 3

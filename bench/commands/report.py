@@ -17,14 +17,15 @@ from ...runtime.files import read_file, write_atomically
 from ...runtime.images import read_image
 from ..metrics import psnr
 from ..picture import as_rgb
-from ..report import Comparison, html, markdown, pictures, read_result, sections
+from ..report import Comparison, headlines, html, markdown, pictures, read_result, sections
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     Pixels = npt.NDArray[np.uint8]
 
-_MARK = ("<!-- figures: made by `oslic bench report`, do not edit -->", "<!-- end of figures -->")
+_HEADLINES = ("<!-- headlines: made by `oslic bench report`, do not edit -->", "<!-- end of headlines -->")
+_FIGURES = ("<!-- figures: made by `oslic bench report`, do not edit -->", "<!-- end of figures -->")
 _VISUAL_BPP = 0.35
 
 
@@ -32,7 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", nargs="+", metavar="JSON", help="results of oslic bench")
     parser.add_argument("-o", "--output", metavar="HTML", help="one self-contained page")
     parser.add_argument("--markdown", metavar="FILE", help="write the tables to this file")
-    parser.add_argument("--readme", metavar="FILE", help="replace the tables between the marks in this file")
+    parser.add_argument(
+        "--readme", metavar="FILE", help="replace headlines and tables between the marks in this file"
+    )
     parser.add_argument(
         "--pictures", metavar="DIR", help="write the charts to this folder, and link them from the Markdown"
     )
@@ -78,6 +81,17 @@ def _comparisons(path: str, codec: Codec) -> list[Comparison]:
     return found
 
 
+def _replaced(text: str, marks: tuple[str, str], content: str, file: str) -> str:
+    """With other content between the marks, if they are there."""
+    if marks[0] not in text:
+        return text
+    if text.count(marks[0]) != 1 or text.count(marks[1]) != 1:
+        raise UsageError(f"{file} must hold the lines {marks[0]!r} and {marks[1]!r} once each")
+    before, rest = text.split(marks[0])
+    after = rest.split(marks[1])[1]
+    return f"{before}{marks[0]}\n\n{content}\n{marks[1]}{after}"
+
+
 def run(args: argparse.Namespace) -> int:
     if not (args.output or args.markdown or args.readme or args.pictures):
         raise UsageError("nothing to write: give -o, --markdown, --readme or --pictures")
@@ -106,12 +120,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"wrote {args.markdown}")
     if args.readme:
         text = read_file(args.readme, "file").decode()
-        if text.count(_MARK[0]) != 1 or text.count(_MARK[1]) != 1:
-            raise UsageError(f"{args.readme} must hold the lines {_MARK[0]!r} and {_MARK[1]!r} once each")
-        before, rest = text.split(_MARK[0])
-        after = rest.split(_MARK[1])[1]
-        write_atomically(
-            args.readme, f"{before}{_MARK[0]}\n\n{tables_for(args.readme)}\n{_MARK[1]}{after}".encode()
-        )
-        print(f"wrote the tables into {args.readme}")
+        if not any(text.count(mark) == 1 for mark, _ in (_HEADLINES, _FIGURES)):
+            raise UsageError(f"{args.readme} must hold the line {_HEADLINES[0]!r} or {_FIGURES[0]!r} once")
+        text = _replaced(text, _HEADLINES, headlines(parts), args.readme)
+        text = _replaced(text, _FIGURES, tables_for(args.readme), args.readme)
+        write_atomically(args.readme, text.encode())
+        print(f"wrote the figures into {args.readme}")
     return 0

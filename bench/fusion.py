@@ -22,6 +22,7 @@ from ..export.verify import Tolerance, require
 from ..networks.codec import create
 from ..networks.config import ModelConfig, preset
 from ..networks.deploy import deployable
+from ..runtime.backends.sessions import session_options
 from .environment import describe
 from .timing import Settings, Timing, measure, ratio
 
@@ -116,9 +117,7 @@ def _cost(model: ir.Model) -> Cost:
 def _runner(model: ir.Model, feeds: dict[str, npt.NDArray[np.uint8]], threads: int) -> Callable[[], None]:
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options = session_options(onnxruntime, threads)
     data = ir.to_proto(model).SerializeToString()
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import onnx_ir as ir
 
+from ..runtime.backends.sessions import session_options
 from ..runtime.errors import DependencyError, UsageError
 from .macs import node_bytes, node_macs
 from .rules.base import Builder, Site
@@ -151,9 +152,7 @@ def measure(
         import onnxruntime
     except ImportError as error:
         raise DependencyError("measuring needs onnxruntime: pip install 'oslic[cpu]'") from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options = session_options(onnxruntime, threads)
     sessions = {
         name: onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         for name, data in models.items()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..runtime.backends.sessions import session_options
 from ..runtime.errors import DependencyError, VerificationError
 
 if TYPE_CHECKING:
@@ -130,9 +131,7 @@ def run(
         import onnxruntime
     except ImportError as error:
         raise DependencyError("comparing graphs needs onnxruntime: pip install 'oslic[cpu]'") from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options = session_options(onnxruntime, threads)
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         names = [o.name for o in session.get_outputs()] if outputs is None else list(outputs)

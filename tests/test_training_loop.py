@@ -386,6 +386,7 @@ def test_evaluation_writes_its_scores_beside_the_weights(data, tmp_path):
     [
         ("nonsense = 1", "unknown key 'nonsense'"),
         ('[config]\n"gnet.colour" = 1', "no 'gnet.colour'"),
+        ("[config.gnet]\ncolour = 1", "no 'gnet.colour'"),
         ("[", "not a readable recipe"),
     ],
 )
@@ -395,9 +396,10 @@ def test_recipe_errors(text, message, tmp_path):
 
 
 def test_recipe_changes_the_configuration(tmp_path):
-    path = write_recipe(tmp_path, "codec", '[config]\n"gnet.blocks" = 3\nlevels = 64\n')
+    path = write_recipe(tmp_path, "codec", '[config]\n"gnet.blocks" = 3\nlevels = 64\ncomnet.blocks = 3\n')
     recipe = recipes.load(path, {"schedule": {"steps": 7}})
     assert (recipe.config.gnet.blocks, recipe.config.levels, recipe.schedule.steps) == (3, 64, 7)
+    assert recipe.config.comnet == dataclasses.replace(preset("tiny").comnet, blocks=3)
 
 
 def test_the_wrong_command_for_a_recipe_is_named(data, tmp_path, capsys):

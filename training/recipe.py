@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -65,13 +65,13 @@ def _build(kind: type[Options], table: Mapping[str, Any], where: str) -> Options
 
 
 def overridden(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
-    """A configuration with some values changed; keys are dotted paths, as "gnet.blocks".
+    """A configuration with some values changed; keys are names in nested tables, or dotted paths as "gnet.blocks".
 
     Raises:
         UsageError: there is no such key, or the value does not fit.
     """
     tree = config.to_dict()
-    for path, value in changes.items():
+    for path, value in _paths(changes):
         node: Any = tree
         *parents, last = path.split(".")
         for parent in parents:
@@ -82,12 +82,21 @@ def overridden(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
     return ModelConfig.from_dict(tree)
 
 
+def _paths(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The values of nested tables, each with its dotted path."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from ((f"{key}.{rest}", inner) for rest, inner in _paths(value))
+        else:
+            yield key, value
+
+
 def load(path: Path, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Recipe:
     """Read a recipe.
 
     Args:
-        path: the TOML file: kind, network (name of a preset), folders, and the tables [config] (changes by dotted
-            path), [schedule] and [options].
+        path: the TOML file: kind, network (name of a preset), folders, and the tables [config] (what differs
+            from it), [schedule] and [options].
         overrides: changes to the tables, from the command line.
 
     Raises:

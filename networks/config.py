@@ -295,7 +295,7 @@ PRESETS: dict[str, ModelConfig] = {
     ),
     "lite": ModelConfig(
         name="lite",
-        levels=32,
+        levels=16,
         label_scale=4,
         multiple=32,
         segnet=SegNetConfig(
@@ -307,7 +307,7 @@ PRESETS: dict[str, ModelConfig] = {
             decoder_depths=(1, 1, 1),
             residual=True,
             skip=True,
-            smoothing=11,
+            smoothing=3,
         ),
         comnet=ComNetConfig(widths=(24, 48, 96), blocks=2, skip=False, label_entry="low"),
         gnet=GNetConfig(entry_scale=8, stem=96, blocks=4, up=(48,), up_blocks=(4,), mix=True),

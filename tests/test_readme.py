@@ -65,6 +65,17 @@ def test_files_that_the_readme_names_exist(path):
     assert (ROOT / path).exists()
 
 
+def test_the_figures_are_those_of_the_result_files(tmp_path):
+    (names,) = re.findall(r"^RESULTS := (.*)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    files = [str(ROOT / "bench" / "results" / f"{name}.json") for name in names.split()]
+    readme, charts = tmp_path / "README.md", tmp_path / "docs" / "charts"
+    readme.write_text(README, encoding="utf-8")
+    assert cli.main(["bench", "report", *files, "--readme", str(readme), "--pictures", str(charts)]) == 0
+    assert readme.read_text(encoding="utf-8") == README, "run `make figures`"
+    shown = {path.name: path.read_bytes() for path in charts.iterdir()}
+    assert {path.name: path.read_bytes() for path in (ROOT / "docs" / "charts").iterdir()} == shown
+
+
 def test_the_exit_codes_are_those_of_the_errors():
     from oslic.runtime import errors
 

@@ -14,8 +14,8 @@ import onnx
 import onnx_ir as ir
 import torch
 
-from ..export.forms import Fixed, Measured
-from ..export.fusion import LOWERINGS, Report, check, fuse, random_inputs
+from ..export.forms import Fixed
+from ..export.fusion import LOWERINGS, Report, check, fuse, fuse_measured, random_inputs
 from ..export.macs import Cost, count
 from ..export.onnx_export import OPSET, ports
 from ..export.verify import Tolerance, require
@@ -92,7 +92,7 @@ def forms_of(
         VerificationError: the fused graph differs from the naive one.
     """
     naive = export_static(config, graph, size, 0)
-    fused, report = fuse(naive, lambda sizes: Measured(sizes, threads))
+    fused, report = fuse_measured(naive, threads)
     # Outputs are whole grey levels or levels: a rounding may tip by one.
     tolerance = Tolerance(atol=0, rtol=0, share=2e-3)
     feeds = _feeds(naive, config.levels, len(config.classes))

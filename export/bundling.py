@@ -15,11 +15,10 @@ import torch
 
 from ..runtime.bundle import GRAPH_NAMES, GraphInfo, GraphName, Manifest, require_free, write_bundle
 from ..runtime.errors import ImageError, UsageError
-from .forms import CostModel, Fixed, Measured
-from .fusion import LOWERINGS, RULES, Report, fuse, never_slower
+from .forms import CostModel, Fixed
+from .fusion import LOWERINGS, Report, fuse, fuse_measured
 from .macs import count
 from .onnx_export import OPSET, export_graph, ports
-from .sizes import Sizes
 from .verify import Difference, Tolerance, compare, require, run
 
 if TYPE_CHECKING:
@@ -115,12 +114,6 @@ def _references(source: Source, image: npt.NDArray[np.uint8]) -> dict[str, npt.N
     return {name: value.numpy() for name, value in values.items()}
 
 
-def _chooser(form: Form, threads: int) -> Callable[[Sizes], CostModel | Fixed | Measured]:
-    if form == "auto":
-        return lambda sizes: Measured(sizes, threads)
-    return lambda sizes: CostModel("onnxruntime", sizes)
-
-
 def build_graph(
     source: Source,
     name: GraphName,
@@ -148,11 +141,11 @@ def build_graph(
     naive, report = fuse(exported, lambda _: Fixed(), shapes=shapes, rules=LOWERINGS)
     model, taken = naive, "naive"
     if form != "naive":
-        model, report = fuse(naive, _chooser(form, threads), shapes=shapes, rules=RULES)
-        taken = "fused"
         if form == "auto":
-            model, report = never_slower(naive, model, report, threads)
-            taken = "naive" if report.kept else "fused"
+            model, report = fuse_measured(naive, threads, shapes=shapes)
+        else:
+            model, report = fuse(naive, lambda sizes: CostModel("onnxruntime", sizes), shapes=shapes)
+        taken = "naive" if report.kept else "fused"
     data = ir.to_proto(model).SerializeToString()
     differences = []
     for values in batches:

@@ -15,9 +15,10 @@ import pytest
 import torch
 from oslic.bench.fusion import export_static
 from oslic.export.forms import CostModel, Fixed, Measured
-from oslic.export.fusion import RULES, check, fuse, random_inputs
+from oslic.export.fusion import RULES, check, fuse, fuse_measured, random_inputs
+from oslic.export.macs import count
 from oslic.export.rules.sums import SharedInput
-from oslic.export.verify import Tolerance
+from oslic.export.verify import Tolerance, require
 from oslic.networks.codec import create
 from oslic.networks.config import preset
 from oslic.networks.octconv import OctConv2d
@@ -285,6 +286,19 @@ def test_choices_are_made_and_reported(chooser):
     _, report = fuse(model, make, multiple=8, shapes={"x": SHAPE})
     assert {c["rule"] for c in report.choices} >= {"convolution-behind-upsampling"}
     assert all(" ms" in c["reason"] for c in report.choices)
+
+
+def test_the_fastest_whole_graph_is_taken():
+    model = export(styles.Ours())
+    fused, report = fuse_measured(model, 1, multiple=8, shapes={"x": SHAPE}, seconds=0.01)
+    times = {name: float(ms) for name, ms in re.findall(r"(\w[\w ]+?) ([\d.]+) ms", report.timing)}
+    assert set(times) == {"as it was", "forms measured one by one", "forms by the cost model"}
+    taken = report.timing.rpartition(": ")[2]
+    assert times[taken] == min(times.values())
+    assert report.kept == (taken == "as it was")
+    assert report.after == count(fused.graph, report.shapes)
+    feeds, tolerance = [random_inputs(model, report.shapes)], Tolerance(1e-5, 1e-4)
+    require(check(model, fused, report, feeds, tolerance).differences, "the fastest graph", tolerance)
 
 
 EXPLAINED = re.compile(

@@ -38,12 +38,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="onnxruntime",
         help="for which forms are chosen (default: onnxruntime, on the CPU)",
     )
-    parser.add_argument(
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument(
         "--measure",
         action="store_true",
         help="choose by measurement on this machine instead of the cost model (onnxruntime only)",
     )
-    parser.add_argument(
+    choice.add_argument(
         "--form", metavar="NAME", help="take this form wherever it exists, for instance phases"
     )
     parser.add_argument(
@@ -74,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
 
     from ...runtime.errors import UsageError
     from ...runtime.files import read_file, write_atomically
-    from ..forms import CostModel, Fixed, Measured
-    from ..fusion import check, fuse, never_slower, random_inputs
+    from ..forms import CostModel, Fixed
+    from ..fusion import check, fuse, fuse_measured, random_inputs
     from ..sizes import Sizes
     from ..verify import Tolerance, require
 
@@ -91,16 +92,16 @@ def run(args: argparse.Namespace) -> int:
     except Exception as error:  # protobuf's and onnx-ir's exceptions have no common base but this
         raise UsageError(f"{args.graph} is not an ONNX graph: {error}") from error
 
-    def chooser(sizes: Sizes) -> CostModel | Fixed | Measured:
+    def chooser(sizes: Sizes) -> CostModel | Fixed:
         if args.form is not None:
             return Fixed(args.form, "merged", "stacked")
-        if args.measure:
-            return Measured(sizes, args.threads)
         return CostModel(args.target, sizes)
 
-    fused, report = fuse(model, chooser, multiple=args.multiple, shapes=dict(args.shape))
+    shapes = dict(args.shape)
     if args.measure:
-        fused, report = never_slower(model, fused, report, args.threads)
+        fused, report = fuse_measured(model, args.threads, multiple=args.multiple, shapes=shapes)
+    else:
+        fused, report = fuse(model, chooser, multiple=args.multiple, shapes=shapes)
     tolerance = Tolerance(args.atol, args.rtol)
     feeds = [random_inputs(model, report.shapes)]
     if args.inputs is not None:

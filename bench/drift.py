@@ -92,7 +92,7 @@ def _row(name: str, codec: Codec, reference: Codec, coded: list[tuple[Any, Any]]
     between, changes, says = [], [], set()
     for layers, stream in coded:
         height, width = layers.image.shape[:2]
-        estimate = codec.synthesise(layers.compact, layers.labels, height, width)
+        estimate = codec.graphs.synthesise(layers.compact, layers.labels, height, width)
         counts += _differences(estimate, layers.estimate)
         between.append(psnr(layers.estimate, estimate))
         final = decode(stream.residual, estimate)

@@ -41,8 +41,8 @@ _VNNI: Final = frozenset({"avx512_vnni", "avx_vnni"})
 
 
 def _layers_of(codec: Codec, image: Pixels) -> tuple[Pixels, Pixels]:
-    labels = codec.segment(image)
-    return labels, codec.analyse(image, labels)
+    labels = codec.graphs.segment(image)
+    return labels, codec.graphs.analyse(image, labels)
 
 
 def graph_candidates(
@@ -52,13 +52,13 @@ def graph_candidates(
     height, width = image.shape[:2]
 
     def segment() -> None:
-        codec.segment(image)
+        codec.graphs.segment(image)
 
     def analyse() -> None:
-        codec.analyse(image, labels)
+        codec.graphs.analyse(image, labels)
 
     def synthesise() -> None:
-        codec.synthesise(compact, labels, height, width)
+        codec.graphs.synthesise(compact, labels, height, width)
 
     return {f"{name}/segment": segment, f"{name}/analyse": analyse, f"{name}/synthesise": synthesise}
 
@@ -89,11 +89,11 @@ def latency(
         codecs = {setup: Codec.open(path, threads=threads) for setup, path in setups.items()}
         labels, compact = _layers_of(codecs[BEFORE], image)
         for setup, codec in codecs.items():
-            codec.load(*GRAPH_NAMES)
+            codec.graphs.load(*GRAPH_NAMES)
             candidates |= graph_candidates(codec, setup, image, labels, compact)
             candidates |= codec_candidates(codec, Setup(setup), file, folder)
         timings = measure(candidates, rule)
-        reasons = {setup: codec.selection.reason for setup, codec in codecs.items()}
+        reasons = {setup: codec.graphs.selection.reason for setup, codec in codecs.items()}
         for codec in codecs.values():
             codec.close()
     parts = [key.partition("/")[2] for key in candidates if key.startswith(f"{BEFORE}/")]
@@ -218,7 +218,7 @@ def labels(
             for frame, annotation in frames:
                 with Image.open(annotation) as opened:
                     truth = np.asarray(opened)
-                small = codec.segment(as_rgb(read_image(frame, codec.limits).pixels))
+                small = codec.graphs.segment(as_rgb(read_image(frame, codec.limits).pixels))
                 found = small.repeat(scale, 0).repeat(scale, 1)[: truth.shape[0], : truth.shape[1]]
                 if truth.ndim != 2 or found.shape != truth.shape:
                     raise DataError(

@@ -77,7 +77,7 @@ def codec_candidates(codec: Codec, setup: Setup, source: Path, folder: Path) -> 
     stream, restored = folder / f"{setup.name}.oslic", folder / f"{setup.name}.ppm"
 
     # Of a network on another device the processor's time says nothing.
-    on_cpu = codec.selection.backend.name == OnnxRuntimeCpu.name
+    on_cpu = codec.graphs.selection.backend.name == OnnxRuntimeCpu.name
 
     def compress() -> StageTimes:
         start = time.perf_counter()
@@ -149,7 +149,7 @@ def load_times(setup: Setup) -> dict[str, float]:
         times = {"open": time.perf_counter() - start}
         for graph in GRAPH_NAMES:
             start = time.perf_counter()
-            codec.load(graph)
+            codec.graphs.load(graph)
             times[graph] = time.perf_counter() - start
     return times
 
@@ -218,7 +218,7 @@ def run(
         before = environment.describe()
         timings = measure(candidates, rule)
         flows = {s.name: throughput(codecs[s.name], s, image, images) for s in setups} if images else {}
-        chosen = {s.name: codecs[s.name].selection.reason for s in setups}
+        chosen = {s.name: codecs[s.name].graphs.selection.reason for s in setups}
         for codec in codecs.values():
             codec.close()
     return {

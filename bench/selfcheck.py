@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ..runtime.backends import Options
 from ..runtime.bundle import Bundle, default_bundle
 from ..runtime.codec import Codec
+from ..runtime.graphs import Graphs
 from ..runtime.images import Metadata, encode_image, read_image
 from ..runtime.limits import Limits
 from . import environment, latency
@@ -28,13 +30,13 @@ STAGE: Final = "synthesise"
 _FIGURE: Final = f"oslic/decompress {STAGE}"
 
 
-class _Slowed(Codec):
-    """A codec whose `synthesise` takes longer by a known factor, spent in work as the original is."""
+class _Slowed(Graphs):
+    """Graphs whose `synthesise` takes longer by a known factor, spent in work as the original is."""
 
     factor = 1.0
 
     def synthesise(self, compact: Pixels, labels: Pixels, height: int, width: int) -> Pixels:
-        """As `Codec.synthesise`, then as much more work as the factor says: the clock would count waiting as work."""
+        """As `Graphs.synthesise`, then as much more work as the factor says: the clock would count waiting as work."""
         start = time.thread_time()
         estimate = super().synthesise(compact, labels, height, width)
         end = start + (time.thread_time() - start) * self.factor
@@ -78,15 +80,16 @@ def run(bundle: Path | None, image: Path, runs: int, slowdown: float, rule: Sett
     loads = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        codec = _Slowed(Bundle.open(bundle or default_bundle()), "auto", 1, Limits())
+        graphs = _Slowed(Bundle.open(bundle or default_bundle()), "auto", Options(threads=1), Limits())
+        codec = Codec(graphs, Limits())
         file = folder / "input.png"
         file.write_bytes(encode_image(read_image(image, codec.limits).pixels, Metadata(), file))
         with codec:
             for _ in range(runs):
                 loads.append(environment.describe()["load_average"][0])
-                codec.factor = 1.0
+                graphs.factor = 1.0
                 before, same = (_result(codec, file, folder, rule) for _ in range(2))
-                codec.factor = slowdown
+                graphs.factor = slowdown
                 slower = _result(codec, file, folder, rule)
                 for kind, after in (("equal", same), ("slowed", slower)):
                     rows = {row.figure: row for row in compare(before, after, Margins())}

@@ -666,7 +666,7 @@ def test_the_codec_runs_on_engines_as_on_the_cpu(stand_in, photo):
     with Codec.open(bundle, "onnxruntime-cpu") as reference:
         wanted = reference.compress(image, 40, speed=10)
     with Codec.open(bundle) as codec:
-        assert codec.selection.reason.startswith(
+        assert codec.graphs.selection.reason.startswith(
             "tensorrt 11.4.0: the best here; engines of this bundle in fp32"
         )
         for _ in range(3):  # plain, recorded, replayed
@@ -675,7 +675,9 @@ def test_the_codec_runs_on_engines_as_on_the_cpu(stand_in, photo):
         back = codec.decompress(wanted)
         assert back.shape == image.shape
         with pytest.raises(BackendError, match="no profile of the engine"):
-            codec.synthesise(np.zeros((140, 250, 3), np.uint8), np.zeros((280, 500), np.uint8), 1120, 2000)
+            codec.graphs.synthesise(
+                np.zeros((140, 250, 3), np.uint8), np.zeros((280, 500), np.uint8), 1120, 2000
+            )
     gc.collect()
     assert not driver.device.live
     assert not driver.handles
@@ -986,7 +988,7 @@ def test_every_gpu_backend_agrees_with_the_cpu(name, bundle, photo):
     with Codec.open(bundle, "onnxruntime-cpu") as reference, Codec.open(bundle, name) as codec:
         wanted = reference.layers(photo)
         for _ in range(3):  # plain, recorded, replayed
-            y = codec.synthesise(wanted.compact, wanted.labels, *photo.shape[:2])
+            y = codec.graphs.synthesise(wanted.compact, wanted.labels, *photo.shape[:2])
             difference = np.abs(y.astype(int) - wanted.estimate)
             assert difference.max() <= 1
             assert (difference > 0).mean() < 0.01

@@ -258,7 +258,7 @@ def test_a_bundle_that_lies_about_its_precision_is_refused(float_bundle, tmp_pat
         Codec.open(folder) as codec,
         pytest.raises((BackendError, BundleError), match="calibrate the bundle again"),
     ):
-        codec.load("segment")
+        codec.graphs.load("segment")
 
 
 def test_a_graph_with_integer_kernels_is_refused(tmp_path):
@@ -306,7 +306,7 @@ def test_labels_are_scored_against_those_on_disk(calibrated, float_bundle, sampl
         (tmp_path / name).mkdir()
     frame.save(tmp_path / "test" / "f.png")
     with Codec.open(float_bundle, threads=1) as codec:
-        truth = codec.segment(np.array(frame)).repeat(4, 0).repeat(4, 1)[:70, :130]
+        truth = codec.graphs.segment(np.array(frame)).repeat(4, 0).repeat(4, 1)[:70, :130]
     Image.fromarray(truth).save(tmp_path / "testannot" / "f.png")
     frames = find_pictures(None, tmp_path).frames
     found = labels(float_bundle.path, calibrated[0].path, frames, threads=1)

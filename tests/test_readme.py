@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from oslic.runtime import cli
-from oslic.runtime.codec import psnr
+from oslic.runtime.pixels import psnr
 from PIL import Image
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

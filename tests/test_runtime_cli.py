@@ -132,7 +132,7 @@ def test_info_writes_the_label_map_with_its_classes(tmp_path, small, stream):
     assert cli.main(["info", str(stream), "--labels", str(path)]) == 0
     picture = Image.open(path)
     with Codec.open() as codec:
-        labels = codec.segment(np.array(Image.open(small)))
+        labels = codec.graphs.segment(np.array(Image.open(small)))
         scale = codec.bundle.manifest.label_scale
         colors = [c.color for c in codec.bundle.manifest.classes]
     assert picture.mode == "P"

@@ -12,7 +12,7 @@ import pytest
 from oslic.runtime import flif
 from oslic.runtime.backends import Availability, Options, select
 from oslic.runtime.bundle import Bundle, default_bundle
-from oslic.runtime.codec import Codec, DriftWarning, psnr
+from oslic.runtime.codec import Codec, DriftWarning
 from oslic.runtime.errors import (
     BackendError,
     BundleError,
@@ -26,6 +26,8 @@ from oslic.runtime.errors import (
 )
 from oslic.runtime.images import Metadata
 from oslic.runtime.limits import Limits
+from oslic.runtime.pixels import psnr
+from oslic.runtime.search import highest_within, lowest_reaching
 from oslic.runtime.stream import SectionType, read_info, read_stream, write_stream
 
 FAST = 10
@@ -79,7 +81,7 @@ def test_the_estimate_comes_from_the_stored_layers(codec, layers, photo):
     """Closed loop: from the bytes of the stream alone, by the graph, the estimate follows."""
     labels = flif.decode(layers.sections[SectionType.LABELS])
     compact = flif.decode(layers.sections[SectionType.COMPACT])
-    again = codec.synthesise(compact, labels, *photo.shape[:2])
+    again = codec.graphs.synthesise(compact, labels, *photo.shape[:2])
     assert np.array_equal(again, layers.estimate)
 
 
@@ -169,12 +171,12 @@ def test_metadata_travels(codec, layers):
 def test_labels_alone_need_no_network(codec, layers, stream):
     with Codec.open() as fresh:
         assert np.array_equal(fresh.decode_labels(stream), layers.labels)
-        assert fresh._runners == {}
+        assert fresh.graphs._runners == {}
 
 
 @pytest.mark.parametrize("bits_per_pixel", [0.6, 1.0])
 def test_a_rate_is_met_from_below_and_nearly(codec, photo, layers, bits_per_pixel):
-    encoded = codec.search(layers, bits_per_pixel=bits_per_pixel, speed=FAST)
+    encoded = highest_within(codec, layers, bits_per_pixel, speed=FAST)
     pixels = photo.shape[0] * photo.shape[1]
     assert len(encoded.data) * 8 / pixels <= bits_per_pixel
     better = codec.finish(layers, quality=encoded.quality + 1, speed=FAST)
@@ -182,7 +184,7 @@ def test_a_rate_is_met_from_below_and_nearly(codec, photo, layers, bits_per_pixe
 
 
 def test_a_psnr_is_met_from_above_and_nearly(codec, photo, layers):
-    encoded = codec.search(layers, min_psnr=34, speed=FAST)
+    encoded = lowest_reaching(codec, layers, 34, speed=FAST)
     assert psnr(photo, codec.reconstruct(layers, encoded)) >= 34
     worse = codec.finish(layers, quality=encoded.quality - 1, speed=FAST)
     assert psnr(photo, codec.reconstruct(layers, worse)) < 34
@@ -191,12 +193,12 @@ def test_a_psnr_is_met_from_above_and_nearly(codec, photo, layers):
 def test_a_rate_below_the_floor_names_it(codec, photo, layers):
     floor = len(codec.finish(layers, quality=0).data) * 8 / (photo.shape[0] * photo.shape[1])
     with pytest.raises(RateError, match=f"floor of this image, {floor:.4f} bpp"):
-        codec.search(layers, bits_per_pixel=floor * 0.9)
+        highest_within(codec, layers, floor * 0.9)
 
 
 def test_a_psnr_out_of_reach_says_what_is_reached(codec, layers):
     with pytest.raises(RateError, match=r"quality 100 gives \d\d\.\d\d dB"):
-        codec.search(layers, min_psnr=90, speed=FAST)
+        lowest_reaching(codec, layers, 90, speed=FAST)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +221,7 @@ def test_sizes_beyond_the_memory_limit_name_one_that_fits(photo):
     with Codec.open(limits=Limits(memory=2 << 20)) as small:
         with pytest.raises(LimitError, match=r"\d+x\d+ would fit"):
             small.compress(photo)
-        assert small._runners == {}
+        assert small.graphs._runners == {}
 
 
 def test_a_huge_declared_size_is_refused_before_anything_is_decoded(codec, stream):
@@ -379,8 +381,8 @@ def test_an_unknown_backend_lists_the_known_ones():
 
 def test_auto_says_what_it_took_and_why():
     with Codec.open() as opened:
-        assert opened.selection.backend.name in opened.selection.reason
-        assert all(reason for reason in opened.selection.passed_over.values())
+        assert opened.graphs.selection.backend.name in opened.graphs.selection.reason
+        assert all(reason for reason in opened.graphs.selection.passed_over.values())
 
 
 def test_the_cpu_backend_is_always_there():

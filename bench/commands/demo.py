@@ -90,8 +90,8 @@ def run(args: argparse.Namespace) -> int:
     if not folder.is_dir():
         raise UsageError(f"the output folder {folder} does not exist; create it first")
     with Codec.open(args.bundle, args.backend) as codec:
-        codec.load("segment", "analyse", "synthesise")
-        print(f"bundle {codec.bundle.path} ({codec.bundle.manifest.name}), {codec.selection.reason}")
+        codec.graphs.load("segment", "analyse", "synthesise")
+        print(f"bundle {codec.bundle.path} ({codec.bundle.manifest.name}), {codec.graphs.selection.reason}")
         rows = [_measure(codec, Path(source), folder, args.quality) for source in args.inputs]
     _print(rows)
     print(f"\nStreams and pictures of all layers: {folder}/*.oslic, {folder}/*.layers.png")

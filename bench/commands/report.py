@@ -15,6 +15,7 @@ from ...runtime.codec import Codec
 from ...runtime.errors import UsageError
 from ...runtime.files import read_file, write_atomically
 from ...runtime.images import read_image
+from ...runtime.search import highest_within
 from ..metrics import psnr
 from ..picture import as_rgb
 from ..report import Comparison, headlines, html, markdown, pictures, read_result, sections
@@ -67,7 +68,7 @@ def _comparisons(path: str, codec: Codec) -> list[Comparison]:
     image = as_rgb(read_image(path, codec.limits).pixels)
     layers = codec.layers(image)
     floor = len(codec.finish(layers, quality=0).data) * 8 / (image.shape[0] * image.shape[1])
-    encoded = codec.search(layers, bits_per_pixel=max(_VISUAL_BPP, floor * 2))
+    encoded = highest_within(codec, layers, max(_VISUAL_BPP, floor * 2))
     ours = codec.reconstruct(layers, encoded)
 
     def caption(name: str, pixels: Pixels, size: int) -> str:

@@ -7,12 +7,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..codec import DEFAULT_QUALITY, Codec, Encoded, Layers, psnr
+from ..codec import DEFAULT_QUALITY, Codec, Encoded, Layers
 from ..errors import OslicError
 from ..files import write_atomically
 from ..images import Metadata, read_image
 from ..pipeline import overlap
+from ..pixels import psnr
 from ..residual import DEFAULT_SPEED, MAX_SPEED
+from ..search import highest_within, lowest_reaching
 from ._common import STREAM_SUFFIX, Reporter, add_codec_arguments, milliseconds, open_codec, plan_outputs
 
 
@@ -76,10 +78,10 @@ class _Work:
     def finish(self, files: tuple[Path, Path], half: tuple[Layers, Metadata]) -> dict[str, Any]:
         """Code the residual, write the stream, say what came of it."""
         args, (layers, metadata) = self._args, half
-        if args.bpp is not None or args.psnr is not None:
-            encoded = self._codec.search(
-                layers, bits_per_pixel=args.bpp, min_psnr=args.psnr, speed=args.speed, metadata=metadata
-            )
+        if args.bpp is not None:
+            encoded = highest_within(self._codec, layers, args.bpp, speed=args.speed, metadata=metadata)
+        elif args.psnr is not None:
+            encoded = lowest_reaching(self._codec, layers, args.psnr, speed=args.speed, metadata=metadata)
         else:
             quality = DEFAULT_QUALITY if args.quality is None else args.quality
             encoded = self._codec.finish(layers, quality=quality, speed=args.speed, metadata=metadata)

@@ -49,7 +49,7 @@ def _one(codec: Codec, source: Path, target: Path, strict: bool) -> dict[str, An
         "layout": decoded.header.layout.name.lower(),
         "digest_matches": decoded.digest_matches,
         "digest": decoded.header.digest.hex(),
-        "backend": codec.selection.backend.name,
+        "backend": codec.graphs.selection.backend.name,
         "stages_ms": milliseconds(stages),
     }
 

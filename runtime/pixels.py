@@ -1,0 +1,75 @@
+"""Arrays of samples: their layout, their parts, their borders, and how far two of them lie apart."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .errors import ImageError
+from .stream import Layout
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Pixels = npt.NDArray[np.uint8]
+
+
+def layout_of(image: Pixels) -> Layout:
+    """The layout of an image's samples, by its shape.
+
+    Raises:
+        ImageError: not uint8, or not (H, W), (H, W, 2), (H, W, 3) or (H, W, 4) with both sides at least 1.
+    """
+    if image.dtype != np.uint8:
+        raise ImageError(f"the image has dtype {image.dtype}, must be uint8")
+    channels = 1 if image.ndim == 2 else image.shape[2] if image.ndim == 3 else 0
+    if channels not in (1, 2, 3, 4) or (image.ndim == 3 and channels == 1):
+        raise ImageError(
+            f"the image has shape {image.shape}, must be (H, W), (H, W, 2), (H, W, 3) or (H, W, 4)"
+        )
+    if image.shape[0] < 1 or image.shape[1] < 1:
+        raise ImageError(f"the image has shape {image.shape}: both sides must be at least 1")
+    return Layout(channels)
+
+
+def split(image: Pixels, layout: Layout) -> tuple[Pixels, Pixels | None]:
+    """Return colour, (H, W) or (H, W, 3), and alpha, (H, W) or None."""
+    if layout is Layout.GRAY_ALPHA:
+        return np.ascontiguousarray(image[:, :, 0]), np.ascontiguousarray(image[:, :, 1])
+    if layout is Layout.RGBA:
+        return np.ascontiguousarray(image[:, :, :3]), np.ascontiguousarray(image[:, :, 3])
+    return np.ascontiguousarray(image), None
+
+
+def join(color: Pixels, alpha: Pixels | None) -> Pixels:
+    """Inverse of `split`."""
+    if alpha is None:
+        return color
+    return np.dstack([color, alpha])
+
+
+def luma(estimate: Pixels) -> Pixels:
+    """Luma of RGB, (H, W, 3) -> (H, W), in whole numbers (BT.601 weights in 65536ths, rounded)."""
+    red, green, blue = (estimate[:, :, i].astype(np.uint32) for i in range(3))
+    return ((red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16).astype(np.uint8)
+
+
+def extend(plane: Pixels, height: int, width: int) -> Pixels:
+    """Extend (H, W) or (H, W, C) at the bottom and right to the given size, repeating the edge."""
+    below, right = height - plane.shape[0], width - plane.shape[1]
+    if below == 0 and right == 0:
+        return np.ascontiguousarray(plane)
+    return np.pad(plane, ((0, below), (0, right), *((0, 0),) * (plane.ndim - 2)), mode="edge")
+
+
+def ceil_div(value: int, divisor: int) -> int:
+    """The quotient, rounded upwards."""
+    return -(-value // divisor)
+
+
+def psnr(image: Pixels, other: Pixels) -> float:
+    """Return the PSNR over all channels of two uint8 images of one shape, in dB; infinite for equal ones."""
+    difference = np.subtract(image, other, dtype=np.float32)
+    error = float(np.mean(difference * difference))
+    return float("inf") if error == 0 else 10 * float(np.log10(255 * 255 / error))

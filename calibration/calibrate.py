@@ -21,7 +21,8 @@ from .images import digest, read_photographs
 from .judge import FloatNetworks, Judge
 from .options import Options
 from .report import html
-from .steps import Calibrated, GraphCalibration, Work
+from .steps import Calibrated, calibrate_graph
+from .subject import Work
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -110,8 +111,7 @@ def calibrate_bundle(
         if name not in options.graphs:
             results[name] = Calibrated(bundle.read_graph(name), False, {})
             continue
-        step = GraphCalibration(name, work)
-        results[name] = made = step.run()
+        results[name] = made = calibrate_graph(name, work)
         progress(summary(name, made.report))
     if not any(result.int8 for result in results.values()):
         raise DataError("no layer is left in int8 within the budget; raise --budget-db or --budget-labels")

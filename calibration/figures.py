@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from ..bench.timing import Candidate, Settings, measure, ratio
 from .graph import Graph
-from .kernels import Kernel
+from .kernels import INT8_CONVOLUTION, Kernel
 from .placement import Layer
 from .ranges import clipped_share
+from .recipes import Choice
+from .sensitivity import Decision, Trial, rank
 from .sessions import Session
-from .statistics import Statistics
+from .statistics import Statistics, values_of
+from .subject import Subject
 from .writing import Quantised
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     Feeds = dict[str, npt.NDArray[np.uint8]]
+
+_SQNR_IMAGES: Final = 2
 
 
 def latency(sessions: Mapping[str, Session], feeds: Feeds) -> dict[str, Any]:
@@ -106,6 +111,70 @@ def value_figures(
             }
         )
     return found
+
+
+def describe(
+    subject: Subject,
+    choice: Choice,
+    trials: Sequence[Trial],
+    decision: Decision,
+    made: Quantised,
+    *,
+    kernels: Sequence[Kernel],
+) -> dict[str, Any]:
+    """What the report says of one graph, as plain JSON types; the keys are those of `docs/calibration.md`.
+
+    Args:
+        subject: the float graph.
+        choice: of the recipe.
+        trials: of all layers.
+        decision: which of them are int8.
+        made: the quantised graph.
+        kernels: that ONNX Runtime ran for it.
+    """
+    prepared, recipe = choice.taken.prepared, choice.taken.recipe
+    graph = prepared.placement.graph
+    feeds = subject.judged[:_SQNR_IMAGES]
+    values = values_of(graph, list(made.scales), feeds, subject.options.threads, subject.where)
+    ranked = [trial.layer.name for trial in rank(trials)]
+    damage = decision.damage
+    return {
+        "recipe": {
+            "ranges": recipe.ranges.method,
+            "scales": recipe.rule.name,
+            "bias_correction": recipe.correct_biases,
+            "equalisation": prepared.equalised_regions > 0,
+            "equalised_regions": prepared.equalised_regions,
+            "weight_limit": recipe.weight_limit,
+        },
+        "variants": [variant.to_dict() for variant in choice.variants],
+        "statistics_from_cache": any(variant.prepared.cached for variant in choice.variants),
+        "budget": subject.budget,
+        "damage": damage.value,
+        "agreement": damage.agreement_db,
+        "estimate_db": {"before": subject.judge.float_db(), "after": damage.estimate_db},
+        "layers": [
+            {
+                "name": trial.layer.name,
+                "convolutions": list(trial.layer.convolutions),
+                "decision": "float32" if trial.layer.name in decision.reasons else "int8",
+                "reason": decision.reasons.get(trial.layer.name, "within the budget"),
+                "rank": ranked.index(trial.layer.name) + 1,
+                "damage_alone": trial.damage,
+                "float_ms": 1e3 * trial.float_seconds,
+                "int8_ms": 1e3 * trial.int8_seconds,
+                "weight_sqnr_db": weight_sqnr(trial.layer, graph, made),
+            }
+            for trial in trials
+        ],
+        "transposed_left": prepared.kept_transposed,
+        "values": value_figures(made, prepared.statistics, values, len(feeds)),
+        "kernels": kernel_counts(kernels),
+        "int8_convolutions": {
+            "meant": len(made.weights),
+            "run": sum(kernel.operator == INT8_CONVOLUTION for kernel in kernels),
+        },
+    }
 
 
 def _decibel(signal: float, noise: float) -> float | None:

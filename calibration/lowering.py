@@ -233,7 +233,7 @@ def interleave_channels_last(graph: Graph, names: set[str] | None = None) -> int
     """Write the exporter's interleaving of phases as `lower_transposed` does.
 
     Args:
-        graph: is changed. `steps` checks its numbers: what the exporter's reshapes do depends on computed sizes.
+        graph: is changed. `recipes` checks its numbers: what the exporter's reshapes do depends on computed sizes.
         names: Conv nodes; only phases that come from these, or were interleaved here, are rewritten; None: all.
 
     Returns:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -26,30 +29,64 @@ if TYPE_CHECKING:
 _LAYERS: Final = "Bytes per layer, mean over the images"
 _MEDIANS: Final = "Median, whisker to the 95th percentile"
 _ROOFLINE: Final = "Rate and intensity"
+_METRICS: Final = {
+    "psnr": "PSNR-RGB, dB",
+    "psnr_ycbcr": "PSNR-YCbCr, dB",
+    "ms_ssim": "MS-SSIM",
+    "ssimulacra2": "SSIMULACRA 2",
+}
+# Longer tables are folded on the page, and left out of the Markdown.
+_LONG: Final = 12
+# The browser itself keeps to it that the page needs nothing else.
+_POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 _STYLE: Final = """
-body{font:16px/1.5 system-ui,sans-serif;color:#1b1b1b;max-width:1080px;margin:0 auto;padding:24px}
-h1{margin-bottom:0}h2{margin-top:48px;border-bottom:1px solid #ddd}
-table{border-collapse:collapse;margin:12px 0;font-size:14px}
-th,td{padding:3px 10px;border-bottom:1px solid #e4e4e4;text-align:right}
-th:first-child,td:first-child{text-align:left}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(480px,1fr));gap:16px}
-svg{width:100%;height:auto;border:1px solid #eee}
-.slider{position:relative;max-width:100%;margin:8px 0;overflow:hidden;line-height:0}
-.slider img{display:block;max-width:100%}
-.slider .top{position:absolute;inset:0;clip-path:inset(0 50% 0 0)}
-.slider .edge{position:absolute;top:0;bottom:0;left:50%;width:2px;background:#fff;box-shadow:0 0 3px #000}
-.slider+input{width:100%;max-width:768px}
-details{margin:12px 0}pre{background:#f6f6f6;padding:12px;overflow:auto;font-size:12px}
+body{font:16px/1.5 system-ui,sans-serif;color:#1b1b1b;background:#fff;max-width:1200px;margin:0 auto;padding:24px}
+h1{margin-bottom:0}h2{margin-top:48px;border-bottom:1px solid #ddd}h3,summary{overflow-wrap:anywhere}
+a{color:#00588a;text-decoration:none}a:hover{text-decoration:underline}.summary li{margin:4px 0}
+table{border-collapse:collapse;font-size:14px}
+.wide{overflow-x:auto;margin:12px 0}
+th,td{padding:3px 10px;border-bottom:1px solid #e4e4e4;text-align:right;font-variant-numeric:tabular-nums}
+td{white-space:nowrap}th{vertical-align:bottom}
+.words{text-align:left;white-space:normal;min-width:6em}
+@media(max-width:600px){td:first-child{min-width:10em;overflow-wrap:anywhere;white-space:normal}}
+.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(500px,100%),1fr));gap:16px}
+.charts>svg{width:100%;height:auto;border:1px solid #eee}
+.pair{margin:8px 0 24px;width:fit-content;max-width:100%}
+.stage{position:relative;width:fit-content;overflow:hidden;line-height:0}
+.stage img{max-width:100%;height:auto}
+.stage .top{position:absolute;inset:0;width:100%;height:100%}
+.edge{position:absolute;top:0;bottom:0;width:2px;margin-left:-1px;background:#fff;box-shadow:0 0 3px #000}
+.edge::after{content:'\\2194';position:absolute;top:50%;left:-13px;width:28px;height:28px;margin-top:-14px;
+border-radius:50%;background:#fff;box-shadow:0 0 3px #000;color:#1b1b1b;font:18px/28px sans-serif;text-align:center}
+.stage input{position:absolute;inset:0;width:100%;height:100%;margin:0;opacity:0;cursor:ew-resize;touch-action:pan-y;
+appearance:none}
+.stage input::-webkit-slider-thumb{appearance:none;width:1px;height:100%}
+.stage input::-moz-range-thumb{width:1px;height:100%;border:0}
+.stage:has(:focus-visible){outline:3px solid #0072b2}
+figcaption{display:flex;flex-wrap:wrap;justify-content:space-between;gap:0 16px;font-size:14px;padding-top:4px;
+width:0;min-width:100%}
+details{margin:12px 0}summary{cursor:pointer}summary.long{font-size:1.17em;font-weight:bold}
+pre{background:#f6f6f6;padding:12px;overflow:auto;font-size:12px}
 .note{color:#555;font-size:14px}
 """
 _SCRIPT: Final = """
-for(const r of document.querySelectorAll('input[type=range]'))r.addEventListener('input',()=>{
-const s=r.previousElementSibling;
+for(const r of document.querySelectorAll('.stage input')){
+const s=r.parentElement,move=()=>{
 s.querySelector('.top').style.clipPath=`inset(0 ${100-r.value}% 0 0)`;
-s.querySelector('.edge').style.left=r.value+'%';});
+s.querySelector('.edge').style.left=r.value+'%';};
+r.addEventListener('input',move);move();}
 """
+_PUBLISHED: Final = (
+    "Of the mean curves; not measured here. Networks trained for MS-SSIM do worse in PSNR than they could."
+)
+_VISUAL: Final = (
+    "Drag across a picture, or use the arrow keys, to move the edge. The other codec, at 4:4:4, takes at most as many "
+    "bytes, unless it cannot; dB: PSNR-RGB."
+)
 _STAGES: Final = ("read", "segment", "analyse", "synthesise", "labels", "compact", "residual", "add", "write")
 # What runs beside the networks: a bar is the whole, its parts what is not hidden.
+_REST: Final = "other"
+_WHOLE: Final = "not split"
 _BESIDE: Final = {"compress": latency.FLIF_STAGES, "decompress": ("residual",)}
 
 
@@ -70,11 +107,23 @@ class Table:
     note: str = ""
 
     def html(self) -> str:
-        """Return the table as HTML."""
-        head = "".join(f"<th>{escape(c)}</th>" for c in self.columns)
-        body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in self.rows)
+        """Return the table as HTML; a long one is folded."""
+        words = [
+            all(not cell or cell[0].isalpha() for cell in cells) for cells in zip(*self.rows, strict=True)
+        ]
+        marks = [" class='words'" if wordy or i == 0 else "" for i, wordy in enumerate(words)]
+
+        def line(tag: str, cells: tuple[str, ...]) -> str:
+            marked = zip(cells, marks, strict=True)
+            return "<tr>" + "".join(f"<{tag}{mark}>{escape(c)}</{tag}>" for c, mark in marked) + "</tr>"
+
+        body = line("th", self.columns) + "".join(line("td", row) for row in self.rows)
         note = f"<p class='note'>{escape(self.note)}</p>" if self.note else ""
-        return f"<h3>{escape(self.title)}</h3><table><tr>{head}</tr>{body}</table>{note}"
+        table = f"<div class='wide'><table>{body}</table></div>{note}"
+        if len(self.rows) <= _LONG:
+            return f"<h3>{escape(self.title)}</h3>{table}"
+        heading = f"<summary class='long'>{escape(self.title)} ({len(self.rows)})</summary>"
+        return f"<details>{heading}{table}</details>"
 
     def markdown(self) -> str:
         """Return the table as Markdown."""
@@ -115,33 +164,35 @@ class Section:
 def _rd_section(result: dict[str, Any]) -> Section:
     section = Section("Rate and distortion", environment=result["environment"])
     summary, ours = result["summary"], result["coder"]
-    labels = {
-        "psnr": "PSNR-RGB, dB",
-        "psnr_ycbcr": "PSNR-YCbCr, dB",
-        "ms_ssim": "MS-SSIM",
-        "ssimulacra2": "SSIMULACRA 2",
-    }
     count = len(result["settings"]["images"])
     for metric in result["settings"]["metrics"]:
-        sources = [(c, False) for c in summary["curves"]] + [(c, True) for c in summary["published"]]
+        frame = [c for c in summary["published"] if metric in c["scores"]]
+        context = f"published ({len(frame)})"
         lines = [
-            Line(c["name"], list(zip(c["bpp"], c["scores"][metric], strict=True)), dashed)
-            for c, dashed in sources
+            Line(
+                c["name"], list(zip(c["bpp"], _shown(metric, c["scores"][metric]), strict=True)), context=name
+            )
+            for curves, name in ((summary["curves"], ""), (frame, context))
+            for c in curves
             if metric in c["scores"]
         ]
-        title = f"{labels[metric]}, mean of {count} images"
-        section.charts[title] = line_chart(title, "bits per pixel, all bytes counted", labels[metric], lines)
+        title = f"{_METRICS[metric]}, mean of {count} images"
+        label = "-10 log10(1 - MS-SSIM), dB" if metric == "ms_ssim" else _METRICS[metric]
+        section.charts[title] = line_chart(
+            title, "bits per pixel, all bytes counted (logarithmic)", label, lines, log_x=True
+        )
     section.charts[_LAYERS] = _layer_chart(result)
     rates = [b for b in summary["bd_rates"] if "bd_rate_percent" in b]
     low, high = rd.BD_RANGE
     method = f"PSNR-RGB over {low:g} to {high:g} dB, Akima interpolation; negative: {ours} needs fewer bytes."
     for title, published, how in (
         (f"BD-rate of {ours}", False, "Mean over the images, file for file, coded in this run."),
-        (f"BD-rate of {ours} against published curves", True, "Of the mean curves; not measured here."),
+        (f"BD-rate of {ours} against published curves", True, _PUBLISHED),
     ):
-        rows = tuple(
-            (b["anchor"], f"{b['bd_rate_percent']:+.1f} %") for b in rates if ("source" in b) is published
-        )
+        wanted = [b for b in rates if ("source" in b) is published]
+        if published:  # so many that they are read as a ranking
+            wanted.sort(key=lambda b: float(b["bd_rate_percent"]), reverse=True)
+        rows = tuple((b["anchor"], f"{b['bd_rate_percent']:+.1f} %") for b in wanted)
         if rows:
             section.tables.append(Table(title, ("against", "BD-rate"), rows, f"{method} {how}"))
     section.tables.append(_per_image(result))
@@ -151,6 +202,11 @@ def _rd_section(result: dict[str, Any]) -> Section:
             f"Bytes at equal PSNR (BD-rate over {low:g} to {high:g} dB, {count} photographs): {against}."
         )
     return section
+
+
+def _shown(metric: str, scores: list[float]) -> list[float]:
+    """Scores as a chart shows them: MS-SSIM in dB, since all that is worth looking at lies close below 1."""
+    return [-10 * math.log10(max(1 - s, 1e-6)) for s in scores] if metric == "ms_ssim" else scores
 
 
 def _layer_chart(result: dict[str, Any]) -> str:
@@ -169,7 +225,7 @@ def _layer_chart(result: dict[str, Any]) -> str:
         header = means["total"] - means["labels"] - means["compact"] - means["residual"]
         parts = [(k, means[k]) for k in ("labels", "compact", "residual")]
         bars.append(Bar(f"quality {quality:g}", [*parts, ("header", max(header, 0))]))
-    return bar_chart(_LAYERS, "kB", bars)
+    return bar_chart(_LAYERS, "kB per image", bars)
 
 
 def _per_image(result: dict[str, Any]) -> Table:
@@ -190,7 +246,7 @@ def _per_image(result: dict[str, Any]) -> Table:
         for p in wanted
         if p["quality"] == quality
     )
-    columns = ("image", "bytes", "bpp", "labels", "compact", *metrics)
+    columns = ("image", "bytes", "bpp", "labels, bytes", "compact, bytes", *(_METRICS[m] for m in metrics))
     return Table(f"Per image, {ours} at quality {quality:g}", columns, rows)
 
 
@@ -209,7 +265,7 @@ def _latency_section(result: dict[str, Any]) -> Section:
             (stage, wall[stage]["p50_ms"]) for stage in _STAGES if stage in wall and stage not in beside
         ]
         rest = total["p50_ms"] - sum(value for _, value in staged)
-        parts = [*staged, ("other", max(rest, 0.0))] if staged else [("total", total["p50_ms"])]
+        parts = [*staged, (_REST, max(rest, 0.0))] if staged else [(_WHOLE, total["p50_ms"])]
         bars.append(Bar(name, parts, (total["p50_ms"], total["p95_ms"])))
         cells = (f"{total[f'p{p}_ms']:.1f}" for p in (50, 90, 95, 99))
         flif = f"{wall['flif']['p50_ms']:.1f}" if "flif" in wall else "-"
@@ -226,7 +282,7 @@ def _latency_section(result: dict[str, Any]) -> Section:
                 str(total["n"]),
             )
         )
-    section.charts[_MEDIANS] = bar_chart(_MEDIANS, "ms", bars)
+    section.charts[_MEDIANS] = bar_chart(_MEDIANS, "milliseconds", bars, neutral=(_REST, _WHOLE))
     section.headline = " ".join(_latency_headline(setup["name"], result) for setup in setting["setups"])
     columns = ("", "p50 ms", "p90", "p95", "p99", "FLIF ms", "time over ours", "PSNR, dB", "bytes", "n")
     note = (
@@ -291,10 +347,22 @@ def _fusion_section(result: dict[str, Any]) -> Section:
     title = f"Forms of the same networks at {width}x{height}, {counted}, interleaved"
     columns = ("network", "form", "GMAC", "MB moved", "p50 ms", "time over fused")
     section.tables.append(Table(title, columns, tuple(rows), "Random weights."))
+    lines.append(_roof([line.points[0] for line in lines]))
     section.charts[_ROOFLINE] = line_chart(
         _ROOFLINE, "multiply-accumulates per byte moved", "GMAC/s", lines, log_x=True, log_y=True
     )
     return section
+
+
+def _roof(points: Sequence[tuple[float, float]]) -> Line:
+    """The highest traffic and the highest rate that any form reached: what this machine is known to be capable of."""
+    traffic = max(rate / intensity for intensity, rate in points)
+    rate = max(rate for _, rate in points)
+    ridge = rate / traffic
+    far = 1000  # times the ridge: beyond any axis
+    roof = [(ridge / far, rate / far), (ridge, rate), (ridge * far, rate)]
+    name = f"most reached: {traffic:.3g} GB/s, {rate:.3g} GMAC/s"
+    return Line(name, roof, context=name)
 
 
 def _p50(timing: dict[str, Any]) -> float:
@@ -466,15 +534,32 @@ def _before_after(title: str, values: dict[str, Any], digits: int) -> tuple[str,
     return title, f"{before:.{digits}f}", f"{after:.{digits}f}", f"{after - before:+.{digits}f}"
 
 
+def _selfcheck_section(result: dict[str, Any]) -> Section:
+    setting = result["settings"]
+    section = Section("Can a change be told from noise?", environment=result["environment"])
+    counted = ("SAME", "FASTER", "SLOWER", "UNDECIDED")
+    slower = f"{setting['stage']} made {100 * (setting['slowdown'] - 1):.0f} % slower"
+    rows = tuple(
+        (builds, *(str(result["verdicts"][kind].count(verdict)) for verdict in counted))
+        for builds, kind in (("equal builds", "equal"), (slower, "slowed"))
+    )
+    title = f"Verdicts of {setting['runs']} comparisons each"
+    note = f"Of the stage {setting['stage']}, on this machine with whatever else it was doing."
+    section.tables.append(Table(title, ("", *counted), rows, note))
+    return section
+
+
+# In the order in which a report shows them.
 _SECTIONS: Final = {
     rd.FORMAT: _rd_section,
     latency.FORMAT: _latency_section,
     "oslic-bench-fusion": _fusion_section,
-    "oslic-bench-drift": _drift_section,
-    "oslic-bench-flif": _flif_section,
     "oslic-bench-int8": _int8_section,
+    "oslic-bench-flif": _flif_section,
     "oslic-bench-gpu": _gpu_section,
+    "oslic-bench-drift": _drift_section,
     "oslic-compare": _compare_section,
+    "oslic-bench-selfcheck": _selfcheck_section,
 }
 
 
@@ -504,8 +589,10 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def sections(results: list[dict[str, Any]]) -> list[Section]:
-    """Return one section per result."""
-    return [_SECTIONS[result["format"]](result) for result in results]
+    """Return one section per result, ordered by kind; those of one kind as they were given."""
+    order = list(_SECTIONS)
+    ranked = sorted(results, key=lambda result: order.index(result["format"]))
+    return [_SECTIONS[result["format"]](result) for result in ranked]
 
 
 def _data_url(pixels: Pixels) -> str:
@@ -515,36 +602,56 @@ def _data_url(pixels: Pixels) -> str:
 
 
 def _slider(comparison: Comparison) -> str:
-    (left_name, left), (right_name, right) = comparison.left, comparison.right
-    caption = f"{escape(comparison.title)}: left {escape(left_name)}, right {escape(right_name)}"
-    return (
-        f"<h3>{caption}</h3><div class='slider'>"
-        f"<img src='{_data_url(right)}' alt='{escape(right_name, quote=True)}'>"
-        f"<img class='top' src='{_data_url(left)}' alt='{escape(left_name, quote=True)}'><div class='edge'></div></div>"
-        "<input type='range' min='0' max='100' value='50' aria-label='where the two pictures meet'>"
+    def picture(side: tuple[str, Pixels], mark: str) -> str:
+        name, pixels = side
+        height, width = pixels.shape[:2]
+        size = f"width='{width}' height='{height}'"
+        return f"<img{mark} src='{_data_url(pixels)}' alt='{escape(name, quote=True)}' {size}>"
+
+    left, right = picture(comparison.left, " class='top'"), picture(comparison.right, "")
+    said = "<input type='range' min='0' max='100' step='0.5' value='50' aria-label='where the two pictures meet'>"
+    names = (
+        f"<span>left: {escape(comparison.left[0])}</span><span>right: {escape(comparison.right[0])}</span>"
     )
+    return (
+        f"<figure class='pair'><div class='stage'>{right}{left}<div class='edge'></div>{said}</div>"
+        f"<figcaption>{names}</figcaption></figure>"
+    )
+
+
+def _machine(environment: dict[str, Any]) -> str:
+    """Processor and time, folded above all that is known of the machine."""
+    cores = environment["cpu"]["usable_cores"]
+    counted = f"{cores} core" + "s" * (cores != 1)
+    time = environment["time"][:16].replace("T", " ")
+    line = f"Measured on {environment['cpu']['model']}, {counted}, {time} UTC"
+    text = escape(json.dumps(environment, indent=1))
+    return f"<details><summary>{escape(line)}</summary><pre>{text}</pre></details>"
 
 
 def html(parts: list[Section], comparisons: list[Comparison], title: str) -> str:
     """Return the report as one HTML file that needs nothing else."""
     out = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
-        "<meta name='viewport' content='width=device-width,initial-scale=1'>",
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+        "<meta name='viewport' content='width=device-width,initial-scale=1'><link rel='icon' href='data:,'>",
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>",
+        "<ul class='summary'>",
     ]
-    for part in parts:
-        out.append(f"<h2>{escape(part.title)}</h2><div class='charts'>{''.join(part.charts.values())}</div>")
+    for index, part in enumerate(parts):
+        out.append(f"<li><a href='#part-{index}'>{escape(part.headline or part.title)}</a></li>")
+    out += ["<li><a href='#visual'>Pictures at equal bytes</a></li>"] if comparisons else []
+    out.append("</ul>")
+    for index, part in enumerate(parts):
+        out.append(f"<h2 id='part-{index}'>{escape(part.title)}</h2>")
+        out += [f"<div class='charts'>{''.join(part.charts.values())}</div>"] if part.charts else []
         out += [table.html() for table in part.tables]
-        machine = part.environment
-        if machine:
-            text = json.dumps(machine, indent=1)
-            line = f"{machine['cpu']['model']}, {machine['cpu']['usable_cores']} cores, {machine['time']}"
-            out.append(
-                f"<details><summary>Measured on {escape(line)}</summary><pre>{escape(text)}</pre></details>"
-            )
+        out += [_machine(part.environment)] if part.environment else []
     if comparisons:
-        out.append("<h2>At equal bytes</h2>")
-        out += [_slider(c) for c in comparisons]
+        out.append(f"<h2 id='visual'>Pictures at equal bytes</h2><p class='note'>{_VISUAL}</p>")
+        for shown, pairs in itertools.groupby(comparisons, key=lambda c: c.title):
+            out.append(f"<h3>{escape(shown)}</h3>")
+            out += [_slider(pair) for pair in pairs]
     out.append(f"<script>{_SCRIPT}</script></body></html>")
     return "\n".join(out)
 
@@ -580,7 +687,7 @@ def markdown(parts: list[Section], folder: str | None = None) -> str:
         out.append(f"### {part.title}\n")
         if folder is not None:
             out += [f"![{title}]({folder}/{_file_name(part, title)})\n" for title in part.charts]
-        out += [table.markdown() + "\n" for table in part.tables if len(table.rows) <= 12]
+        out += [table.markdown() + "\n" for table in part.tables if len(table.rows) <= _LONG]
         cpu = part.environment.get("cpu")
         if cpu:
             out.append(

@@ -29,5 +29,6 @@ def test_the_forms_of_a_small_network_are_measured_and_reported(tmp_path):
     assert rows["naive"][5] == f"{entry['ratios']['naive/fused']:.3f}"
     assert rows["fused"][5] == "-"
     page = report.html(parts, [], "figures")
-    assert page.count("<svg") == 1
+    assert page.count("<svg") == 2, "the chart, and in it the roof"
+    assert "most reached: " in page
     assert "GMAC/s" in page

@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from oslic.bench import coders, curves, metrics, rd, report, svg
 from oslic.runtime.bundle import Bundle, default_bundle
 from oslic.runtime.cli import main
@@ -221,7 +222,10 @@ def test_the_command_and_the_report(folder, tmp_path, capsys):
     html = page.read_text()
     assert html.count("<svg") == 3
     assert html.count("data:image/webp;base64,") == 4
-    assert not re.search(r"(src|href)=['\"](?!data:)", html)
+    assert not re.search(r"(src|href)=['\"](?!data:|#)", html)
+    assert all(f"id='{target}'" in html for target in re.findall(r"href='#([^']+)'", html))
+    assert html.index("2 photographs") < html.index("<svg")
+    assert html.count("0.png</h3>") == 1
     text = readme.read_text()
     assert text.startswith("before\n")
     assert text.endswith("<!-- end of figures -->\nafter\n")
@@ -258,3 +262,71 @@ def test_charts_place_points_in_proportion():
     escaped = svg.bar_chart("<&>", "ms", [svg.Bar("<b>", [("p", 1.0)], (0.9, 1.3))])
     assert "<b>" not in escaped
     assert "&lt;&amp;&gt;" in escaped
+
+
+def test_lines_of_a_context_widen_no_axis_and_share_a_name_in_the_legend():
+    line = svg.Line("a", [(1, 1), (2, 2)])
+    alone = svg.line_chart("t", "x", "y", [line])
+    around = [svg.Line(name, [(0.1, 1), (50, 90)], context="others") for name in ("p", "q")]
+    framed = svg.line_chart("t", "x", "y", [*around, line])
+    circles = r"<circle [^>]+>"
+    assert re.findall(circles, framed) == re.findall(circles, alone)
+    assert framed.count(">others</text>") == 1
+    assert re.findall(r"<title>(\w)</title>", framed) == ["p", "q"]
+    assert framed.count("<svg") == 2, "an inner picture cuts them off"
+
+
+def test_a_legend_avoids_what_is_drawn():
+    corner = r"<rect x='(\d+)' y='(\d+)' width='\d+' height='\d+' fill='white' fill-opacity"
+    rising = svg.line_chart("t", "x", "y", [svg.Line("a", [(0, 0), (1, 1)])])
+    falling = svg.line_chart("t", "x", "y", [svg.Line("a", [(0, 1), (1, 0)])])
+    (right, low), (also_right, high) = (
+        map(int, re.search(corner, chart).groups()) for chart in (rising, falling)
+    )
+    assert right == also_right
+    assert low > high
+
+
+def test_points_on_logarithmic_axes_lie_within_them():
+    points = [(6.0, 30.0), (25.0, 60.0)]
+    chart = svg.line_chart("t", "x", "y", [svg.Line("a", points, joined=False)], log_x=True, log_y=True)
+    labels = re.findall(r">(\d+)</text>", chart)
+    assert labels == ["10", "15", "20", "25", "30", "35", "40", "45", "50", "55", "60"]
+
+
+def test_a_legend_of_bars_stays_within_the_picture_in_colours_of_their_own():
+    names = ["read", "segment", "analyse", "synthesise", "labels", "compact", "residual", "add", "write"]
+    parts = [(name, 1.0) for name in [*names, "other"]]
+    bars = [svg.Bar("ours", parts), svg.Bar("a name " * 20, [("whole", 3.0)])]
+    chart = svg.bar_chart("t", "ms", bars, neutral=("other", "whole"))
+    fills = re.findall(r"fill='(#\w+)'><title>(\w+): ", chart)
+    assert len({color for color, _ in fills}) == len(parts) + 1
+    (width,) = re.findall(r"viewBox='0 0 (\d+) ", chart)
+    starts = re.findall(
+        r"<text x='([\d.]+)' y='[\d.]+' text-anchor='start' font-size='12'[^>]*>(\w+)<", chart
+    )
+    assert {name for _, name in starts} == {*names, "other", "whole"}
+    assert all(float(x) + 7 * len(name) <= float(width) for x, name in starts)
+    assert "…" in chart
+
+
+def test_a_table_is_folded_if_long_and_its_words_are_aligned_left():
+    short = report.Table("t", ("a", "b", "c"), (("x", "naive", "1.0"), ("y", "fused", "-")))
+    assert short.html().count("class='words'>b") == 1
+    assert "<td class='words'>fused</td><td>-</td>" in short.html()
+    assert "<details>" not in short.html()
+    long = report.Table("t", ("a", "b"), (("x", "1"),) * 13)
+    assert "<summary class='long'>t (13)</summary>" in long.html()
+
+
+def test_all_measured_results_are_reported_in_one_order():
+    results = [report.read_result(path) for path in sorted((ROOT / "bench" / "results").glob("*.json"))]
+    parts = report.sections(results)
+    assert parts[0].title == "Rate and distortion"
+    (checked,) = (result for result in results if result["format"] == "oslic-bench-selfcheck")
+    (verdicts,) = parts[-1].tables
+    assert verdicts.rows[0][:2] == ("equal builds", str(checked["equal_called_same"]))
+    assert verdicts.rows[1][0] == "synthesise made 10 % slower"
+    assert verdicts.rows[1][3] == str(checked["slowed_called_slower"])
+    page = report.html(parts, [], "figures")
+    assert all(f"id='part-{index}'" in page for index in range(len(results)))

@@ -6,7 +6,7 @@ import argparse
 import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 _HEADLINES = ("<!-- headlines: made by `oslic bench report`, do not edit -->", "<!-- end of headlines -->")
 _FIGURES = ("<!-- figures: made by `oslic bench report`, do not edit -->", "<!-- end of figures -->")
 _VISUAL_BPP = 0.35
+# The settings of `bench.coders`.
+_PEERS: dict[str, dict[str, Any]] = {
+    "AVIF": {"speed": 6, "advanced": {"tune": "psnr"}},
+    "JPEG": {"optimize": True, "progressive": True},
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -49,9 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _at_size(image: Pixels, kind: str, size: int) -> tuple[Pixels, int]:
     """Code with the highest quality that takes at most `size` bytes (the lowest, if none does)."""
-    options = {"subsampling": "4:4:4"} | (
-        {"speed": 6, "advanced": {"tune": "psnr"}} if kind == "AVIF" else {}
-    )
+    options = {"subsampling": "4:4:4"} | _PEERS[kind]
     low, high, best = 0, 101, b""
     while high - low > 1 or not best:
         quality = (low + high) // 2
@@ -75,7 +78,7 @@ def _comparisons(path: str, codec: Codec) -> list[Comparison]:
         return f"{name} ({size} bytes, {psnr(image, pixels):.2f} dB)"
 
     found = []
-    for kind in ("AVIF", "JPEG"):
+    for kind in _PEERS:
         other, size = _at_size(image, kind, len(encoded.data))
         left, right = caption("OSLIC", ours, len(encoded.data)), caption(kind, other, size)
         found.append(Comparison(Path(path).name, (left, ours), (right, other)))

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
@@ -16,11 +16,12 @@ from ..export.bundling import TOLERANCES
 from ..export.engines import Precision, prepare
 from ..export.halves import write_half
 from ..export.verify import Tolerance, compare
-from ..runtime.backends import BACKENDS, Options, Runner, select
+from ..runtime.backends import BACKENDS, Options
 from ..runtime.backends.sessions import PRECISION_NAMES
 from ..runtime.bundle import GRAPH_NAMES, Bundle, GraphName
 from ..runtime.engines import PRECISIONS, PRODUCTS, Product, wanted_precision
 from ..runtime.errors import UsageError
+from ..runtime.graphs import Graphs
 from ..runtime.images import read_image
 from ..runtime.limits import Limits
 from . import environment
@@ -68,6 +69,14 @@ class Side:
     def product(self) -> Product | None:
         """The product whose engines it runs; None if it runs the bundle's ONNX graphs."""
         return next((product for product in PRODUCTS if product == self.backend), None)
+
+    def graphs(self) -> Graphs:
+        """The graphs on the backend, each loaded when it is first needed.
+
+        Raises:
+            BackendError: the backend is not usable.
+        """
+        return Graphs(self.bundle, self.backend, self.options, Limits())
 
     def graph(self, name: GraphName) -> bytes:
         """A graph in the types in which this side computes it, serialised.
@@ -147,27 +156,6 @@ def open_sides(
         first = parse_side(names[0], bundle, Path(text) / "a", threads)
         second = parse_side(names[1], other or bundle, Path(text) / "b", threads)
         yield first, second
-
-
-class Networks:
-    """The three graphs of one side, loaded when they are first needed."""
-
-    def __init__(self, side: Side) -> None:
-        self.selection = select(side.backend, side.bundle, side.options)
-        self._runners: dict[GraphName, Runner] = {}
-
-    def run(self, graph: GraphName, *inputs: Pixels) -> Pixels:
-        """Run one graph; all arrays with N first."""
-        if graph not in self._runners:
-            self._runners[graph] = self.selection.backend.load(graph)
-        return self._runners[graph](*inputs)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for runner in self._runners.values():
-            runner.close()
 
 
 @dataclass(frozen=True)
@@ -298,7 +286,7 @@ def run(
     manifest = one.bundle.manifest
     tallies = {graph: _Tally(graph, manifest.graphs[graph].output, allowed[graph]) for graph in GRAPH_NAMES}
     whole = _Tally("synthesise", "end to end", replace(allowed["synthesise"], share=1.0, limit=None))
-    with Networks(one) as a, Networks(other) as b:
+    with one.graphs() as a, other.graphs() as b:
         for path in images:
             x = read_padded(path, manifest.multiple, most)
             labels = a.run("segment", x)

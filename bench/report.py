@@ -619,12 +619,15 @@ def _slider(comparison: Comparison) -> str:
     )
 
 
+def _processor(environment: dict[str, Any]) -> str:
+    model, cores = str(environment["cpu"]["model"]), int(environment["cpu"]["usable_cores"])
+    return f"{model}, {cores} core{'' if cores == 1 else 's'}"
+
+
 def _machine(environment: dict[str, Any]) -> str:
     """Processor and time, folded above all that is known of the machine."""
-    cores = environment["cpu"]["usable_cores"]
-    counted = f"{cores} core" + "s" * (cores != 1)
     time = environment["time"][:16].replace("T", " ")
-    line = f"Measured on {environment['cpu']['model']}, {counted}, {time} UTC"
+    line = f"Measured on {_processor(environment)}, {time} UTC"
     text = escape(json.dumps(environment, indent=1))
     return f"<details><summary>{escape(line)}</summary><pre>{text}</pre></details>"
 
@@ -669,8 +672,7 @@ def headlines(parts: list[Section]) -> str:
     """Return the parts' headlines as a Markdown list, with the machine of each."""
     lines = []
     for part in parts:
-        cpu = part.environment.get("cpu")
-        where = f" ({cpu['model']}, {cpu['usable_cores']} cores)" if cpu else ""
+        where = f" ({_processor(part.environment)})" if part.environment else ""
         lines += [f"* {part.headline[:-1]}{where}.\n"] if part.headline else []
     return "".join(lines)
 
@@ -688,9 +690,6 @@ def markdown(parts: list[Section], folder: str | None = None) -> str:
         if folder is not None:
             out += [f"![{title}]({folder}/{_file_name(part, title)})\n" for title in part.charts]
         out += [table.markdown() + "\n" for table in part.tables if len(table.rows) <= _LONG]
-        cpu = part.environment.get("cpu")
-        if cpu:
-            out.append(
-                f"Measured on {cpu['model']}, {cpu['usable_cores']} cores, {part.environment['time'][:10]}.\n"
-            )
+        if part.environment:
+            out.append(f"Measured on {_processor(part.environment)}, {part.environment['time'][:10]}.\n")
     return "\n".join(out)

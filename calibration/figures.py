@@ -22,7 +22,7 @@ from .writing import Quantised
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    Feeds = dict[str, npt.NDArray[np.uint8]]
+    from .subject import Feeds
 
 _SQNR_IMAGES: Final = 2
 
@@ -122,7 +122,7 @@ def describe(
     *,
     kernels: Sequence[Kernel],
 ) -> dict[str, Any]:
-    """What the report says of one graph, as plain JSON types; the keys are those of `docs/calibration.md`.
+    """What the report says of one graph, as plain JSON types.
 
     Args:
         subject: the float graph.

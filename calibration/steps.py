@@ -7,7 +7,7 @@ from typing import Any
 
 from ..runtime.bundle import GraphName
 from .figures import describe, latency
-from .kernels import Kernel, not_int8, profile
+from .kernels import Kernel, not_int8
 from .lowering import interleave_channels_last, lower_transposed
 from .placement import Placement
 from .recipes import Variant, choose_recipe
@@ -81,15 +81,7 @@ def _write(subject: Subject, variant: Variant, decision: Decision) -> tuple[Quan
     interleave_channels_last(lowered, {name for layer in layers for name in layer.convolutions})
     placement = Placement(lowered, subject.where)
     made = quantise(placement, placement.plan(layers), variant.recipe)
-    kernels = profile(
-        made.graph.model.SerializeToString(),
-        subject.judged[0],
-        where=subject.where,
-        threads=subject.options.threads,
-        runs=1,
-        weight_limit=subject.weight_limit(made),
-    )
-    return made, kernels
+    return made, subject.profile(made.graph.model.SerializeToString(), 1, subject.weight_limit(made))
 
 
 def _times(subject: Subject, data: bytes) -> dict[str, Any]:

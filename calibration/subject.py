@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from ..runtime.bundle import Bundle, GraphName
 from .graph import Graph
 from .judge import Damage, FloatNetworks, Judge, Layers
+from .kernels import Kernel, profile
 from .options import Options
 from .placement import Layer, Placement
 from .writing import Quantised, Recipe, quantise
@@ -106,6 +107,17 @@ class Subject:
     def weight_limit(self, made: Quantised) -> int | None:
         """What `open_session` is to know of a graph: nothing if no layer is quantised."""
         return self.options.weight_limit if made.weights else None
+
+    def profile(self, data: bytes, runs: int, weight_limit: int | None) -> list[Kernel]:
+        """Run a form of the graph on the first photograph that it is judged on; see `kernels.profile`."""
+        return profile(
+            data,
+            self.judged[0],
+            where=self.where,
+            threads=self.options.threads,
+            runs=runs,
+            weight_limit=weight_limit,
+        )
 
     def score(
         self, placement: Placement, layers: Sequence[Layer], recipe: Recipe, *, quick: bool = False

@@ -8,7 +8,7 @@ from typing import Final
 
 from ..runtime.quantization import EXACT_WEIGHT_LIMIT
 from .graph import Graph
-from .kernels import Kernel, profile, seconds_of
+from .kernels import Kernel, seconds_of
 from .placement import Layer
 from .recipes import Variant
 from .sensitivity import Trial
@@ -30,14 +30,7 @@ def try_layers(subject: Subject, variant: Variant) -> list[Trial]:
     """
     placement = variant.prepared.placement
     everything, after = _profile_int8(subject, variant, placement.layers)
-    before = profile(
-        subject.data,
-        subject.judged[0],
-        where=subject.where,
-        threads=subject.options.threads,
-        runs=_RUNS,
-        weight_limit=None,
-    )
+    before = subject.profile(subject.data, _RUNS, None)
     trials: list[Trial] = []
     for i, layer in enumerate(placement.layers):
         damage = subject.score(placement, [layer], variant.recipe, quick=True)
@@ -58,16 +51,8 @@ def transposed_of(graph: Graph, layer: Layer) -> set[str]:
 def _profile_int8(subject: Subject, variant: Variant, layers: Sequence[Layer]) -> tuple[Graph, list[Kernel]]:
     placement = variant.prepared.placement
     made = quantise(placement, placement.plan(layers), variant.recipe)
-    kernels = profile(
-        made.graph.model.SerializeToString(),
-        subject.judged[0],
-        where=subject.where,
-        threads=subject.options.threads,
-        runs=_RUNS,
-        # Kernels are timed that a CPU with VNNI takes too; their numbers are not looked at.
-        weight_limit=EXACT_WEIGHT_LIMIT,
-    )
-    return made.graph, kernels
+    # Kernels are timed that a CPU with VNNI takes too; their numbers are not looked at.
+    return made.graph, subject.profile(made.graph.model.SerializeToString(), _RUNS, EXACT_WEIGHT_LIMIT)
 
 
 def _reconsidered(subject: Subject, variant: Variant, trials: list[Trial]) -> list[Trial]:

@@ -370,13 +370,13 @@ class Codec:
         height, width = header.height, header.width
         self.graphs.check_memory(height, width, "synthesise")
         self.graphs.load("synthesise")
-        manifest = self.bundle.manifest
-        label_shape = (ceil_div(height, manifest.label_scale), ceil_div(width, manifest.label_scale))
         compact_shape = (ceil_div(height, COMPACT_SCALE), ceil_div(width, COMPACT_SCALE), 3)
         with stages.measure("labels"):
-            labels = decode_plane(parts[SectionType.LABELS], label_shape, "labels", len(manifest.classes))
+            labels = self._labels(header, parts[SectionType.LABELS])
         with stages.measure("compact"):
-            compact = decode_plane(parts[SectionType.COMPACT], compact_shape, "compact", manifest.levels)
+            compact = decode_plane(
+                parts[SectionType.COMPACT], compact_shape, "compact", self.bundle.manifest.levels
+            )
         coded = None
         if header.residual_codec is ResidualCodec.AVIF:
             payload = parts[SectionType.RESIDUAL]
@@ -417,10 +417,12 @@ class Codec:
         """Return only the label map of a stream, uint8 (ceil(H/S), ceil(W/S)); no network runs."""
         info, parts = read_stream(data, self.limits)
         self._check_fingerprint(info.header)
-        manifest, header = self.bundle.manifest, info.header
-        scale = manifest.label_scale
-        shape = (ceil_div(header.height, scale), ceil_div(header.width, scale))
-        return decode_plane(parts[SectionType.LABELS], shape, "labels", len(manifest.classes))
+        return self._labels(info.header, parts[SectionType.LABELS])
+
+    def _labels(self, header: Header, data: bytes) -> Pixels:
+        manifest = self.bundle.manifest
+        shape = (ceil_div(header.height, manifest.label_scale), ceil_div(header.width, manifest.label_scale))
+        return decode_plane(data, shape, "labels", len(manifest.classes))
 
     def _check_fingerprint(self, header: Header) -> None:
         ours = bytes.fromhex(self.bundle.manifest.fingerprint)[:FINGERPRINT_BYTES]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
@@ -52,6 +52,12 @@ class Graphs:
             runner.close()
         self._runners.clear()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     def load(self, *graphs: GraphName) -> None:
         """Load graphs ahead of their first use, so that it does not count into the first image's time."""
         with self._loading:
@@ -59,9 +65,13 @@ class Graphs:
                 if graph not in self._runners:
                     self._runners[graph] = self.selection.backend.load(graph)
 
-    def _run(self, graph: GraphName, *inputs: Pixels) -> Pixels:
+    def run(self, graph: GraphName, *inputs: Pixels) -> Pixels:
+        """Run one graph on a batch as it is: all arrays with N first, sides that the graph takes."""
         self.load(graph)
-        output: Pixels = self._runners[graph](*(x[np.newaxis] for x in inputs))[0]
+        return self._runners[graph](*inputs)
+
+    def _run_one(self, graph: GraphName, *inputs: Pixels) -> Pixels:
+        output: Pixels = self.run(graph, *(x[np.newaxis] for x in inputs))[0]
         return output
 
     def _padded(self, height: int, width: int) -> tuple[int, int]:
@@ -90,7 +100,7 @@ class Graphs:
         """
         height, width = image.shape[:2]
         scale = self.bundle.manifest.label_scale
-        labels = self._run("segment", extend(image, *self._padded(height, width)))
+        labels = self._run_one("segment", extend(image, *self._padded(height, width)))
         return np.ascontiguousarray(labels[: ceil_div(height, scale), : ceil_div(width, scale)])
 
     def analyse(self, image: Pixels, labels: Pixels) -> Pixels:
@@ -105,7 +115,7 @@ class Graphs:
         """
         height, width = image.shape[:2]
         padded = self._padded(height, width)
-        compact = self._run("analyse", extend(image, *padded), self._extended_labels(labels, padded))
+        compact = self._run_one("analyse", extend(image, *padded), self._extended_labels(labels, padded))
         return np.ascontiguousarray(
             compact[: ceil_div(height, COMPACT_SCALE), : ceil_div(width, COMPACT_SCALE)]
         )
@@ -124,7 +134,7 @@ class Graphs:
         """
         padded = self._padded(height, width)
         extended = extend(compact, padded[0] // COMPACT_SCALE, padded[1] // COMPACT_SCALE)
-        estimate = self._run("synthesise", extended, self._extended_labels(labels, padded))
+        estimate = self._run_one("synthesise", extended, self._extended_labels(labels, padded))
         return np.ascontiguousarray(estimate[:height, :width])
 
     def _extended_labels(self, labels: Pixels, padded: tuple[int, int]) -> Pixels:

@@ -74,7 +74,7 @@ def _bounds(args: argparse.Namespace, outputs: set[str]) -> dict[str, dict[str, 
 def run(args: argparse.Namespace) -> int:
     from ...export.bundling import samples
     from ...export.verify import Tolerance
-    from ..agreement import Networks, open_sides, read_padded, table, tolerances
+    from ..agreement import open_sides, read_padded, table, tolerances
     from ..agreement import run as compare_all
     from ..bisection import as_feeds, bisect
     from ..rd import find_images
@@ -103,9 +103,9 @@ def run(args: argparse.Namespace) -> int:
                 share=args.layer_share,
             )
             x = read_padded(images[0], bundle.manifest.multiple, args.size or 256)
-            with Networks(one) as networks:
-                labels = networks.run("segment", x)
-                compact = networks.run("analyse", x, labels)
+            with one.graphs() as graphs:
+                labels = graphs.run("segment", x)
+                compact = graphs.run("analyse", x, labels)
             arrays = {"segment": (x,), "analyse": (x, labels), "synthesise": (compact, labels)}
             chosen: list[GraphName] = [name for name in GRAPH_NAMES if not args.graph or name in args.graph]
             findings = []

@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from ...runtime.bundle import GRAPH_NAMES
 from ...runtime.codec import DEFAULT_QUALITY, Codec
 from ...runtime.errors import UsageError
 from ...runtime.files import write_atomically
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     if not folder.is_dir():
         raise UsageError(f"the output folder {folder} does not exist; create it first")
     with Codec.open(args.bundle, args.backend) as codec:
-        codec.graphs.load("segment", "analyse", "synthesise")
+        codec.graphs.load(*GRAPH_NAMES)
         print(f"bundle {codec.bundle.path} ({codec.bundle.manifest.name}), {codec.graphs.selection.reason}")
         rows = [_measure(codec, Path(source), folder, args.quality) for source in args.inputs]
     _print(rows)

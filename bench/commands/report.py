@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from ...runtime.codec import Codec
 from ...runtime.errors import UsageError
 from ...runtime.files import read_file, write_atomically
 from ...runtime.images import read_image
 from ...runtime.search import highest_within
+from ..coders import PEERS, Coder
 from ..metrics import psnr
 from ..picture import as_rgb
 from ..report import Comparison, headlines, html, markdown, pictures, read_result, sections
@@ -28,11 +27,7 @@ if TYPE_CHECKING:
 _HEADLINES = ("<!-- headlines: made by `oslic bench report`, do not edit -->", "<!-- end of headlines -->")
 _FIGURES = ("<!-- figures: made by `oslic bench report`, do not edit -->", "<!-- end of figures -->")
 _VISUAL_BPP = 0.35
-# The settings of `bench.coders`.
-_PEERS: dict[str, dict[str, Any]] = {
-    "AVIF": {"speed": 6, "advanced": {"tune": "psnr"}},
-    "JPEG": {"optimize": True, "progressive": True},
-}
+_VISUAL_PEERS = {"AVIF": "avif-s6", "JPEG": "jpeg"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,19 +47,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--title", default="OSLIC: measured figures")
 
 
-def _at_size(image: Pixels, kind: str, size: int) -> tuple[Pixels, int]:
+def _at_size(image: Pixels, coder: Coder, size: int) -> tuple[Pixels, int]:
     """Code with the highest quality that takes at most `size` bytes (the lowest, if none does)."""
-    options = {"subsampling": "4:4:4"} | _PEERS[kind]
     low, high, best = 0, 101, b""
     while high - low > 1 or not best:
         quality = (low + high) // 2
-        file = io.BytesIO()
-        Image.fromarray(image).save(file, kind, quality=quality, **options)
-        if file.tell() <= size or not best:
-            best = file.getvalue()
-        low, high = (quality, high) if file.tell() <= size else (low, quality)
-    with Image.open(io.BytesIO(best)) as picture:
-        return np.asarray(picture.convert("RGB")), len(best)
+        data = coder.encode(image, quality).data
+        if len(data) <= size or not best:
+            best = data
+        low, high = (quality, high) if len(data) <= size else (low, quality)
+    return coder.decode(best), len(best)
 
 
 def _comparisons(path: str, codec: Codec) -> list[Comparison]:
@@ -78,8 +70,8 @@ def _comparisons(path: str, codec: Codec) -> list[Comparison]:
         return f"{name} ({size} bytes, {psnr(image, pixels):.2f} dB)"
 
     found = []
-    for kind in _PEERS:
-        other, size = _at_size(image, kind, len(encoded.data))
+    for kind, peer in _VISUAL_PEERS.items():
+        other, size = _at_size(image, PEERS[peer].open(), len(encoded.data))
         left, right = caption("OSLIC", ours, len(encoded.data)), caption(kind, other, size)
         found.append(Comparison(Path(path).name, (left, ours), (right, other)))
     return found

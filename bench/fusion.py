@@ -24,6 +24,7 @@ from ..networks.config import ModelConfig, preset
 from ..networks.deploy import deployable
 from ..runtime.backends.sessions import session_options
 from .environment import describe
+from .roof import peaks
 from .timing import Settings, Timing, measure, ratio
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 Graph = Literal["analyse", "synthesise"]
 
 FORMAT: Final = "oslic-bench-fusion"
-VERSION: Final = 1
+VERSION: Final = 2
 FORMS: Final = ("naive", "fused", "convolve_first", "plain")
 
 
@@ -148,8 +149,11 @@ def bench(
         progress: gets lines for the user.
 
     Returns:
-        Plain JSON types: for each network and graph multiply-accumulates, bytes moved, times and ratios.
+        Plain JSON types: for each network and graph multiply-accumulates, bytes moved, times and ratios; the peaks of
+        the machine.
     """
+    reached = peaks(threads, settings)
+    progress(f"peaks, {threads} threads: {reached['gmacs']:.1f} GMAC/s, {reached['gigabytes']:.1f} GB/s")
     results = []
     for name in presets:
         for graph in graphs:
@@ -174,6 +178,7 @@ def bench(
         "environment": describe(),
         "size": list(size),
         "threads": threads,
+        "peaks": reached,
         "weights": "random",
         "results": results,
     }

@@ -8,7 +8,6 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -296,6 +295,20 @@ def _latency_section(result: dict[str, Any]) -> Section:
         for name, times in result["load_ms"].items()
     )
     section.tables.append(Table("Loading, once", ("", "open ms", "segment", "analyse", "synthesise"), loads))
+    flows = tuple(
+        (
+            name,
+            f"{flow['sequential_per_second']:.2f}",
+            f"{flow['pipelined_per_second']:.2f}",
+            f"{flow['pipelined_per_second'] / flow['sequential_per_second']:.2f}",
+            f"{flow['images']:.0f}",
+        )
+        for name, flow in result["throughput"].items()
+    )
+    if flows:
+        heading = ("", "one after the other", "pipelined", "gain", "n")
+        note = "Pipelined: the networks of one image run while the residual of the one before is coded."
+        section.tables.append(Table("Compression, images per second", heading, flows, note))
     return section
 
 
@@ -347,21 +360,19 @@ def _fusion_section(result: dict[str, Any]) -> Section:
     title = f"Forms of the same networks at {width}x{height}, {counted}, interleaved"
     columns = ("network", "form", "GMAC", "MB moved", "p50 ms", "time over fused")
     section.tables.append(Table(title, columns, tuple(rows), "Random weights."))
-    lines.append(_roof([line.points[0] for line in lines]))
+    lines.append(_roof(**result["peaks"]))
     section.charts[_ROOFLINE] = line_chart(
         _ROOFLINE, "multiply-accumulates per byte moved", "GMAC/s", lines, log_x=True, log_y=True
     )
     return section
 
 
-def _roof(points: Sequence[tuple[float, float]]) -> Line:
-    """The highest traffic and the highest rate that any form reached: what this machine is known to be capable of."""
-    traffic = max(rate / intensity for intensity, rate in points)
-    rate = max(rate for _, rate in points)
-    ridge = rate / traffic
+def _roof(gmacs: float, gigabytes: float) -> Line:
+    """What this machine can reach at an intensity: the peak rate, or the peak traffic times the intensity."""
+    ridge = gmacs / gigabytes
     far = 1000  # times the ridge: beyond any axis
-    roof = [(ridge / far, rate / far), (ridge, rate), (ridge * far, rate)]
-    name = f"most reached: {traffic:.3g} GB/s, {rate:.3g} GMAC/s"
+    roof = [(ridge / far, gmacs / far), (ridge, gmacs), (ridge * far, gmacs)]
+    name = f"peaks: {gigabytes:.3g} GB/s, {gmacs:.3g} GMAC/s"
     return Line(name, roof, context=name)
 
 
@@ -414,7 +425,8 @@ def _flif_section(result: dict[str, Any]) -> Section:
             )
             for coder, row in part["coders"].items()
         )
-        size = f"{part['pictures']} pictures of {'x'.join(map(str, part['shape']))}"
+        height, width = part["shape"][:2]
+        size = f"{part['pictures']} pictures of {width}x{height}"
         note = f"{size}; times of {part['timed']} of them. Reference: libflif, where it is installed."
         section.tables.append(Table(name, columns, rows, note))
         ours = next(row for coder, row in part["coders"].items() if coder.startswith("ours"))
@@ -564,7 +576,7 @@ _SECTIONS: Final = {
 
 
 # Of the kinds that are not named here it is 1.
-_VERSIONS: Final = {latency.FORMAT: latency.VERSION}
+_VERSIONS: Final = {latency.FORMAT: latency.VERSION, "oslic-bench-fusion": 2}
 
 
 def read_result(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from oslic.bench import coders, latency
+from oslic.bench import coders, latency, report
 from oslic.runtime.cli import main
 from oslic.runtime.errors import DependencyError
 
@@ -27,7 +27,7 @@ def test_stages_and_peers_of_one_run(samples, tmp_path, capsys):
     )
     out = tmp_path / "latency.json"
     command = ["bench", "latency", str(samples / "coffee.png"), "--peers", "jpeg,jpeg2000", "--command", own]
-    assert main([*command, *QUICK, "--quality", "80", "-o", str(out)]) == 0
+    assert main([*command, *QUICK, "--quality", "80", "--throughput", "2", "-o", str(out)]) == 0
     result = json.loads(out.read_text())
     stages = result["timings"]["oslic/compress"]["wall"]
     assert set(stages) == {
@@ -58,6 +58,11 @@ def test_stages_and_peers_of_one_run(samples, tmp_path, capsys):
     assert coded["mine"]["quality"] == 90
     for name in ("jpeg", "jpeg2000"):
         assert abs(coded[name]["psnr"] - coded["oslic"]["psnr"]) < 3
+    flow = result["throughput"]["oslic"]
+    (table,) = (t for t in report.sections([report.read_result(out)])[0].tables if "per second" in t.title)
+    gain = flow["pipelined_per_second"] / flow["sequential_per_second"]
+    assert table.rows[0][:2] == ("oslic", f"{flow['sequential_per_second']:.2f}")
+    assert table.rows[0][3:] == (f"{gain:.2f}", "2")
     assert f"jpeg: {coded['jpeg']['bytes']} bytes" in capsys.readouterr().out
 
 

@@ -7,17 +7,13 @@ from a data sheet: on a shared machine with a chosen number of threads no data s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import numpy as np
-import onnx
 from onnx import TensorProto, helper
 
 from ..runtime.backends.sessions import session_options
 from .timing import Candidate, Settings, measure
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 _MATRIX: Final = 1024
 """Side of the matrices that are multiplied: 4 MiB each, large enough that starting a call costs nothing."""
@@ -25,41 +21,26 @@ _ELEMENTS: Final = 16 << 20
 """Of the tensors that are added: 64 MiB each, beyond the caches of a core."""
 
 
-def _session(
-    operator: str, shape: tuple[int, ...], threads: int
-) -> tuple[Any, dict[str, npt.NDArray[np.float32]]]:
-    """A graph of one operator on two float32 tensors, and their values."""
+def _call(operator: str, shape: tuple[int, ...], threads: int) -> Candidate:
+    """One operator on two float32 tensors, into memory that is there already: new pages are cleared first."""
     import onnxruntime
 
-    one, other, out = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("one", "other", "out")
-    )
-    node = helper.make_node(operator, ["one", "other"], ["out"])
-    graph = helper.make_graph([node], operator, [one, other], [out])
+    names = ("one", "other", "out")
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in names]
+    node = helper.make_node(operator, names[:2], names[2:])
+    graph = helper.make_graph([node], operator, ports[:2], ports[2:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), session_options(onnxruntime, threads), providers=["CPUExecutionProvider"]
     )
-    rng = np.random.default_rng(0)
-    return session, {name: rng.standard_normal(shape, dtype=np.float32) for name in ("one", "other")}
-
-
-def _bound(operator: str, shape: tuple[int, ...], threads: int) -> Candidate:
-    """A call of the operator into memory that is there already: what is new has to be cleared first, page by page."""
-    session, feeds = _session(operator, shape, threads)
-    out = np.empty(shape, np.float32)
     binding = session.io_binding()
-    for name, value in feeds.items():
-        binding.bind_cpu_input(name, value)
-    binding.bind_output("out", "cpu", 0, np.float32, shape, out.ctypes.data)
-    held = (feeds, out)
-
-    def call() -> None:
-        session.run_with_iobinding(binding)
-        _ = held  # the binding knows only their addresses
-
-    return call
+    rng = np.random.default_rng(0)
+    one, other, out = (onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.float32) for _ in names)
+    for name, value in (("one", one), ("other", other)):
+        value.update_inplace(rng.standard_normal(shape, dtype=np.float32))
+        binding.bind_ortvalue_input(name, value)
+    binding.bind_ortvalue_output("out", out)
+    return lambda: session.run_with_iobinding(binding)
 
 
 def peaks(threads: int, settings: Settings) -> dict[str, float]:
@@ -77,8 +58,8 @@ def peaks(threads: int, settings: Settings) -> dict[str, float]:
     """
     timings = measure(
         {
-            "multiply": _bound("MatMul", (_MATRIX, _MATRIX), threads),
-            "add": _bound("Add", (_ELEMENTS,), threads),
+            "multiply": _call("MatMul", (_MATRIX, _MATRIX), threads),
+            "add": _call("Add", (_ELEMENTS,), threads),
         },
         settings,
     )

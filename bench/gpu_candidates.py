@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -258,7 +259,10 @@ def torch_candidate(work: Work, form: str, *, compiled: bool, cuda_graphs: bool)
 
 
 def _recorded(module: nn.Module, feeds: Sequence[torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """A module's launches on these inputs as one CUDA graph."""
+    """A module's launches on these inputs as one CUDA graph.
+
+    The recording reads weights and inputs where they lie: the result keeps both.
+    """
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.inference_mode(), torch.cuda.stream(stream):
@@ -269,11 +273,11 @@ def _recorded(module: nn.Module, feeds: Sequence[torch.Tensor]) -> Callable[...,
     with torch.inference_mode(), torch.cuda.graph(graph):
         y = module(*feeds)
 
-    def replay(*_: torch.Tensor) -> torch.Tensor:
+    def replay(_: object, *__: torch.Tensor) -> torch.Tensor:
         graph.replay()
         return cast("torch.Tensor", y)
 
-    return replay
+    return functools.partial(replay, (module, feeds))
 
 
 # -- ONNX Runtime -----------------------------------------------------------------------------------------------------

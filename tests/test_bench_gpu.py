@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
 import json
+import types
+import weakref
 
 import numpy as np
 import pytest
+import torch
 from oslic.bench import gpu, gpu_candidates, report
 from oslic.bench.gpu import QUICK, Plan, Section, line, read_earlier, run, run_section, sections
 from oslic.runtime.backends import BACKENDS, cuda
@@ -203,6 +208,29 @@ def test_pytorch_forms_run_and_agree(form):
         naive = gpu_candidates.torch_candidate(work, "naive", compiled=False, cuda_graphs=False)
         found = gpu_candidates.agreement({"fused": candidate, "naive": naive}, "naive")
         assert found["fused"]["maximum"] <= 1
+
+
+def test_a_recording_keeps_the_weights_that_it_reads(monkeypatch):
+    stream = types.SimpleNamespace(wait_stream=lambda other: None)
+    recording = types.SimpleNamespace(replay=lambda: None)
+    stand_in = types.SimpleNamespace(
+        Stream=lambda: stream,
+        current_stream=lambda: stream,
+        stream=contextlib.nullcontext,
+        CUDAGraph=lambda: recording,
+        graph=contextlib.nullcontext,
+    )
+    monkeypatch.setattr(gpu_candidates.torch, "cuda", stand_in)
+    module, x = torch.nn.Linear(2, 3), torch.ones(1, 2)
+    weights = weakref.ref(module.weight)
+    replay = gpu_candidates._recorded(module, [x])
+    del module
+    gc.collect()
+    assert weights() is not None
+    assert replay(x).shape == (1, 3)
+    del replay
+    gc.collect()
+    assert weights() is None
 
 
 @pytest.mark.slow

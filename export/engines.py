@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 import onnx_ir as ir
 
 from ..runtime.backends import cuda
-from ..runtime.backends.tensorrt import Log, logger
+from ..runtime.backends.tensorrt import Log, logger, make
 from ..runtime.backends.tensorrt import load_product as import_product
 from ..runtime.engines import EngineInfo, Product, Shapes
 from ..runtime.errors import BackendError, DependencyError, UsageError
@@ -209,7 +209,7 @@ def build_plan(
     """
     log = Log()
     talk = logger(trt, log)
-    builder = trt.Builder(talk)
+    builder = make(trt, "Builder", talk, log=log)
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if flag is None else 1 << int(flag))
     parser = trt.OnnxParser(network, talk)
@@ -351,7 +351,8 @@ def describe_layers(trt: Any, plan: bytes) -> str:
         BackendError: the engine does not load on this machine.
     """
     log = Log()
-    engine = trt.Runtime(logger(trt, log)).deserialize_cuda_engine(plan)
+    runtime = make(trt, "Runtime", logger(trt, log), log=log)
+    engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise BackendError(f"{trt.__name__} does not load the engine that it built: {log.reasons()}")
     return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))

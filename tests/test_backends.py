@@ -424,6 +424,17 @@ def test_an_engine_that_cannot_be_recorded_runs_plainly():
     assert not runner.records_graphs
 
 
+def test_shapes_that_the_engine_cannot_run_are_an_error_of_ours(monkeypatch):
+    runner = make_runner(HostDriver())
+
+    def fail():
+        raise RuntimeError("infer_shapes error code: -1")
+
+    monkeypatch.setattr(runner._context, "infer_shapes", fail)
+    with pytest.raises(BackendError, match=r"host cannot run .*32.*infer_shapes error code: -1"):
+        runner(*inputs(32))
+
+
 def test_outputs_stay_valid_and_are_the_callers_own():
     driver = HostDriver()
     runner = make_runner(driver)
@@ -693,6 +704,28 @@ def test_auto_passes_over_stale_engines_aloud_and_by_name_they_are_refused(stand
     assert chosen.backend.name == "onnxruntime-cpu"
     with pytest.raises(BackendError, match=r"tensorrt cannot be used: the engine .*oslic build"):
         select("tensorrt", bundle)
+
+
+def test_a_product_that_does_not_start_is_an_error_of_ours(stand_in, monkeypatch):
+    """The bindings raise a TypeError where the library returns nothing, as it does if CUDA does not start."""
+    bundle, module, _ = stand_in
+
+    def nothing(logger):
+        logger.log(module.ILogger.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(module, "Runtime", nothing)
+    with pytest.raises(
+        BackendError, match="host gives no Runtime: CUDA initialization failure with error: 35"
+    ):
+        select("tensorrt", bundle)
+    from oslic.export.engines import Options as BuildOptions
+    from oslic.export.engines import build_plan
+
+    monkeypatch.setattr(module, "Builder", nothing, raising=False)
+    module.NetworkDefinitionCreationFlag = None
+    with pytest.raises(BackendError, match="host gives no Builder: CUDA initialization failure"):
+        build_plan(module, b"", [], BuildOptions())
 
 
 def test_altered_and_missing_engines_are_refused(stand_in):

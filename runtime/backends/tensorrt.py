@@ -65,6 +65,22 @@ def logger(trt: Any, log: Log) -> Any:
     return Logger()
 
 
+def make(trt: Any, kind: str, *arguments: Any, log: Log) -> Any:
+    """One of the objects of the product `trt`: a `Runtime`, a `Builder`, ...
+
+    Where the library behind it gives none (mostly because CUDA does not start), the bindings raise a `TypeError` about
+    a factory function.
+
+    Raises:
+        BackendError: with what the product said of it.
+    """
+    try:
+        return getattr(trt, kind)(*arguments)
+    except TypeError as error:
+        said = "; ".join((*log.errors, *log.warnings)) or str(error)
+        raise BackendError(f"{trt.__name__} gives no {kind}: {said}") from error
+
+
 class DeviceArray:
     """A result that stays on the GPU, uint8 in C order: for whatever reads `__cuda_array_interface__`.
 
@@ -285,7 +301,12 @@ class TensorRtRunner:
         for name, shape in shapes.items():
             if not self._context.set_input_shape(name, shape):
                 raise BackendError(f"{self._trt.__name__} refuses {name} {shape}: {self._log.reasons()}")
-        missing = self._context.infer_shapes()
+        try:
+            missing = self._context.infer_shapes()
+        except RuntimeError as error:  # for whatever but missing shapes
+            raise BackendError(
+                f"{self._trt.__name__} cannot run {shapes}: {error}; {self._log.reasons()}"
+            ) from error
         if missing:
             raise BackendError(f"{self._trt.__name__} knows no shape for {', '.join(missing)}")
         self._shapes = dict(shapes)
@@ -359,7 +380,7 @@ def require_valid(trt: Any, path: Path, info: EngineInfo) -> None:
         BackendError: it cannot.
     """
     log = Log()
-    runtime = trt.Runtime(logger(trt, log))
+    runtime = make(trt, "Runtime", logger(trt, log), log=log)
     ask = getattr(runtime, "get_engine_validity", None)
     if ask is None:
         return
@@ -402,7 +423,7 @@ class _TensorRt:
         self._trt = load_product(self.product)
         self._driver = cuda.open_driver()
         self._log = Log()
-        self._runtime = self._trt.Runtime(logger(self._trt, self._log))
+        self._runtime = make(self._trt, "Runtime", logger(self._trt, self._log), log=self._log)
 
     @classmethod
     def probe(cls, bundle: Bundle | None, options: Options) -> Availability:
@@ -492,8 +513,8 @@ class _TensorRt:
     def _refit(self, engine: Any, graph: GraphName, path: Path) -> None:
         """Put the graph's weights into an engine that was built without them."""
         talk = logger(self._trt, self._log)
-        refitter = self._trt.Refitter(engine, talk)
-        parser = self._trt.OnnxParserRefitter(refitter, talk)
+        refitter = make(self._trt, "Refitter", engine, talk, log=self._log)
+        parser = make(self._trt, "OnnxParserRefitter", refitter, talk, log=self._log)
         if not parser.refit_from_bytes(self._bundle.read_graph(graph)) or not refitter.refit_cuda_engine():
             raise BackendError(f"{path} cannot be given the weights of {graph}: {self._log.reasons()}")
 

@@ -352,6 +352,8 @@ def describe_layers(trt: Any, plan: bytes) -> str:
     """
     log = Log()
     runtime = make(trt, "Runtime", logger(trt, log), log=log)
+    # Engines for later versions too carry code of their own; this one was built here.
+    runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise BackendError(f"{trt.__name__} does not load the engine that it built: {log.reasons()}")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.util
+from types import SimpleNamespace
 
 import numpy as np
 import octave_styles as styles
 import onnx
 import onnx_ir as ir
 import pytest
+from host_product import HostDriver, product
 from oslic.export import engines
 from oslic.export.engines import Options, Profile, build_plan, load_product, prepare, require_supported
 from oslic.export.forms import Fixed
@@ -116,6 +118,25 @@ def test_options_that_the_product_lacks_are_named_before_the_build(tmp_path):
 def test_engines_with_detailed_layers_build(model):
     plan = build_plan(load_product("tensorrt-rtx"), data_of(model), [SHAPES], Options(layers=True))
     assert len(plan) > 10_000
+
+
+def test_layers_of_engines_for_later_versions_are_described():
+    """Such an engine carries code of its own, which its runtime must be allowed to load."""
+    host = product(HostDriver())
+
+    class Runtime:
+        engine_host_code_allowed = False
+
+        def __init__(self, logger):
+            pass
+
+        def deserialize_cuda_engine(self, plan):
+            inspector = SimpleNamespace(get_engine_information=lambda form: "{}")
+            found = SimpleNamespace(create_engine_inspector=lambda: inspector)
+            return found if self.engine_host_code_allowed else None
+
+    host.Runtime, host.LayerInformationFormat = Runtime, SimpleNamespace(JSON=1)
+    assert engines.describe_layers(host, b"plan") == "{}"
 
 
 @needs_rtx

@@ -412,6 +412,25 @@ def test_profiles_are_chosen_by_shape_and_a_change_resets_the_recording():
     assert np.array_equal(runner(*x), expected(*x))  # it still works
 
 
+def test_a_run_that_fails_leaves_no_recording_of_the_context_before_it(monkeypatch):
+    driver = HostDriver()
+    runner = make_runner(driver)
+    x = inputs(32)
+    for _ in range(3):
+        runner(*x)
+    assert driver.graphs
+
+    def full(size):
+        raise BackendError("out of memory")
+
+    with monkeypatch.context() as m:
+        m.setattr(runner._result, "_allocate", full)
+        with pytest.raises(BackendError, match="out of memory"):
+            runner(*inputs(64))  # the context has its shapes by now
+    assert not driver.graphs
+    assert np.array_equal(runner(*x), expected(*x))
+
+
 def test_an_engine_that_cannot_be_recorded_runs_plainly():
     driver = HostDriver()
     runner = make_runner(driver, capturable=False)

@@ -291,13 +291,16 @@ class TensorRtRunner:
 
     def _use(self, profile: int, shapes: dict[str, tuple[int, ...]]) -> None:
         """Set profile and shapes where they differ from the last run's."""
+        if (profile, shapes) == (self._profile, self._shapes):
+            return
+        # What was recorded of the context as it is now must not be replayed, even if this run gets no further.
+        if self._state.reset():
+            self._drop_graph()
+        self._shapes = {}
         if profile != self._profile:
             if not self._context.set_optimization_profile_async(profile, self._stream.handle):
                 raise BackendError(f"{self._trt.__name__} refuses profile {profile}: {self._log.reasons()}")
-            self._profile, self._shapes = profile, {}
-        if shapes == self._shapes:
-            return
-        self._shapes = {}
+            self._profile = profile
         for name, shape in shapes.items():
             if not self._context.set_input_shape(name, shape):
                 raise BackendError(f"{self._trt.__name__} refuses {name} {shape}: {self._log.reasons()}")

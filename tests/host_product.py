@@ -18,19 +18,22 @@ import onnxruntime
 from oslic.runtime.errors import BackendError
 
 _LIBC = ctypes.CDLL(None)
-_LIBC.malloc.restype = ctypes.c_void_p
-_LIBC.malloc.argtypes = [ctypes.c_size_t]
+_LIBC.aligned_alloc.restype = ctypes.c_void_p
+_LIBC.aligned_alloc.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
 _LIBC.free.argtypes = [ctypes.c_void_p]
 
 
+ALIGNMENT = 256
+
+
 class Heap:
-    """malloc and free, counting what is out."""
+    """Aligned as CUDA's allocations are, counting what is out."""
 
     def __init__(self):
         self.live = {}
 
     def allocate(self, size):
-        address = _LIBC.malloc(size)
+        address = _LIBC.aligned_alloc(ALIGNMENT, -(-size // ALIGNMENT) * ALIGNMENT)
         self.live[address] = size
         return address
 
@@ -91,6 +94,10 @@ class HostDriver:
     def to_host(self, target, address, stream):
         assert stream in self.handles
         ctypes.memmove(target.ctypes.data, address, target.nbytes)
+
+    def copy(self, target, source, size, stream):
+        assert stream in self.handles
+        ctypes.memmove(target, source, size)
 
     def synchronise(self, stream):
         self.log.append("synchronise")
@@ -199,7 +206,7 @@ class Context:
     def set_tensor_address(self, name, address):
         assert name in self.engine.names
         self.addresses[name] = address
-        return True
+        return address % ALIGNMENT == 0
 
     def execute_async_v3(self, stream):
         driver = self.engine.driver

@@ -489,6 +489,17 @@ def test_device_arrays_are_read_in_place_and_results_can_stay_there():
     assert list(driver.device.live) == [address]
 
 
+def test_a_device_array_that_starts_between_two_addresses_is_copied():
+    driver = HostDriver()
+    runner = make_runner(driver)
+    x = inputs(32)
+    address = driver.allocate(x[0].nbytes + 5)
+    ctypes.memmove(address + 5, x[0].ctypes.data, x[0].nbytes)
+    image = Interface(shape=x[0].shape, data=(address + 5, False), stream=None)
+    for _ in range(3):
+        assert np.array_equal(runner(image, x[1]), expected(*x))
+
+
 def test_engines_with_other_ports_are_refused():
     with pytest.raises(BackendError, match=r"image is DataType\.FLOAT, not uint8"):
         make_runner(HostDriver(), dtype=DataType.FLOAT)
@@ -984,6 +995,7 @@ def test_cuda_python_has_what_the_driver_calls():
     assert {"cudaMalloc", "cudaGraphLaunch", "cudaStreamBeginCapture"} <= functions
     assert not [name for name in functions if not hasattr(api, name)]
     assert api.cudaMemcpyKind.cudaMemcpyHostToDevice is not None
+    assert api.cudaMemcpyKind.cudaMemcpyDeviceToDevice is not None
     assert api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal is not None
     # Every call answers with a tuple that starts with the error.
     assert isinstance(api.cudaGetDeviceCount(), tuple)
@@ -1005,6 +1017,7 @@ def test_cuda_python_has_what_the_driver_calls():
         ("elapsed", (4096, 8192)),
         ("to_device", (4096, np.zeros(4, np.uint8), 8192)),
         ("to_host", (np.zeros(4, np.uint8), 4096, 8192)),
+        ("copy", (4096, 8192, 4, 8192)),
         ("synchronise", (4096,)),
         ("begin_capture", (4096,)),
         ("end_capture", (4096,)),

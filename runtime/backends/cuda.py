@@ -138,6 +138,9 @@ class Driver(Protocol):
     def to_host(self, target: Bytes, address: int, stream: int) -> None:
         """Copy device memory to the host, in the order of the stream."""
 
+    def copy(self, target: int, source: int, size: int, stream: int) -> None:
+        """Copy device memory to device memory, in the order of the stream."""
+
     def synchronise(self, stream: int) -> None:
         """Wait until a stream is done, ours or somebody else's."""
 
@@ -313,6 +316,10 @@ class _CudaPython:
         kind = self._api.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", target.ctypes.data, address, target.nbytes, kind, stream)
 
+    def copy(self, target: int, source: int, size: int, stream: int) -> None:
+        kind = self._api.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self._call("cudaMemcpyAsync", target, source, size, kind, stream)
+
     def synchronise(self, stream: int) -> None:
         self._call("cudaStreamSynchronize", stream)
 
@@ -415,6 +422,10 @@ class _PyCuda:
     def to_host(self, target: Bytes, address: int, stream: int) -> None:
         with self._current() as api:
             api.memcpy_dtoh_async(target, address, self._objects[stream])
+
+    def copy(self, target: int, source: int, size: int, stream: int) -> None:
+        with self._current() as api:
+            api.memcpy_dtod_async(target, source, size, self._objects[stream])
 
     def synchronise(self, stream: int) -> None:
         with self._current():  # also for streams of others, which PyCUDA does not know

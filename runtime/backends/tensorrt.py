@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 PACKAGES: Final[dict[Product, str]] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx-cu13"}
 """What to install for each product."""
 
+# Of every address that a context takes. CUDA allocates like this; a part of an array need not lie so.
+_ALIGNMENT: Final = 256
+
 
 class Log:
     """What a product said, by severity."""
@@ -284,7 +287,11 @@ class TensorRtRunner:
                 raise BackendError(f"an input lies on GPU {source.device}; the engine runs on GPU 0")
             if source.stream:
                 self._driver.synchronise(source.stream)
-            return source.address
+            if source.address % _ALIGNMENT == 0:
+                return source.address
+            address = staging.require(source.size)
+            self._driver.copy(address, source.address, source.size, self._stream.handle)
+            return address
         address = staging.require(source.size)
         self._driver.to_device(address, source.host(), self._stream.handle)
         return address

@@ -181,6 +181,24 @@ def test_a_part_of_a_dlpack_tensor_starts_at_its_own_byte():
     assert view(source).host()[0] == 5
 
 
+def test_an_array_with_both_interfaces_is_told_the_stream_that_reads_it():
+    """As torch's are: its array interface, of version 2, says nothing of the stream that its contents come by."""
+    told = []
+
+    class Both(Interface):
+        def __dlpack__(self, *, stream):
+            told.append(stream)
+            return np.zeros((2, 3), np.uint8).__dlpack__()
+
+        def __dlpack_device__(self):
+            return (2, 0)
+
+    array = Both(version=2)
+    del array.__cuda_array_interface__["stream"]
+    found = view(array, 5)
+    assert (found.on_device, found.stream, told) == (True, None, [5])
+
+
 def test_the_cuda_array_interface_is_read_without_a_copy():
     found = view(Interface())
     assert (found.address, found.shape, found.on_device, found.stream, found.size) == (

@@ -203,10 +203,11 @@ def view(array: Any, stream: int | None = None) -> View:
     """
     if isinstance(array, np.ndarray):
         return _from_numpy(array)
-    if hasattr(array, "__cuda_array_interface__"):
-        return _from_cuda_interface(array)
+    # DLPack before the interface: what torch shows by the latter names no stream, and is not valid yet.
     if hasattr(array, "__dlpack__"):
         return _from_dlpack(array, stream)
+    if hasattr(array, "__cuda_array_interface__"):
+        return _from_cuda_interface(array)
     raise BackendError(
         f"an input is a {type(array).__name__}; give a numpy array, or one with __cuda_array_interface__ or DLPack"
     )

@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 import threading
+import types
 import warnings
 from pathlib import Path
 
@@ -410,6 +411,23 @@ def test_the_runner_computes_records_and_replays():
     assert not driver.handles
     with pytest.raises(BackendError, match="was closed"):
         runner(*x)
+
+
+def test_closing_on_a_broken_device_hides_no_earlier_error(monkeypatch):
+    driver = HostDriver()
+    runner = make_runner(driver)
+    for _ in range(3):
+        runner(*inputs(32))
+
+    def broken(*arguments):
+        raise BackendError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(driver, "synchronise", broken)
+    monkeypatch.setattr(driver.device, "free", broken)
+    monkeypatch.setattr(driver.pinned, "free", broken)
+    driver.handles = types.SimpleNamespace(remove=broken)
+    runner.close()
+    assert (runner._context, runner._engine) == (None, None)
 
 
 def test_profiles_are_chosen_by_shape_and_a_change_resets_the_recording():

@@ -359,15 +359,16 @@ class TensorRtRunner:
             if self._closed:
                 return
             self._closed = True
-            with contextlib.suppress(BackendError):  # a broken device: there is nothing to wait for
-                self._driver.synchronise(self._stream.handle)
             self._state.reset()
-            self._drop_graph()
-            for memory in (*self._staging, self._result):
-                memory.close()
-            self._host.close()
-            for resource in (*self._events, self._stream):
-                resource.close()
+            for give_back in (
+                lambda: self._driver.synchronise(self._stream.handle),
+                self._drop_graph,
+                *(memory.close for memory in (*self._staging, self._result, self._host)),
+                *(resource.close for resource in (*self._events, self._stream)),
+            ):
+                # On a broken device every call fails: the error that broke it is what the caller must see.
+                with contextlib.suppress(BackendError):
+                    give_back()
             self._context = self._engine = None
 
 

@@ -843,6 +843,26 @@ def test_a_session_that_would_run_on_the_cpu_is_refused(ort, provider):
         sessions.open_session(ort, _TRIAL, sessions.Provider(provider, {}), options)
 
 
+def test_libraries_of_nvidias_packages_are_loaded_before_a_provider_needs_them(capsys):
+    """ONNX Runtime does not find them by itself, and prints what it misses."""
+    calls = []
+
+    def preload_dlls():
+        calls.append("preload")
+        print("Failed to load libcudnn.so.9")
+
+    kind = backends._class("onnxruntime-cuda")
+    module = types.ModuleType("stand_in")
+    module.get_available_providers, module.preload_dlls = list, preload_dlls
+    assert kind._provider(module, Options()) is None
+    assert not calls
+    module.get_available_providers = lambda: [kind.provider]
+    for _ in range(2):
+        assert kind._provider(module, Options()).name == kind.provider
+    assert calls == ["preload"]
+    assert capsys.readouterr().out == ""
+
+
 def test_nodes_on_another_provider_are_named(ort):
     options = sessions.session_options(ort, 1)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import functools
 import importlib
 import importlib.util
+import io
+import warnings
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ..errors import BackendError
@@ -114,6 +118,20 @@ def _built_in(onnxruntime: Any, name: str) -> bool:
     return name in onnxruntime.get_available_providers()
 
 
+@functools.cache
+def _preload(onnxruntime: Any) -> None:
+    """Load the libraries of NVIDIA's Python packages, where the system's loader does not look for them.
+
+    ONNX Runtime leaves this to the caller, and then says that CUDA or cuDNN are not installed.
+    """
+    load = getattr(onnxruntime, "preload_dlls", None)  # since 1.21
+    if load is not None:
+        # What is missing is printed; it shows when the provider is started.
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            load()
+
+
 def _flag(value: bool) -> str:
     return "1" if value else "0"
 
@@ -141,6 +159,7 @@ class OnnxRuntimeCuda(_OnnxRuntimeGpu):
     def _provider(cls, onnxruntime: Any, options: Options) -> Provider | None:
         if not _built_in(onnxruntime, cls.provider):
             return None
+        _preload(onnxruntime)
         return Provider(cls.provider, _cuda_options(graphs=options.cuda_graphs))
 
 
@@ -156,6 +175,9 @@ class OnnxRuntimeTensorRt(_OnnxRuntimeGpu):
     def _provider(cls, onnxruntime: Any, options: Options) -> Provider | None:
         if not _built_in(onnxruntime, cls.provider):
             return None
+        _preload(onnxruntime)
+        with contextlib.suppress(ImportError):  # it loads TensorRT's libraries in the same way
+            importlib.import_module("tensorrt")
         own = {"device_id": "0", "trt_cuda_graph_enable": _flag(options.cuda_graphs)}
         helper = ("CUDAExecutionProvider", _cuda_options(graphs=False))
         return Provider(cls.provider, own, helpers=(helper,))

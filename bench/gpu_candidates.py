@@ -29,7 +29,7 @@ from ..networks.deploy import deployable
 from ..runtime.backends import cuda, onnxruntime_cpu
 from ..runtime.backends.onnxruntime_gpu import OnnxRuntimeCuda
 from ..runtime.backends.protocol import Options
-from ..runtime.backends.tensorrt import DeviceArray, TensorRtRunner, load_product
+from ..runtime.backends.tensorrt import DeviceArray, TensorRtRunner, load_product, require_gpu
 from ..runtime.bundle import GraphName
 from ..runtime.engines import PRODUCTS, EngineInfo, Product, Shapes
 from ..runtime.errors import BackendError, DependencyError
@@ -388,14 +388,16 @@ def _on_device(driver: cuda.Driver, array: Pixels) -> DeviceArray:
 
 
 def require_engine(engine: str, device: Device) -> None:
-    """Say before anything is exported that an engine is not installed here.
+    """Say before anything is exported that an engine is not installed here, or not made for this GPU.
 
     Raises:
         DependencyError: naming what to install.
     """
     try:
         if engine in PRODUCTS:
-            load_product(engine)
+            trt = load_product(engine)
+            cuda.open_driver()
+            require_gpu(trt, engine, cuda.gpus()[0][0].capability)
         elif engine == "onnxruntime" and device == "cuda":
             OnnxRuntimeCuda.require_present()
         elif engine.startswith("torch-") and device == "cuda" and not torch.cuda.is_available():

@@ -808,6 +808,19 @@ def test_altered_and_missing_engines_are_refused(stand_in):
         select("tensorrt", bundle, Options(precision="fp16"))
 
 
+def test_gpus_that_a_product_has_no_kernels_for_are_refused(stand_in):
+    """TensorRT-RTX goes on from 8.9 to 12.0, without the datacentre GPUs between them."""
+    _, module, _ = stand_in
+    module.ComputeCapability = types.SimpleNamespace(
+        __members__=dict.fromkeys(("NONE", "CURRENT", "SM75", "SM89", "SM120"))
+    )
+    found = probe_all()
+    assert found["tensorrt"].usable  # whatever the module knows of: its engines are built for this GPU
+    assert not found["tensorrt-rtx"].usable
+    assert "no kernels for compute capability 9.0, only for 7.5, 8.9, 12.0" in found["tensorrt-rtx"].reason
+    tensorrt.require_gpu(module, "tensorrt-rtx", "12.0")
+
+
 @without_gpu
 def test_engines_in_a_bundle_do_not_promise_a_gpu(bundle):
     for graph in GRAPH_NAMES:
@@ -1024,6 +1037,11 @@ def test_the_bindings_have_what_the_runner_calls(product):
     if product == "tensorrt-rtx":
         assert hasattr(trt.IRuntimeConfig, "cuda_graph_strategy")
         assert {"DISABLED", "WHOLE_GRAPH_CAPTURE"} <= set(trt.CudaGraphStrategy.__members__)
+        tensorrt.require_gpu(trt, product, "8.9")
+        with pytest.raises(
+            BackendError, match=r"no kernels for compute capability 9\.0, only for .*8\.9, 12\.0"
+        ):
+            tensorrt.require_gpu(trt, product, "9.0")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import math
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -384,6 +385,25 @@ def load_product(product: Product) -> Any:
         raise BackendError(f"{product} cannot be used ({error}): pip install {PACKAGES[product]}") from error
 
 
+def require_gpu(trt: Any, product: Product, capability: str) -> None:
+    """Refuse a GPU that TensorRT-RTX has no kernels for; TensorRT's engines say themselves what they are for.
+
+    Raises:
+        BackendError: naming those that it has.
+    """
+    if product != "tensorrt-rtx":
+        return
+    # Datacentre GPUs between those of its list, such as 9.0, are no part of it: newer ones do not follow older ones.
+    names = getattr(trt, "ComputeCapability", None)
+    known = [name[2:] for name in getattr(names, "__members__", {}) if re.fullmatch(r"SM\d+", name)]
+    if known and capability.replace(".", "") not in known:
+        listed = ", ".join(f"{number[:-1]}.{number[-1]}" for number in known)
+        raise BackendError(
+            f"{product} {trt.__version__} has no kernels for compute capability {capability}, only for {listed}: take "
+            "tensorrt"
+        )
+
+
 def require_valid(trt: Any, path: Path, info: EngineInfo) -> None:
     """Ask the product, where it can be asked, whether this GPU can run an engine; nothing is loaded.
 
@@ -454,6 +474,7 @@ class _TensorRt:
             version = str(trt.__version__)
             if not found:
                 raise BackendError(f"no GPU can be used: {reason}")
+            require_gpu(trt, cls.product, found[0].capability)
             if cuda.package() is None:
                 raise BackendError("neither cuda-python nor PyCUDA is installed: pip install cuda-python")
             if bundle is None:

@@ -364,7 +364,8 @@ class TensorRtRunner:
             for give_back in (
                 lambda: self._driver.synchronise(self._stream.handle),
                 self._drop_graph,
-                *(memory.close for memory in (*self._staging, self._result, self._host)),
+                *(buffer.close for buffer in (*self._staging, self._result)),
+                self._host.close,
                 *(resource.close for resource in (*self._events, self._stream)),
             ):
                 # On a broken device every call fails: the error that broke it is what the caller must see.

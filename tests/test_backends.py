@@ -794,6 +794,18 @@ def test_a_product_that_does_not_start_is_an_error_of_ours(stand_in, monkeypatch
         build_plan(module, b"", [], BuildOptions())
 
 
+def test_a_driver_that_does_not_open_is_passed_over_aloud(stand_in, monkeypatch):
+    bundle, _, _ = stand_in
+
+    def too_old():
+        raise BackendError("cudaSetDevice failed: CUDA driver version is insufficient")
+
+    monkeypatch.setattr(cuda, "open_driver", too_old)
+    with pytest.warns(PassedOverWarning, match="tensorrt is passed over: .*version is insufficient"):
+        assert select("auto", bundle).backend.name == "onnxruntime-cpu"
+    assert not probe_all()["tensorrt"].usable
+
+
 def test_altered_and_missing_engines_are_refused(stand_in):
     bundle, _, _ = stand_in
     (file,) = (bundle.path / "engines").glob("analyse*.engine")
@@ -1105,8 +1117,44 @@ def test_cuda_python_takes_our_arguments(call, arguments):
         pytest.skip("cuda-python is not installed")
     driver = object.__new__(cuda._CudaPython)
     driver._api = importlib.import_module("cuda.bindings.runtime")
-    with pytest.raises(BackendError, match=r"cuda\w+ failed: .*driver"):
+    with pytest.raises(BackendError, match=r"cuda\w+ failed: .*driver.*\(35\); update NVIDIA's driver"):
         getattr(driver, call)(*arguments)
+
+
+def test_pycudas_errors_are_ours_and_its_context_is_current_only_for_the_call(monkeypatch):
+    """A stand-in for PyCUDA: what `_PyCuda` does around each of its calls."""
+    stack = []
+    api = types.ModuleType("pycuda.driver")
+    api.Error = type("Error", (Exception,), {})
+
+    def refuse(size):
+        assert stack == ["context"]
+        raise api.Error("cuMemAlloc failed: out of memory")
+
+    def not_current():
+        raise api.Error("cuCtxPushCurrent failed: invalid device context")
+
+    context = types.SimpleNamespace(push=lambda: stack.append("context"), pop=stack.pop)
+    api.init = list
+    api.Device = lambda index: types.SimpleNamespace(retain_primary_context=lambda: context)
+    api.mem_alloc = refuse
+    monkeypatch.setattr(cuda.importlib, "import_module", lambda name: api)
+    monkeypatch.setattr(cuda.importlib.metadata, "version", lambda name: "0")
+    monkeypatch.setattr(cuda, "_library", lambda: None)
+    driver = cuda._PyCuda()
+    with pytest.raises(BackendError, match="PyCUDA failed: cuMemAlloc failed: out of memory"):
+        driver.allocate(16)
+    assert not stack
+    context.push = not_current
+    with pytest.raises(BackendError, match="PyCUDA failed: cuCtxPushCurrent"):
+        driver.allocate(16)
+
+    def no_device():
+        raise api.Error("cuInit failed: no CUDA-capable device is detected")
+
+    api.init = no_device
+    with pytest.raises(BackendError, match="PyCUDA failed: cuInit"):
+        cuda._PyCuda()
 
 
 @pytest.mark.gpu

@@ -275,7 +275,10 @@ class _CudaPython:
         if int(error):
             _, text = self._api.cudaGetErrorString(error)
             reason = text.decode() if isinstance(text, bytes) else str(text)
-            raise BackendError(f"{function} failed: {reason} ({int(error)})")
+            hint = ""
+            if error == self._api.cudaError_t.cudaErrorInsufficientDriver:
+                hint = "; update NVIDIA's driver, or install a cuda-python of the CUDA version that nvidia-smi shows"
+            raise BackendError(f"{function} failed: {reason} ({int(error)}){hint}")
         return values[0] if values else None
 
     def allocate(self, size: int) -> int:
@@ -349,23 +352,31 @@ class _PyCuda:
 
     def __init__(self) -> None:
         self._api: Any = importlib.import_module("pycuda.driver")
-        self._api.init()
-        self._context = self._api.Device(0).retain_primary_context()
+        with self._errors():
+            self._api.init()
+            self._context = self._api.Device(0).retain_primary_context()
         self._library = _library()
         self.name = f"PyCUDA {importlib.metadata.version('pycuda')}"
         # PyCUDA's objects own what their handles name.
         self._objects: dict[int, Any] = {}
 
     @contextlib.contextmanager
-    def _current(self) -> Iterator[Any]:
-        """Make the context this thread's for a moment; PyCUDA's errors become ours."""
-        self._context.push()
+    def _errors(self) -> Iterator[None]:
+        """PyCUDA's errors become ours."""
         try:
-            yield self._api
+            yield
         except self._api.Error as error:
             raise BackendError(f"PyCUDA failed: {error}") from error
-        finally:
-            self._context.pop()
+
+    @contextlib.contextmanager
+    def _current(self) -> Iterator[Any]:
+        """Make the context this thread's for a moment."""
+        with self._errors():
+            self._context.push()
+            try:
+                yield self._api
+            finally:
+                self._context.pop()
 
     def _keep(self, handle: int, thing: Any) -> int:
         self._objects[handle] = thing

@@ -479,6 +479,7 @@ class _TensorRt:
             if cuda.package() is None:
                 raise BackendError("neither cuda-python nor PyCUDA is installed: pip install cuda-python")
             if bundle is None:
+                cuda.open_driver()
                 return Availability(
                     True, version, f"runs on {found[0].name}, with engines from `oslic build`"
                 )
@@ -494,6 +495,7 @@ class _TensorRt:
                 )
                 require_valid(trt, path, info)
                 infos.append(info)
+            cuda.open_driver()  # the package may be too new for NVIDIA's driver, or the GPU taken
         except OslicError as error:
             return Availability(False, version, str(error), expected=meant)
         precisions = ", ".join(sorted({info.precision for info in infos}))

@@ -188,11 +188,12 @@ def _why_skipped(section: Section, plan: Plan) -> str:
     return ""
 
 
-def _kill(process: subprocess.Popen[str]) -> None:
-    # Its own session: also what it has started.
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Stop a section, and whatever it has started and left behind: its session is its own."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    with contextlib.suppress(subprocess.TimeoutExpired):  # one that hangs in the driver cannot be stopped
+        process.wait(_LEAST_SECONDS)
 
 
 def run_section(section: Section, work: Path, limit: float) -> dict[str, Any]:
@@ -212,30 +213,30 @@ def run_section(section: Section, work: Path, limit: float) -> dict[str, Any]:
         spec.write_text(json.dumps({**section.spec, "work": str(work), "limit": limit}), encoding="utf-8")
         start = time.perf_counter()
         module = f"{(__package__ or 'oslic.bench')}.gpu_section"
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, str(spec), str(out)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
         status, reason = "done", ""
-        try:
-            _, errors = process.communicate(timeout=limit)
-            if process.returncode:
-                status = "failed"
-                how = f"exit code {process.returncode}: "
-                if process.returncode < 0:
-                    how = f"killed by {signal.Signals(-process.returncode).name}: "
-                elif process.returncode == DependencyError.exit_code:
-                    status, how = "skipped", ""
-                reason = how + errors[-_TAIL:].strip()
-        except subprocess.TimeoutExpired:
-            status, reason = "timeout", f"stopped after {limit:.0f} s"
-            _kill(process)
-        except BaseException:
-            _kill(process)
-            raise
+        # Not a pipe: what a section has started may hold it open, or fill it.
+        with (Path(name) / "errors.txt").open("w+b") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, str(spec), str(out)],
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+            )
+            try:
+                code = process.wait(limit)
+                if code:
+                    status = "failed"
+                    how = f"exit code {code}: "
+                    if code < 0:
+                        how = f"killed by {signal.Signals(-code).name}: "
+                    elif code == DependencyError.exit_code:
+                        status, how = "skipped", ""
+                    errors.seek(0)
+                    reason = how + errors.read().decode(errors="replace")[-_TAIL:].strip()
+            except subprocess.TimeoutExpired:
+                status, reason = "timeout", f"stopped after {limit:.0f} s"
+            finally:
+                _end(process)
         result = None
         if out.is_file():
             result = json.loads(out.read_text(encoding="utf-8"))

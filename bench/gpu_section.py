@@ -8,6 +8,7 @@ The result is written again after each step, so that what was measured before th
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -66,7 +67,9 @@ def correctness(spec: dict[str, Any], write: Write) -> None:
         raise DependencyError(found.reason)
     folder = Path(spec["work"]) / "bundle"
     if not folder.is_dir():
-        shutil.copytree(default_bundle(), folder)
+        part = folder.with_name("bundle.part")  # a section may be stopped at any time
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(default_bundle(), part).rename(folder)
     bundle = Bundle.open(folder)
     side = spec["side"]
     result: dict[str, Any] = {"backend": backend, "precision": precision}
@@ -193,4 +196,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    sys.stderr.flush()
+    # Everything is written: libraries that crash when they are unloaded must not make a failure of it.
+    os._exit(code)

@@ -6,8 +6,10 @@ import contextlib
 import dataclasses
 import gc
 import json
+import time
 import types
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,6 +148,33 @@ def test_a_section_that_fails_says_why(tmp_path):
     assert found["status"] == "failed"
     assert found["reason"].startswith("exit code 1: ")
     assert "KeyError" in found["reason"]
+
+
+def stand_in_for_python(tmp_path, monkeypatch, script):
+    """Sections run this instead; `$4` is the result file."""
+    path = tmp_path / "python"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(gpu.sys, "executable", str(path))
+
+
+def test_what_a_section_leaves_behind_holds_up_no_other(tmp_path, monkeypatch):
+    """Compilers work in processes of their own, which may outlive the section and hold its pipes."""
+    stand_in_for_python(tmp_path, monkeypatch, f'sleep 60 & echo $! > {tmp_path}/pid; echo "{{}}" > "$4"')
+    found = run_section(Section("x", {"kind": "machine"}), tmp_path, 30)
+    assert (found["status"], found["result"]) == ("done", {})
+    assert found["seconds"] < 20
+    left = Path("/proc") / (tmp_path / "pid").read_text().strip()
+    deadline = time.monotonic() + 10
+    while (left / "cmdline").exists() and (left / "cmdline").read_bytes():  # empty: dead, and not yet buried
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_errors_that_are_no_text_are_kept_as_far_as_they_are(tmp_path, monkeypatch):
+    stand_in_for_python(tmp_path, monkeypatch, "printf 'nvcc: \\377 failed' >&2; kill -SEGV $$")
+    found = run_section(Section("x", {"kind": "machine"}), tmp_path, 30)
+    assert (found["status"], found["reason"]) == ("failed", "killed by SIGSEGV: nvcc: \ufffd failed")
 
 
 def test_what_the_time_does_not_reach_is_listed(tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from oslic.bench import gpu, gpu_candidates, report
+from oslic.bench import gpu, gpu_candidates, gpu_section, report
 from oslic.bench.gpu import QUICK, Plan, Section, line, read_earlier, run, run_section, sections
 from oslic.runtime.backends import BACKENDS, cuda
 from oslic.runtime.cli import main
@@ -148,6 +148,23 @@ def test_a_section_that_fails_says_why(tmp_path):
     assert found["status"] == "failed"
     assert found["reason"].startswith("exit code 1: ")
     assert "KeyError" in found["reason"]
+
+
+def test_what_would_not_be_ready_in_time_is_left_out_and_the_rest_is_measured(monkeypatch):
+    now = [0.0]
+
+    def make(*_, **__):
+        now[0] += 40
+        return gpu_candidates.Candidate(lambda: None, lambda: np.zeros(3, np.uint8), {})
+
+    monkeypatch.setattr(gpu_section, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(gpu_candidates, "make", make)
+    (section,) = [s for s in sections(TINY) if s.name == FIRST]
+    found = {}
+    gpu_section.latency({**section.spec, "work": "", "limit": 130}, found.update)
+    # After two, at 80 s, a third would be ready at 120 s of 130: too late to measure all three.
+    assert list(found["timings"]) == list(gpu_candidates.FORMS[:2])
+    assert set(found["left_out"]) == set(gpu_candidates.FORMS[2:])
 
 
 def stand_in_for_python(tmp_path, monkeypatch, script):

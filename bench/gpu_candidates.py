@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
+import torch._dynamo.config as dynamo
 from torch import nn
 
 from ..export.engines import Options as BuildOptions
@@ -235,6 +236,9 @@ def torch_candidate(work: Work, form: str, *, compiled: bool, cuda_graphs: bool)
     feeds = [torch.from_numpy(x).to(work.device) for x in work.inputs().values()]
     call: Callable[..., Any] = module
     if compiled:
+        # All forms share their code, and beyond a number of variants of one code PyTorch runs it eagerly, in silence.
+        dynamo.recompile_limit = max(dynamo.recompile_limit, 2 * len(FORMS))
+        dynamo.fail_on_recompile_limit_hit = True
         call = torch.compile(module, mode="reduce-overhead" if cuda_graphs else "default")
 
     def wait() -> None:
@@ -373,6 +377,11 @@ def tensorrt_candidate(
         runner.launch(*placed)
         return timing.StageTimes({"device": runner.device_milliseconds / 1e3})
 
+    if cuda_graphs and not loaded.records_itself:
+        for _ in range(2):  # plain, then recorded
+            launch()
+        if not runner.records_graphs:
+            raise BackendError(f"{product} cannot record the engine's launches as a CUDA graph")
     return Candidate(launch, lambda: runner(*placed), notes)
 
 

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from host_product import Engine, HostDriver, product
 from oslic.bench import gpu, gpu_candidates, gpu_section, report
 from oslic.bench.gpu import QUICK, Plan, Section, line, read_earlier, run, run_section, sections
 from oslic.runtime.backends import BACKENDS, cuda
 from oslic.runtime.cli import main
-from oslic.runtime.errors import DataError, DependencyError, UsageError, VerificationError
+from oslic.runtime.errors import BackendError, DataError, DependencyError, UsageError, VerificationError
 
 NO_GPU = not cuda.gpus()[0]
 without_gpu = pytest.mark.skipif(not NO_GPU, reason="this machine has a GPU")
@@ -277,6 +278,57 @@ def test_a_recording_keeps_the_weights_that_it_reads(monkeypatch):
     del replay
     gc.collect()
     assert weights() is None
+
+
+@pytest.mark.parametrize("capturable", [True, False])
+def test_engines_that_cannot_be_recorded_are_not_measured_as_recorded(tmp_path, monkeypatch, capturable):
+    driver = HostDriver()
+    module = product(driver)
+    module.Runtime.deserialize_cuda_engine = lambda _, plan: Engine(plan, [], driver, capturable=capturable)
+    monkeypatch.setattr(gpu_candidates, "load_product", lambda name: module)
+    monkeypatch.setattr(gpu_candidates, "build_plan", lambda trt, data, shapes, options: data)
+    monkeypatch.setattr(cuda, "gpus", lambda: ([cuda.Gpu("a stand-in", "9.0")], ""))
+    monkeypatch.setattr(cuda, "open_driver", lambda: driver)
+    work = gpu_candidates.Work("tiny", "synthesise", 64, 96, "fp32", "cuda")
+    plain = gpu_candidates.make(work, "tensorrt", "naive", tmp_path, cuda_graphs=False)
+    assert plain.run().wall == {"device": 1.25e-3}
+    if capturable:
+        recorded = gpu_candidates.make(work, "tensorrt", "naive", tmp_path, cuda_graphs=True)
+        assert driver.log.count("replay") == 1
+        assert np.array_equal(recorded.output(), plain.output())
+        assert driver.log.count("replay") == 2
+    else:
+        with pytest.raises(BackendError, match="cannot record the engine's launches"):
+            gpu_candidates.make(work, "tensorrt", "naive", tmp_path, cuda_graphs=True)
+
+
+def test_more_compiled_forms_than_pytorch_keeps_by_itself_are_all_compiled(monkeypatch):
+    """Beyond its limit it runs a form eagerly, and says so on stderr only."""
+    compiled = []
+
+    def backend(graph, _):
+        compiled.append(graph)
+        return graph.forward
+
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module, *, mode: compiler(module, backend=backend))
+    modules = [torch.nn.Sequential(*[torch.nn.ReLU()] * n) for n in range(1, 13)]
+    monkeypatch.setattr(gpu_candidates, "torch_module", lambda work, form: _First(modules.pop()))
+    work = gpu_candidates.Work("tiny", "synthesise", 64, 96, "fp32", "cpu")
+    for n in range(1, 13):
+        gpu_candidates.torch_candidate(work, "naive", compiled=True, cuda_graphs=False).run()
+        assert len(compiled) == n
+
+
+class _First(torch.nn.Module):
+    """One code for all that it may hold, as the deployable modules are."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x, labels):
+        return self.inner(x)
 
 
 @pytest.mark.slow

@@ -888,6 +888,16 @@ def test_libraries_of_nvidias_packages_are_loaded_before_a_provider_needs_them(c
     assert capsys.readouterr().out == ""
 
 
+def test_a_plugin_that_does_not_load_is_an_error_of_ours(ort, tmp_path, monkeypatch):
+    (tmp_path / "onnxruntime_ep_nv_tensorrt_rtx.py").write_text("raise ImportError('libcudart.so.13')")
+    monkeypatch.syspath_prepend(tmp_path)
+    kind = backends._class("onnxruntime-tensorrt-rtx")
+    with pytest.raises(
+        BackendError, match=r"onnxruntime_ep_nv_tensorrt_rtx does not load: libcudart\.so\.13"
+    ):
+        kind._provider(ort, Options())
+
+
 def test_nodes_on_another_provider_are_named(ort):
     options = sessions.session_options(ort, 1)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")

@@ -198,13 +198,13 @@ class OnnxRuntimeTensorRtRtx(_OnnxRuntimeGpu):
             return Provider(cls.provider, given)
         if importlib.util.find_spec(_RTX_PLUGIN) is None:
             return None
-        plugin = importlib.import_module(_RTX_PLUGIN)
-        name = str(plugin.get_ep_name())
-        if all(device.ep_name != name for device in onnxruntime.get_ep_devices()):
-            try:
+        try:
+            plugin = importlib.import_module(_RTX_PLUGIN)
+            name = str(plugin.get_ep_name())
+            if all(device.ep_name != name for device in onnxruntime.get_ep_devices()):
                 onnxruntime.register_execution_provider_library(name, plugin.get_library_path())
-            except Exception as error:  # ONNX Runtime's exceptions have no common base but this
-                raise BackendError(f"{_RTX_PLUGIN} does not load: {error}") from error
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+            raise BackendError(f"{_RTX_PLUGIN} does not load: {error}") from error
         devices = tuple(device for device in onnxruntime.get_ep_devices() if device.ep_name == name)
         if not devices:
             raise BackendError(f"{_RTX_PLUGIN} finds no GPU that it supports")

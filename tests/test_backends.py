@@ -888,6 +888,15 @@ def test_libraries_of_nvidias_packages_are_loaded_before_a_provider_needs_them(c
     assert capsys.readouterr().out == ""
 
 
+def test_providers_whose_recordings_hold_for_one_shape_record_none():
+    """Their documentation: input shapes must be fixed across runs. Ours are as the images are."""
+    module = types.ModuleType("stand_in")
+    kinds = [backends._class(name) for name in ("onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx")]
+    module.get_available_providers = lambda: [kind.provider for kind in kinds]
+    for kind, option in zip(kinds, ("trt_cuda_graph_enable", "enable_cuda_graph"), strict=True):
+        assert kind._provider(module, Options(cuda_graphs=True)).options[option] == "0"
+
+
 def test_a_plugin_that_does_not_load_is_an_error_of_ours(ort, tmp_path, monkeypatch):
     (tmp_path / "onnxruntime_ep_nv_tensorrt_rtx.py").write_text("raise ImportError('libcudart.so.13')")
     monkeypatch.syspath_prepend(tmp_path)

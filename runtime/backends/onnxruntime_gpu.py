@@ -132,7 +132,7 @@ def _preload(onnxruntime: Any) -> None:
             load()
 
 
-def _flag(value: bool) -> str:
+def _flag(*, value: bool) -> str:
     return "1" if value else "0"
 
 
@@ -143,7 +143,7 @@ def _cuda_options(*, graphs: bool) -> dict[str, str]:
         "use_tf32": "0",
         # Trying all of cuDNN's algorithms takes seconds for each new image size.
         "cudnn_conv_algo_search": "HEURISTIC",
-        "enable_cuda_graph": _flag(graphs),
+        "enable_cuda_graph": _flag(value=graphs),
     }
 
 
@@ -164,7 +164,10 @@ class OnnxRuntimeCuda(_OnnxRuntimeGpu):
 
 
 class OnnxRuntimeTensorRt(_OnnxRuntimeGpu):
-    """ONNX Runtime's TensorRT execution provider; nodes that TensorRT does not take run on CUDA."""
+    """ONNX Runtime's TensorRT execution provider; nodes that TensorRT does not take run on CUDA.
+
+    It records CUDA graphs for sessions whose inputs never change their shape; ours do, and record none.
+    """
 
     name: ClassVar[str] = "onnxruntime-tensorrt"
     provider: ClassVar[str] = "TensorrtExecutionProvider"
@@ -173,18 +176,25 @@ class OnnxRuntimeTensorRt(_OnnxRuntimeGpu):
 
     @classmethod
     def _provider(cls, onnxruntime: Any, options: Options) -> Provider | None:
+        del options  # it records nothing
         if not _built_in(onnxruntime, cls.provider):
             return None
         _preload(onnxruntime)
         with contextlib.suppress(ImportError):  # it loads TensorRT's libraries in the same way
             importlib.import_module("tensorrt")
-        own = {"device_id": "0", "trt_cuda_graph_enable": _flag(options.cuda_graphs)}
+        own = {"device_id": "0", "trt_cuda_graph_enable": _flag(value=False)}
         helper = ("CUDAExecutionProvider", _cuda_options(graphs=False))
         return Provider(cls.provider, own, helpers=(helper,))
 
+    def _runner(self, onnxruntime: Any, session: Any, graph: GraphName) -> Runner:
+        return BoundRunner(onnxruntime, session, graph, device="cuda", capture=False)
+
 
 class OnnxRuntimeTensorRtRtx(_OnnxRuntimeGpu):
-    """ONNX Runtime's TensorRT-RTX provider: built in, or from the package of NVIDIA's plugin."""
+    """ONNX Runtime's TensorRT-RTX provider: built in, or from the package of NVIDIA's plugin.
+
+    It records CUDA graphs for sessions whose inputs never change their shape; ours do, and record none.
+    """
 
     name: ClassVar[str] = "onnxruntime-tensorrt-rtx"
     provider: ClassVar[str] = "NvTensorRTRTXExecutionProvider"
@@ -193,7 +203,8 @@ class OnnxRuntimeTensorRtRtx(_OnnxRuntimeGpu):
 
     @classmethod
     def _provider(cls, onnxruntime: Any, options: Options) -> Provider | None:
-        given = {"device_id": "0", "enable_cuda_graph": _flag(options.cuda_graphs)}
+        del options  # it records nothing
+        given = {"device_id": "0", "enable_cuda_graph": _flag(value=False)}
         if _built_in(onnxruntime, cls.provider):
             return Provider(cls.provider, given)
         if importlib.util.find_spec(_RTX_PLUGIN) is None:
@@ -211,7 +222,7 @@ class OnnxRuntimeTensorRtRtx(_OnnxRuntimeGpu):
         return Provider(name, given, devices=devices[:1])
 
     def _runner(self, onnxruntime: Any, session: Any, graph: GraphName) -> Runner:
-        del onnxruntime  # this provider records CUDA graphs and copies inputs itself
+        del onnxruntime  # this provider copies inputs itself
         return HostRunner(session, graph)
 
 

@@ -33,6 +33,10 @@ _CHANGES_NUMBERS: Final = re.compile(
 )
 
 
+# What TensorRT converts uint8 from and to.
+_OF_UINT8: Final = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
+
+
 @dataclass(frozen=True)
 class Profile:
     """Image sizes of one optimisation profile, each as (N, height, width).
@@ -185,6 +189,31 @@ def _configure(trt: Any, builder: Any, options: Options) -> Any:
     return config
 
 
+def bridge_casts(data: bytes) -> bytes:
+    """A model whose uint8 tensors are cast to and from float32 or float16 only, which changes no number.
+
+    TensorRT documents no other conversions of uint8 (`DataType::kUINT8`); labels are cast to whole numbers and back.
+
+    Args:
+        data: a serialised ONNX model.
+    """
+    model = ir.from_proto(_proto(data))
+    graph = model.graph
+    changed = False
+    for node in [node for node in graph if node.op_type == "Cast" and not node.domain]:
+        value = node.inputs[0]
+        to = ir.DataType(node.attributes.get_int("to", 0))
+        if value is None or ir.DataType.UINT8 not in {value.dtype, to} or {value.dtype, to} & _OF_UINT8:
+            continue
+        cast = ir.node("Cast", [value], {"to": int(ir.DataType.FLOAT)}, name=f"{value.name}.bridge")
+        graph.insert_before(node, cast)
+        cast.outputs[0].name = f"{value.name}.bridged"
+        cast.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+        node.replace_input_with(0, cast.outputs[0])
+        changed = True
+    return bytes(ir.to_proto(model).SerializeToString()) if changed else data
+
+
 def build_plan(
     trt: Any,
     data: bytes,
@@ -213,7 +242,7 @@ def build_plan(
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if flag is None else 1 << int(flag))
     parser = trt.OnnxParser(network, talk)
-    if not parser.parse(data):
+    if not parser.parse(bridge_casts(data)):
         reasons = [str(parser.get_error(i).desc()) for i in range(parser.num_errors)]
         raise BackendError(f"{trt.__name__} cannot read the graph: {'; '.join(reasons or log.errors)}")
     changing = [message for message in log.warnings if _CHANGES_NUMBERS.search(message)]

@@ -120,6 +120,29 @@ def test_engines_with_detailed_layers_build(model):
     assert len(plan) > 10_000
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("graph", GRAPH_NAMES)
+def test_uint8_meets_no_type_that_tensorrt_does_not_cast_it_to(graph, precision):
+    bundle = Bundle.open(default_bundle())
+    data = prepare(bundle.read_graph(graph), precision)
+    bridged = engines.bridge_casts(data)
+    inferred = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(bridged), strict_mode=True)
+    onnx.checker.check_model(inferred, full_check=True)
+    values = [*inferred.graph.input, *inferred.graph.output, *inferred.graph.value_info]
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    for node in inferred.graph.node:
+        kinds = {types.get(name) for name in (*node.input, *node.output)}
+        if onnx.TensorProto.UINT8 in kinds:
+            assert node.op_type == "Cast"
+            assert kinds < {onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16}
+    sides = [engines.DEFAULT_PROFILE.shapes(graph, bundle.manifest.label_scale, bundle.manifest.multiple)]
+    random = np.random.default_rng(0)
+    feeds = {name: random.integers(0, 11, least, np.uint8) for name, (least, _, _) in sides[0].items()}
+    for name, y in run(data, feeds).items():
+        assert np.array_equal(run(bridged, feeds)[name], y)
+    assert engines.bridge_casts(bridged) is bridged
+
+
 def test_layers_of_engines_for_later_versions_are_described():
     """Such an engine carries code of its own, which its runtime must be allowed to load."""
     host = product(HostDriver())

@@ -20,6 +20,7 @@ from ..runtime.backends import BACKENDS, cuda
 from ..runtime.errors import DataError, DependencyError, DeviceError, UsageError
 from ..runtime.files import write_atomically
 from . import environment
+from .gpu_section import CUT
 
 FORMAT: Final = "oslic-bench-gpu"
 VERSION: Final = 1
@@ -276,7 +277,7 @@ def run(
     if not wanted:
         raise UsageError(f"no section's name holds {' or '.join(words)}")
     parts = read_earlier(output, plan)
-    earlier = {name: part["status"] for name, part in parts.items()}
+    earlier = {name: "cut" if _cut(part) else part["status"] for name, part in parts.items()}
     deadline = time.perf_counter() + plan.budget
     work = output.with_name(output.name + ".work")
     work.mkdir(exist_ok=True)
@@ -296,8 +297,8 @@ def run(
         }
 
     missing: dict[str, str] = {}
-    # What failed before comes again last: it must not eat the time of what was not reached.
-    for section in sorted(wanted, key=lambda s: earlier.get(s.name) in {"failed", "timeout"}):
+    # What failed or was cut short before comes again last: it must not eat the time of what was not reached.
+    for section in sorted(wanted, key=lambda s: earlier.get(s.name) in {"failed", "timeout", "cut"}):
         engine = section.spec.get("engine", "")
         if earlier.get(section.name) == "done":
             progress(f"{section.name}: kept from the earlier run")
@@ -305,19 +306,31 @@ def run(
         left = deadline - time.perf_counter()
         skipped = _why_skipped(section, plan) or missing.get(engine, "")
         if skipped:
-            parts[section.name] = {"status": "skipped", "reason": skipped}
+            found = {"status": "skipped", "reason": skipped}
         elif left < min(_LEAST_SECONDS, plan.budget):
-            parts[section.name] = {
+            found = {
                 "status": "not reached",
                 "reason": f"the {plan.budget:.0f} s were over; the same command goes on from here",
             }
         else:
-            parts[section.name] = run_section(section, work, min(plan.limit, left))
-            if engine and parts[section.name]["status"] == "skipped":  # it is not installed: once is enough
-                missing[engine] = parts[section.name]["reason"]
+            found = run_section(section, work, min(plan.limit, left))
+            if engine and found["status"] == "skipped":  # it is not installed: once is enough
+                missing[engine] = found["reason"]
+        before = parts.get(section.name, {})
+        parts[section.name] = before if _timings(before) > _timings(found) else found
         write_atomically(output, to_text(result()).encode())
         progress(line(section.name, parts[section.name]))
     return result()
+
+
+def _timings(part: dict[str, Any]) -> int:
+    """How many candidates of a section were measured."""
+    return len((part.get("result") or {}).get("timings", {}))
+
+
+def _cut(part: dict[str, Any]) -> bool:
+    """Whether a section was measured in part, for want of time."""
+    return _timings(part) > 0 and CUT in (part["result"].get("left_out") or {}).values()
 
 
 def to_text(result: dict[str, Any]) -> str:

@@ -27,6 +27,9 @@ from . import environment
 # Share of a section's time for making candidates ready; the rest is for measuring those that are.
 _PREPARING: Final = 0.8
 
+CUT: Final = "the section's time ran out before it was ready"
+"""Why a form was left out that another run of the section may reach: what was built is kept."""
+
 Write = Callable[[dict[str, Any]], None]
 
 
@@ -129,7 +132,7 @@ def latency(spec: dict[str, Any], write: Write) -> None:
             # As long as the longest so far: one that is cut off would take what is ready with it.
             longest = max(result["preparing_seconds"].values(), default=0.0)
             if ready and time.perf_counter() - begin + longest > _PREPARING * spec["limit"]:
-                result["left_out"][name] = "the section's time ran out before it was ready"
+                result["left_out"][name] = CUT
                 continue
             start = time.perf_counter()
             try:

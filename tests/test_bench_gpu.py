@@ -224,6 +224,33 @@ def test_a_later_run_keeps_what_it_does_not_repeat_and_tries_failures_last(tmp_p
     assert json.loads(output.read_text())["sections"][second] == {"status": "done"}
 
 
+def test_a_section_that_was_cut_short_is_tried_again_and_loses_nothing(tmp_path, monkeypatch):
+    output = tmp_path / "g.json"
+
+    def part(status, *forms, left_out=()):
+        timings = {
+            form: {"wall": {"total": dict.fromkeys(("p50_ms", "p90_ms", "p99_ms", "n"), 1)}} for form in forms
+        }
+        result = {"timings": timings, "left_out": dict.fromkeys(left_out, gpu_section.CUT)}
+        return {"status": status, "seconds": 1.0, "result": result}
+
+    cut = part("done", "naive", "plain", left_out=["fused:pooled"])
+    whole = part("done", "naive", "plain", "fused:pooled")
+    body = {"format": gpu.FORMAT, "device": "cpu", "gpu": "cpu", "sections": {FIRST: cut}}
+
+    def again(found, budget=TINY.budget):
+        output.write_text(json.dumps(body))
+        monkeypatch.setattr(gpu, "run_section", lambda *_: found)
+        plan = dataclasses.replace(TINY, budget=budget)
+        return run(plan, output, only=[FIRST], progress=lambda _: None)["sections"][FIRST]
+
+    assert again(whole) == whole
+    assert again(part("timeout", "naive")) == cut
+    assert again(None, budget=1e-9) == cut  # not reached
+    body["sections"][FIRST] = whole
+    assert again(None) == whole
+
+
 def test_files_of_others_are_not_overwritten(tmp_path):
     path = tmp_path / "x.json"
     assert read_earlier(path, TINY) == {}

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..export import engines
 from ..runtime.backends import cuda
-from ..runtime.backends.tensorrt import Log, load_product, logger, make_context
+from ..runtime.backends.tensorrt import Log, load_product, logger, make, make_context
 from ..runtime.engines import Product, Shapes
 from ..runtime.errors import BackendError
 
@@ -71,7 +71,7 @@ def load_plan(trt: Any, plan: bytes, *, cuda_graphs: bool) -> Loaded:
         BackendError: the product refuses it.
     """
     log = Log()
-    engine = trt.Runtime(logger(trt, log)).deserialize_cuda_engine(plan)
+    engine = make(trt, "Runtime", logger(trt, log), log=log).deserialize_cuda_engine(plan)
     if engine is None:
         raise BackendError(f"{trt.__name__} cannot load the engine here: {log.reasons()}")
     context, records_itself = make_context(trt, engine, cuda_graphs=cuda_graphs)

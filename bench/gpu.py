@@ -333,6 +333,12 @@ def _cut(part: dict[str, Any]) -> bool:
     return _timings(part) > 0 and CUT in (part["result"].get("left_out") or {}).values()
 
 
+def unfinished(result: dict[str, Any]) -> bool:
+    """Whether the same command would measure more: what it built so far is needed again."""
+    parts = result["sections"].values()
+    return any(part["status"] == "not reached" or _cut(part) for part in parts)
+
+
 def to_text(result: dict[str, Any]) -> str:
     """The result file's text."""
     return json.dumps(result, indent=1) + "\n"

@@ -247,8 +247,10 @@ def test_a_section_that_was_cut_short_is_tried_again_and_loses_nothing(tmp_path,
     assert again(whole) == whole
     assert again(part("timeout", "naive")) == cut
     assert again(None, budget=1e-9) == cut  # not reached
+    assert gpu.unfinished(body)  # what it built so far is kept for the next run
     body["sections"][FIRST] = whole
     assert again(None) == whole
+    assert not gpu.unfinished(body)
 
 
 def test_files_of_others_are_not_overwritten(tmp_path):

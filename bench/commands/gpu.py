@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from ...runtime.errors import UsageError, VerificationError
-from ..gpu import QUICK, Plan
+from ..gpu import QUICK, Plan, unfinished
 from ..gpu import run as run_plan
 
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     statuses = [part["status"] for part in result["sections"].values()]
     counted = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
     print(f"wrote {output}: {counted}")
-    if not args.keep and "not reached" not in statuses:
+    if not args.keep and not unfinished(result):
         shutil.rmtree(output.with_name(output.name + ".work"), ignore_errors=True)
     beyond = [
         name for name, part in result["sections"].items() if not (part.get("result") or {}).get("ok", True)

@@ -310,7 +310,8 @@ PRESETS: dict[str, ModelConfig] = {
             smoothing=3,
         ),
         comnet=ComNetConfig(widths=(24, 48, 96), blocks=2, skip=False, label_entry="low"),
-        gnet=GNetConfig(entry_scale=8, stem=96, blocks=4, up=(48,), up_blocks=(4,), mix=True),
+        gnet=GNetConfig(entry_scale=8, stem=96, blocks=3, up=(96,), up_blocks=(3,), mix=True),
+        alpha=2 / 3,  # halves of 16 and 32 channels, which fill vector registers of 16
     ),
     # For tests: every kind of layer, as narrow as it goes.
     "tiny": ModelConfig(

@@ -161,14 +161,21 @@ def compare_latency(before: dict[str, Any], after: dict[str, Any], margins: Marg
 
 
 def compare_rd(before: dict[str, Any], after: dict[str, Any]) -> list[Row]:
-    """Compare the mean curves of every coder that both results have, by the BD-rate of the second against the first."""
+    """Compare the mean curves of every coder that both results have, by the BD-rate of the second against the first.
+
+    Raises:
+        DataError: the curves of a coder have no PSNR in common.
+    """
     curves = [{c["name"]: c for c in r["summary"]["curves"]} for r in (before, after)]
     rows = []
     for name, old in curves[0].items():
         new = curves[1].get(name)
         if new is None:
             continue
-        rate = bd_rate(old["bpp"], old["scores"]["psnr"], new["bpp"], new["scores"]["psnr"])
+        try:
+            rate = bd_rate(old["bpp"], old["scores"]["psnr"], new["bpp"], new["scores"]["psnr"])
+        except ValueError as error:
+            raise DataError(f"the curves of {name} in the two results cannot be compared: {error}") from error
         verdict: Verdict = "SAME" if abs(rate) <= _BD_SAME_PERCENT else "WORSE" if rate > 0 else "BETTER"
         rows.append(Row(f"{name} BD-rate", 0.0, rate, "%", None, None, verdict))
     return rows

@@ -64,14 +64,15 @@ def mean_curves(points: Iterable[Point]) -> dict[str, Curve]:
     curves = {}
     for name, settings in by_coder.items():
         most = max(map(len, settings.values()))
-        rows = sorted(
+        rows = [
             (
                 fmean(p.bpp for p in group),
                 {metric: fmean(p.scores[metric] for p in group) for metric in group[0].scores},
             )
             for group in settings.values()
             if len(group) == most
-        )
+        ]
+        rows.sort(key=lambda row: row[0])
         metrics = rows[0][1]
         curves[name] = Curve(
             name, tuple(r for r, _ in rows), {m: tuple(s[m] for _, s in rows) for m in metrics}

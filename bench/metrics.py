@@ -18,6 +18,8 @@ BdMethod = Literal["cubic", "pchip", "akima"]
 _MS_SSIM_WEIGHTS: Final = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _WINDOW: Final = 11
 _SIGMA: Final = 1.5
+MS_SSIM_LARGEST_REFUSED: Final = (_WINDOW - 1) * 2 ** (len(_MS_SSIM_WEIGHTS) - 1)
+"""MS-SSIM is for images whose sides are longer than this, in pixels: the window must fit at the smallest scale."""
 _K1: Final = 0.01
 _K2: Final = 0.03
 # ITU-R BT.601, full range, as in JPEG (ITU-T T.871).
@@ -83,10 +85,10 @@ def ms_ssim(image: Pixels, other: Pixels) -> float:
         ValueError: different shapes, or a side of 160 pixels or less: the window must fit at the smallest scale.
     """
     _check_pair(image, other)
-    smallest = (_WINDOW - 1) * 2 ** (len(_MS_SSIM_WEIGHTS) - 1)
-    if min(image.shape[:2]) <= smallest:
+    if min(image.shape[:2]) <= MS_SSIM_LARGEST_REFUSED:
         raise ValueError(
-            f"MS-SSIM needs sides above {smallest} pixels, the image is {image.shape[1]}x{image.shape[0]}"
+            f"MS-SSIM needs sides above {MS_SSIM_LARGEST_REFUSED} pixels, the image is "
+            f"{image.shape[1]}x{image.shape[0]}"
         )
     taps = np.exp(-((np.arange(_WINDOW) - _WINDOW // 2) ** 2) / (2 * _SIGMA**2))
     kernel = taps / taps.sum()

@@ -56,6 +56,9 @@ def _ssimulacra2(image: Pixels, other: Pixels) -> float:
     return float(compute_ssimulacra2(png(image), png(other)))
 
 
+_MOST_DECIBELS: Final = 100.0
+"""Score of a metric in dB where it is infinite, at equal images: curves and JSON have no infinity."""
+
 METRICS: Final[dict[str, Callable[[Pixels, Pixels], float]]] = {
     "psnr": metrics.psnr,
     "psnr_ycbcr": metrics.psnr_ycbcr,
@@ -95,6 +98,27 @@ def find_images(folder: str | Path) -> list[Path]:
     return images
 
 
+def check_sizes(images: Iterable[Path], names: Iterable[str]) -> None:
+    """Refuse images that a metric cannot judge, before hours are spent on the others.
+
+    Raises:
+        DataError: an image that is too small for MS-SSIM, and MS-SSIM is wanted.
+    """
+    if "ms_ssim" not in names:
+        return
+    for path in images:
+        try:
+            with Image.open(path) as picture:
+                width, height = picture.size
+        except (OSError, SyntaxError, ValueError):
+            continue  # the run itself says what is wrong with it
+        if min(width, height) <= metrics.MS_SSIM_LARGEST_REFUSED:
+            raise DataError(
+                f"{path} is {width}x{height}, and MS-SSIM needs sides above {metrics.MS_SSIM_LARGEST_REFUSED} "
+                "pixels: leave the image out, or ms_ssim (--metrics psnr,psnr_ycbcr)"
+            )
+
+
 _opened: dict[str, Coder] = {}
 """Coders that this process has opened, by their description: loading a bundle takes longer than an image."""
 
@@ -118,7 +142,7 @@ def run_job(job: Job) -> list[Point]:
             raise ImageError(
                 f"{job.coder.name} gave an image of shape {coding.image.shape} for {image.shape}"
             )
-        scores = {name: METRICS[name](image, coding.image) for name in job.metrics}
+        scores = {name: min(METRICS[name](image, coding.image), _MOST_DECIBELS) for name in job.metrics}
         bpp = coding.size * 8 / pixels
         points.append(
             Point(job.coder.name, job.image.name, quality, coding.size, bpp, scores, coding.section_bytes)

@@ -123,6 +123,10 @@ def test_what_cannot_be_compared_is_refused():
         comparison.compare(_latency(draw), _rd(), MARGINS)
     with pytest.raises(DataError, match="measured at"):
         comparison.compare(_latency(draw), _latency(draw, size=(32, 32)), MARGINS)
+    apart = _rd()
+    apart["summary"]["curves"][0]["scores"]["psnr"] = [38.0, 42.0, 46.0]
+    with pytest.raises(DataError, match=r"curves of oslic .* no quality in common"):
+        comparison.compare(_rd(), apart, MARGINS)
     with pytest.raises(DataError, match="versions 1 and"):
         comparison.compare({**_latency(draw), "version": 1}, _latency(draw), MARGINS)
 

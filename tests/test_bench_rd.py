@@ -170,6 +170,35 @@ def test_anchors_are_read_and_refused(tmp_path):
         curves.read_anchor(good)
 
 
+def test_images_that_come_back_exactly_have_finite_scores(photo, tmp_path):
+    """A flat picture, whose curve is one point, and a gray one, whose colour never errs."""
+    Image.new("RGB", (176, 168), (128, 128, 128)).save(tmp_path / "flat.png")
+    Image.fromarray(photo[:176, :200]).convert("L").save(tmp_path / "gray.png")
+    points = [
+        point
+        for name in ("flat.png", "gray.png")
+        for coder in ("jpeg", "other")
+        for point in rd.run_job(
+            rd.Job(tmp_path / name, dataclasses.replace(JPEG, name=coder), ("psnr", "psnr_ycbcr"))
+        )
+    ]
+    assert {p.scores["psnr"] for p in points if p.image == "flat.png"} == {100.0}
+    assert {p.scores["psnr_ycbcr"] for p in points if p.image == "gray.png"} == {100.0}
+    flat = [p for p in points if p.image == "flat.png"]
+    assert set(rd.summarize(flat, "jpeg")["bd_rates"][0]) == {"anchor", "metric", "method", "error"}
+    json.dumps(rd.summarize(points, "jpeg"), allow_nan=False)
+
+
+def test_images_too_small_for_a_metric_are_refused_at_once(photo, tmp_path, capsys):
+    Image.fromarray(photo[:160, :200]).save(tmp_path / "small.png")
+    assert main(["bench", "rd", str(tmp_path), "-o", str(tmp_path / "rd.json")]) == DataError.exit_code
+    assert "small.png is 200x160, and MS-SSIM needs sides above 160" in capsys.readouterr().err
+    rd.check_sizes([tmp_path / "small.png"], ("psnr",))
+    Image.fromarray(photo[:161, :200]).save(tmp_path / "small.png")
+    rd.check_sizes([tmp_path / "small.png"], ("ms_ssim",))
+    metrics.ms_ssim(photo[:161, :200], photo[:161, :200])
+
+
 def test_folders_without_images_are_refused(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         rd.find_images(tmp_path / "none")

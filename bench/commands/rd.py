@@ -9,7 +9,7 @@ from pathlib import Path
 from ...runtime.errors import UsageError
 from ..coders import PEERS, ours
 from ..curves import read_anchor
-from ..rd import METRICS, Job, find_images, measure, write_result
+from ..rd import METRICS, Job, check_sizes, find_images, measure, write_result
 from .peers import add_peers, chosen_peers
 
 _DEFAULT_METRICS = "psnr,psnr_ycbcr,ms_ssim"
@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if not output.parent.is_dir():
         raise UsageError(f"the folder {output.parent} does not exist; create it first")
     images = find_images(args.images or _default_images())
+    check_sizes(images, wanted)
     anchors = (
         [read_anchor(path) for path in sorted(Path(args.anchors).glob("*.json"))] if args.anchors else []
     )

@@ -156,21 +156,35 @@ def _open_command(options: dict[str, Any]) -> Coder:
             raise BackendError(
                 f"the peer's command failed: {shlex.join(words)}: {error.stderr.strip()}"
             ) from error
+        except subprocess.TimeoutExpired as error:
+            raise BackendError(
+                f"the peer's command took more than {error.timeout:.0f} s: {shlex.join(words)}"
+            ) from error
 
     def encode(image: Pixels, quality: float) -> Coded:
         with tempfile.TemporaryDirectory() as folder:
             original, coded = Path(folder) / "in.png", Path(folder) / "coded"
             Image.fromarray(image).save(original, compress_level=1)
             execute(encoder, {"input": str(original), "output": str(coded), "quality": f"{quality:g}"})
-            return Coded(coded.read_bytes())
+            try:
+                return Coded(coded.read_bytes())
+            except FileNotFoundError:
+                raise BackendError(
+                    f"the peer's command ended well and wrote no {{output}}: {options['encode']}"
+                ) from None
 
     def decode(data: bytes) -> Pixels:
         with tempfile.TemporaryDirectory() as folder:
             coded, decoded = Path(folder) / "coded", Path(folder) / "out.png"
             coded.write_bytes(data)
             execute(decoder, {"input": str(coded), "output": str(decoded)})
-            with Image.open(decoded) as picture:
-                return np.asarray(picture.convert("RGB"))
+            try:
+                with Image.open(decoded) as picture:
+                    return np.asarray(picture.convert("RGB"))
+            except OSError as error:  # no file there, or no picture
+                raise BackendError(
+                    f"the peer's command ended well, but its {{output}} is no PNG file: {options['decode']}"
+                ) from error
 
     return Coder(encode, decode)
 
@@ -302,4 +316,11 @@ def command(text: str) -> CoderSpec:
         qualities = tuple(float(q) for q in parts[1].split(","))
     except ValueError as error:
         raise UsageError(f"the peer {text!r} has a quality that is no number: {error}") from error
+    try:
+        for part in parts[2:]:
+            part.format(input="", output="", quality="")
+    except (LookupError, ValueError) as error:
+        raise UsageError(
+            f"the peer {text!r} has braces around something else than input, output and quality: {error}"
+        ) from error
     return CoderSpec(parts[0], "command", qualities, {"encode": parts[2], "decode": parts[3]})

@@ -118,6 +118,18 @@ def _increasing(points: list[Point], metric: str) -> tuple[list[float], list[flo
     return rates, qualities
 
 
+def read_anchors(folder: Path) -> list[Curve]:
+    """Read the published curves of a folder, by name.
+
+    Raises:
+        DataError: no such folder, no JSON files in it, or one that is not such a curve.
+    """
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise DataError(f"the folder of published curves {folder} does not exist, or holds no JSON files")
+    return [read_anchor(path) for path in files]
+
+
 def read_anchor(path: Path) -> Curve:
     """Read a published curve in the schema of CompressAI's results.
 

@@ -15,7 +15,7 @@ from conftest import ROOT
 from oslic.bench import coders, curves, metrics, rd, report, svg
 from oslic.runtime.bundle import Bundle, default_bundle
 from oslic.runtime.cli import main
-from oslic.runtime.errors import DataError, DependencyError, UsageError
+from oslic.runtime.errors import BackendError, DataError, DependencyError, UsageError
 from PIL import Image
 
 
@@ -105,12 +105,23 @@ def test_command_specs_are_parsed_and_refused():
         "x",
         "x:1:enc {input} {output}:dec {input} {output}",
         "x:a:enc {quality} {input} {output}:d {input} {output}",
+        "x:1:enc {quality} {input} {output} {more}:d {input} {output}",
+        "x:1:enc {quality} {input} {output}:d {input} {output} {",
     ):
         with pytest.raises(UsageError):
             coders.command(bad)
     missing = coders.CoderSpec("x", "command", (1,), {"encode": "no-such-program {input}", "decode": "x"})
     with pytest.raises(DependencyError, match="no-such-program is not installed"):
         missing.open().encode(np.zeros((4, 4, 3), np.uint8), 1)
+
+
+def test_commands_that_leave_nothing_or_no_picture_are_named():
+    image = np.zeros((4, 4, 3), np.uint8)
+    idle = coders.command("x:1:true {input} {output} {quality}:cp {input} {output}").open()
+    with pytest.raises(BackendError, match=r"wrote no \{output\}: true"):
+        idle.encode(image, 1)
+    with pytest.raises(BackendError, match="no PNG file: cp"):
+        idle.decode(b"not a picture")
 
 
 def test_finished_jobs_are_not_run_again(folder, tmp_path):
@@ -165,9 +176,12 @@ def test_anchors_are_read_and_refused(tmp_path):
     good = tmp_path / "vtm.json"
     good.write_text(json.dumps({"name": "VTM", "results": {"bpp": [0.5, 0.2], "psnr-rgb": [34, 30]}}))
     assert curves.read_anchor(good) == curves.Curve("vtm", (0.2, 0.5), {"psnr": (30.0, 34.0)}, "VTM")
+    assert [c.name for c in curves.read_anchors(tmp_path)] == ["vtm"]
     good.write_text("{}")
     with pytest.raises(DataError, match="CompressAI's schema"):
-        curves.read_anchor(good)
+        curves.read_anchors(tmp_path)
+    with pytest.raises(DataError, match="does not exist, or holds no JSON"):
+        curves.read_anchors(tmp_path / "none")
 
 
 def test_images_that_come_back_exactly_have_finite_scores(photo, tmp_path):

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from ...runtime.bundle import GRAPH_NAMES, Bundle, GraphName
+from ...runtime.commands.numbers import at_least
 from ...runtime.errors import UsageError, VerificationError
 from ...runtime.files import write_atomically
 
@@ -24,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", metavar="DIR", help="photographs (default: those of the repository, if it is there)"
     )
-    parser.add_argument("--size", type=int, metavar="N", help="crop images to N x N pixels")
+    parser.add_argument("--size", type=at_least(1), metavar="N", help="crop images to N x N pixels")
     for name, what in (
         ("atol", "largest difference, absolute part"),
         ("rtol", "relative part"),
@@ -48,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="share of a layer's elements that may exceed it",
     )
-    parser.add_argument("--threads", type=int, metavar="N")
+    parser.add_argument("--threads", type=at_least(1), metavar="N")
     parser.add_argument("-o", "--output", metavar="JSON", help="write the result")
 
 

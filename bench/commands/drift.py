@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from ...runtime.bundle import Bundle, default_bundle
+from ...runtime.commands.numbers import at_least
 from ...runtime.errors import UsageError
 from ...runtime.files import write_atomically
 from ..drift import run as measure
@@ -21,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--other", action="append", default=[], metavar="NAME=FOLDER", help="a further bundle"
     )
     parser.add_argument("--quality", type=int, default=60, metavar="Q")
-    parser.add_argument("--threads", type=int, metavar="N")
+    parser.add_argument("--threads", type=at_least(1), metavar="N")
 
 
 def run(args: argparse.Namespace) -> int:

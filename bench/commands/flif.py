@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ...runtime.commands.numbers import at_least, positive
 from ...runtime.files import write_atomically
 from ..flif import box_averages, coders, label_maps, run_benchmark
 from ..timing import Settings
@@ -33,9 +34,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--levels", default="256,32", metavar="L,L", help="levels of the compact images")
     parser.add_argument("--efforts", default="60", metavar="N,N", help="efforts of our encoder")
     parser.add_argument("--libflif", metavar="PATH", help="the reference library (default: looked up)")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="use every Nth picture")
-    parser.add_argument("--timed", type=int, default=4, metavar="N", help="pictures coded in one timed call")
-    parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds per timing")
+    parser.add_argument("--every", type=at_least(1), default=1, metavar="N", help="use every Nth picture")
+    parser.add_argument(
+        "--timed", type=at_least(1), default=4, metavar="N", help="pictures coded in one timed call"
+    )
+    parser.add_argument("--timeout", type=positive, default=60.0, metavar="S", help="seconds per timing")
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from ...runtime.commands.numbers import at_least, positive
 from ...runtime.files import write_atomically
 from ..fusion import bench, to_text
 from ..timing import Settings
@@ -16,11 +17,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--network", action="append", default=[], metavar="NAME", help="default: lite; repeatable"
     )
     parser.add_argument("--graph", action="append", default=[], choices=("analyse", "synthesise"))
-    parser.add_argument("--height", type=int, default=512)
-    parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--height", type=at_least(1), default=512)
+    parser.add_argument("--width", type=at_least(1), default=768)
+    parser.add_argument("--threads", type=at_least(1), default=os.cpu_count() or 1)
     parser.add_argument(
-        "--timeout", type=float, default=Settings().timeout, metavar="SECONDS", help="per graph"
+        "--timeout", type=positive, default=Settings().timeout, metavar="SECONDS", help="per graph"
     )
 
 

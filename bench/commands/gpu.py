@@ -6,6 +6,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+from ...runtime.commands.numbers import positive
 from ...runtime.errors import UsageError, VerificationError
 from ..gpu import QUICK, Plan, unfinished
 from ..gpu import run as run_plan
@@ -21,10 +22,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="tiny networks and sizes, few samples")
     parser.add_argument(
-        "--budget", type=float, default=plan.budget, metavar="SECONDS", help="for everything (default: 600)"
+        "--budget",
+        type=positive,
+        default=plan.budget,
+        metavar="SECONDS",
+        help="for everything (default: 600)",
     )
     parser.add_argument(
-        "--limit", type=float, default=plan.limit, metavar="SECONDS", help="for one section (default: 120)"
+        "--limit", type=positive, default=plan.limit, metavar="SECONDS", help="for one section (default: 120)"
     )
     parser.add_argument(
         "--only",

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from ...runtime.commands.numbers import at_least, positive
 from ...runtime.errors import UsageError
 from ...runtime.files import write_atomically
 from ..int8 import FORMAT, VERSION, describe, evaluate, find_pictures, fingerprints, latency, lines
@@ -23,13 +24,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", default="768x512", metavar="WxH", help="cut from the image (default: %(default)s)"
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="of the networks (default: all cores)")
     parser.add_argument(
-        "--timeout", type=float, default=120.0, metavar="SECONDS", help="of the latency measurement"
+        "--threads", type=at_least(1), metavar="N", help="of the networks (default: all cores)"
     )
-    parser.add_argument("--min-samples", type=int, default=20, metavar="N")
     parser.add_argument(
-        "--max-error", type=float, default=defaults.max_error, metavar="E", help="of the medians"
+        "--timeout", type=positive, default=120.0, metavar="SECONDS", help="of the latency measurement"
+    )
+    parser.add_argument("--min-samples", type=at_least(1), default=20, metavar="N")
+    parser.add_argument(
+        "--max-error", type=positive, default=defaults.max_error, metavar="E", help="of the medians"
     )
     parser.add_argument(
         "--kodak", type=Path, metavar="DIR", help="photographs for the BD-rate; without: none"
@@ -38,9 +41,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--camvid", type=Path, metavar="DIR", help="with test/ and testannot/ for the mIoU; without: none"
     )
     parser.add_argument(
-        "--every", type=int, default=1, metavar="N", help="only each n-th photograph and frame"
+        "--every", type=at_least(1), default=1, metavar="N", help="only each n-th photograph and frame"
     )
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="photographs at a time")
+    parser.add_argument("--jobs", type=at_least(1), default=1, metavar="N", help="photographs at a time")
 
 
 def run(args: argparse.Namespace) -> int:

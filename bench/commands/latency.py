@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ...runtime.commands.numbers import at_least, positive
 from ...runtime.errors import UsageError
 from ..coders import TIMED_PEERS
 from ..latency import Setup, table, write
@@ -25,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="may be repeated; default: the shipped bundle",
     )
     parser.add_argument("--backend", default="auto", metavar="NAME")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the networks")
+    parser.add_argument("--threads", type=at_least(1), metavar="N", help="CPU threads of the networks")
     parser.add_argument(
         "--speed", type=int, default=6, metavar="S", help="of the residual coder (default: 6)"
     )
@@ -37,13 +38,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of the residual (default: 60); peers are measured at their setting nearest in PSNR",
     )
     add_peers(parser, TIMED_PEERS, "avif-s6,avif-s9")
-    parser.add_argument("--timeout", type=float, default=defaults.timeout, metavar="SECONDS")
-    parser.add_argument("--min-samples", type=int, default=defaults.min_samples, metavar="N")
+    parser.add_argument("--timeout", type=positive, default=defaults.timeout, metavar="SECONDS")
+    parser.add_argument("--min-samples", type=at_least(1), default=defaults.min_samples, metavar="N")
     parser.add_argument(
-        "--max-error", type=float, default=defaults.max_error, metavar="E", help="of the median"
+        "--max-error", type=positive, default=defaults.max_error, metavar="E", help="of the median"
     )
     parser.add_argument(
-        "--throughput", type=int, default=0, metavar="N", help="also run N images as a pipeline"
+        "--throughput", type=at_least(0), default=0, metavar="N", help="also run N images as a pipeline"
     )
 
 

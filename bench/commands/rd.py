@@ -6,9 +6,10 @@ import argparse
 import os
 from pathlib import Path
 
+from ...runtime.commands.numbers import at_least
 from ...runtime.errors import UsageError
 from ..coders import PEERS, ours
-from ..curves import read_anchor
+from ..curves import read_anchors
 from ..rd import METRICS, Job, check_sizes, find_images, measure, write_result
 from .peers import add_peers, chosen_peers
 
@@ -43,7 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help=f"of {', '.join(METRICS)}; psnr is always there",
     )
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
+    parser.add_argument(
+        "--jobs", type=at_least(1), default=os.cpu_count() or 1, metavar="N", help="processes"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,9 +60,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"the folder {output.parent} does not exist; create it first")
     images = find_images(args.images or _default_images())
     check_sizes(images, wanted)
-    anchors = (
-        [read_anchor(path) for path in sorted(Path(args.anchors).glob("*.json"))] if args.anchors else []
-    )
+    anchors = read_anchors(Path(args.anchors)) if args.anchors else []
     # Each process has one core: the networks of several images run side by side.
     own = ours(args.bundle, args.backend, threads=1, speed=args.speed)
     coders = [own, *peers]

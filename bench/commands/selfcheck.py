@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ...runtime.commands.numbers import at_least, positive
 from ...runtime.files import write_atomically
 from ..selfcheck import run as check
 from ..selfcheck import to_text
@@ -16,13 +17,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="JSON", help="write the result")
     parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="default: the shipped bundle")
     parser.add_argument(
-        "--runs", type=int, default=20, metavar="N", help="comparisons of each kind (default: 20)"
+        "--runs", type=at_least(1), default=20, metavar="N", help="comparisons of each kind (default: 20)"
     )
     parser.add_argument(
-        "--slowdown", type=float, default=1.1, metavar="F", help="of one stage (default: 1.1)"
+        "--slowdown", type=positive, default=1.1, metavar="F", help="of one stage (default: 1.1)"
     )
     parser.add_argument(
-        "--timeout", type=float, default=Settings().timeout, metavar="SECONDS", help="per measurement"
+        "--timeout", type=positive, default=Settings().timeout, metavar="SECONDS", help="per measurement"
     )
 
 

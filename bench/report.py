@@ -631,15 +631,28 @@ def _slider(comparison: Comparison) -> str:
     )
 
 
-def _processor(environment: dict[str, Any]) -> str:
+_VECTORS: Final = (
+    ("amx_int8", "AMX"),
+    ("avx512_vnni", "AVX-512 VNNI"),
+    ("avx512f", "AVX-512"),
+    ("avx_vnni", "AVX-VNNI"),
+    ("avx2", "AVX2"),
+)
+"""Vector instructions as /proc/cpuinfo flags and by their names, the widest first."""
+
+
+def processor_name(environment: dict[str, Any]) -> str:
+    """Return model, widest vector instructions and cores of the machine that `environment.describe` describes."""
     model, cores = str(environment["cpu"]["model"]), int(environment["cpu"]["usable_cores"])
-    return f"{model}, {cores} core{'' if cores == 1 else 's'}"
+    # One model name stands for many generations, which the widest vector instructions tell apart.
+    widest = next((name for flag, name in _VECTORS if flag in environment["cpu"]["features"]), None)
+    return f"{model}{f' with {widest}' if widest else ''}, {cores} core{'' if cores == 1 else 's'}"
 
 
 def _machine(environment: dict[str, Any]) -> str:
     """Processor and time, folded above all that is known of the machine."""
     time = environment["time"][:16].replace("T", " ")
-    line = f"Measured on {_processor(environment)}, {time} UTC"
+    line = f"Measured on {processor_name(environment)}, {time} UTC"
     text = escape(json.dumps(environment, indent=1))
     return f"<details><summary>{escape(line)}</summary><pre>{text}</pre></details>"
 
@@ -684,7 +697,7 @@ def headlines(parts: list[Section]) -> str:
     """Return the parts' headlines as a Markdown list, with the machine of each."""
     lines = []
     for part in parts:
-        where = f" ({_processor(part.environment)})" if part.environment else ""
+        where = f" ({processor_name(part.environment)})" if part.environment else ""
         lines += [f"* {part.headline[:-1]}{where}.\n"] if part.headline else []
     return "".join(lines)
 
@@ -703,5 +716,5 @@ def markdown(parts: list[Section], folder: str | None = None) -> str:
             out += [f"![{title}]({folder}/{_file_name(part, title)})\n" for title in part.charts]
         out += [table.markdown() + "\n" for table in part.tables if len(table.rows) <= _LONG]
         if part.environment:
-            out.append(f"Measured on {_processor(part.environment)}, {part.environment['time'][:10]}.\n")
+            out.append(f"Measured on {processor_name(part.environment)}, {part.environment['time'][:10]}.\n")
     return "\n".join(out)

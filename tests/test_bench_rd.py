@@ -284,6 +284,15 @@ def test_the_command_and_the_report(folder, tmp_path, capsys):
     assert all((tmp_path / link).read_text().startswith("<svg xmlns=") for link in links)
 
 
+def test_processors_of_one_model_name_are_told_apart():
+    cpu = {"model": "AMD EPYC", "usable_cores": 2, "features": ["avx2"]}
+    assert report.processor_name({"cpu": cpu}) == "AMD EPYC with AVX2, 2 cores"
+    cpu = {"model": "AMD EPYC", "usable_cores": 1, "features": ["avx2", "avx512f", "avx512_vnni"]}
+    assert report.processor_name({"cpu": cpu}) == "AMD EPYC with AVX-512 VNNI, 1 core"
+    cpu = {"model": "Neoverse-N1", "usable_cores": 4, "features": []}
+    assert report.processor_name({"cpu": cpu}) == "Neoverse-N1, 4 cores"
+
+
 def test_unknown_results_are_refused(tmp_path):
     path = tmp_path / "x.json"
     path.write_text('{"format": "something"}')

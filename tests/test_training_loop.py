@@ -395,6 +395,13 @@ def test_recipe_errors(text, message, tmp_path):
         recipes.load(write_recipe(tmp_path, "segment", text))
 
 
+def test_a_recipe_without_a_schedule_names_what_is_missing(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text('kind = "codec"\n')
+    with pytest.raises(UsageError, match=r"\[schedule\]: steps and learning_rate must be given"):
+        recipes.load(path)
+
+
 def test_recipe_changes_the_configuration(tmp_path):
     path = write_recipe(tmp_path, "codec", '[config]\n"gnet.blocks" = 3\nlevels = 64\ncomnet.blocks = 3\n')
     recipe = recipes.load(path, {"schedule": {"steps": 7}})

@@ -50,11 +50,18 @@ class Recipe:
         }
 
 
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
 def _build(kind: type[Options], table: Mapping[str, Any], where: str) -> Options:
     known = {f.name for f in dataclasses.fields(kind)}
     unknown = sorted(set(table) - known)
     if unknown:
         raise UsageError(f"{where}: unknown key {unknown[0]!r}; there are {', '.join(sorted(known))}")
+    missing = [f.name for f in dataclasses.fields(kind) if _is_required(f) and f.name not in table]
+    if missing:
+        raise UsageError(f"{where}: {' and '.join(missing)} must be given")
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
     }

@@ -82,13 +82,23 @@ def unwrap(avif: bytes) -> bytes:
 
 
 def _configuration(av1: bytes, width: int, height: int, monochrome: bool) -> bytes:
-    """Return the content of the `av1C` box; check that the sequence header gives the picture's size.
+    """Return the content of the `av1C` box; check that every sequence header gives the picture's size.
 
-    A decoder would take memory for the size in the sequence header, and scale: both are refused here.
+    A decoder would take memory for the size in the last sequence header, and scale: both are refused here.
     """
-    header = next((av1[start:end] for kind, _, start, end in _obus(av1) if kind == _SEQUENCE_HEADER), b"")
-    if len(header) < 3:
+    headers = [av1[start:end] for kind, _, start, end in _obus(av1) if kind == _SEQUENCE_HEADER]
+    if not headers:
         raise StreamError("AV1: no sequence header: the residual is damaged")
+    read = [_profile_and_level(header, width, height) for header in headers]
+    profile, level = read[0]
+    # Monochrome counts as subsampled in both directions.
+    return bytes([0x81, profile << 5 | level, 0b00011100 if monochrome else 0, 0])
+
+
+def _profile_and_level(header: bytes, width: int, height: int) -> tuple[int, int]:
+    """Read a sequence header, and check that it is a still picture's of the given size."""
+    if len(header) < 3:
+        raise StreamError("AV1: a sequence header is cut off: the residual is damaged")
     bits = int.from_bytes(header[:8].ljust(8, b"\0"), "big")
     position = 64
 
@@ -104,8 +114,7 @@ def _configuration(av1: bytes, width: int, height: int, monochrome: bool) -> byt
     size = (read(width_bits) + 1, read(height_bits) + 1)
     if size != (width, height):
         raise StreamError(f"the residual is {size[0]}x{size[1]}, the image {width}x{height}: damaged stream")
-    # Monochrome counts as subsampled in both directions.
-    return bytes([0x81, profile << 5 | level, 0b00011100 if monochrome else 0, 0])
+    return profile, level
 
 
 def _box(kind: bytes, *parts: bytes) -> bytes:

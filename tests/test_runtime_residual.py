@@ -127,6 +127,18 @@ def test_a_payload_of_another_size_is_refused(photo, estimate):
         residual.decode(coded, estimate[:100, :200])
 
 
+def test_a_second_sequence_header_of_another_size_is_refused():
+    """AV1 decoders take the last one: it would cost memory for any size, and come back scaled."""
+    small, large = (
+        avif.unwrap(_avif(Image.new("RGB", size, "gray"), subsampling="4:4:4"))
+        for size in ((32, 32), (640, 480))
+    )
+    first = next(small[start:end] for kind, start, _, end in avif._obus(small) if kind == 1)
+    coded = residual.CodedResidual(first + large, 1, MAX_WEIGHT)
+    with pytest.raises(StreamError, match="the residual is 640x480, the image 32x32"):
+        residual.decode_samples(coded, (32, 32, 3))
+
+
 @pytest.mark.parametrize("data", [b"", b"\0\0\0\x08mdat\0\0\0\x04", b"\0\0\0\x01free", b"\0\0\0\xffmdat"])
 def test_unwrap_refuses_what_is_no_avif(data):
     with pytest.raises(StreamError):

@@ -15,6 +15,7 @@ import argparse
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -72,7 +73,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def _namespace() -> str:
-    return __name__.split(".", maxsplit=1)[0]
+    return str(__package__).split(".", maxsplit=1)[0]  # not `__name__`: under `python -m` that is "__main__"
 
 
 def load(name: str) -> CommandModule:
@@ -122,6 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     debug = options.debug or "--debug" in arguments[position + 1 :]
     rest = [word for word in arguments[position + 1 :] if word != "--debug"]
+    # What Pillow says of tags that it leaves out of a damaged EXIF block.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
         module = load(options.command)
         summary = COMMANDS[options.command].summary

@@ -181,9 +181,23 @@ def test_an_unknown_command_lists_the_known_ones(capsys):
     assert "compress" in capsys.readouterr().err
 
 
+def _oslic(*arguments, **more) -> subprocess.CompletedProcess:
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "oslic.runtime.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **more)
+
+
 def _python(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+def test_a_shortened_exif_block_prints_nothing(photo, tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "maker" * 9
+    Image.fromarray(photo[:8, :8]).save(tmp_path / "x.jpg", exif=exif.tobytes()[:-20])
+    done = _oslic("flif", "encode", tmp_path / "x.jpg", tmp_path / "x.flif")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_runtime_loads_neither_torch_nor_the_other_rooms(small, tmp_path):

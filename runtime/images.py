@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from .errors import ImageError, UsageError
+from .errors import ImageError, OslicError, UsageError
 from .files import read_file
 from .limits import Limits
 
@@ -40,6 +39,18 @@ _WRITERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     ".bmp": ("BMP", {}),
     ".ppm": ("PPM", {}),
 }
+_WITHOUT_ALPHA: Final = frozenset({"BMP", "PPM"})  # Pillow would write the colour alone
+# Fields of EXIF blocks that in a TIFF file say how the pixels are stored.
+_TIFF_STRUCTURE: Final = frozenset(
+    {
+        "NewSubfileType", "SubfileType", "ImageWidth", "ImageLength", "BitsPerSample", "Compression",
+        "PhotometricInterpretation", "FillOrder", "StripOffsets", "SamplesPerPixel", "RowsPerStrip", "StripByteCounts",
+        "PlanarConfiguration", "TransferFunction", "Predictor", "ColorMap", "TileWidth", "TileLength", "TileOffsets",
+        "TileByteCounts", "SubIFDs", "ExtraSamples", "SampleFormat", "JPEGTables", "JPEGProc", "JpegIFOffset",
+        "JpegIFByteCount", "YCbCrCoefficients", "YCbCrSubSampling", "YCbCrPositioning", "ReferenceBlackWhite",
+        "InterColorProfile",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ def _is_deep_tiff(image: Image.Image) -> bool:
     return bool(max(bits if isinstance(bits, tuple) else (bits,)) > 8)
 
 
-def _mode_of(image: Image.Image) -> str:
+def _mode_of(image: Image.Image, name: str) -> str:
     """Return the mode the pixels are taken in: L, LA, RGB or RGBA."""
     if image.mode in {"1", "L"}:
         # A gray image may name one of its values as transparent.
@@ -87,13 +98,14 @@ def _mode_of(image: Image.Image) -> str:
         return "LA"
     if image.mode in {"RGB", "RGBA", "RGBX", "RGBa", "P", "PA", "YCbCr"}:
         return "RGBA" if image.has_transparency_data else "RGB"
-    raise ImageError(f"images of mode {image.mode} are not supported: convert to 8-bit gray or RGB")
+    raise ImageError(f"{name}: images of mode {image.mode} are not supported: convert to 8-bit gray or RGB")
 
 
 def decode_image(data: bytes, limits: Limits, name: str = "the input") -> Picture:
     """Decode an image file's bytes.
 
-    EXIF orientation is applied; palette images become the colours they show; gray stays gray; alpha is kept.
+    EXIF orientation is applied; palette images become the colours they show; gray stays gray; alpha is kept. Of the
+    pictures that a camera puts into one JPEG file (MPO: previews, gain maps, second views), the first is taken.
 
     Raises:
         ImageError: empty, not an image, an animation, or 16-bit, CMYK and other kinds that would lose by 8-bit RGB.
@@ -104,40 +116,45 @@ def decode_image(data: bytes, limits: Limits, name: str = "the input") -> Pictur
     if _is_deep_png(data):
         raise ImageError(f"{name} is a 16-bit PNG: only 8 bits a sample are supported; convert it first")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
         raise ImageError(f"{name} is not an image that Pillow can read") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # Pillow's readers raise what they come across in damaged files
         raise ImageError(f"{name} cannot be read as an image: {error}") from error
     with image:
         limits.check_pixels(image.width, image.height)
-        if getattr(image, "n_frames", 1) > 1:
-            frames = getattr(image, "n_frames", 1)
-            raise ImageError(f"{name} is an animation of {frames} frames: only still images are supported")
-        if image.mode in _REFUSED:
-            raise ImageError(
-                f"{name} is a {_REFUSED[image.mode]} image: convert it to 8-bit gray or RGB first"
-            )
-        if image.format == "TIFF" and _is_deep_tiff(image):
-            raise ImageError(f"{name} has more than 8 bits a sample: convert it to 8-bit gray or RGB first")
         try:
+            _refuse_kinds(image, name)
             turned = ImageOps.exif_transpose(image)
-            mode = _mode_of(turned)
-            pixels = np.array(turned.convert(mode), dtype=np.uint8)
-        except ImageError as error:
-            raise ImageError(f"{name}: {error}") from error
-        except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
-            raise ImageError(f"{name} is damaged: {error}") from error
+            pixels = np.array(turned.convert(_mode_of(turned, name)), dtype=np.uint8)
+        except OslicError:
+            raise
+        except Exception as error:  # as above
+            raise ImageError(f"{name} is damaged: {error or type(error).__name__}") from error
         return Picture(pixels, _metadata(turned, limits, name))
+
+
+def _refuse_kinds(image: Image.Image, name: str) -> None:
+    """Raise ImageError if the image would lose by becoming one picture of 8 bits a sample."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":
+        raise ImageError(f"{name} is an animation of {frames} frames: only still images are supported")
+    if image.mode in _REFUSED:
+        raise ImageError(f"{name} is a {_REFUSED[image.mode]} image: convert it to 8-bit gray or RGB first")
+    if image.format == "TIFF" and _is_deep_tiff(image):
+        raise ImageError(f"{name} has more than 8 bits a sample: convert it to 8-bit gray or RGB first")
 
 
 def _metadata(image: Image.Image, limits: Limits, name: str) -> Metadata:
     icc = image.info.get("icc_profile") or b""
-    exif = image.getexif()
-    exif.pop(ExifTags.Base.Orientation, None)
-    block = exif.tobytes() if len(exif) else b""
+    try:
+        exif = image.getexif()
+        exif.pop(ExifTags.Base.Orientation, None)
+        block = exif.tobytes() if len(exif) else b""
+    except Exception as error:  # as above
+        raise ImageError(
+            f"{name} has a damaged EXIF block: {error or type(error).__name__}; strip it"
+        ) from error
     if max(len(icc), len(block)) > limits.metadata_bytes:
         raise ImageError(
             f"{name} has a profile or EXIF block of more than {limits.metadata_bytes} bytes: strip it"
@@ -169,15 +186,31 @@ def encode_image(pixels: npt.NDArray[np.uint8], metadata: Metadata, path: str | 
     """
     check_writable_kind(path)
     kind, options = _WRITERS[Path(path).suffix.lower()]
+    if kind in _WITHOUT_ALPHA and pixels.ndim == 3 and pixels.shape[2] in {2, 4}:
+        raise UsageError(f"cannot write {path}: {kind} files hold no alpha; write .png, .tif or .webp")
     image = Image.fromarray(pixels)
-    extras: dict[str, bytes] = {}
+    extras: dict[str, Any] = {}
     if kind not in {"BMP", "PPM"}:
         extras = {
             key: value for key, value in (("icc_profile", metadata.icc), ("exif", metadata.exif)) if value
         }
     file = io.BytesIO()
     try:
+        if kind == "TIFF" and metadata.exif:
+            # Pillow writes EXIF with its sub-directories into uncompressed files only.
+            options, extras["exif"] = {}, _without_structure(metadata.exif)
         image.save(file, kind, **options, **extras)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot write {path}: {kind} does not hold this kind of image: {error}") from error
+    except Exception as error:  # Pillow's writers raise what they come across in EXIF
+        raise UsageError(
+            f"cannot write {path}: {kind} does not hold this image or its metadata: {error or type(error).__name__}; "
+            "write another kind (.png)"
+        ) from error
     return file.getvalue()
+
+
+def _without_structure(block: bytes) -> Image.Exif:
+    exif = Image.Exif()
+    exif.load(block)
+    for tag in [tag for tag in exif if ExifTags.TAGS.get(tag) in _TIFF_STRUCTURE]:
+        del exif[tag]
+    return exif

@@ -147,6 +147,73 @@ def test_every_writer_is_lossless(photo, tmp_path, suffix):
     assert np.array_equal(np.asarray(Image.open(target)), photo)
 
 
+def _camera_exif(orientation=1) -> Image.Exif:
+    """As cameras write it: sub-directories, and the size of the picture as it came from the sensor."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exif[0x0100], exif[0x0101] = 4000, 3000
+    exif[0x010F] = "maker"
+    exif[0x8769] = {0x9003: "2020:01:02 03:04:05", 0x829A: (1, 30)}
+    exif[0x8825] = {1: "N", 2: (48.0, 12.0, 30.5)}
+    return exif
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_every_writer_keeps_a_cameras_exif(photo, suffix, mode):
+    image = Image.fromarray(photo[:60, :50]).convert(mode)
+    if "A" in mode:
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    picture = decode_image(_bytes(image, exif=_camera_exif(6).tobytes()), LIMITS)
+    back = Image.open(io.BytesIO(encode_image(picture.pixels, picture.metadata, f"x{suffix}")))
+    assert np.array_equal(back.convert(mode), picture.pixels)
+    exif = back.getexif()
+    assert (exif[0x010F], exif.get(0x0112, 1)) == ("maker", 1)
+    assert exif.get_ifd(0x8769)[0x9003] == "2020:01:02 03:04:05"
+    assert exif.get_ifd(0x8825)[2] == (48.0, 12.0, 30.5)
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".ppm"])
+@pytest.mark.parametrize("channels", [2, 4])
+def test_formats_without_alpha_refuse_it(suffix, channels):
+    with pytest.raises(UsageError, match=r"hold no alpha; write \.png"):
+        encode_image(np.zeros((4, 5, channels), np.uint8), Metadata(), f"x{suffix}")
+
+
+def test_a_damaged_exif_block_is_an_error_with_a_remedy(photo):
+    block = bytearray(_camera_exif().tobytes())
+    block[8] ^= 1  # TIFF's number 42
+    with pytest.raises(ImageError, match=r"x has a damaged EXIF block: .*; strip it"):
+        decode_image(_bytes(Image.fromarray(photo[:9, :9]), "JPEG", exif=bytes(block)), LIMITS, "x")
+    with pytest.raises(UsageError, match=r"write another kind \(\.png\)"):
+        encode_image(photo[:9, :9], Metadata(exif=bytes(block)), "x.tif")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
+def test_altered_files_decode_or_are_refused(photo, kind):
+    data = _bytes(Image.fromarray(photo[:16, :16]), kind, exif=_camera_exif(6).tobytes())
+    random = np.random.default_rng(5)
+    refused = 0
+    for _ in range(300):
+        altered = bytearray(data)
+        for place in random.integers(0, min(len(data), 400), 1 + random.integers(3)):
+            altered[place] = random.integers(256)
+        try:
+            decode_image(bytes(altered), Limits(pixels=1 << 16))
+        except (ImageError, LimitError):
+            refused += 1
+    assert refused
+
+
+def test_the_first_picture_of_a_cameras_file_is_taken(photo):
+    image, preview = Image.fromarray(photo[:60, :80]), Image.fromarray(photo[:30, :40])
+    data = _bytes(image, "MPO", save_all=True, append_images=[preview], exif=_camera_exif(6).tobytes())
+    assert Image.open(io.BytesIO(data)).n_frames == 2
+    pixels = decode_image(data, LIMITS).pixels
+    first = np.array(Image.open(io.BytesIO(data)).transpose(Image.Transpose.ROTATE_270))
+    assert np.array_equal(pixels, first)
+
+
 def test_lossy_or_unknown_endings_are_refused():
     for name in ("x.jpg", "x", "x.avif"):
         with pytest.raises(UsageError, match="no lossless image format"):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from .errors import DependencyError, OslicError
+from .errors import DependencyError, OslicError, UsageError
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,37 @@ def _help() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code (0: done; else the `exit_code` of the error)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # Names of files may hold what the output's encoding does not.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        code = _run(arguments)
+    except SystemExit:  # by argparse: --help, or wrong arguments
+        _flush()
+        raise
+    return _flush() or code
+
+
+def _flush() -> int:
+    """Write out what is buffered, before the interpreter does it when nothing can be caught any more."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output went away (`oslic info x | head`): not an error of ours.
+        _discard_output()
+    except OSError as error:
+        _discard_output()
+        print(f"oslic: error: cannot write the output: {error.strerror}", file=sys.stderr)
+        return UsageError.exit_code
+    return 0
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(arguments: list[str]) -> int:
     top = argparse.ArgumentParser(
         prog="oslic",
         description="Deployment toolkit for learned image coding.",
@@ -144,9 +176,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"oslic {options.command}: error: {message}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        # The reader of our output went away (`oslic info x | head`): not an error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 0
+    except OSError as error:
+        # What no command foresaw: folders that may not be entered, names that are too long, output on a full disk.
+        if debug:
+            raise
+        place = "" if error.filename is None else f": {error.filename}"
+        print(f"oslic {options.command}: error: {error.strerror or error}{place}", file=sys.stderr)
+        return UsageError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

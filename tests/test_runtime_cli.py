@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,12 +187,46 @@ def test_an_unknown_command_lists_the_known_ones(capsys):
 def _oslic(*arguments, **more) -> subprocess.CompletedProcess:
     """The command in a process of its own."""
     command = [sys.executable, "-m", "oslic.runtime.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **more)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
+    return subprocess.run(command, text=True, check=False, **streams)
 
 
 def _python(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["--help"], ["info", "--help"], ["inspect"]])
+def test_a_reader_that_goes_away_is_no_error(arguments, unbuffered):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as output:
+        done = _oslic(*arguments, stdout=output, env={**os.environ, "PYTHONUNBUFFERED": unbuffered})
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written_is_one_line(unbuffered):
+    with Path("/dev/full").open("w") as output:
+        done = _oslic("inspect", stdout=output, env={**os.environ, "PYTHONUNBUFFERED": unbuffered})
+    assert done.returncode == 2
+    assert re.fullmatch(r"oslic.*: error: .*No space left on device\n", done.stderr)
+
+
+def test_names_that_the_output_cannot_hold_are_escaped(tmp_path, small):
+    target = tmp_path / "gr\xf6\xdfe.oslic"
+    options = ["--speed", "10"]
+    done = _oslic("compress", small, "-o", target, *options, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"gr\xf6\xdfe.oslic: " in done.stdout
+    assert target.is_file()
+
+
+def test_a_name_that_is_too_long_is_one_line(small, capsys):
+    assert cli.main(["compress", str(small), "-o", "x" * 300]) == 2
+    assert capsys.readouterr().err.startswith("oslic compress: error: File name too long: xxx")
 
 
 def test_a_shortened_exif_block_prints_nothing(photo, tmp_path):

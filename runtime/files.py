@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 from .errors import UsageError
@@ -13,27 +13,34 @@ from .errors import UsageError
 def write_atomically(path: str | Path, data: bytes) -> None:
     """Write `data` to `path`: the file appears whole or not at all.
 
+    A link stays what it is, and the file that it names is written. Devices and pipes take the bytes as they come.
+
     Raises:
         UsageError: the folder does not exist, cannot be written to, or is full; nothing is left behind.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
     if target.is_dir():
         raise UsageError(f"cannot write {target}: it is a folder")
     if not target.parent.is_dir():
         raise UsageError(f"cannot write {target}: the folder {target.parent} does not exist; create it first")
+    if target.exists() and not target.is_file():
+        try:
+            target.write_bytes(data)
+        except OSError as error:
+            raise UsageError(f"cannot write {target}: {error.strerror}") from error
+        return
+    # Opened with the mode of a new file, from which the system takes the umask: asking for the umask would change it
+    # for a moment, for all threads.
+    temporary = target.with_name(f".oslic-{secrets.token_hex(8)}.part")
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except OSError as error:
         raise UsageError(f"cannot write into {target.parent}: {error.strerror}") from error
-    temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's own mode keeps other users out
         temporary.replace(target)
     except BaseException as error:
         with contextlib.suppress(OSError):

@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from oslic.runtime.errors import UsageError
@@ -28,6 +29,44 @@ def test_respects_the_umask(tmp_path):
     finally:
         os.umask(old)
     assert (tmp_path / "x").stat().st_mode & 0o777 == 0o640
+
+
+def test_the_umask_is_not_touched(tmp_path, monkeypatch):
+    """It can only be asked for by setting it: two threads that do so at once leave files that all may write."""
+    calls = []
+    umask = os.umask
+    monkeypatch.setattr(os, "umask", lambda mask: calls.append(mask) or umask(mask))
+    write_atomically(tmp_path / "x", b"")
+    assert calls == []
+
+
+def test_a_link_stays_and_its_file_is_written(tmp_path):
+    folder, link = tmp_path / "folder", tmp_path / "link"
+    folder.mkdir()
+    link.symlink_to(folder / "file")
+    for content in (b"one", b"two"):
+        write_atomically(link, content)
+        assert link.is_symlink()
+        assert (folder / "file").read_bytes() == content
+    assert sorted(folder.iterdir()) == [folder / "file"]
+
+
+def test_a_pipe_takes_the_bytes_and_stays(tmp_path):
+    """As a device does: `-o /dev/null` must not put a file in its place."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_bytes)
+        write_atomically(pipe, b"content")
+        assert read.result() == b"content"
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+def test_the_longest_name_is_taken(tmp_path):
+    target = tmp_path / ("x" * os.pathconf(tmp_path, "PC_NAME_MAX"))
+    write_atomically(target, b"one")
+    assert target.read_bytes() == b"one"
 
 
 def test_a_missing_folder_is_named(tmp_path):

@@ -326,19 +326,21 @@ class TreeGrower {
         }
         // First steps of some size, then every threshold of the best property.
         const auto pace = static_cast<uint32_t>(weight_sum / options_.steps);
-        for (size_t k = 0; k < properties; ++k) sweep(k, symbols, pace, best);
-        if (best.split.property >= 0) sweep(static_cast<size_t>(best.split.property), symbols, 1, best);
+        const auto whole = static_cast<uint32_t>(weight_sum);
+        for (size_t k = 0; k < properties; ++k) sweep(k, symbols, pace, whole, best);
+        if (best.split.property >= 0) sweep(static_cast<size_t>(best.split.property), symbols, 1, whole, best);
         return best.split;
     }
 
-    // Tries the thresholds of property k, from one to the next at least `pace` samples.
-    void sweep(size_t k, size_t symbols, uint32_t pace, Best& best) {
+    // Tries the thresholds of property k, from one to the next at least `pace` samples of the `whole` that there are.
+    void sweep(size_t k, size_t symbols, uint32_t pace, uint32_t whole, Best& best) {
         for (const uint8_t d : used_) {
             tallies_[d].low = {};
             tallies_[d].saved = 0;
         }
         moved_.assign(symbols, 0);
         uint32_t moved = 0;
+        uint32_t reached = 0;
         float gain = 0;
         const uint32_t* sums = slot_weights_.data();
         const size_t slots = slots_.back();
@@ -347,6 +349,10 @@ class TreeGrower {
             const uint32_t* counts = &histogram_[static_cast<size_t>(slot)];
             for (size_t s = 0; s < symbols; ++s, counts += slots) moved_[s] += *counts;
             moved += sums[slot];
+            reached += sums[slot];
+            // With nothing left for the first child there is no gain but that of rounding, which can be large where many
+            // pixels are equal. A tree that splits the same interval again and again cannot be written.
+            if (reached == whole) break;
             if (moved + sums[slot + 1] <= pace) continue;
             moved = 0;
             changed_.clear();

@@ -22,7 +22,7 @@ import numpy as np
 
 from . import residual
 from .backends import Options
-from .bundle import COMPACT_SCALE, GRAPH_NAMES, Bundle, default_bundle
+from .bundle import COMPACT_SCALE, GRAPH_NAMES, Bundle, Manifest, default_bundle
 from .errors import BundleError, UsageError, VerificationError
 from .graphs import Graphs
 from .images import Metadata
@@ -162,6 +162,32 @@ def stream_header(
     )
 
 
+def check_settings(quality: int, speed: int) -> None:
+    """Raise UsageError unless a quality, 0..100, and a speed of the residual coder, 0..10, are within their ranges."""
+    if not 0 <= quality <= residual.MAX_QUALITY:
+        raise UsageError(f"quality {quality} is out of range 0..{residual.MAX_QUALITY}")
+    if not 0 <= speed <= residual.MAX_SPEED:
+        raise UsageError(f"speed {speed} is out of range 0..{residual.MAX_SPEED}")
+
+
+def decode_labels(data: bytes, bundle: Bundle, limits: Limits) -> Pixels:
+    """Return only the label map of a stream, uint8 (ceil(H/S), ceil(W/S)); no network runs, no backend is needed.
+
+    Args:
+        data: the `.oslic` file's bytes.
+        bundle: that it was made with.
+        limits: what to refuse.
+
+    Raises:
+        StreamError: damaged, truncated or of a newer version.
+        BundleError: made with another checkpoint.
+        LimitError: larger than the limits.
+    """
+    info, parts = read_stream(data, limits)
+    _check_fingerprint(info.header, bundle)
+    return _labels(info.header, parts[SectionType.LABELS], bundle.manifest)
+
+
 class Codec:
     """Compresses and decompresses with one bundle on one backend. Safe to use from several threads.
 
@@ -273,7 +299,11 @@ class Codec:
             quality: 1..100 for the residual; 0 leaves it out, the reconstruction is then the estimate.
             speed: 0..10 of the residual coder.
             metadata: ICC and EXIF to carry.
+
+        Raises:
+            UsageError: quality or speed out of range.
         """
+        check_settings(quality, speed)
         stages = Stages()
         stages.seconds.update(layers.stages.seconds)
         stages.processor.update(layers.stages.processor)
@@ -366,13 +396,13 @@ class Codec:
         stages = Stages()
         info, parts = read_stream(data, self.limits)
         header = info.header
-        self._check_fingerprint(header)
+        _check_fingerprint(header, self.bundle)
         height, width = header.height, header.width
         self.graphs.check_memory(height, width, "synthesise")
         self.graphs.load("synthesise")
         compact_shape = (ceil_div(height, COMPACT_SCALE), ceil_div(width, COMPACT_SCALE), 3)
         with stages.measure("labels"):
-            labels = self._labels(header, parts[SectionType.LABELS])
+            labels = _labels(header, parts[SectionType.LABELS], self.bundle.manifest)
         with stages.measure("compact"):
             compact = decode_plane(
                 parts[SectionType.COMPACT], compact_shape, "compact", self.bundle.manifest.levels
@@ -415,22 +445,21 @@ class Codec:
 
     def decode_labels(self, data: bytes) -> Pixels:
         """Return only the label map of a stream, uint8 (ceil(H/S), ceil(W/S)); no network runs."""
-        info, parts = read_stream(data, self.limits)
-        self._check_fingerprint(info.header)
-        return self._labels(info.header, parts[SectionType.LABELS])
+        return decode_labels(data, self.bundle, self.limits)
 
-    def _labels(self, header: Header, data: bytes) -> Pixels:
-        manifest = self.bundle.manifest
-        shape = (ceil_div(header.height, manifest.label_scale), ceil_div(header.width, manifest.label_scale))
-        return decode_plane(data, shape, "labels", len(manifest.classes))
 
-    def _check_fingerprint(self, header: Header) -> None:
-        ours = bytes.fromhex(self.bundle.manifest.fingerprint)[:FINGERPRINT_BYTES]
-        if header.fingerprint != ours:
-            raise BundleError(
-                f"the stream was made with the checkpoint {header.fingerprint.hex()}, the bundle "
-                f"{self.bundle.path} holds {ours.hex()} ({self.bundle.manifest.name}): give the right one with --bundle"
-            )
+def _labels(header: Header, data: bytes, manifest: Manifest) -> Pixels:
+    shape = (ceil_div(header.height, manifest.label_scale), ceil_div(header.width, manifest.label_scale))
+    return decode_plane(data, shape, "labels", len(manifest.classes))
+
+
+def _check_fingerprint(header: Header, bundle: Bundle) -> None:
+    ours = bytes.fromhex(bundle.manifest.fingerprint)[:FINGERPRINT_BYTES]
+    if header.fingerprint != ours:
+        raise BundleError(
+            f"the stream was made with the checkpoint {header.fingerprint.hex()}, the bundle "
+            f"{bundle.path} holds {ours.hex()} ({bundle.manifest.name}): give the right one with --bundle"
+        )
 
 
 def _encode(plane: Pixels, stages: Stages, name: str) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .errors import UsageError
@@ -48,6 +50,24 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         if isinstance(error, OSError):
             raise UsageError(f"cannot write {target}: {error.strerror}; no partial file was left") from error
         raise
+
+
+def refuse_overwriting(inputs: Iterable[str | Path], outputs: Iterable[str | Path]) -> None:
+    """Raise UsageError if one of the outputs is one of the inputs, under whatever name."""
+    known = {(status.st_dev, status.st_ino): path for path, status in _regular(inputs)}
+    for path, status in _regular(outputs):
+        source = known.get((status.st_dev, status.st_ino))
+        if source is not None:
+            raise UsageError(f"{path} would be written over the input {source}: give another name")
+
+
+def _regular(paths: Iterable[str | Path]) -> Iterator[tuple[str | Path, os.stat_result]]:
+    """Those of the paths that are files, with their status; what is wrong with others is said when they are opened."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            status = Path(path).stat()
+            if stat.S_ISREG(status.st_mode):
+                yield path, status
 
 
 def read_file(path: str | Path, what: str) -> bytes:

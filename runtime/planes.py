@@ -45,7 +45,8 @@ def decode_plane(data: bytes, shape: tuple[int, ...], name: str, count: int = 25
     """
     height, width = shape[:2]
     try:
-        found = flif.read_header(data)
+        # FLIF's own limit is below that of streams; a larger plane than the header's is refused by its size.
+        found = flif.read_header(data, max_pixels=max(height * width, flif.DEFAULT_MAX_PIXELS))
         if (found.height, found.width) != (height, width):
             raise StreamError(
                 f"the {name} section is {found.width}x{found.height}, the header calls for {width}x{height}"

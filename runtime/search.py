@@ -33,7 +33,7 @@ def highest_within(
         metadata: ICC and EXIF to carry.
 
     Raises:
-        RateError: below the floor of labels and compact image.
+        RateError: below the floor: what labels, compact image, alpha and metadata take.
     """
     attempt = _attempts(codec, layers, speed, metadata)
     pixels = int(layers.image.shape[0]) * int(layers.image.shape[1])
@@ -46,7 +46,7 @@ def highest_within(
         parts = ", ".join(f"{k} {v * 8 / pixels:.4f}" for k, v in floor.section_bytes.items())
         raise RateError(
             f"{bits_per_pixel} bpp is below the floor of this image, {len(floor.data) * 8 / pixels:.4f} bpp "
-            f"({parts}): labels and compact image cost that much before any residual"
+            f"({parts}): that is spent before any residual"
         )
     return attempt(_last(fits))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -119,6 +120,42 @@ def test_debug_raises(tmp_path, small):
         cli.main(["compress", str(small), "-o", str(tmp_path / "none" / "x"), "--debug"])
 
 
+@pytest.mark.parametrize("option", ["--psnr", "--bpp"])
+def test_targets_that_are_no_numbers_are_refused(small, tmp_path, option, capsys):
+    """No comparison with nan holds: a search for it ended at the lowest quality, as if that had reached it."""
+    for value in ("nan", "inf", "-3"):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["compress", str(small), "-o", str(tmp_path / "x.oslic"), option, value])
+        assert caught.value.code == 2
+        assert f"{value} is not a finite number above 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["{small}", "{tmp}/link.png", "{tmp}/./cat.png"])
+def test_no_input_is_written_over(small, tmp_path, name, capsys):
+    (tmp_path / "link.png").symlink_to(small)
+    before = small.read_bytes()
+    output = name.format(small=small, tmp=tmp_path)
+    for command in (["compress", str(small), "-o", output], ["flif", "encode", str(small), output]):
+        assert cli.main(command) == 2
+        assert "would be written over the input" in capsys.readouterr().err
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    image = small.rename(folder / "cat.oslic")
+    assert cli.main(["compress", str(image), "-o", str(folder)]) == 2
+    assert image.read_bytes() == before
+
+
+def test_json_has_no_infinity(photo):
+    from oslic.runtime.commands.compress import _row
+
+    with Codec.open() as codec:
+        made = codec.layers(photo[:32, :32])
+        layers = dataclasses.replace(made, image=made.estimate)
+        row = _row(Path("x.png"), Path("x.oslic"), layers, codec.finish(layers, quality=0), float("inf"))
+    assert row["psnr"] is row["psnr_estimate"] is None
+    json.dumps(row, allow_nan=False)
+
+
 def test_info_shows_header_and_sections(stream, capsys):
     assert cli.main(["info", str(stream), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -143,9 +180,19 @@ def test_info_writes_the_label_map_with_its_classes(tmp_path, small, stream):
     assert picture.convert("RGB").getpixel((0, 0)) == colors[labels[0, 0]]
 
 
-def test_strict_decoding_of_a_drifted_stream_fails(tmp_path, stream, capsys):
-    import dataclasses
+def test_the_label_map_needs_no_backend(tmp_path, stream):
+    code = f"""
+import sys
+sys.modules["onnxruntime"] = None  # as if it were not installed
+from oslic.runtime import cli
+assert cli.main(["backends"]) == 0
+sys.exit(cli.main(["info", {str(stream)!r}, "--labels", {str(tmp_path / "labels.png")!r}]))
+"""
+    assert "ONNX Runtime is not installed" in _python(code)
+    assert Image.open(tmp_path / "labels.png").size == (160, 120)
 
+
+def test_strict_decoding_of_a_drifted_stream_fails(tmp_path, stream, capsys):
     from oslic.runtime.limits import Limits
     from oslic.runtime.stream import read_stream, write_stream
 

@@ -27,6 +27,7 @@ from oslic.runtime.errors import (
 from oslic.runtime.images import Metadata
 from oslic.runtime.limits import Limits
 from oslic.runtime.pixels import psnr
+from oslic.runtime.planes import decode_plane, encode_plane
 from oslic.runtime.search import highest_within, lowest_reaching
 from oslic.runtime.stream import SectionType, read_info, read_stream, write_stream
 
@@ -174,6 +175,25 @@ def test_labels_alone_need_no_network(codec, layers, stream):
         assert fresh.graphs._runners == {}
 
 
+@pytest.mark.parametrize(
+    ("quality", "speed", "message"),
+    [
+        (101, 6, "quality 101 is out of range 0..100"),
+        (-1, 6, "quality -1 is out of range 0..100"),
+        (0, 11, "speed 11 is out of range 0..10"),
+    ],
+)
+def test_settings_out_of_range_are_named(codec, layers, quality, speed, message):
+    with pytest.raises(UsageError, match=message):
+        codec.finish(layers, quality=quality, speed=speed)
+
+
+def test_planes_may_be_as_large_as_the_header_says():
+    """FLIF's own limit, 2^26 pixels, is not that of streams, 2^28: what is coded must be decodable."""
+    plane = np.zeros((8200, 8200), np.uint8)
+    assert np.array_equal(decode_plane(encode_plane(plane), plane.shape, "alpha"), plane)
+
+
 @pytest.mark.parametrize("bits_per_pixel", [0.6, 1.0])
 def test_a_rate_is_met_from_below_and_nearly(codec, photo, layers, bits_per_pixel):
     encoded = highest_within(codec, layers, bits_per_pixel, speed=FAST)
@@ -194,6 +214,8 @@ def test_a_rate_below_the_floor_names_it(codec, photo, layers):
     floor = len(codec.finish(layers, quality=0).data) * 8 / (photo.shape[0] * photo.shape[1])
     with pytest.raises(RateError, match=f"floor of this image, {floor:.4f} bpp"):
         highest_within(codec, layers, floor * 0.9)
+    with pytest.raises(RateError, match=r"icc .*: that is spent before any residual"):
+        highest_within(codec, layers, floor * 1.5, metadata=Metadata(icc=bytes(len(photo) ** 2)))
 
 
 def test_a_psnr_out_of_reach_says_what_is_reached(codec, layers):

@@ -14,6 +14,7 @@ from ..backends import BACKENDS, PassedOverWarning
 from ..codec import Codec
 from ..engines import PRECISIONS
 from ..errors import OslicError, UsageError
+from ..files import refuse_overwriting
 
 STREAM_SUFFIX: Final = ".oslic"
 
@@ -55,12 +56,14 @@ def plan_outputs(inputs: list[str], output: str, suffix: str) -> dict[Path, Path
         suffix: ending of the files made in a folder.
 
     Raises:
-        UsageError: several inputs and no folder, or two inputs that would become the same file.
+        UsageError: several inputs and no folder, two inputs that would become the same file, or an output that is
+            one of the inputs.
     """
     target = Path(output)
     if not target.is_dir():
         if len(inputs) > 1 or output.endswith("/"):
             raise UsageError(f"the output folder {output} does not exist; create it first")
+        refuse_overwriting(inputs, [target])
         return {Path(inputs[0]): target}
     plan: dict[Path, Path] = {}
     taken: dict[Path, Path] = {}
@@ -72,6 +75,7 @@ def plan_outputs(inputs: list[str], output: str, suffix: str) -> dict[Path, Path
             )
         taken[file] = source
         plan[source] = file
+    refuse_overwriting(inputs, plan.values())
     return plan
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from pathlib import Path
 from typing import Any
 
-from ..codec import DEFAULT_QUALITY, Codec, Encoded, Layers
+from ..codec import DEFAULT_QUALITY, Codec, Encoded, Layers, check_settings
 from ..errors import OslicError
 from ..files import write_atomically
 from ..images import Metadata, read_image
@@ -16,6 +17,7 @@ from ..pixels import psnr
 from ..residual import DEFAULT_SPEED, MAX_SPEED
 from ..search import highest_within, lowest_reaching
 from ._common import STREAM_SUFFIX, Reporter, add_codec_arguments, milliseconds, open_codec, plan_outputs
+from .numbers import positive
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,9 +29,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--quality", type=int, metavar="Q", help=f"0..100; 0 stores no residual (default: {DEFAULT_QUALITY})"
     )
     rate.add_argument(
-        "--bpp", type=float, metavar="B", help="at most this many bits per pixel, headers included"
+        "--bpp", type=positive, metavar="B", help="at most this many bits per pixel, headers included"
     )
-    rate.add_argument("--psnr", type=float, metavar="P", help="at least this PSNR in dB, over all channels")
+    rate.add_argument(
+        "--psnr", type=positive, metavar="P", help="at least this PSNR in dB, over all channels"
+    )
     parser.add_argument(
         "--speed",
         type=int,
@@ -37,6 +41,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help=f"0..{MAX_SPEED} of the residual coder: larger is faster and costs bits (default: {DEFAULT_SPEED})",
     )
+
+
+def _finite(decibels: float) -> float | None:
+    """JSON has no infinity, the PSNR of what is equal."""
+    return decibels if math.isfinite(decibels) else None
 
 
 def _row(source: Path, target: Path, layers: Layers, encoded: Encoded, quality_db: float) -> dict[str, Any]:
@@ -52,8 +61,8 @@ def _row(source: Path, target: Path, layers: Layers, encoded: Encoded, quality_d
         "section_bytes": encoded.section_bytes,
         "overhead_bytes": encoded.overhead_bytes,
         "quality": encoded.quality,
-        "psnr": quality_db if quality_db != float("inf") else None,
-        "psnr_estimate": psnr(layers.color, layers.estimate),
+        "psnr": _finite(quality_db),
+        "psnr_estimate": _finite(psnr(layers.color, layers.estimate)),
         "digest": layers.digest.hex(),
         "stages_ms": milliseconds(encoded.stages),
     }
@@ -93,6 +102,7 @@ class _Work:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_settings(DEFAULT_QUALITY if args.quality is None else args.quality, args.speed)
     plan = plan_outputs(args.inputs, args.output, STREAM_SUFFIX)
     report = Reporter("compress", args)
     with open_codec(args) as codec:

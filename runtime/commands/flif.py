@@ -57,8 +57,9 @@ def _read_picture(path: str, max_pixels: int) -> tuple[npt.NDArray[Any], dict[st
 
 def _encode(args: argparse.Namespace) -> None:
     from .. import flif
-    from ..files import write_atomically
+    from ..files import refuse_overwriting, write_atomically
 
+    refuse_overwriting([args.input], [args.output])
     pixels, metadata = _read_picture(args.input, args.max_pixels)
     data = flif.encode(
         pixels,
@@ -78,11 +79,12 @@ def _decode(args: argparse.Namespace) -> None:
 
     from .. import flif
     from ..errors import UsageError
-    from ..files import read_file, write_atomically
+    from ..files import read_file, refuse_overwriting, write_atomically
     from ..flif.deep_png import encode_deep_png
 
     if not args.output.lower().endswith(".png"):
         raise UsageError(f"cannot write {args.output}: FLIF files are decoded to PNG; end the name in .png")
+    refuse_overwriting([args.input], [args.output])
     data = read_file(args.input, "FLIF file")
     pixels = flif.decode(data, max_pixels=args.max_pixels)
     if pixels.dtype == np.uint16:

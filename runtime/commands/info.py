@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from ..bundle import ClassInfo
-from ..codec import Codec
+from ..bundle import Bundle, ClassInfo, default_bundle
+from ..codec import decode_labels
 from ..files import read_file, write_atomically
 from ..limits import Limits
 from ..stream import StreamInfo, read_info
@@ -73,10 +73,9 @@ def run(args: argparse.Namespace) -> int:
     data = read_file(args.input, "stream")
     info = read_info(data, Limits())
     if args.labels is not None:
-        with Codec.open(args.bundle) as codec:
-            labels = codec.decode_labels(data)
-            classes = codec.bundle.manifest.classes
-            scale = codec.bundle.manifest.label_scale
+        bundle = Bundle.open(args.bundle or default_bundle())
+        labels = decode_labels(data, bundle, Limits())
+        classes, scale = bundle.manifest.classes, bundle.manifest.label_scale
         full = labels.repeat(scale, axis=0).repeat(scale, axis=1)[: info.header.height, : info.header.width]
         write_atomically(args.labels, _palette_png(full, classes))
     facts = _facts(info)

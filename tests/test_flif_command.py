@@ -2,11 +2,14 @@
 
 import io
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from oslic.runtime import flif
 from oslic.runtime.cli import main
+from oslic.runtime.errors import ImageError
 from oslic.runtime.flif.deep_png import decode_deep_png, encode_deep_png
 from PIL import Image
 
@@ -57,6 +60,32 @@ def test_errors_have_exit_codes(tmp_path, capsys):
     assert main(["flif", "decode", *options]) == 7
     assert not (tmp_path / "x.png").exists()
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "header", [struct.pack(">IIB", 4, 4, 16), struct.pack(">IIBBBBB", 4, 0, 16, 2, 0, 0, 0)]
+)
+def test_16_bit_png_with_an_impossible_header(header):
+    def chunk(kind, content):
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    bomb = chunk(b"IDAT", zlib.compress(bytes(1 << 20)))
+    with pytest.raises(ImageError, match=r"x is a damaged PNG: its (header|size)"):
+        decode_deep_png(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + bomb + chunk(b"IEND", b""), 99, "x")
+
+
+def test_arguments_out_of_range(tmp_path, capsys):
+    Image.new("L", (9, 9)).save(tmp_path / "in.png")
+    words = [str(tmp_path / "in.png"), str(tmp_path / "a.flif")]
+    assert main(["flif", "encode", *words, "--effort", "101"]) == 2
+    assert "effort 101 is out of range 0..100" in capsys.readouterr().err
+    assert main(["flif", "encode", *words]) == 0
+    assert main(["flif", "info", words[1], "--max-pixels", str(10**30)]) == 0
+    with pytest.raises(SystemExit):
+        main(["flif", "info", words[1], "--max-pixels", "-1"])
+    assert "-1 is below 1" in capsys.readouterr().err
 
 
 def test_damaged_16_bit_png(tmp_path, capsys):

@@ -8,6 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import ImageError
+from .numbers import at_least
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,12 +21,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     encode.add_argument("input", metavar="IN", help="PNG (8 or 16 bit) or another 8-bit image file")
     encode.add_argument("output", metavar="OUT.flif")
     encode.add_argument(
-        "--effort", type=int, default=60, metavar="N", help="0 (fastest) .. 100 (smallest); 60"
+        "--effort", type=at_least(0), default=60, metavar="N", help="0 (fastest) .. 100 (smallest); 60"
     )
     encode.add_argument("--interlaced", action="store_true", help="store the image from coarse to fine")
     encode.add_argument("--no-crc", action="store_true", help="leave out the checksum")
     encode.add_argument("--drop-invisible", action="store_true", help="forget the colour under alpha 0")
-    encode.add_argument("--strip", action="store_true", help="leave out ICC profile, EXIF and XMP")
+    encode.add_argument(
+        "--strip",
+        action="store_true",
+        help="leave out ICC profile and EXIF (those of 16-bit PNG files are never kept)",
+    )
     decode = actions.add_parser("decode", help="turn a FLIF file into a PNG file")
     decode.add_argument("input", metavar="IN.flif")
     decode.add_argument("output", metavar="OUT.png")
@@ -34,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     info.add_argument("--json", action="store_true", help="as JSON")
     for action in (encode, decode, info):
         action.add_argument(
-            "--max-pixels", type=int, default=1 << 26, metavar="N", help="refuse larger images (2^26)"
+            "--max-pixels", type=at_least(1), default=1 << 26, metavar="N", help="refuse larger images (2^26)"
         )
 
 
@@ -57,8 +62,11 @@ def _read_picture(path: str, max_pixels: int) -> tuple[npt.NDArray[Any], dict[st
 
 def _encode(args: argparse.Namespace) -> None:
     from .. import flif
+    from ..errors import UsageError
     from ..files import refuse_overwriting, write_atomically
 
+    if args.effort > 100:
+        raise UsageError(f"effort {args.effort} is out of range 0..100")
     refuse_overwriting([args.input], [args.output])
     pixels, metadata = _read_picture(args.input, args.max_pixels)
     data = flif.encode(

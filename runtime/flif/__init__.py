@@ -119,6 +119,11 @@ def _bytes(data: Buffer) -> npt.NDArray[np.uint8]:
         ) from error
 
 
+def _limit(max_pixels: int) -> int:
+    """The limit as 64 bits hold it; no picture is larger."""
+    return min(max(max_pixels, 0), 2**64 - 1)
+
+
 def decode(data: Buffer, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
     """Decode a still FLIF16 file.
 
@@ -135,7 +140,7 @@ def decode(data: Buffer, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
         FlifLimitError: the picture, or a table within the file, is larger than the limits.
     """
     try:
-        return _flif.decode(_bytes(data), max_pixels=max_pixels)
+        return _flif.decode(_bytes(data), max_pixels=_limit(max_pixels))
     except _flif.LimitError as error:
         raise FlifLimitError(f"FLIF: {error}") from None
     except _flif.Error as error:
@@ -209,7 +214,7 @@ def read_header(data: Buffer, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Header
         FlifError: as for `decode`.
     """
     try:
-        found = _flif.read_header(_bytes(data), max_pixels=max_pixels)
+        found = _flif.read_header(_bytes(data), max_pixels=_limit(max_pixels))
     except _flif.LimitError as error:
         raise FlifLimitError(f"FLIF: {error}") from None
     except _flif.Error as error:

@@ -69,7 +69,11 @@ def decode_deep_png(data: bytes, max_pixels: int, name: str = "the input") -> np
         LimitError: more pixels than `max_pixels`.
     """
     chunks = _chunks(data, name)
+    if len(chunks[0][1]) != 13:
+        raise ImageError(f"{name} is a damaged PNG: its header has {len(chunks[0][1])} bytes in place of 13")
     width, height, _, color, _, _, interlace = struct.unpack(">IIBBBBB", chunks[0][1])
+    if not width or not height:
+        raise ImageError(f"{name} is a damaged PNG: its size is {width}x{height}")
     if interlace or any(kind == b"tRNS" for kind, _ in chunks):
         raise ImageError(f"{name} is a 16-bit PNG with interlacing or a transparent colour: convert it first")
     if color not in _CHANNELS:

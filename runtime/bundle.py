@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import re
 import shutil
 import tempfile
@@ -143,7 +144,7 @@ class Manifest:
             )
         try:
             manifest = cls(**_parse(body, where))
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
+        except (TypeError, KeyError, IndexError, ValueError, OverflowError, AttributeError) as error:
             raise BundleError(f"{where} has a field that is missing or of the wrong kind: {error}") from error
         manifest.check(where)
         return manifest
@@ -166,6 +167,9 @@ class Manifest:
             "fingerprint": (bool(_HEX256.fullmatch(self.fingerprint)), self.fingerprint, "64 hex digits"),
             "graphs": (set(self.graphs) == set(GRAPH_NAMES), sorted(self.graphs), f"{GRAPH_NAMES}"),
         }
+        for class_ in self.classes:
+            known = all(0 <= value <= 255 for value in class_.color)
+            demands[f"color of {class_.name}"] = (known, class_.color, "three numbers in 0..255")
         for name, graph in self.graphs.items():
             plain = graph.file == Path(graph.file).name and graph.file not in {"", ".", ".."}
             demands[f"graphs.{name}.file"] = (plain, graph.file, "a file name without a folder")
@@ -195,13 +199,26 @@ def _parse(body: dict[str, Any], where: str) -> dict[str, Any]:
     for name, graph in values["graphs"].items():
         parts = dict(_known(GraphInfo, graph, f"{where}: graphs.{name}"))
         parts["inputs"] = tuple(str(x) for x in parts["inputs"])
+        for key in ("file", "sha256", "output", "form", "precision"):
+            parts[key] = str(parts[key])
+        for key in ("macs_per_pixel", "working_bytes_per_pixel", "parameters"):
+            _require_number(parts[key], f"{where}: graphs.{name}.{key}")
         graphs[name] = GraphInfo(**parts)
     values["graphs"] = graphs
     for name in ("levels", "label_scale", "multiple"):
         if type(values[name]) is not int:
             raise BundleError(f"{where}: {name} is {values[name]!r}, must be a whole number")
+    _require_number(values["alpha"], f"{where}: alpha")
     values["fingerprint"] = str(values["fingerprint"])
+    for name in ("provenance", "tools", "quantization"):
+        if not isinstance(values.get(name) or {}, dict):
+            raise BundleError(f"{where}: {name} is {values[name]!r}, must be an object")
     return values
+
+
+def _require_number(value: Any, what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise BundleError(f"{what} is {value!r}, must be a number from 0 on")
 
 
 @dataclass(frozen=True)
@@ -232,6 +249,8 @@ class Bundle:
             text = file.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise BundleError(f"{file} is not UTF-8 text: {error}") from error
+        except OSError as error:
+            raise BundleError(f"{file} cannot be read: {error.strerror}") from error
         return cls(folder, Manifest.from_json(text, str(file)))
 
     def graph_path(self, name: GraphName) -> Path:

@@ -357,6 +357,35 @@ def test_manifests_are_checked(copy, change, message):
         Bundle.open(copy)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("graphs", "segment", "file"), None, "graphs.segment.file|cannot be read"),
+        (("graphs", "segment", "sha256"), 7, "graphs.segment.sha256 is '7'"),
+        (
+            ("graphs", "analyse", "working_bytes_per_pixel"),
+            "64",
+            "working_bytes_per_pixel is '64', must be a number",
+        ),
+        (("graphs", "analyse", "working_bytes_per_pixel"), float("inf"), "working_bytes_per_pixel is inf"),
+        (("graphs", "analyse", "macs_per_pixel"), None, "macs_per_pixel is None"),
+        (("classes", 0, "color"), [], "wrong kind"),
+        (("classes", 0, "color"), [0, 0, 300], "three numbers in 0..255"),
+        (("alpha",), "x", "alpha is 'x', must be a number"),
+        (("tools",), "x", "tools is 'x', must be an object"),
+    ],
+)
+def test_fields_of_manifests_are_checked(copy, path, value, message):
+    body = json.loads((copy / "manifest.json").read_text())
+    place = body
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    (copy / "manifest.json").write_text(json.dumps(body))
+    with pytest.raises(BundleError, match=message):
+        Bundle.open(copy).read_graph("segment")
+
+
 def test_graph_files_stay_inside_the_bundle(copy):
     body = json.loads((copy / "manifest.json").read_text())
     body["graphs"]["segment"]["file"] = "../segment.onnx"

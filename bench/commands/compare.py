@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", metavar="DIR", help="photographs (default: those of the repository, if it is there)"
     )
-    parser.add_argument("--size", type=at_least(1), metavar="N", help="crop images to N x N pixels")
+    parser.add_argument("--size", type=int, metavar="N", help="crop images to N x N pixels")
     for name, what in (
         ("atol", "largest difference, absolute part"),
         ("rtol", "relative part"),

@@ -40,7 +40,7 @@ test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
 
 # The README's figures and the charts it shows, from the result files.
-RESULTS := rd-kodak-lite latency-lite-cpu latency-lite-cpu-speed-9 fusion-lite-cpu fusion-lite-cpu-1-thread int8-lite-cpu drift-lite-cpu flif-libflif selfcheck
+RESULTS := rd-kodak-lite latency-lite-cpu latency-lite-cpu-speed-9 latency-lite-avx2 latency-lite-avx2-speed-9 fusion-lite-cpu fusion-lite-cpu-1-thread int8-lite-cpu drift-lite-cpu flif-libflif selfcheck
 
 figures: $(STAMP)
 	rm -f docs/charts/*.svg

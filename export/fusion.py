@@ -13,7 +13,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from onnxscript.rewriter import MatchingTracer, MatchStatus, RewriteRuleSet
 
-from ..runtime.errors import UsageError
+from ..runtime.errors import UsageError, VerificationError
 from .forms import CostModel, Measured, measure
 from .graphs import label
 from .macs import Cost, count
@@ -185,6 +185,9 @@ class _Collector(MatchingTracer):
 def normalise(model: ir.Model) -> ir.Model:
     """A copy in the form that the rules read: one graph, opset 18 or later, weights as initializers.
 
+    Initializers that are listed among the inputs as well, as older exporters do, are constants: what could be given
+    in their place cannot be fused.
+
     Raises:
         UsageError: the model cannot be brought to opset 18.
     """
@@ -198,6 +201,7 @@ def normalise(model: ir.Model) -> ir.Model:
     result = ir.from_proto(proto)
     result.ir_version = max(result.ir_version, 8)
     for step in (
+        passes.RemoveInitializersFromInputsPass(),
         passes.InlinePass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         passes.IdentityEliminationPass(),
@@ -324,7 +328,8 @@ def random_inputs(
 ) -> dict[str, npt.NDArray[Any]]:
     """Random inputs of the model's types: standard normal, or whole numbers of their whole range.
 
-    Whole numbers that index a `Gather`, such as labels of an embedding, stay within what it holds.
+    Whole numbers that index a `Gather`, such as labels of an embedding, stay within what it holds. Inputs that have an
+    initializer keep it.
 
     Args:
         model: whose inputs.
@@ -334,6 +339,8 @@ def random_inputs(
     random = np.random.default_rng(seed)
     feeds: dict[str, npt.NDArray[Any]] = {}
     for value in model.graph.inputs:
+        if value.is_initializer():
+            continue
         name = str(value.name)
         kind = (value.dtype or ir.DataType.FLOAT).numpy()
         if np.issubdtype(kind, np.integer):
@@ -385,7 +392,15 @@ def check(
     before, after = (ir.to_proto(m).SerializeToString() for m in (model, fused))
     found = []
     for i, inputs in enumerate(feeds):
-        references, values = run_graph(before, inputs), run_graph(after, inputs)
+        try:
+            references = run_graph(before, inputs)
+        except VerificationError as error:
+            shapes = ", ".join(f"{name}={'x'.join(map(str, a.shape))}" for name, a in inputs.items())
+            raise VerificationError(
+                f"the graph as it was given does not run with {shapes}; give shapes that fit together (--shape). "
+                f"{error}"
+            ) from error
+        values = run_graph(after, inputs)
         # Fusion renames no output, but other tools may: compare by position.
         for (name, reference), y in zip(references.items(), values.values(), strict=True):
             whole = np.issubdtype(reference.dtype, np.integer)

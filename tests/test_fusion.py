@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from onnx_ir.passes.common import AddInitializersToInputsPass
 from oslic.bench.fusion import export_static
 from oslic.export.forms import CostModel, Fixed, Measured
 from oslic.export.fusion import RULES, check, fuse, fuse_measured, random_inputs
@@ -392,6 +393,34 @@ def test_what_is_no_graph_is_refused(tmp_path, capsys):
     (tmp_path / "x.onnx").write_bytes(b"no graph")
     assert main(["fuse", str(tmp_path / "x.onnx"), "-o", str(tmp_path / "y.onnx")]) == 2
     assert "is not an ONNX graph" in capsys.readouterr().err
+
+
+def test_weights_that_older_exporters_list_as_inputs_are_constants(tmp_path, capsys):
+    plain, report = fuse(
+        export(styles.Ours()), lambda sizes: Fixed("phases", "merged", "stacked"), multiple=4
+    )
+    model = export(styles.Ours())
+    AddInitializersToInputsPass()(model)
+    assert len(model.graph.inputs) > 1
+    listed = tmp_path / "in.onnx"
+    ir.save(model, listed)
+    out = tmp_path / "out.onnx"
+    assert main(["fuse", str(listed), "-o", str(out), "--multiple", "4", "--form", "phases"]) == 0
+    assert [str(value.name) for value in ir.load(out).graph.inputs] == ["x"]
+    assert sum(1 for _ in ir.load(out).graph) == sum(1 for _ in plain.graph)
+    assert {rule.rule: rule.hits for rule in report.rules}["convolution-behind-upsampling"] == 2
+    assert "convolution-behind-upsampling: 2 rewritten" in capsys.readouterr().out
+
+
+def test_shapes_that_do_not_fit_together_are_named_with_the_remedy(tmp_path, capsys):
+    graph = default_bundle() / "synthesise.onnx"
+    shapes = ("--shape", "compact=1x8x12x3", "--shape", "labels=1x16x20")
+    assert main(["fuse", str(graph), "-o", str(tmp_path / "x.onnx"), "--multiple", "4", *shapes]) == 9
+    message = capsys.readouterr().err
+    assert (
+        "does not run with compact=1x8x12x3, labels=1x16x20; give shapes that fit together (--shape)"
+        in message
+    )
 
 
 def test_a_graph_with_an_embedding_is_checked_on_labels_that_it_has(tmp_path):

@@ -113,7 +113,10 @@ class Convolution:
         if weight.ndim != 4:
             raise reject(f"{name} is {weight.ndim - 2}-dimensional, not two-dimensional", node)
         if weight.dtype != np.float32:
-            raise reject(f"the weight of {name} is {weight.dtype}, not float32", node)
+            raise reject(
+                f"the weight of {name} is {weight.dtype}, not float32: fuse first, convert to other types afterwards",
+                node,
+            )
         bias = None
         if len(node.inputs) > 2 and node.inputs[2] is not None:
             bias = constant(node.inputs[2], f"the bias of {name}")

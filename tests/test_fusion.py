@@ -412,6 +412,26 @@ def test_weights_that_older_exporters_list_as_inputs_are_constants(tmp_path, cap
     assert "convolution-behind-upsampling: 2 rewritten" in capsys.readouterr().out
 
 
+def test_half_precision_is_left_alone_with_the_remedy():
+    _, report = fuse(half(export(styles.Ours())), lambda sizes: CostModel("onnxruntime", sizes), multiple=4)
+    assert report.after.macs == report.before.macs
+    reasons = {miss.reason for rule in report.rules for miss in rule.near_misses}
+    assert any("is float16, not float32: fuse first" in reason for reason in reasons)
+
+
+def half(model: ir.Model) -> ir.Model:
+    """All of a float32 graph in float16."""
+    proto = ir.to_proto(model)
+    for tensor in proto.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            values = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    del proto.graph.value_info[:]
+    return ir.from_proto(proto)
+
+
 def test_shapes_that_do_not_fit_together_are_named_with_the_remedy(tmp_path, capsys):
     graph = default_bundle() / "synthesise.onnx"
     shapes = ("--shape", "compact=1x8x12x3", "--shape", "labels=1x16x20")

@@ -397,8 +397,8 @@ def check(
         except VerificationError as error:
             shapes = ", ".join(f"{name}={'x'.join(map(str, a.shape))}" for name, a in inputs.items())
             raise VerificationError(
-                f"the graph as it was given does not run with {shapes}; give shapes that fit together (--shape). "
-                f"{error}"
+                f"the graph as it was given does not run with {shapes}; give shapes that fit together (--shape) "
+                f"if these do not. {error}"
             ) from error
         values = run_graph(after, inputs)
         # Fusion renames no output, but other tools may: compare by position.

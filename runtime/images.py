@@ -39,7 +39,9 @@ _WRITERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     ".bmp": ("BMP", {}),
     ".ppm": ("PPM", {}),
 }
-_WITHOUT_ALPHA: Final = frozenset({"BMP", "PPM"})  # Pillow would write the colour alone
+_BARE: Final = frozenset(
+    {"BMP", "PPM"}
+)  # neither alpha, of which Pillow would drop all but the colour, nor metadata
 # Fields of EXIF blocks that in a TIFF file say how the pixels are stored.
 _TIFF_STRUCTURE: Final = frozenset(
     {
@@ -186,11 +188,11 @@ def encode_image(pixels: npt.NDArray[np.uint8], metadata: Metadata, path: str | 
     """
     check_writable_kind(path)
     kind, options = _WRITERS[Path(path).suffix.lower()]
-    if kind in _WITHOUT_ALPHA and pixels.ndim == 3 and pixels.shape[2] in {2, 4}:
+    if kind in _BARE and pixels.ndim == 3 and pixels.shape[2] in {2, 4}:
         raise UsageError(f"cannot write {path}: {kind} files hold no alpha; write .png, .tif or .webp")
     image = Image.fromarray(pixels)
     extras: dict[str, Any] = {}
-    if kind not in {"BMP", "PPM"}:
+    if kind not in _BARE:
         extras = {
             key: value for key, value in (("icc_profile", metadata.icc), ("exif", metadata.exif)) if value
         }

@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 from oslic.runtime.cli import main
-from oslic.runtime.commands.numbers import at_least, positive
+from oslic.runtime.commands.numbers import at_least, positive, width_by_height
 
 
 def test_whole_numbers_from_a_least_one_on():
@@ -40,3 +40,10 @@ def test_commands_refuse_numbers_out_of_range(words, capsys):
     *_, option, number = words.split()
     error = capsys.readouterr().err
     assert f"argument {option}: {number} is" in error
+
+
+def test_sizes_are_two_whole_numbers_above_zero():
+    assert width_by_height("768x512") == (768, 512)
+    for text in ("768", "0x512", "768x", "x", "-8x8", "7.5x8", "8x8x8", "²x8"):
+        with pytest.raises(argparse.ArgumentTypeError, match="WIDTHxHEIGHT"):
+            width_by_height(text)

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from ...runtime.commands.numbers import at_least, positive
+from ...runtime.commands.numbers import at_least, positive, width_by_height
 from ...runtime.errors import UsageError
 from ...runtime.files import write_atomically
 from ..int8 import FORMAT, VERSION, describe, evaluate, find_pictures, fingerprints, latency, lines
@@ -22,7 +22,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--image", type=Path, metavar="FILE", help="measure the latency on it; without: no latency"
     )
     parser.add_argument(
-        "--size", default="768x512", metavar="WxH", help="cut from the image (default: %(default)s)"
+        "--size",
+        type=width_by_height,
+        default="768x512",
+        metavar="WxH",
+        help="cut from the image (default: %(default)s)",
     )
     parser.add_argument(
         "--threads", type=at_least(1), metavar="N", help="of the networks (default: all cores)"
@@ -49,11 +53,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if not (args.image or args.kodak or args.camvid):
         raise UsageError("nothing to measure: give --image, --kodak or --camvid")
-    width, _, height = args.size.partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) > 0 and int(height) > 0):
-        raise UsageError(f"the size {args.size!r} must be WIDTHxHEIGHT, such as 768x512")
-    if args.every < 1:
-        raise UsageError(f"--every is {args.every}, must be at least 1")
     if not args.output.absolute().parent.is_dir():
         raise UsageError(f"the folder {args.output.parent} does not exist; create it first")
     pictures = find_pictures(args.kodak, args.camvid, every=args.every)
@@ -69,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             args.before,
             args.after,
             args.image,
-            size=(int(width), int(height)),
+            size=args.size,
             threads=args.threads,
             rule=rule,
         )

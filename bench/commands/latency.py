@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ...runtime.commands.numbers import at_least, positive
+from ...runtime.commands.numbers import at_least, positive, width_by_height
 from ...runtime.errors import UsageError
 from ..coders import TIMED_PEERS
 from ..latency import Setup, table, write
@@ -18,7 +18,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     defaults = Settings()
     parser.add_argument("image", metavar="IMAGE", help="a photograph")
     parser.add_argument("-o", "--output", metavar="JSON", help="write the result, with all samples")
-    parser.add_argument("--size", metavar="WxH", help="repeat and crop the image to this size, e.g. 768x512")
+    parser.add_argument(
+        "--size",
+        type=width_by_height,
+        metavar="WxH",
+        help="repeat and crop the image to this size, e.g. 768x512",
+    )
     parser.add_argument(
         "--bundle",
         action="append",
@@ -48,15 +53,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) > 0 and int(height) > 0):
-        raise UsageError(f"the size {text!r} must be WIDTHxHEIGHT, such as 768x512")
-    return int(width), int(height)
-
-
 def run(args: argparse.Namespace) -> int:
     specs = chosen_peers(args.peers, args.command, TIMED_PEERS)
     if args.output and not Path(args.output).parent.is_dir():
@@ -68,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         setups.append(Setup(label, folder or None, args.backend, args.threads, args.speed, args.quality))
     rule = Settings(min_samples=args.min_samples, max_error=args.max_error, timeout=args.timeout)
     result = measure_all(
-        setups, Path(args.image), size=_size(args.size), peers=specs, rule=rule, images=args.throughput
+        setups, Path(args.image), size=args.size, peers=specs, rule=rule, images=args.throughput
     )
     print(table(result))
     for name, made in result["coded"].items():

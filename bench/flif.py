@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -56,7 +56,7 @@ def own_coder(effort: int) -> Coder:
     return Coder(lambda pixels: flif.encode(pixels, effort=effort), flif.decode)
 
 
-def coders(efforts: list[int], libflif: str | None) -> dict[str, Coder]:
+def coders(efforts: Sequence[int], libflif: str | None) -> dict[str, Coder]:
     """Return our codec at each effort and its peers by name.
 
     Args:

@@ -11,6 +11,7 @@ import onnx
 import onnx.version_converter
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
+from google.protobuf.message import EncodeError
 from onnxscript.rewriter import MatchingTracer, MatchStatus, RewriteRuleSet
 
 from ..runtime.errors import UsageError, VerificationError
@@ -323,6 +324,18 @@ def fuse(
     return result, Report(reports, tuple(choices.values()), before, after, given, multiple)
 
 
+def serialise(model: ir.Model) -> bytes:
+    """A model as the bytes of an .onnx file, all weights inside.
+
+    Raises:
+        UsageError: it would be larger than protobuf allows.
+    """
+    try:
+        return ir.to_proto(model).SerializeToString()
+    except (ValueError, EncodeError) as error:
+        raise UsageError(f"graphs of more than 2 GB with their weights are not supported: {error}") from error
+
+
 def random_inputs(
     model: ir.Model, shapes: Mapping[str, Sequence[int]], seed: int = 0
 ) -> dict[str, npt.NDArray[Any]]:
@@ -389,7 +402,7 @@ def check(
     Raises:
         VerificationError: one of the graphs does not run.
     """
-    before, after = (ir.to_proto(m).SerializeToString() for m in (model, fused))
+    before, after = serialise(model), serialise(fused)
     found = []
     for i, inputs in enumerate(feeds):
         try:
@@ -448,7 +461,7 @@ def fuse_measured(
     report = next(iter(fused.values()))[1]
     unchanged = replace(report, choices=(), after=report.before, kept=True)
     candidates = {"as it was": (before, unchanged), **fused}
-    models = {name: ir.to_proto(candidate).SerializeToString() for name, (candidate, _) in candidates.items()}
+    models = {name: serialise(candidate) for name, (candidate, _) in candidates.items()}
     times = measure(models, random_inputs(before, report.shapes), threads, seconds)
     name = min(times, key=lambda key: times[key])
     result, report = candidates[name]

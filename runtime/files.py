@@ -12,6 +12,24 @@ from pathlib import Path
 from .errors import UsageError
 
 
+def check_target(*paths: str | Path | None) -> None:
+    """Refuse paths that no file can be written to, before the work whose results are to go there; None is left out.
+
+    Raises:
+        UsageError: it is a folder, or its folder does not exist.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        target = Path(path).absolute()
+        if target.is_dir():
+            raise UsageError(f"cannot write {path}: it is a folder")
+        if not target.parent.is_dir():
+            raise UsageError(
+                f"cannot write {path}: the folder {Path(path).parent} does not exist; create it first"
+            )
+
+
 def write_atomically(path: str | Path, data: bytes) -> None:
     """Write `data` to `path`: the file appears whole or not at all.
 
@@ -21,10 +39,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         UsageError: the folder does not exist, cannot be written to, or is full; nothing is left behind.
     """
     target = Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
-    if target.is_dir():
-        raise UsageError(f"cannot write {target}: it is a folder")
-    if not target.parent.is_dir():
-        raise UsageError(f"cannot write {target}: the folder {target.parent} does not exist; create it first")
+    check_target(target)
     if target.exists() and not target.is_file():
         try:
             target.write_bytes(data)

@@ -204,7 +204,7 @@ def test_a_difference_beyond_the_tolerance_has_its_exit_code_and_a_hint(bundle, 
         (["--backends", f"{CPU},onnxruntime-tensorrt"], 6, "onnxruntime-tensorrt cannot be used"),
         (["--backends", f"{CPU},{CPU}", "--atol", "x:1"], 2, "no output 'x'"),
         (["--backends", f"{CPU},{CPU}", "--rtol", "much"], 2, "'much' is not a number"),
-        (["--backends", f"{CPU},{CPU}", "--size", "0"], 2, "--size is 0, must be at least 1"),
+        (["--backends", f"{CPU},{CPU}", "--rtol", "nan"], 2, "nan is not a finite number"),
         (["--backends", f"{CPU},{CPU}", "-o", "/no/such/folder/x.json"], 2, "does not exist"),
     ],
 )

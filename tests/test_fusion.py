@@ -412,6 +412,70 @@ def test_weights_that_older_exporters_list_as_inputs_are_constants(tmp_path, cap
     assert "convolution-behind-upsampling: 2 rewritten" in capsys.readouterr().out
 
 
+def test_weights_beside_the_graph_come_with_it(tmp_path, monkeypatch):
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir()
+    here.mkdir()
+    ir.save(export(styles.Ours()), there / "in.onnx", external_data="in.data", size_threshold_bytes=0)
+    monkeypatch.chdir(here)  # where no weights lie
+    assert main(["fuse", str(there / "in.onnx"), "-o", "out.onnx", "--multiple", "4"]) == 0
+    fused = onnx.load(here / "out.onnx", load_external_data=False)
+    assert fused.graph.initializer
+    assert not any(onnx.external_data_helper.uses_external_data(w) for w in fused.graph.initializer)
+
+
+def test_weights_that_are_missing_beside_the_graph_are_named(tmp_path, capsys):
+    ir.save(export(styles.Ours()), tmp_path / "in.onnx", external_data="in.data", size_threshold_bytes=0)
+    (tmp_path / "in.data").unlink()
+    assert main(["fuse", str(tmp_path / "in.onnx"), "-o", str(tmp_path / "out.onnx")]) == 2
+    error = capsys.readouterr().err
+    assert "lie in files beside it cannot be read" in error
+    assert "in.data" in error
+
+
+def test_given_inputs_are_checked_by_name(tmp_path, capsys):
+    ir.save(export(styles.Ours()), tmp_path / "in.onnx")
+    file = tmp_path / "x.npz"
+    arguments = ["fuse", str(tmp_path / "in.onnx"), "-o", str(tmp_path / "out.onnx"), "--multiple", "4"]
+    x = np.random.default_rng(0).standard_normal((1, 3, 32, 48), np.float32)
+    np.savez(file, x=x)
+    assert main([*arguments, "--inputs", str(file)]) == 0
+    assert "[1] 1x" in capsys.readouterr().out
+    np.savez(file, image=x)
+    assert main([*arguments, "--inputs", str(file)]) == 2
+    assert f"{file} holds arrays named image; the graph's inputs are x" in capsys.readouterr().err
+    np.save(tmp_path / "x.npy", x)
+    assert main([*arguments, "--inputs", str(tmp_path / "x.npy")]) == 2
+    assert "holds no arrays by input name" in capsys.readouterr().err
+
+
+def test_a_missing_folder_is_named_before_the_work(tmp_path, capsys):
+    ir.save(export(styles.Ours()), tmp_path / "in.onnx")
+    report = tmp_path / "none" / "r.json"
+    arguments = ["fuse", str(tmp_path / "in.onnx"), "-o", str(tmp_path / "out.onnx"), "--report", str(report)]
+    assert main(arguments) == 2
+    output = capsys.readouterr()
+    assert not output.out
+    assert f"cannot write {report}: the folder {report.parent} does not exist; create it first" in output.err
+
+
+def test_every_form_of_the_rules_has_its_option(capsys):
+    seen = set()
+
+    class Seeing:
+        def choose(self, site, forms):
+            seen.update(forms)
+            return Fixed("phases", "merged", "stacked").choose(site, forms)
+
+    for style in (styles.Ours, styles.PlainTensor):
+        fuse(export(style()), lambda _: Seeing(), multiple=4)
+    with pytest.raises(SystemExit):
+        main(["fuse", "--help"])
+    listed = re.search(r"--form \{([^}]+)\}", capsys.readouterr().out)
+    assert listed is not None
+    assert set(listed[1].replace("\n", "").replace(" ", "").split(",")) == seen
+
+
 def test_half_precision_is_left_alone_with_the_remedy():
     _, report = fuse(half(export(styles.Ours())), lambda sizes: CostModel("onnxruntime", sizes), multiple=4)
     assert report.after.macs == report.before.macs

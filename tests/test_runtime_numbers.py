@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 from oslic.runtime.cli import main
-from oslic.runtime.commands.numbers import at_least, positive, width_by_height
+from oslic.runtime.commands.numbers import at_least, not_negative, positive, several, width_by_height
 
 
 def test_whole_numbers_from_a_least_one_on():
@@ -23,6 +23,25 @@ def test_finite_numbers_above_zero():
             positive(text)
 
 
+def test_finite_numbers_from_zero_on():
+    assert (not_negative("0"), not_negative("1e-4")) == (0.0, 1e-4)
+    for text in ("-1e-9", "nan", "inf", "x"):
+        with pytest.raises(argparse.ArgumentTypeError, match=text):
+            not_negative(text)
+
+
+def test_several_whole_numbers_within_limits():
+    levels = several(at_least(2, 256))
+    assert levels("256,32") == (256, 32)
+    for text, message in (
+        ("256,1", "1 is below 2"),
+        ("257", "257 is above 256"),
+        ("32,", "'' is not a whole"),
+    ):
+        with pytest.raises(argparse.ArgumentTypeError, match=message):
+            levels(text)
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -31,6 +50,13 @@ def test_finite_numbers_above_zero():
         "bench latency cat.png -o x.json --throughput -1",
         "bench fusion --network lite -o x.json --threads 0",
         "train codec --data data --out run --steps 0",
+        "bench flif --efforts 101",
+        "bench compare a.json b.json --clear nan",
+        "compare lite --backends a,b --layer-atol -1",
+        "compare lite --backends a,b --size 0",
+        "fuse in.onnx -o out.onnx --atol nan",
+        "fuse in.onnx -o out.onnx --threads 0",
+        "export lite -o out --threads 0",
     ],
 )
 def test_commands_refuse_numbers_out_of_range(words, capsys):

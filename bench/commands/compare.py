@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from ...runtime.bundle import GRAPH_NAMES, Bundle, GraphName
-from ...runtime.commands.numbers import at_least
+from ...runtime.commands.numbers import at_least, not_negative
 from ...runtime.errors import UsageError, VerificationError
-from ...runtime.files import write_atomically
+from ...runtime.files import check_target, write_atomically
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", metavar="DIR", help="photographs (default: those of the repository, if it is there)"
     )
-    parser.add_argument("--size", type=int, metavar="N", help="crop images to N x N pixels")
+    parser.add_argument("--size", type=at_least(1), metavar="N", help="crop images to N x N pixels")
     for name, what in (
         ("atol", "largest difference, absolute part"),
         ("rtol", "relative part"),
@@ -40,11 +39,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="name the first tensor of each graph that leaves its tolerance (on the first image)",
     )
     parser.add_argument("--graph", action="append", default=[], choices=GRAPH_NAMES, help="bisect only this")
-    parser.add_argument("--layer-atol", type=float, metavar="X", help="of a layer's tensors (see --bisect)")
-    parser.add_argument("--layer-rtol", type=float, metavar="X")
+    parser.add_argument(
+        "--layer-atol", type=not_negative, metavar="X", help="of a layer's tensors (see --bisect)"
+    )
+    parser.add_argument("--layer-rtol", type=not_negative, metavar="X")
     parser.add_argument(
         "--layer-share",
-        type=float,
+        type=not_negative,
         default=0.0,
         metavar="X",
         help="share of a layer's elements that may exceed it",
@@ -63,11 +64,9 @@ def _bounds(args: argparse.Namespace, outputs: set[str]) -> dict[str, dict[str, 
                     f"--{name} {text}: no output {output!r}; there are {', '.join(sorted(outputs))}"
                 )
             try:
-                value = float(number)
-            except ValueError:
-                raise UsageError(f"--{name} {text}: {number!r} is not a number") from None
-            if value < 0:
-                raise UsageError(f"--{name} {text} is negative")
+                value = not_negative(number)
+            except argparse.ArgumentTypeError as error:
+                raise UsageError(f"--{name} {text}: {error}") from None
             found.setdefault(output, {})[name] = value
     return found
 
@@ -85,10 +84,7 @@ def run(args: argparse.Namespace) -> int:
     images = find_images(args.images) if args.images else samples()
     if not images:
         raise UsageError("no images to compare on: name a folder of photographs (--images DIR)")
-    if args.size is not None and args.size < 1:
-        raise UsageError(f"--size is {args.size}, must be at least 1")
-    if args.output and not Path(args.output).absolute().parent.is_dir():
-        raise UsageError(f"the folder {Path(args.output).parent} does not exist; create it first")
+    check_target(args.output)
     outputs = {graph.output for graph in bundle.manifest.graphs.values()}
     with open_sides(args.backends.split(","), bundle, other, args.threads) as (one, two):
         allowed = tolerances(one, two, _bounds(args, outputs))

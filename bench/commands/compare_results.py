@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from ...runtime.commands.numbers import not_negative
 from ..comparison import REGRESSIONS, Margins, compare
 from ..report import read_result
 
@@ -16,10 +17,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("before", metavar="BEFORE.json")
     parser.add_argument("after", metavar="AFTER.json")
     parser.add_argument(
-        "--clear", type=float, default=defaults.clear, metavar="R", help="see Margins (default: %(default)s)"
+        "--clear",
+        type=not_negative,
+        default=defaults.clear,
+        metavar="R",
+        help="see Margins (default: %(default)s)",
     )
     parser.add_argument(
-        "--same", type=float, default=defaults.same, metavar="R", help="see Margins (default: %(default)s)"
+        "--same",
+        type=not_negative,
+        default=defaults.same,
+        metavar="R",
+        help="see Margins (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...runtime.bundle import Bundle, default_bundle
 from ...runtime.commands.numbers import at_least
 from ...runtime.errors import UsageError
-from ...runtime.files import write_atomically
+from ...runtime.files import check_target, write_atomically
 from ..drift import run as measure
 from ..rd import find_images
 
@@ -26,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_target(args.output)
     others = {}
     for text in args.other:
         name, separator, folder = text.partition("=")

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ...runtime.commands.numbers import at_least, positive
-from ...runtime.files import write_atomically
+from ...runtime.commands.numbers import at_least, positive, several
+from ...runtime.files import check_target, write_atomically
 from ..flif import box_averages, coders, label_maps, run_benchmark
 from ..timing import Settings
 
@@ -31,8 +31,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="photographs, whose box averages stand for compact images (default: Kodak in OSLIC_SHARED)",
     )
-    parser.add_argument("--levels", default="256,32", metavar="L,L", help="levels of the compact images")
-    parser.add_argument("--efforts", default="60", metavar="N,N", help="efforts of our encoder")
+    parser.add_argument(
+        "--levels",
+        type=several(at_least(2, 256)),
+        default="256,32",
+        metavar="L,L",
+        help="levels of the compact images",
+    )
+    parser.add_argument(
+        "--efforts",
+        type=several(at_least(0, 100)),
+        default="60",
+        metavar="N,N",
+        help="efforts of our encoder",
+    )
     parser.add_argument("--libflif", metavar="PATH", help="the reference library (default: looked up)")
     parser.add_argument("--every", type=at_least(1), default=1, metavar="N", help="use every Nth picture")
     parser.add_argument(
@@ -65,10 +77,11 @@ def _print(result: dict[str, Any]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_target(args.output)
     sets = {"labels": label_maps(args.labels)[:: args.every]}
-    for levels in map(int, args.levels.split(",")):
+    for levels in args.levels:
         sets[f"compact-{levels}"] = box_averages(args.photos, levels)[:: args.every]
-    candidates = coders([int(effort) for effort in args.efforts.split(",")], args.libflif)
+    candidates = coders(args.efforts, args.libflif)
     result = run_benchmark(sets, candidates, args.timed, Settings(min_seconds=0.0, timeout=args.timeout))
     _print(result)
     if args.output:

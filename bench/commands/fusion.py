@@ -6,7 +6,7 @@ import argparse
 import os
 
 from ...runtime.commands.numbers import at_least, positive
-from ...runtime.files import write_atomically
+from ...runtime.files import check_target, write_atomically
 from ..fusion import bench, to_text
 from ..timing import Settings
 
@@ -26,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_target(args.output)
     result = bench(
         args.network or ["lite"],
         args.graph or ["analyse", "synthesise"],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...runtime.commands.numbers import positive
 from ...runtime.errors import UsageError, VerificationError
+from ...runtime.files import check_target
 from ..gpu import QUICK, Plan, unfinished
 from ..gpu import run as run_plan
 
@@ -44,8 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     output = Path(args.output)
-    if not output.absolute().parent.is_dir():
-        raise UsageError(f"the folder {output.parent} does not exist; create it first")
+    check_target(output)
     if args.budget <= 0 or args.limit <= 0:
         raise UsageError("--budget and --limit must be above 0")
     settings = dict(QUICK) if args.quick else {}

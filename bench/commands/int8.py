@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...runtime.commands.numbers import at_least, positive, width_by_height
 from ...runtime.errors import UsageError
-from ...runtime.files import write_atomically
+from ...runtime.files import check_target, write_atomically
 from ..int8 import FORMAT, VERSION, describe, evaluate, find_pictures, fingerprints, latency, lines
 from ..timing import Settings
 
@@ -53,8 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if not (args.image or args.kodak or args.camvid):
         raise UsageError("nothing to measure: give --image, --kodak or --camvid")
-    if not args.output.absolute().parent.is_dir():
-        raise UsageError(f"the folder {args.output.parent} does not exist; create it first")
+    check_target(args.output)
     pictures = find_pictures(args.kodak, args.camvid, every=args.every)
     result = {
         "format": FORMAT,

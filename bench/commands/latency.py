@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ...runtime.commands.numbers import at_least, positive, width_by_height
-from ...runtime.errors import UsageError
+from ...runtime.files import check_target
 from ..coders import TIMED_PEERS
 from ..latency import Setup, table, write
 from ..latency import run as measure_all
@@ -55,8 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     specs = chosen_peers(args.peers, args.command, TIMED_PEERS)
-    if args.output and not Path(args.output).parent.is_dir():
-        raise UsageError(f"the folder {Path(args.output).parent} does not exist; create it first")
+    check_target(args.output)
     setups = []
     for index, text in enumerate(args.bundle or [""]):
         name, separator, folder = text.rpartition("=")

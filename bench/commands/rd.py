@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...runtime.commands.numbers import at_least
 from ...runtime.errors import UsageError
+from ...runtime.files import check_target
 from ..coders import PEERS, ours
 from ..curves import read_anchors
 from ..rd import METRICS, Job, check_sizes, find_images, measure, write_result
@@ -56,8 +57,7 @@ def run(args: argparse.Namespace) -> int:
     if wrong:
         raise UsageError(f"unknown metric {wrong[0]!r}; known: {', '.join(METRICS)}")
     output = Path(args.output)
-    if not output.parent.is_dir():
-        raise UsageError(f"the folder {output.parent} does not exist; create it first")
+    check_target(output)
     images = find_images(args.images or _default_images())
     check_sizes(images, wanted)
     anchors = read_anchors(Path(args.anchors)) if args.anchors else []

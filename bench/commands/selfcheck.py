@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ...runtime.commands.numbers import at_least, positive
-from ...runtime.files import write_atomically
+from ...runtime.files import check_target, write_atomically
 from ..selfcheck import run as check
 from ..selfcheck import to_text
 from ..timing import Settings
@@ -28,6 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_target(args.output)
     result = check(args.bundle, args.image, args.runs, args.slowdown, Settings(timeout=args.timeout))
     print(f"equal builds called SAME: {result['equal_called_same']} of {args.runs}")
     print(f"a stage x{args.slowdown:g} called SLOWER: {result['slowed_called_slower']} of {args.runs}")

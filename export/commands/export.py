@@ -6,6 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
+from ...runtime.commands.numbers import at_least
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -24,7 +26,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="photographs for the check against PyTorch"
     )
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads when measuring")
+    parser.add_argument(
+        "--threads",
+        type=at_least(1),
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="threads when measuring",
+    )
     parser.add_argument("--force", action="store_true", help="replace a bundle that is already there")
 
 

@@ -5,13 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...runtime.commands.numbers import at_least, not_negative
+
 if TYPE_CHECKING:
     import numpy.typing as npt
+    import onnx_ir as ir
 
     from ..fusion import Report
+
+# Of all places with a choice; `forms.Fixed` takes any name, and where a place has no such form its own stays.
+_FORMS = ("keep", "merged", "phases", "phases-transposed", "pooled", "stacked", "transposed")
 
 
 def shape_argument(text: str) -> tuple[str, tuple[int, ...]]:
@@ -44,12 +51,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="choose by measurement on this machine instead of the cost model (onnxruntime only)",
     )
-    choice.add_argument(
-        "--form", metavar="NAME", help="take this form wherever it exists, for instance phases"
-    )
+    choice.add_argument("--form", choices=_FORMS, help="take this form wherever it exists")
     parser.add_argument(
         "--multiple",
-        type=int,
+        type=at_least(1),
         default=1,
         metavar="M",
         help="declare that all dynamic sizes but the batch are multiples of M; even sizes are needed by most rules",
@@ -65,18 +70,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--inputs", type=Path, metavar="NPZ", help="arrays by input name, checked besides random ones"
     )
-    parser.add_argument("--atol", type=float, default=1e-4, help="absolute tolerance (default: %(default)g)")
-    parser.add_argument("--rtol", type=float, default=1e-4, help="relative tolerance (default: %(default)g)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads when measuring")
+    for name, what in (("atol", "absolute"), ("rtol", "relative")):
+        parser.add_argument(
+            f"--{name}",
+            type=not_negative,
+            default=1e-4,
+            metavar="X",
+            help=f"{what} tolerance (default: %(default)g)",
+        )
+    parser.add_argument(
+        "--threads",
+        type=at_least(1),
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="threads when measuring",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    import onnx_ir as ir
-
     from ...runtime.errors import UsageError
-    from ...runtime.files import read_file, write_atomically
+    from ...runtime.files import check_target, write_atomically
     from ..forms import CostModel, Fixed
-    from ..fusion import check, fuse, fuse_measured, random_inputs
+    from ..fusion import check, fuse, fuse_measured, random_inputs, serialise
     from ..sizes import Sizes
     from ..verify import Tolerance, require
 
@@ -84,13 +99,9 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             "--measure runs ONNX Runtime on this machine; --target tensorrt has only the cost model"
         )
-    if args.multiple < 1:
-        raise UsageError(f"--multiple is {args.multiple}; it must be at least 1")
-    read_file(args.graph, "graph")  # for its error
-    try:
-        model = ir.load(args.graph)  # not from the bytes: weights may lie beside it
-    except Exception as error:  # protobuf's and onnx-ir's exceptions have no common base but this
-        raise UsageError(f"{args.graph} is not an ONNX graph: {error}") from error
+    check_target(args.output, args.report)
+    model = _read_graph(args.graph)
+    given = [] if args.inputs is None else [_arrays(args.inputs, model)]
 
     def chooser(sizes: Sizes) -> CostModel | Fixed:
         if args.form is not None:
@@ -103,28 +114,56 @@ def run(args: argparse.Namespace) -> int:
     else:
         fused, report = fuse(model, chooser, multiple=args.multiple, shapes=shapes)
     tolerance = Tolerance(args.atol, args.rtol)
-    feeds = [random_inputs(model, report.shapes)]
-    if args.inputs is not None:
-        feeds.append(_arrays(args.inputs))
-    report = check(model, fused, report, feeds, tolerance)
+    report = check(model, fused, report, [random_inputs(model, report.shapes), *given], tolerance)
     print_report(report, args.atol, args.rtol)
     if args.report is not None:
         write_atomically(args.report, (json.dumps(report.to_dict(), indent=2) + "\n").encode())
     require(report.differences, f"the fused graph of {args.graph}", tolerance)
-    write_atomically(args.output, ir.to_proto(fused).SerializeToString())
+    write_atomically(args.output, serialise(fused))
     return 0
 
 
-def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+def _read_graph(path: Path) -> ir.Model:
+    """Read a graph with all its weights: those in files beside it would not be found from where the result goes."""
+    import onnx_ir as ir
+
+    from ...runtime.errors import UsageError
+    from ...runtime.files import read_file
+
+    read_file(path, "graph")  # for its error
+    try:
+        model = ir.load(path)  # not from the bytes: weights may lie beside it
+    except Exception as error:  # protobuf's and onnx-ir's exceptions have no common base but this
+        raise UsageError(f"{path} is not an ONNX graph: {error}") from error
+    try:
+        ir.external_data.load_to_model(model)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"weights of {path} that lie in files beside it cannot be read: {error}") from error
+    return model
+
+
+def _arrays(path: Path, model: ir.Model) -> dict[str, npt.NDArray[Any]]:
+    """Arrays of a file of NumPy's, one for each input of a graph."""
     import numpy as np
 
     from ...runtime.errors import UsageError
 
+    none = f"{path} holds no arrays by input name (numpy.savez)"
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} holds no arrays by input name (numpy.savez): {error}") from error
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise UsageError(f"{none}: it is a single array")
+        with file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{none}: {error}") from error
+    inputs = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
+    if set(arrays) != set(inputs):
+        raise UsageError(
+            f"{path} holds arrays named {', '.join(sorted(arrays)) or 'nothing'}; "
+            f"the graph's inputs are {', '.join(inputs)}"
+        )
+    return arrays
 
 
 def print_report(report: Report, atol: float, rtol: float) -> None:

@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """Return a type of argument: a whole number that is not below `least`."""
+def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return a type of argument: a whole number that is neither below `least` nor above `most`."""
 
     def whole(text: str) -> int:
         try:
@@ -17,19 +17,45 @@ def at_least(least: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
         if value < least:
             raise argparse.ArgumentTypeError(f"{value} is below {least}")
+        if most is not None and value > most:
+            raise argparse.ArgumentTypeError(f"{value} is above {most}")
         return value
 
     return whole
 
 
+def several(number: Callable[[str], int]) -> Callable[[str], tuple[int, ...]]:
+    """Return a type of argument: numbers of the given type with commas between them."""
+
+    def numbers(text: str) -> tuple[int, ...]:
+        return tuple(number(part) for part in text.split(","))
+
+    return numbers
+
+
 def positive(text: str) -> float:
     """A type of argument: a finite number above 0."""
+    value = _finite(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def not_negative(text: str) -> float:
+    """A type of argument: a finite number, 0 or above."""
+    value = _finite(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def _finite(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
     return value
 
 

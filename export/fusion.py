@@ -16,7 +16,7 @@ from onnxscript.rewriter import MatchingTracer, MatchStatus, RewriteRuleSet
 
 from ..runtime.errors import UsageError, VerificationError
 from .forms import CostModel, Measured, measure
-from .graphs import label
+from .graphs import label, remove_identities
 from .macs import Cost, count
 from .rules.base import Chooser, Context, FusionRule
 from .rules.normalisation import (
@@ -205,7 +205,7 @@ def normalise(model: ir.Model) -> ir.Model:
         passes.RemoveInitializersFromInputsPass(),
         passes.InlinePass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        passes.IdentityEliminationPass(),
+        remove_identities,
         passes.RemoveUnusedNodesPass(),
         passes.NameFixPass(),
     ):
@@ -293,7 +293,7 @@ def fuse(
             if found:
                 hits[title] += found
                 changed += found
-                passes.IdentityEliminationPass()(result)
+                remove_identities(result)
                 graph.sort()
         if not changed:
             break

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import onnx_ir as ir
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    import onnx_ir as ir
 
 
 class NotApplicableError(Exception):
@@ -50,6 +50,33 @@ def constant(value: ir.Value | None, what: str) -> npt.NDArray[np.float32]:
     if value is None or value.const_value is None or value.is_graph_input():
         raise reject(f"{what} is not a constant", *([] if value is None else [value]))
     return cast("npt.NDArray[np.float32]", value.const_value.numpy())
+
+
+def remove_identities(model: ir.Model) -> None:
+    """Remove the `Identity` nodes of a model's graph, in place; its inputs and outputs keep their names.
+
+    Two outputs of one value need one: onnx-ir's own `IdentityEliminationPass` gives them the same name.
+    """
+    graph = model.graph
+    for node in list(graph):
+        if node.op_type != "Identity" or node.domain:
+            continue
+        x, y = node.inputs[0], node.outputs[0]
+        if x is None:
+            continue
+        if y.is_graph_output():
+            if x.is_graph_input() or x.is_initializer() or x.is_graph_output():
+                continue
+            name = y.name
+        else:
+            name = x.name
+        if x.shape is None:
+            x.shape = y.shape
+        if x.type is None:
+            x.type = y.type
+        ir.convenience.replace_all_uses_with(y, x, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+        x.name = name
 
 
 def is_live(value: ir.Value) -> bool:

@@ -412,6 +412,34 @@ def test_weights_that_older_exporters_list_as_inputs_are_constants(tmp_path, cap
     assert "convolution-behind-upsampling: 2 rewritten" in capsys.readouterr().out
 
 
+class TwiceOut(nn.Module):
+    """A feature map that is an output by itself, and again as what a pool behind its upsampling makes of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x):
+        y = self.conv(x)
+        up = nn.functional.interpolate(y, scale_factor=2, mode="nearest")
+        return y, nn.functional.avg_pool2d(up, 2), y.view_as(y), nn.functional.avg_pool2d(up, 2)
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_outputs_of_one_value_keep_their_names(dynamo):
+    model = export(TwiceOut(), dynamo=dynamo)
+    names = [str(value.name) for value in model.graph.outputs]
+    assert len(set(names)) == 4
+    result, report = fuse(
+        model, lambda _: Fixed(), multiple=8, shapes={str(model.graph.inputs[0].name): SHAPE}
+    )
+    assert report.hits["pool-of-upsampling"] >= 1
+    assert not any(node.op_type == "AveragePool" for node in result.graph)
+    assert [str(value.name) for value in result.graph.outputs] == names
+    report = check(model, result, report, [random_inputs(model, report.shapes)], Tolerance(1e-6, 1e-5))
+    assert [difference.ok for difference in report.differences] == [True] * 4
+
+
 def test_weights_beside_the_graph_come_with_it(tmp_path, monkeypatch):
     there, here = tmp_path / "there", tmp_path / "here"
     there.mkdir()

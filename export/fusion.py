@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +12,7 @@ import onnx
 import onnx.version_converter
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
-from google.protobuf.message import EncodeError
+from onnxscript.optimizer import fold_constants
 from onnxscript.rewriter import MatchingTracer, MatchStatus, RewriteRuleSet
 
 from ..runtime.errors import UsageError, VerificationError
@@ -25,10 +26,12 @@ from .rules.normalisation import (
     NormalisedSum,
     NormalisedUpsampledSum,
 )
+from .rules.padding import EmptyPadding, ZeroPaddedConvolution
 from .rules.pooling import MaxUnpooling, PoolOfPointwise, PoolOfUpsampling
 from .rules.sums import SharedInput, SumOfConvolutions
 from .rules.upsampling import (
     ConvolutionBehindUpsampling,
+    PaddedConvolutionBehindUpsampling,
     PointwiseBehindUpsampling,
     StridedBehindUpsampling,
 )
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
     from onnxscript.rewriter import RewriteRule
 
 RULES: Final[tuple[type[FusionRule], ...]] = (
+    EmptyPadding,
+    ZeroPaddedConvolution,
     NormalisationBehindUpsampling,
     NormalisedConvolution,
     NormalisedSum,
@@ -51,6 +56,7 @@ RULES: Final[tuple[type[FusionRule], ...]] = (
     StridedBehindUpsampling,
     PointwiseBehindUpsampling,
     ConvolutionBehindUpsampling,
+    PaddedConvolutionBehindUpsampling,
     SumOfConvolutions,
     SharedInput,
 )
@@ -67,6 +73,8 @@ LOWERINGS: Final[tuple[type[FusionRule], ...]] = (
 
 _OPSET: Final = 18
 _MOST_ROUNDS: Final = 20
+_LARGEST_WEIGHT: Final = 2**26  # elements of a constant that is computed ahead of time
+_LONGEST_SIZES: Final = 64  # elements of a vector of sizes, such as those of Pad
 # Operators whose output holds the elements of their first input, in whatever shape or order.
 _KEEP_ELEMENTS: Final = frozenset(
     {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
@@ -193,7 +201,7 @@ def normalise(model: ir.Model) -> ir.Model:
         UsageError: the model cannot be brought to opset 18.
     """
     version = model.graph.opset_imports.get("", 0)
-    proto = ir.to_proto(model)
+    proto = _to_proto(model)
     if version < _OPSET:
         try:
             proto = onnx.version_converter.convert_version(proto, _OPSET)
@@ -205,6 +213,7 @@ def normalise(model: ir.Model) -> ir.Model:
         passes.RemoveInitializersFromInputsPass(),
         passes.InlinePass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        _fold_constants,
         remove_identities,
         passes.RemoveUnusedNodesPass(),
         passes.NameFixPass(),
@@ -213,6 +222,20 @@ def normalise(model: ir.Model) -> ir.Model:
     for i, node in enumerate(result.graph):
         node.name = node.name or f"{node.op_type}_{i}"
     return result
+
+
+def _fold_constants(model: ir.Model) -> None:
+    """Compute what depends on constants alone: weights under a norm, sizes of a padding; not large fills."""
+
+    def wanted(node: ir.Node) -> bool | None:
+        if node.op_type != "ConstantOfShape":
+            return None  # the pass's own rules
+        shape = None if node.inputs[0] is None else node.inputs[0].const_value
+        return shape is not None and math.prod(int(side) for side in shape.numpy()) <= _LONGEST_SIZES
+
+    fold_constants(
+        model, input_size_limit=_LARGEST_WEIGHT, output_size_limit=_LARGEST_WEIGHT, should_fold=wanted
+    )
 
 
 def sample_shapes(
@@ -330,10 +353,16 @@ def serialise(model: ir.Model) -> bytes:
     Raises:
         UsageError: it would be larger than protobuf allows.
     """
+    return bytes(_to_proto(model).SerializeToString())
+
+
+def _to_proto(model: ir.Model) -> onnx.ModelProto:
     try:
-        return ir.to_proto(model).SerializeToString()
-    except (ValueError, EncodeError) as error:
+        proto = ir.to_proto(model)
+        proto.ByteSize()
+    except Exception as error:  # protobuf's error of what is too large comes without types
         raise UsageError(f"graphs of more than 2 GB with their weights are not supported: {error}") from error
+    return proto
 
 
 def random_inputs(

@@ -197,6 +197,65 @@ class Convolution:
             raise reject(f"group of {self.name} is {self.group}, must be 1", self.node)
 
 
+@dataclass(frozen=True)
+class Padding:
+    """A `Pad` node over the height and width of an image, with constant sizes.
+
+    Attributes:
+        node: the node.
+        x: its input, N x C x H x W.
+        pads: rows and columns added (top, left, bottom, right), 0 or more.
+        mode: `constant`, `reflect`, `edge` or `wrap`.
+        value: what the mode `constant` adds.
+    """
+
+    node: ir.Node
+    x: ir.Value
+    pads: tuple[int, int, int, int]
+    mode: str
+    value: float
+
+    @classmethod
+    def read(cls, node: ir.Node) -> Padding:
+        """Read a Pad node of opset 18 or later.
+
+        Raises:
+            NotApplicableError: computed sizes, another rank, padding of N or C, or a cut.
+        """
+        name = label(node)
+        inputs = [*node.inputs, None, None, None][:4]
+        sizes = [int(size) for size in constant(inputs[1], f"the sizes of {name}")]
+        value = 0.0 if inputs[2] is None else float(constant(inputs[2], f"the value of {name}").reshape(()))
+        axes = (
+            None if inputs[3] is None else [int(axis) for axis in constant(inputs[3], f"the axes of {name}")]
+        )
+        x = node.inputs[0]
+        assert x is not None
+        shape = x.shape
+        if axes is None:
+            axes = list(range(len(sizes) // 2))
+            rank = len(axes)
+        elif shape is None and min(axes) < 0:
+            raise reject(f"{name} counts its axes from the end of an unknown number", node)
+        else:
+            rank = max(3, *axes) + 1 if shape is None else len(shape)
+        if rank != 4:
+            raise reject(f"{name} pads something else than four dimensions", node)
+        none = (0, 0)
+        both = {axis % 4: (sizes[i], sizes[len(axes) + i]) for i, axis in enumerate(axes)}
+        if any(both.get(axis, none) != none for axis in (0, 1)):
+            raise reject(f"{name} pads the batch or the channels", node)
+        (top, bottom), (left, right) = (both.get(axis, none) for axis in (2, 3))
+        if min(top, bottom, left, right) < 0:
+            raise reject(f"{name} cuts", node)
+        return cls(node, x, (top, left, bottom, right), node.attributes.get_string("mode", "constant"), value)
+
+    @property
+    def name(self) -> str:
+        """The node's name, for messages."""
+        return label(self.node)
+
+
 # Resize reads, for output position i, the source position that these modes compute; a doubling is nearest if
 # it reads i // 2 everywhere. The modes are periodic with period 2, so a few positions prove all of them, and the
 # first positions are the border.

@@ -831,4 +831,11 @@ def describe(shape: Shape | None) -> str:
     return "unknown" if shape is None else " x ".join(map(str, shape))
 
 
-__all__ = ["Known", "Shape", "Size", "Sizes", "describe", "product"]
+def remedy(*shapes: Shape | None) -> str:
+    """What may help where nothing was proved of shapes, as the end of a message; nothing if all are numbers."""
+    if all(shape is not None and not any(size.symbols for size in shape) for shape in shapes):
+        return ""
+    return "; if the graph's height and width are multiples of a number, declare it (--multiple)"
+
+
+__all__ = ["Known", "Shape", "Size", "Sizes", "describe", "product", "remedy"]

@@ -46,6 +46,7 @@ class Difference:
         maximum: largest |y - ref|; NaN where one of them is NaN.
         mean: mean |y - ref|.
         p999: 99.9th percentile of |y - ref|.
+        magnitude: largest finite |ref|, which says what the others are worth.
         exceeding: share of elements beyond the tolerance.
         nans: elements that are NaN in one of both, or infinite in one alone.
         ok: within the tolerance.
@@ -56,6 +57,7 @@ class Difference:
     maximum: float
     mean: float
     p999: float
+    magnitude: float
     exceeding: float
     nans: int
     ok: bool
@@ -69,8 +71,8 @@ class Difference:
 
     def __str__(self) -> str:
         text = (
-            f"{self.name} {'x'.join(map(str, self.shape))}: maximum {self.maximum:.3g}, mean {self.mean:.3g}, "
-            f"{100 * self.exceeding:.4f} % beyond tolerance"
+            f"{self.name} {'x'.join(map(str, self.shape))}: maximum {self.maximum:.3g}, mean {self.mean:.3g} "
+            f"of values up to {self.magnitude:.3g}, {100 * self.exceeding:.4f} % beyond tolerance"
         )
         return f"{text}, {self.nans} NaN or infinite" if self.nans else text
 
@@ -85,8 +87,10 @@ def compare(name: str, y: npt.NDArray[Any], reference: npt.NDArray[Any], toleran
         tolerance: what may differ.
     """
     if y.shape != reference.shape:
-        return Difference(name, y.shape, float("nan"), float("nan"), float("nan"), 1.0, 0, ok=False)
+        nan = float("nan")
+        return Difference(name, y.shape, nan, nan, nan, nan, 1.0, 0, ok=False)
     left, right = y.astype(np.float64), reference.astype(np.float64)
+    finite = np.abs(right[np.isfinite(right)])
     # Equal infinities are equal; everything else that is not finite is named.
     odd = ~(np.isfinite(left) & np.isfinite(right)) & ~(left == right)
     with np.errstate(invalid="ignore"):
@@ -103,6 +107,7 @@ def compare(name: str, y: npt.NDArray[Any], reference: npt.NDArray[Any], toleran
         maximum,
         float(plain.mean()) if plain.size else 0.0,
         float(np.quantile(plain, 0.999)) if plain.size else 0.0,
+        float(finite.max(initial=0.0)),
         share,
         nans,
         ok=nans == 0 and share <= tolerance.share and bounded,

@@ -141,6 +141,69 @@ class PlainTensor(nn.Module):
         return torch.cat([y_h, y_l], 1) + self.bias
 
 
+class WeightNorm(nn.Module):
+    """The structure of zdyshine/OctConv_attention-pytorch: convolve, then upsample; kernels under a weight norm."""
+
+    def __init__(self, width=16, alpha=0.125):
+        super().__init__()
+        low = int(width * alpha)
+
+        def normed(inputs, outputs):
+            return nn.utils.parametrizations.weight_norm(conv(inputs, outputs))
+
+        self.stem = nn.Conv2d(3, width, 3, padding=1)
+        self.first_h, self.first_l = normed(width, width - low), normed(width, low)
+        self.hh, self.hl = normed(width - low, width - low), normed(width - low, low)
+        self.lh, self.ll = normed(low, width - low), normed(low, low)
+        self.last_h, self.last_l = normed(width - low, width), normed(low, width)
+        self.weights = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, 8, 1), nn.ReLU(), nn.Conv2d(8, width, 1), nn.Sigmoid()
+        )
+
+    def forward(self, x):
+        x = self.stem(x)
+        h, low = self.first_h(x), self.first_l(F.avg_pool2d(x, 2))
+        y_h = self.hh(h) + F.interpolate(self.lh(low), scale_factor=2, mode="nearest")
+        h, low = F.relu(y_h), F.relu(self.ll(low) + self.hl(F.avg_pool2d(h, 2)))
+        y = self.last_h(h) + F.interpolate(self.last_l(low), scale_factor=2, mode="nearest")
+        return y * self.weights(y)
+
+
+class ReflectionPadded(nn.Module):
+    """The structure of Sooyyoungg/AesFA: upsample, then convolve; borders by reflection, in 1x1 convolutions too."""
+
+    def __init__(self, mode="reflect", alpha=0.5):
+        super().__init__()
+        low = int(16 * alpha)
+
+        def padded(inputs, outputs, kernel):
+            return nn.Conv2d(
+                inputs, outputs, kernel, padding=kernel // 2, padding_mode=mode, bias=kernel == 3
+            )
+
+        self.first_h, self.first_l = padded(3, 16 - low, 3), padded(3, low, 3)
+        self.paths = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "hh": padded(16 - low, 16 - low, kernel),
+                    "hl": padded(16 - low, low, kernel),
+                    "lh": padded(low, 16 - low, kernel),
+                    "ll": padded(low, low, kernel),
+                }
+            )
+            for kernel in (1, 3)
+        )
+        self.last_h, self.last_l = padded(16 - low, 4, 1), padded(low, 4, 1)
+
+    def forward(self, x):
+        h, low = self.first_h(x), self.first_l(F.avg_pool2d(x, 2))
+        for paths in self.paths:
+            up = F.interpolate(low, scale_factor=2)
+            h, low = paths["hh"](h) + paths["lh"](up), paths["ll"](low) + paths["hl"](F.avg_pool2d(h, 2))
+            h, low = F.leaky_relu(h, 0.2), F.leaky_relu(low, 0.2)
+        return self.last_h(h) + self.last_l(F.interpolate(low, scale_factor=2))
+
+
 class Ours(nn.Module):
     """`networks.octconv`: upsample, then convolve; all four kernels stride; first, middle, last."""
 

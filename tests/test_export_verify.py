@@ -27,6 +27,13 @@ def test_both_parts_of_the_tolerance_add_up(offset, tolerance, ok):
     assert compare("y", REFERENCE + np.array(offset, np.float32), REFERENCE, tolerance).ok is ok
 
 
+def test_differences_stand_beside_what_they_are_differences_of():
+    found = compare("y", REFERENCE + np.float32(0.5), REFERENCE, Tolerance())
+    assert (found.magnitude, found.maximum) == (100.0, 0.5)
+    assert "maximum 0.5, mean 0.5 of values up to 100" in str(found)
+    assert compare("y", REFERENCE, np.array([np.inf, 1, -2, np.nan], np.float32), Tolerance()).magnitude == 2
+
+
 def test_nan_and_infinity_are_named_and_never_pass():
     bad = REFERENCE.copy()
     bad[1] = np.nan

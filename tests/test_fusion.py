@@ -96,6 +96,16 @@ CASES = {
     ),
     "iacolippo": (styles.PackedTensor, {"sum-of-convolutions": 1}),
     "fkodom": (styles.PlainTensor, {"shared-input": 2}),
+    "zdyshine": (styles.WeightNorm, {"sum-of-convolutions": 1}),
+    "AesFA": (
+        styles.ReflectionPadded,
+        {
+            "empty-padding": 6,
+            "pointwise-behind-upsampling": 2,
+            "padded-convolution-behind-upsampling": 0,  # it has no phases, see below
+            "sum-of-convolutions": 3,
+        },
+    ),
     "ours": (styles.Ours, {"convolution-behind-upsampling": 2, "sum-of-convolutions": 1}),
 }
 
@@ -132,6 +142,89 @@ def test_every_form_is_exact_at_the_borders(form, kernel):
         assert low == round(lh_before * (1 - taps))
 
 
+@pytest.mark.parametrize("form", ["transposed", "pooled", "keep"])
+@pytest.mark.parametrize("mode", ["reflect", "replicate"])
+def test_repeated_borders_are_exact(form, mode):
+    _, report = fused(export(styles.ReflectionPadded(mode)), form)
+    assert report.hits["padded-convolution-behind-upsampling"] == (form != "keep")
+    macs = 8 * 8 * 9 * 32 * 48 * 2
+    saved = {"keep": 0, "transposed": macs * 20 // 36, "pooled": macs * 27 // 36}[form]
+    # Two 1x1 convolutions go behind their upsampling.
+    assert report.before.macs - report.after.macs >= saved
+
+
+def padding(pads, mode="constant", value=0.0, axes=None, kernel=3, conv_pads=0, stride=1):
+    """conv(pad(up(relu(x)))), each as a node."""
+    from onnx import helper, numpy_helper
+
+    weight = np.random.default_rng(0).standard_normal((4, 3, kernel, kernel)).astype(np.float32)
+    constants = {"w": weight, "s": np.array([1, 1, 2, 2], np.float32), "p": np.array(pads, np.int64)}
+    constants["c"] = np.array(value, np.float32)
+    names = ["u", "p", "c"]
+    if axes is not None:
+        constants["a"] = np.array(axes, np.int64)
+        names.append("a")
+    graph = helper.make_graph(
+        [
+            helper.make_node("Relu", ["x"], ["l"]),
+            helper.make_node(
+                "Resize",
+                ["l", "", "s"],
+                ["u"],
+                mode="nearest",
+                nearest_mode="floor",
+                coordinate_transformation_mode="asymmetric",
+            ),
+            helper.make_node("Pad", names, ["q"], mode=mode),
+            helper.make_node("Conv", ["q", "w"], ["y"], pads=[conv_pads] * 4, strides=[stride] * 2),
+        ],
+        "padding",
+        [helper.make_tensor_value_info("x", 1, ["N", 3, "H", "W"])],
+        [helper.make_tensor_value_info("y", 1, ["N", 4, "h", "w"])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
+
+
+@pytest.mark.parametrize(
+    ("model", "rule"),
+    [
+        (padding([0, 0, 1, 1, 0, 0, 1, 1]), "convolution-behind-upsampling"),
+        (padding([1, 1, 1, 1], axes=[2, 3]), "convolution-behind-upsampling"),
+        (padding([1, 0, 1, 0], axes=[3, 2], conv_pads=1, kernel=5), "convolution-behind-upsampling"),
+        (padding([0, 0, 2, 1, 0, 0, 2, 1], "edge"), "padded-convolution-behind-upsampling"),
+        (padding([0, 0, 3, 0, 0, 0, 2, 3], "edge", kernel=5), "padded-convolution-behind-upsampling"),
+        (padding([1, 0, 0, 1], "reflect", axes=[2, 3]), "padded-convolution-behind-upsampling"),
+        (padding([0, 0, 0, 0], "reflect", axes=[2, 3], conv_pads=1), "convolution-behind-upsampling"),
+        (padding([0, 0, 2, 2, 0, 0, 2, 2], "edge", kernel=2), "padded-convolution-behind-upsampling"),
+    ],
+)
+@pytest.mark.parametrize("form", ["transposed", "pooled"])
+def test_paddings_of_their_own_are_exact(model, rule, form):
+    _, report = fused(model, form)
+    assert report.hits[rule] == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (padding([0, 0, 1, 1, 0, 0, 1, 1], value=1), "pads with 1, a convolution with 0"),
+        (padding([0, 0, 2, 2, 0, 0, 2, 2], "reflect", kernel=5), "only repeated borders"),
+        (
+            padding([0, 0, 1, 1, 0, 0, 1, 1], "reflect", conv_pads=1),
+            "has strides (1, 1) and pads (1, 1, 1, 1)",
+        ),
+        (padding([0, 0, 1, 1, 0, 0, 1, 1], "reflect", stride=2), "has strides (2, 2) and pads (0, 0, 0, 0)"),
+        (padding([1, 0, 1, 1, 0, 0, 1, 1]), "pads the batch or the channels"),
+        (padding([0, 0, 1, 1, 0, 0, -1, -1]), "cuts"),
+    ],
+)
+def test_paddings_that_cannot_be_moved_are_named(model, reason):
+    _, report = fused(model, "pooled")
+    assert any(reason in miss.reason for rule in report.rules for miss in rule.near_misses)
+    assert report.before.macs == report.after.macs
+
+
 @pytest.mark.parametrize("kernel", [1, 3, 5, 7])
 def test_strided_layers_need_no_upsampling(kernel):
     _, report = fused(export(styles.Ours(kernel, stride=2)))
@@ -159,6 +252,15 @@ def test_without_a_proof_of_even_sizes_the_graph_stays_right_at_odd_ones():
         model, result, report, [random_inputs(model, {"x": (1, 3, 33, 47)})], Tolerance(1e-5, 1e-4)
     )
     assert all(d.ok for d in report.differences)
+
+
+def test_sizes_that_are_numbers_need_no_declaration():
+    model = export(styles.InterpolateToSize())
+    model.graph.inputs[0].shape = ir.Shape((1, 3, 33, 47))
+    _, report = fuse(model, lambda _: Fixed("phases"))
+    reasons = [m.reason for r in report.rules for m in r.near_misses]
+    assert any("not proved to double" in reason for reason in reasons)
+    assert not any("--multiple" in reason for reason in reasons)
 
 
 def test_bilinear_upsampling_is_refused_with_its_reason():
@@ -269,8 +371,21 @@ def test_small_kernels_are_embedded_in_larger_ones():
     assert report.hits["sum-of-convolutions"] == 1
 
 
+def test_computed_weights_are_constants():
+    model = export(styles.WeightNorm(width=48), dynamo=True)  # smaller weights the exporter computes
+    assert "ReduceL2" in {node.op_type for node in model.graph}
+    result, report = fuse(model, lambda _: Fixed("merged"))
+    assert report.hits["sum-of-convolutions"] == 1
+    assert not {"ReduceL2", "Div"} & {node.op_type for node in result.graph}
+    report = check(model, result, report, [random_inputs(model, report.shapes)], Tolerance(1e-5, 1e-4))
+    assert all(d.ok for d in report.differences), [str(d) for d in report.differences]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("style", [styles.Ours, styles.ConvolveFirstPoolStride, styles.SlicedWeight])
+@pytest.mark.parametrize(
+    "style",
+    [styles.Ours, styles.ConvolveFirstPoolStride, styles.SlicedWeight, styles.ReflectionPadded],
+)
 def test_graphs_of_the_dynamo_exporter(style):
     _, report = fuse(export(style(), dynamo=True), lambda _: Fixed("phases", "merged"))
     assert report.hits["sum-of-convolutions"] >= 1

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxscript.rewriter import MatchResult, RewriteRule
 
 from ..graphs import NotApplicableError, reject
-from ..sizes import Sizes, describe
+from ..sizes import Sizes, describe, remedy
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -176,8 +176,7 @@ class FusionRule(abc.ABC):
         one, two = self.context.sizes.shape(left), self.context.sizes.shape(right)
         if one is None or one != two:
             raise reject(
-                f"the sizes {describe(one)} and {describe(two)} are not proved equal; if they are, declare what "
-                "the input's height and width are a multiple of (--multiple)"
+                f"the sizes {describe(one)} and {describe(two)} are not proved equal{remedy(one, two)}"
             )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ..graphs import Convolution, label, producer, reject, require_live, require_single_use
+from ..sizes import describe, remedy
 from .base import Bound, FusionRule, convolve, integers
 from .upsampling import require_doubling
 
@@ -29,8 +30,7 @@ def require_halving(rule: FusionRule, pooled: ir.Value) -> None:
     shape = rule.context.sizes.shape(node.inputs[0])
     if shape is None or len(shape) != 4 or not all(d.divisible(2) for d in shape[2:]):
         raise reject(
-            f"the height and width of the input of {name} are not proved even; if the graph's inputs are "
-            "multiples of a number, declare it (--multiple)",
+            f"the height and width of the input of {name}, {describe(shape)}, are not proved even{remedy(shape)}",
             node,
         )
 

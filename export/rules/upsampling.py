@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..graphs import (
     Convolution,
     NotApplicableError,
+    Padding,
     label,
     producer,
     reads_nearest_double,
@@ -14,7 +16,7 @@ from ..graphs import (
     require_live,
 )
 from ..kernels import phases, pooled, strided, transposed
-from ..sizes import describe
+from ..sizes import describe, remedy
 from .base import Bound, Builder, FusionRule, Site, convolve, integers
 
 if TYPE_CHECKING:
@@ -42,8 +44,8 @@ def require_doubling(rule: FusionRule, up: ir.Value) -> None:
     wanted = (*before[:2], before[2] * 2, before[3] * 2)
     if after != wanted:
         raise reject(
-            f"{name} is not proved to double {describe(before)}: it gives {describe(after)}; if the input's "
-            "height and width are multiples of a number, declare it (--multiple)",
+            f"{name} is not proved to double {describe(before)}: it gives {describe(after)}"
+            f"{remedy(before, after)}",
             node,
         )
     if node.op_type == "Resize":
@@ -141,19 +143,17 @@ class ConvolutionBehindUpsampling(_BehindUpsampling):
 
     def check(self, bound: Bound) -> None:
         up, conv = (bound[name] for name in ("up", "conv"))
-        self._forms(self.read(conv, up))
+        self._all_forms(self.read(conv, up))
 
-    def _forms(self, found: Convolution) -> dict[str, Builder]:
+    def rewrite(self, op: Any, bound: Bound) -> ir.Value:
+        x, up, conv = (bound[name] for name in ("x", "up", "conv"))
+        found = self.read(conv, up)
+        return self._choose(op, x, conv, found, self._all_forms(found))
+
+    def _all_forms(self, found: Convolution) -> dict[str, Builder]:
         if found.strides != (1, 1) or found.is_pointwise:
             raise reject("")  # the other rules'
-        four = phases(found.weight, found.pads, found.dilations)
-        if four is None:
-            raise reject(
-                f"kernel {found.kernel} with pads {found.pads} and dilations {found.dilations} of {found.name} "
-                "gives outputs of odd size",
-                found.node,
-            )
-        forms: dict[str, Builder] = {
+        return {
             "keep": lambda op, inputs: convolve(
                 op,
                 self,
@@ -164,11 +164,38 @@ class ConvolutionBehindUpsampling(_BehindUpsampling):
                 pads=found.pads,
                 dilations=found.dilations,
             ),
-            "phases": lambda op, inputs: self._depth_to_space(op, self._four(op, inputs[0], found, four)),
-            "phases-transposed": lambda op, inputs: self._interleave(
-                op, self._four(op, inputs[0], found, four), found
-            ),
+            **self._fused_forms(found),
         }
+
+    def _choose(
+        self,
+        op: Any,
+        x: ir.Value,
+        conv: ir.Value,
+        found: Convolution,
+        forms: dict[str, Builder],
+        *more: object,
+    ) -> ir.Value:
+        key = (found.weight.shape, found.pads, found.dilations, found.bias is not None, *more)
+        frame, extra, around = self._frame(conv)
+        site = Site(self.title, found.name, (x,), (*key, around), frame, extra)
+        return self.choose(op, site, forms)
+
+    def _fused_forms(self, found: Convolution) -> dict[str, Builder]:
+        """The forms at the low rate of a convolution of the upsampled image; pads below 0 cut from that image.
+
+        Raises:
+            NotApplicableError: there is none.
+        """
+        forms: dict[str, Builder] = {}
+        four = phases(found.weight, found.pads, found.dilations)
+        if four is not None:
+            forms["phases"] = lambda op, inputs: self._depth_to_space(
+                op, self._four(op, inputs[0], found, four)
+            )
+            forms["phases-transposed"] = lambda op, inputs: self._interleave(
+                op, self._four(op, inputs[0], found, four), found
+            )
         if found.dilations == (1, 1):
             whole, own = transposed(found.weight, found.pads), pooled(found.weight, found.pads)
             if whole is not None:
@@ -177,15 +204,13 @@ class ConvolutionBehindUpsampling(_BehindUpsampling):
                 forms["pooled"] = lambda op, inputs: op.AveragePool(
                     self._transposed(op, inputs[0], found, own), kernel_shape=[2, 2], strides=[1, 1]
                 )
+        if not forms:
+            raise reject(
+                f"kernel {found.kernel} with pads {found.pads} and dilations {found.dilations} of {found.name} "
+                "has no form at the low rate",
+                found.node,
+            )
         return forms
-
-    def rewrite(self, op: Any, bound: Bound) -> ir.Value:
-        x, up, conv = (bound[name] for name in ("x", "up", "conv"))
-        found = self.read(conv, up)
-        key = (found.weight.shape, found.pads, found.dilations, found.bias is not None)
-        frame, extra, around = self._frame(conv)
-        site = Site(self.title, found.name, (x,), (*key, around), frame, extra)
-        return self.choose(op, site, self._forms(found))
 
     def _frame(self, conv: ir.Value) -> tuple[Builder | None, tuple[ir.Value, ...], tuple[object, ...]]:
         """The other convolution where both are summed: ONNX Runtime adds in place only in some forms."""
@@ -264,3 +289,77 @@ class ConvolutionBehindUpsampling(_BehindUpsampling):
             pads=list(kernel.pads),
         )
         return value
+
+
+class PaddedConvolutionBehindUpsampling(ConvolutionBehindUpsampling):
+    """A convolution of the upsampled image whose border is repeated, as image-to-image networks pad.
+
+    up(l) with p repeated rows is up of l with ceil(p / 2) repeated rows, less one row where p is odd. Reflection by
+    one row repeats the border too, because the first two rows of up(l) are equal.
+    """
+
+    title = "padded-convolution-behind-upsampling"
+    identity = (
+        "conv(pad(up(l))) = transposed_conv(pad(l)) = sum2x2(transposed_conv(pad(l))), for repeated borders"
+    )
+
+    def pattern(self, op: Any, x: ir.Value) -> Any:
+        return op.Conv(
+            op.Pad(
+                op.Resize(x, _allow_other_inputs=True, _outputs=["up"]),
+                _allow_other_inputs=True,
+                _outputs=["padded"],
+            ),
+            _allow_other_inputs=True,
+            _outputs=["conv"],
+        )
+
+    def check(self, bound: Bound) -> None:
+        self._padded_forms(bound)
+
+    def rewrite(self, op: Any, bound: Bound) -> ir.Value:
+        padding, cut, forms = self._padded_forms(bound)
+        return self._choose(op, bound["x"], bound["conv"], cut, forms, padding.pads, padding.mode)
+
+    def _padded_forms(self, bound: Bound) -> tuple[Padding, Convolution, dict[str, Builder]]:
+        up, padded, conv = (bound[name] for name in ("up", "padded", "conv"))
+        found = self.read(conv, up)
+        padding = Padding.read(producer(padded))
+        if padding.mode == "constant" or not any(padding.pads):
+            raise reject("")  # the other rules'
+        repeats = padding.mode == "edge" or (padding.mode == "reflect" and max(padding.pads) == 1)
+        if not repeats:
+            raise reject(
+                f"{padding.name} pads {padding.pads} in the mode {padding.mode}: only repeated borders, and "
+                "reflected ones of one row and column, are those of an upsampled image",
+                padding.node,
+            )
+        if found.strides != (1, 1) or any(found.pads):
+            raise reject(
+                f"{found.name} behind {padding.name} has strides {found.strides} and pads {found.pads}, must be 1 "
+                "and 0",
+                found.node,
+            )
+        around = tuple((size + 1) // 2 for size in padding.pads)
+        top, left, bottom, right = (p - 2 * q for p, q in zip(padding.pads, around, strict=True))
+        cut = replace(found, pads=(top, left, bottom, right))
+
+        def pad(op: Any, x: ir.Value, pads: Sequence[int], mode: str) -> ir.Value:
+            sizes = integers(op, self, [0, 0, *pads[:2], 0, 0, *pads[2:]], "pads")
+            value: ir.Value = op.Pad(x, sizes, mode=mode)
+            return value
+
+        def behind(build: Builder) -> Builder:
+            return lambda op, inputs: build(op, [pad(op, inputs[0], around, "edge")])
+
+        forms = {name: behind(build) for name, build in self._fused_forms(cut).items()}
+        forms["keep"] = lambda op, inputs: convolve(
+            op,
+            self,
+            pad(op, double(op, self, inputs[0]), padding.pads, padding.mode),
+            found.weight,
+            found.bias,
+            stem=found.name,
+            dilations=found.dilations,
+        )
+        return padding, cut, forms

@@ -34,6 +34,7 @@ from .rules.upsampling import (
     PaddedConvolutionBehindUpsampling,
     PointwiseBehindUpsampling,
     StridedBehindUpsampling,
+    UpsamplingToSize,
 )
 from .sizes import Sizes
 from .verify import Difference, Tolerance, compare
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 RULES: Final[tuple[type[FusionRule], ...]] = (
     EmptyPadding,
     ZeroPaddedConvolution,
+    UpsamplingToSize,
     NormalisationBehindUpsampling,
     NormalisedConvolution,
     NormalisedSum,
@@ -316,6 +318,7 @@ def fuse(
             if found:
                 hits[title] += found
                 changed += found
+                passes.RemoveUnusedNodesPass()(result)  # readers without readers count as readers
                 remove_identities(result)
                 graph.sort()
         if not changed:

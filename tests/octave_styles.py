@@ -39,7 +39,7 @@ class ConvolveFirstPoolStride(nn.Module):
 
 
 class InterpolateToSize(nn.Module):
-    """The structure of braincreators/octconv: interpolate(size=...) of the other branch's shape."""
+    """The structure of braincreators/octconv: interpolate(size=...) of the other branch's shape; BN behind the sum."""
 
     def __init__(self, kernel=3, alpha=0.25):
         super().__init__()
@@ -47,6 +47,7 @@ class InterpolateToSize(nn.Module):
         self.first_h, self.first_l = conv(3, 16 - low, kernel), conv(3, low, kernel)
         self.hh, self.hl = conv(16 - low, 16 - low, kernel, bias=True), conv(16 - low, low, kernel, bias=True)
         self.lh, self.ll = conv(low, 16 - low, kernel, bias=True), conv(low, low, kernel, bias=True)
+        self.norm_h, self.norm_l = nn.BatchNorm2d(16 - low), nn.BatchNorm2d(low)
         self.last_h, self.last_l = conv(16 - low, 4, kernel), conv(low, 4, kernel)
 
     def forward(self, x):
@@ -54,7 +55,7 @@ class InterpolateToSize(nn.Module):
         y_h = self.hh(h)
         y_h = y_h + F.interpolate(self.lh(low), size=y_h.shape[-2:])
         y_l = self.ll(low) + self.hl(F.avg_pool2d(h, 2))
-        h, low = F.relu(y_h), F.relu(y_l)
+        h, low = F.relu(self.norm_h(y_h)), F.relu(self.norm_l(y_l))
         # Upsampling to a size before the convolution, as its users write it.
         return self.last_h(h) + self.last_l(F.interpolate(low, size=h.shape[-2:]))
 

@@ -84,7 +84,13 @@ CASES = {
     ),
     "braincreators": (
         styles.InterpolateToSize,
-        {"convolution-behind-upsampling": 1, "sum-of-convolutions": 1},
+        {
+            "upsampling-to-size": 2,
+            "normalised-upsampled-sum": 1,
+            "normalised-sum": 1,
+            "convolution-behind-upsampling": 1,
+            "sum-of-convolutions": 1,
+        },
     ),
     "lxtGH-sliced": (
         styles.SlicedWeight,

@@ -66,6 +66,33 @@ def double(op: Any, rule: FusionRule, x: ir.Value) -> ir.Value:
     return value
 
 
+class UpsamplingToSize(FusionRule):
+    """A `Resize` to the size of another value is a plain doubling where that size is proved to be double.
+
+    What computed the size read a branch's output, which kept other rules from changing it.
+    """
+
+    title = "upsampling-to-size"
+    identity = "resize(l, size of h) = up(l), for h twice as large"
+
+    def pattern(self, op: Any, x: ir.Value) -> Any:
+        return op.Resize(x, _allow_other_inputs=True, _outputs=["up"])
+
+    def check(self, bound: Bound) -> None:
+        up = bound["up"]
+        require_live(up)
+        node = producer(up)
+        sizes = node.inputs[3] if len(node.inputs) > 3 else None
+        if sizes is None or sizes.const_value is not None:
+            raise reject("")  # nothing is computed
+        if node.attributes.get_string("mode", "nearest") != "nearest":
+            raise reject("")  # no upsampling of octave convolutions
+        require_doubling(self, up)
+
+    def rewrite(self, op: Any, bound: Bound) -> ir.Value:
+        return double(op, self, bound["x"])
+
+
 class _BehindUpsampling(FusionRule):
     def pattern(self, op: Any, x: ir.Value) -> Any:
         return op.Conv(

@@ -25,9 +25,11 @@ from .rules.normalisation import (
     NormalisedConvolution,
     NormalisedSum,
     NormalisedUpsampledSum,
+    ScaleAndShift,
 )
 from .rules.padding import EmptyPadding, ZeroPaddedConvolution
 from .rules.pooling import MaxUnpooling, PoolOfPointwise, PoolOfUpsampling
+from .rules.repetition import UpsamplingByRepetition, UpsamplingByRepetitionTransposed
 from .rules.sums import SharedInput, SumOfConvolutions
 from .rules.upsampling import (
     ConvolutionBehindUpsampling,
@@ -48,6 +50,9 @@ RULES: Final[tuple[type[FusionRule], ...]] = (
     EmptyPadding,
     ZeroPaddedConvolution,
     UpsamplingToSize,
+    UpsamplingByRepetition,
+    UpsamplingByRepetitionTransposed,
+    ScaleAndShift,
     NormalisationBehindUpsampling,
     NormalisedConvolution,
     NormalisedSum,

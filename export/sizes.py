@@ -362,6 +362,7 @@ def _arithmetic(op: _Operator) -> tuple[Number, ...] | None:
         "Sub": lambda a, b: _sum(a, b, -1),
         "Mul": _times,
         "Div": _over,
+        "Equal": _equal,
     }
     left, right = op.known(0).data, op.known(1).data
     function = functions.get(op.node.op_type)
@@ -399,6 +400,34 @@ def _over(a: Number, b: Number) -> Number | None:
     if isinstance(a, Size) and isinstance(b, Size):
         return a // int(divisor)
     return _scale(a, 1 / divisor)
+
+
+def _equal(a: Number, b: Number) -> Number | None:
+    """1 or 0 where the question has one answer for all sizes."""
+    left, right = _as_size(a), _as_size(b)
+    if left is None or right is None:
+        return None
+    terms = [coefficient for _, coefficient in (left - right).terms]
+    if not terms:
+        return Size.of(1)
+    # Symbols are positive, so that terms of one sign do not cancel each other.
+    one_sign = all(c > 0 for c in terms) or all(c < 0 for c in terms)
+    return Size.of(0) if one_sign else None
+
+
+def _where(op: _Operator) -> Results:
+    shapes = [op.shape(i) for i in range(3)]
+    if any(s is None for s in shapes):
+        return [_UNKNOWN]
+    shape = _broadcast([s for s in shapes if s is not None])
+    chosen, left, right = (op.known(i).data for i in range(3))
+    if chosen is None or left is None or right is None:
+        return [Known(shape)]
+    count = max(len(chosen), len(left), len(right))
+    if not {len(chosen), len(left), len(right)} <= {1, count}:
+        return [Known(shape)]
+    parts = (data * (count // len(data)) for data in (chosen, left, right))
+    return [Known(shape, tuple(a if c != Size() else b for c, a, b in zip(*parts, strict=True)))]
 
 
 def _rounded(op: _Operator) -> Results:
@@ -787,7 +816,6 @@ _OPERATORS: dict[str, Callable[[_Operator], Results]] = {
             "Min",
             "Sum",
             "Mean",
-            "Where",
             "Equal",
             "Greater",
             "Less",
@@ -807,6 +835,7 @@ _OPERATORS: dict[str, Callable[[_Operator], Results]] = {
     **dict.fromkeys(["MatMul", "Gemm", "MatMulInteger"], _matmul),
     **dict.fromkeys(["GlobalAveragePool", "GlobalMaxPool"], _global_pool),
     "Identity": _same,
+    "Where": _where,
     "Cast": _cast,
     "ConvTranspose": _transposed,
     "MaxUnpool": _unpool,

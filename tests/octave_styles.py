@@ -205,6 +205,29 @@ class ReflectionPadded(nn.Module):
         return self.last_h(h) + self.last_l(F.interpolate(low, scale_factor=2))
 
 
+class RepeatedRows(nn.Module):
+    """Upsampling without a resampling operator, in one of the ways in which it is written."""
+
+    def __init__(self, spelling):
+        super().__init__()
+        self.spelling = spelling
+        self.first_h, self.first_l = conv(3, 8), conv(3, 8)
+        self.hh, self.lh = conv(8, 4), conv(8, 4)
+
+    def double(self, x):
+        n, c, h, w = x.shape
+        if self.spelling == "repeat_interleave":
+            return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        if self.spelling == "expand":
+            return x[:, :, :, None, :, None].expand(n, c, h, 2, w, 2).reshape(n, c, 2 * h, 2 * w)
+        rows = torch.stack([x, x], 3).reshape(n, c, 2 * h, w)
+        return torch.stack([rows, rows], -1).reshape(n, c, 2 * h, 2 * w)
+
+    def forward(self, x):
+        h, low = F.relu(self.first_h(x)), F.relu(self.first_l(F.avg_pool2d(x, 2)))
+        return self.hh(h) + self.lh(self.double(low))
+
+
 class Ours(nn.Module):
     """`networks.octconv`: upsample, then convolve; all four kernels stride; first, middle, last."""
 

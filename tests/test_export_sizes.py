@@ -37,6 +37,22 @@ def graph_of(nodes, constants=(), shape=("N", 3, "H", "W")):
     return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])).graph
 
 
+def test_questions_about_sizes_are_answered_where_all_sizes_agree():
+    import numpy as np
+
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Equal", ["s", "minus"], ["same"]),
+        helper.make_node("Where", ["same", "ones", "s"], ["chosen"]),
+    ]
+    constants = [("minus", np.array([-1, 3, -1, -1])), ("ones", np.array([1, 1, 1, 1]))]
+    graph = graph_of(nodes, constants)
+    assert Sizes().data(graph.outputs[0]) == (Size.of("N"), Size.of(1), H, W)
+    # Whether H is 3 depends on H.
+    graph = graph_of(nodes, [("minus", np.array([-1, 3, 3, -1])), *constants[1:]])
+    assert Sizes().data(graph.outputs[0]) is None
+
+
 @pytest.mark.parametrize("multiple", [1, 2, 3, 8])
 def test_halves_of_odd_multiples_stay_unknown(multiple):
     pool = helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=[2, 2], strides=[2, 2])

@@ -148,6 +148,85 @@ def test_every_form_is_exact_at_the_borders(form, kernel):
         assert low == round(lh_before * (1 - taps))
 
 
+@pytest.mark.parametrize("spelling", ["repeat_interleave", "expand", "stack"])
+def test_repeated_rows_and_columns_are_an_upsampling(spelling):
+    _, report = fused(export(styles.RepeatedRows(spelling)))
+    assert report.hits["upsampling-by-repetition"] == 1
+    assert report.hits["convolution-behind-upsampling"] == 1
+    assert not {"Tile", "Expand", "Reshape", "Unsqueeze"} & set(report.after.operators)
+
+
+def keras_layer(repeats=(1, 1, 1, 2, 1), perm=(0, 3, 1, 2), scale_shape=(1, 4, 1, 1)):
+    """The structure of titu1994/keras-octconv in tf2onnx's spelling: channels last in between, BN as x * a + b."""
+    from onnx import helper, numpy_helper
+
+    random = np.random.default_rng(0)
+    constants = {
+        "wh": random.standard_normal((4, 3, 3, 3)).astype(np.float32),
+        "wl": random.standard_normal((4, 3, 3, 3)).astype(np.float32),
+        "axis": np.array([3]),
+        "twice": np.array(repeats),
+        "rows": np.array([2, 32, 24, 4]),
+        "both": np.array([2, 32, 48, 4]),
+        "a": random.standard_normal(scale_shape).astype(np.float32),
+        "b": random.standard_normal((1, 4, 1, 1)).astype(np.float32),
+    }
+    make = helper.make_node
+    pads = {"pads": [1, 1, 1, 1]}
+    nodes = [
+        make("Conv", ["x", "wh"], ["h"], **pads),
+        make("AveragePool", ["x"], ["half"], kernel_shape=[2, 2], strides=[2, 2]),
+        make("Conv", ["half", "wl"], ["l"], **pads),
+        make("Unsqueeze", ["l", "axis"], ["l1"]),
+        make("Tile", ["l1", "twice"], ["l2"]),
+        make("Transpose", ["l2"], ["l3"], perm=[0, 2, 3, 4, 1]),
+        make("Reshape", ["l3", "rows"], ["l4"]),
+        make("Unsqueeze", ["l4", "axis"], ["l5"]),
+        make("Tile", ["l5", "twice"], ["l6"]),
+        make("Reshape", ["l6", "both"], ["l7"]),
+        make("Transpose", ["l7"], ["up"], perm=perm),
+        make("Add", ["up", "h"], ["sum"]),
+        make("Mul", ["a", "sum"], ["scaled"]),
+        make("Add", ["scaled", "b"], ["bn"]),
+        make("Relu", ["bn"], ["y"]),
+    ]
+    tensors = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    x = helper.make_tensor_value_info("x", 1, SHAPE)
+    y = helper.make_tensor_value_info("y", 1, ["N", 4, 32, 48])
+    graph = helper.make_graph(nodes, "keras", [x], [y], tensors)
+    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
+
+
+def test_graphs_of_keras_are_read():
+    model = keras_layer()
+    result, report = fuse(model, lambda _: Fixed("phases"))
+    wanted = ("upsampling-by-repetition-transposed", "scale-and-shift", "normalised-upsampled-sum")
+    assert [report.hits[rule] for rule in wanted] == [1, 1, 1]
+    assert [node.op_type for node in result.graph].count("Add") == 1
+    assert not {"Tile", "Transpose", "Mul", "BatchNormalization"} & set(report.after.operators)
+    report = check(model, result, report, [random_inputs(model, report.shapes)], Tolerance(1e-5, 1e-4))
+    assert all(d.ok for d in report.differences), [str(d) for d in report.differences]
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"scale_shape": (1, 1, 32, 48)}, "scale-and-shift"),
+        ({"scale_shape": (48,)}, "scale-and-shift"),
+        ({"scale_shape": ()}, None),
+    ],
+)
+def test_products_that_are_not_by_channel_stay(changes, rule):
+    model = keras_layer(**changes)
+    result, report = fuse(model, lambda _: Fixed("phases"))
+    assert report.hits["scale-and-shift"] == (rule is None)
+    if rule is not None:
+        reasons = {r.rule: [m.reason for m in r.near_misses] for r in report.rules}[rule]
+        assert any("not float32 by channel" in reason for reason in reasons)
+    report = check(model, result, report, [random_inputs(model, report.shapes)], Tolerance(1e-5, 1e-4))
+    assert all(d.ok for d in report.differences), [str(d) for d in report.differences]
+
+
 @pytest.mark.parametrize("form", ["transposed", "pooled", "keep"])
 @pytest.mark.parametrize("mode", ["reflect", "replicate"])
 def test_repeated_borders_are_exact(form, mode):

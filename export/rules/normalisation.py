@@ -47,6 +47,70 @@ def _folded(
     return value
 
 
+class ScaleAndShift(FusionRule):
+    """A batch normalisation that was written as a product and a sum, as Keras' exporters do, is one again.
+
+    Only where the other rules can fold it: behind a convolution, or a sum of two that may be upsampled.
+    """
+
+    title = "scale-and-shift"
+    identity = "a * x + b = bn(x)"
+    commutes = True
+
+    def pattern(self, op: Any, x: ir.Value, a: ir.Value, b: ir.Value) -> Any:
+        return op.Add(op.Mul(x, a, _outputs=["scaled"]), b, _outputs=["shifted"])
+
+    def check(self, bound: Bound) -> None:
+        x, scaled, shifted = (bound[name] for name in ("x", "scaled", "shifted"))
+        require_live(shifted)
+        if any(bound[name].const_value is None for name in "ab") or not self._foldable(x):
+            raise reject("")  # any other product and sum
+        require_single_use(scaled, f"the output of {label(producer(scaled))}")
+        self._per_channel(bound)
+
+    def _foldable(self, x: ir.Value) -> bool:
+        node = x.producer()
+        if node is None:
+            return False
+        parts = node.inputs if node.op_type == "Add" else (x,)
+        makers = [None if part is None else part.producer() for part in parts]
+        makers = [
+            m.inputs[0].producer() if m and m.op_type == "Resize" and m.inputs[0] else m for m in makers
+        ]
+        return all(maker is not None and maker.op_type == "Conv" for maker in makers)
+
+    def _per_channel(self, bound: Bound) -> list[npt.NDArray[np.float32]]:
+        shape = self.context.sizes.shape(bound["x"])
+        channels = None if shape is None or len(shape) != 4 else shape[1].known
+        name = label(producer(bound["shifted"]))
+        if channels is None:
+            raise reject(f"the number of channels of {name} is not known", producer(bound["shifted"]))
+        found = []
+        for which in "ab":
+            values = constant(bound[which], f"the operand of {name}")
+            whole = values.reshape((1,) * (4 - values.ndim) + values.shape) if values.ndim <= 4 else values
+            if values.dtype != np.float32 or whole.shape not in {(1, 1, 1, 1), (1, channels, 1, 1)}:
+                raise reject(
+                    f"the operand of {name} is {values.dtype} of the shape {values.shape}, not float32 by channel",
+                    producer(bound["shifted"]),
+                )
+            found.append(np.ascontiguousarray(np.broadcast_to(whole.ravel(), (channels,))))
+        return found
+
+    def rewrite(self, op: Any, bound: Bound) -> ir.Value:
+        scale, shift = self._per_channel(bound)
+        name = label(producer(bound["shifted"]))
+        parameters = {
+            "scale": scale,
+            "shift": shift,
+            "mean": np.zeros_like(scale),
+            "variance": np.ones_like(scale),
+        }
+        weights = [self.weight(op, values, f"{name}.{which}") for which, values in parameters.items()]
+        value: ir.Value = op.BatchNormalization(bound["x"], *weights, epsilon=0.0)
+        return value
+
+
 class NormalisedConvolution(FusionRule):
     """Batch normalisation of a convolution is a convolution."""
 

@@ -1,0 +1,46 @@
+"""Nearest x2 upsampling that is not written as `Resize`: repeat_interleave, expand and reshape, Keras' UpSampling2D."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..graphs import reject, require_live
+from ..movement import doubled
+from .base import Bound, FusionRule
+from .upsampling import double
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+class UpsamplingByRepetition(FusionRule):
+    """Rows and columns that are repeated by tiling, expanding and reshaping are an upsampling."""
+
+    title = "upsampling-by-repetition"
+    identity = "reshape(tile(l)) = up(l)"
+
+    def pattern(self, op: Any, _x: ir.Value) -> Any:
+        return op.Reshape(_x, _allow_other_inputs=True, _outputs=["up"])
+
+    def check(self, bound: Bound) -> None:
+        self._source(bound["up"])
+
+    def _source(self, up: ir.Value) -> ir.Value:
+        require_live(up)
+        source = doubled(up, self.context.sizes)
+        if source is None:
+            raise reject("")  # any other reshaping
+        return source
+
+    def rewrite(self, op: Any, bound: Bound) -> ir.Value:
+        return double(op, self, self._source(bound["up"]))
+
+
+class UpsamplingByRepetitionTransposed(UpsamplingByRepetition):
+    """The same where channels come last in between, as in the graphs of Keras."""
+
+    title = "upsampling-by-repetition-transposed"
+    identity = "transpose(reshape(tile(transpose(l)))) = up(l)"
+
+    def pattern(self, op: Any, _x: ir.Value) -> Any:
+        return op.Transpose(_x, _outputs=["up"])

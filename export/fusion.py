@@ -20,6 +20,7 @@ from .forms import CostModel, Measured, measure
 from .graphs import label, remove_identities
 from .macs import Cost, count
 from .rules.base import Chooser, Context, FusionRule
+from .rules.neutral import EmptyPadding, ProductWithOnes
 from .rules.normalisation import (
     NormalisationBehindUpsampling,
     NormalisedConvolution,
@@ -27,7 +28,7 @@ from .rules.normalisation import (
     NormalisedUpsampledSum,
     ScaleAndShift,
 )
-from .rules.padding import EmptyPadding, ZeroPaddedConvolution
+from .rules.padding import ZeroPaddedConvolution
 from .rules.pooling import MaxUnpooling, PoolOfPointwise, PoolOfUpsampling
 from .rules.repetition import UpsamplingByRepetition, UpsamplingByRepetitionTransposed
 from .rules.sums import SharedInput, SumOfConvolutions
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 RULES: Final[tuple[type[FusionRule], ...]] = (
     EmptyPadding,
+    ProductWithOnes,
     ZeroPaddedConvolution,
     UpsamplingToSize,
     UpsamplingByRepetition,

@@ -126,7 +126,7 @@ class PackedTensor(nn.Module):
 
 
 class PlainTensor(nn.Module):
-    """The structure of fkodom/octconv-pytorch: a plain tensor in and out, the low part pooled and upsampled inside."""
+    """The structure of fkodom/octconv-pytorch: a plain tensor in and out, pooled and upsampled inside, times ones."""
 
     def __init__(self, kernel=3):
         super().__init__()
@@ -139,7 +139,8 @@ class PlainTensor(nn.Module):
         h, low = y[:, :8], F.avg_pool2d(y[:, 8:], 2)
         y_h = self.hh(h) + F.interpolate(self.lh(low), scale_factor=2, mode="nearest")
         y_l = self.hl(h) + F.interpolate(self.ll(low), scale_factor=2, mode="nearest")
-        return torch.cat([y_h, y_l], 1) + self.bias
+        ones = torch.ones((x.shape[0], 8, *x.shape[2:]))
+        return torch.cat([y_h * ones, y_l * ones], 1) + self.bias
 
 
 class WeightNorm(nn.Module):

@@ -101,7 +101,7 @@ CASES = {
         {"normalisation-behind-upsampling": 1, "normalised-convolution": 2, "normalised-sum": 1},
     ),
     "iacolippo": (styles.PackedTensor, {"sum-of-convolutions": 1}),
-    "fkodom": (styles.PlainTensor, {"shared-input": 2}),
+    "fkodom": (styles.PlainTensor, {"shared-input": 2, "product-with-ones": 2}),
     "zdyshine": (styles.WeightNorm, {"sum-of-convolutions": 1}),
     "AesFA": (
         styles.ReflectionPadded,
@@ -425,6 +425,19 @@ def test_shared_inputs_become_one_convolution():
     _, report = fused(model, rules=(SharedInput,))
     assert report.hits["shared-input"] == 1
     assert report.after.macs == report.before.macs
+
+
+def test_products_that_repeat_or_scale_stay():
+    class Products(nn.Module):
+        def forward(self, x):
+            row = x.mean(2, keepdim=True)
+            return row * torch.ones(1, 1, 4, 1), x * torch.full((1, 3, 1, 1), 0.5), x * torch.ones(3, 1, 1)
+
+    model = export(Products())
+    result, report = fuse(model, lambda _: Fixed(), shapes={"x": SHAPE})
+    assert report.hits["product-with-ones"] == 1
+    report = check(model, result, report, [random_inputs(model, {"x": SHAPE})], Tolerance(0, 0))
+    assert all(d.ok for d in report.differences), [str(d) for d in report.differences]
 
 
 def test_values_with_other_readers_stay():

@@ -1,4 +1,4 @@
-"""Paddings that are nodes of their own: those that do nothing, and those that a convolution can do itself."""
+"""Paddings that are nodes of their own and that a convolution can do itself."""
 
 from __future__ import annotations
 
@@ -9,26 +9,6 @@ from .base import Bound, FusionRule
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-
-class EmptyPadding(FusionRule):
-    """Padding by nothing, which exporters write for 1x1 convolutions that pad by reflection, is its input."""
-
-    title = "empty-padding"
-    identity = "pad(x, 0) = x"
-
-    def pattern(self, op: Any, x: ir.Value) -> Any:
-        return op.Pad(x, _allow_other_inputs=True, _outputs=["padded"])
-
-    def check(self, bound: Bound) -> None:
-        padded = bound["padded"]
-        require_live(padded)
-        if any(Padding.read(producer(padded)).pads):
-            raise reject("")  # it does something
-
-    def rewrite(self, op: Any, bound: Bound) -> ir.Value:
-        value: ir.Value = op.Identity(bound["x"])
-        return value
 
 
 class ZeroPaddedConvolution(FusionRule):

@@ -1,0 +1,70 @@
+"""Operators that do nothing, which exporters and modules write all the same: they hide what other rules look for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..graphs import Padding, producer, reject, require_live
+from .base import Bound, FusionRule
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+class EmptyPadding(FusionRule):
+    """Padding by nothing, which exporters write for 1x1 convolutions that pad by reflection, is its input."""
+
+    title = "empty-padding"
+    identity = "pad(x, 0) = x"
+
+    def pattern(self, op: Any, x: ir.Value) -> Any:
+        return op.Pad(x, _allow_other_inputs=True, _outputs=["padded"])
+
+    def check(self, bound: Bound) -> None:
+        padded = bound["padded"]
+        require_live(padded)
+        if any(Padding.read(producer(padded)).pads):
+            raise reject("")  # it does something
+
+    def rewrite(self, op: Any, bound: Bound) -> ir.Value:
+        value: ir.Value = op.Identity(bound["x"])
+        return value
+
+
+class ProductWithOnes(FusionRule):
+    """A product with ones that repeats nothing is its other operand."""
+
+    title = "product-with-ones"
+    identity = "x * 1 = x"
+    commutes = True
+
+    def pattern(self, op: Any, x: ir.Value, ones: ir.Value) -> Any:
+        return op.Mul(x, ones, _outputs=["product"])
+
+    def check(self, bound: Bound) -> None:
+        x, ones, product = (bound[name] for name in ("x", "ones", "product"))
+        require_live(product)
+        if not _is_one(ones):
+            raise reject("")  # a product
+        self.require_same_size(x, product)
+
+    def rewrite(self, op: Any, bound: Bound) -> ir.Value:
+        value: ir.Value = op.Identity(bound["x"])
+        return value
+
+
+def _is_one(value: ir.Value) -> bool:
+    """Whether all elements are 1: a constant, or one that is filled or repeated."""
+    if value.const_value is not None:
+        return bool(np.all(value.const_value.numpy() == 1))
+    node = value.producer()
+    if node is None:
+        return False
+    if node.op_type in {"Expand", "Tile"} and node.inputs[0] is not None:
+        return _is_one(node.inputs[0])
+    fill = node.attributes.get("value")
+    return (
+        node.op_type == "ConstantOfShape" and fill is not None and bool(fill.as_tensor().numpy().item() == 1)
+    )

@@ -15,7 +15,7 @@ import pytest
 from host_product import HostDriver, product
 from oslic.export import engines
 from oslic.export.engines import Options, Profile, build_plan, load_product, prepare, require_supported
-from oslic.export.forms import Fixed
+from oslic.export.forms import CostModel, Fixed
 from oslic.export.fusion import fuse, random_inputs
 from oslic.export.precision import require_buildable, to_half
 from oslic.export.verify import Tolerance, compare, run
@@ -81,6 +81,30 @@ def data_of(model):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_every_form_builds(form, precision):
     fused, _ = fuse(export(styles.Ours()), lambda _: Fixed(form, "merged"), multiple=8, shapes={"x": SHAPE})
+    plan = build_plan(load_product("tensorrt-rtx"), prepare(data_of(fused), precision), [SHAPES], Options())
+    assert len(plan) > 10_000
+
+
+STYLES = {
+    "ConvolveFirstPoolStride": styles.ConvolveFirstPoolStride,
+    "InterpolateToSize": styles.InterpolateToSize,
+    "SlicedWeight": styles.SlicedWeight,
+    "BranchNorm": styles.BranchNorm,
+    "PlainTensor": styles.PlainTensor,
+    "WeightNorm": styles.WeightNorm,
+    "ReflectionPadded": styles.ReflectionPadded,
+    "replicated": lambda: styles.ReflectionPadded("replicate"),
+    "RepeatedRows": lambda: styles.RepeatedRows("repeat_interleave"),
+}
+
+
+@needs_rtx
+@pytest.mark.parametrize("name", STYLES)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_public_styles_build_fused_for_the_target(name, precision):
+    fused, _ = fuse(
+        export(STYLES[name]()), lambda sizes: CostModel("tensorrt", sizes), multiple=8, shapes={"x": SHAPE}
+    )
     plan = build_plan(load_product("tensorrt-rtx"), prepare(data_of(fused), precision), [SHAPES], Options())
     assert len(plan) > 10_000
 

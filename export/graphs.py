@@ -52,6 +52,33 @@ def constant(value: ir.Value | None, what: str) -> npt.NDArray[np.float32]:
     return cast("npt.NDArray[np.float32]", value.const_value.numpy())
 
 
+# Operators whose output has the type of their first input, as far as they stand in such networks.
+_KEEP_TYPE = frozenset(
+    {
+        "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Div", "Dropout", "Elu", "Expand", "Flatten",
+        "Gelu", "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization", "LeakyRelu", "MaxPool", "Mul", "PRelu",
+        "Pad", "Relu", "Reshape", "Resize", "Sigmoid", "Slice", "Softplus", "Split", "Squeeze", "Sub", "Tanh", "Tile",
+        "Transpose", "Unsqueeze",
+    }
+)  # fmt: skip
+
+
+def is_float32(value: ir.Value) -> bool:
+    """Whether a value is float32: as the graph states or, where it does not, by what made it; no if in doubt."""
+    if value.dtype is not None:
+        return value.dtype == ir.DataType.FLOAT
+    node = value.producer()
+    if node is None or not node.inputs:
+        return False
+    if node.op_type == "Cast":
+        return node.attributes.get_int("to", 0) == ir.DataType.FLOAT
+    if node.op_type in {"Conv", "ConvTranspose"}:
+        source = node.inputs[1]  # the weights, of the same type, are constants and state it
+    else:
+        source = node.inputs[0] if node.op_type in _KEEP_TYPE else None
+    return source is not None and is_float32(source)
+
+
 def remove_identities(model: ir.Model) -> None:
     """Remove the `Identity` nodes of a model's graph, in place; its inputs and outputs keep their names.
 

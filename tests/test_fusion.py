@@ -156,6 +156,23 @@ def test_repeated_rows_and_columns_are_an_upsampling(spelling):
     assert not {"Tile", "Expand", "Reshape", "Unsqueeze"} & set(report.after.operators)
 
 
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_repeated_whole_numbers_stay(dynamo):
+    """Runtimes have no resampling of most whole numbers."""
+
+    class Labels(nn.Module):
+        def forward(self, x):
+            return x.argmax(1, keepdim=True).repeat_interleave(2, 2).repeat_interleave(2, 3), x * 2
+
+    model = export(Labels(), dynamo=dynamo)
+    shapes = {str(model.graph.inputs[0].name): SHAPE}
+    result, report = fuse(model, lambda _: Fixed(), multiple=2, shapes=shapes)
+    reasons = {r.rule: [m.reason for m in r.near_misses] for r in report.rules}["upsampling-by-repetition"]
+    assert any("repeats something else than float32" in reason for reason in reasons)
+    report = check(model, result, report, [random_inputs(model, shapes)], Tolerance(0, 0))
+    assert all(d.ok for d in report.differences)
+
+
 def keras_layer(repeats=(1, 1, 1, 2, 1), perm=(0, 3, 1, 2), scale_shape=(1, 4, 1, 1)):
     """The structure of titu1994/keras-octconv in tf2onnx's spelling: channels last in between, BN as x * a + b."""
     from onnx import helper, numpy_helper

@@ -359,10 +359,38 @@ def test_without_a_proof_of_even_sizes_the_graph_stays_right_at_odd_ones():
 def test_sizes_that_are_numbers_need_no_declaration():
     model = export(styles.InterpolateToSize())
     model.graph.inputs[0].shape = ir.Shape((1, 3, 33, 47))
-    _, report = fuse(model, lambda _: Fixed("phases"))
+    result, report = fuse(model, lambda _: Fixed("phases"))
     reasons = [m.reason for r in report.rules for m in r.near_misses]
     assert any("not proved to double" in reason for reason in reasons)
     assert not any("--multiple" in reason for reason in reasons)
+    # The sizes become constants, and whatever the factor, a batch normalisation passes the resampling.
+    assert report.hits["upsampling-to-size"] >= 1
+    assert report.hits["normalised-upsampled-sum"] == 1
+    assert not {"Shape", "BatchNormalization"} & set(report.after.operators)
+    report = check(model, result, report, [random_inputs(model, report.shapes)], Tolerance(1e-5, 1e-4))
+    assert all(d.ok for d in report.differences), [str(d) for d in report.differences]
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
+def test_normalisations_pass_any_resampling_of_a_summand(mode):
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.h, self.low, self.norm = (
+                nn.Conv2d(3, 4, 3, 1, 1),
+                nn.Conv2d(3, 4, 3, 3, 1),
+                nn.BatchNorm2d(4),
+            )
+
+        def forward(self, x):
+            return self.norm(self.h(x) + nn.functional.interpolate(self.low(x), size=x.shape[2:], mode=mode))
+
+    model = export(Sum())
+    model.graph.inputs[0].shape = ir.Shape((1, 3, 30, 48))
+    result, report = fuse(model, lambda _: Fixed())
+    assert report.hits["normalised-upsampled-sum"] == 1
+    report = check(model, result, report, [random_inputs(model, report.shapes)], Tolerance(1e-5, 1e-4))
+    assert all(d.ok for d in report.differences), [str(d) for d in report.differences]
 
 
 def test_bilinear_upsampling_is_refused_with_its_reason():

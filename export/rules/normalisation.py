@@ -192,7 +192,10 @@ class NormalisationBehindUpsampling(FusionRule):
 
 
 class NormalisedUpsampledSum(FusionRule):
-    """`NormalisedSum` where one convolution is upsampled behind: Chen et al.'s order of the low-to-high path."""
+    """`NormalisedSum` where one convolution is upsampled behind: Chen et al.'s order of the low-to-high path.
+
+    By whatever factor, nearest or linear: a resampling passes factors by channel.
+    """
 
     title = "normalised-upsampled-sum"
     identity = "bn(A * h + up(B * l)) = A' * h + up(B' * l) + b'"
@@ -214,15 +217,24 @@ class NormalisedUpsampledSum(FusionRule):
         require_single_use(up, "the upsampled summand")
         for value in (left, right):
             require_single_use(value, f"the output of {Convolution.read(producer(value)).name}")
-        require_doubling(self, up)
+        node = producer(up)
+        modes = [
+            node.attributes.get_string("mode", "nearest"),
+            node.attributes.get_string("coordinate_transformation_mode", "half_pixel"),
+        ]
+        if modes[0] not in {"nearest", "linear", "cubic"} or modes[1] == "tf_crop_and_resize":
+            raise reject(
+                f"{label(node)} resamples by {modes[0]} and {modes[1]}, which may not be linear", node
+            )
         self.require_same_size(left, up)
         _affine(producer(bn))
 
     def rewrite(self, op: Any, bound: Bound) -> ir.Value:
-        left, right, bn = (bound[name] for name in ("left", "right", "bn"))
+        left, right, up, bn = (bound[name] for name in ("left", "right", "up", "bn"))
         scale, shift = _affine(producer(bn))
+        low = _folded(op, self, Convolution.read(producer(right)), scale, None)
         value: ir.Value = op.Add(
             _folded(op, self, Convolution.read(producer(left)), scale, shift),
-            double(op, self, _folded(op, self, Convolution.read(producer(right)), scale, None)),
+            op.Resize(low, *producer(up).inputs[1:], **dict(producer(up).attributes)),
         )
         return value

@@ -16,7 +16,7 @@ from ..graphs import (
     require_live,
 )
 from ..kernels import phases, pooled, strided, transposed
-from ..sizes import describe, remedy
+from ..sizes import Size, describe, remedy
 from .base import Bound, Builder, FusionRule, Site, convolve, integers
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def double(op: Any, rule: FusionRule, x: ir.Value) -> ir.Value:
 class UpsamplingToSize(FusionRule):
     """A `Resize` to the size of another value is a plain doubling where that size is proved to be double.
 
-    What computed the size read a branch's output, which kept other rules from changing it.
+    What computed the size read a branch's output, which kept other rules from changing it. A size that is not double,
+    but a number for all that, becomes a constant.
     """
 
     title = "upsampling-to-size"
@@ -85,11 +86,25 @@ class UpsamplingToSize(FusionRule):
         sizes = node.inputs[3] if len(node.inputs) > 3 else None
         if sizes is None or sizes.const_value is not None:
             raise reject("")  # nothing is computed
-        if node.attributes.get_string("mode", "nearest") != "nearest":
-            raise reject("")  # no upsampling of octave convolutions
-        require_doubling(self, up)
+        if self._constant(sizes) is None:
+            require_doubling(self, up)
+
+    def _constant(self, sizes: ir.Value) -> list[int] | None:
+        found = [
+            size.known if isinstance(size, Size) else None for size in self.context.sizes.data(sizes) or ()
+        ]
+        return [size for size in found if size is not None] if found and None not in found else None
 
     def rewrite(self, op: Any, bound: Bound) -> ir.Value:
+        up = bound["up"]
+        node = producer(up)
+        try:
+            require_doubling(self, up)
+        except NotApplicableError:
+            assert node.inputs[3] is not None
+            fixed = integers(op, self, self._constant(node.inputs[3]) or [], "sizes")
+            value: ir.Value = op.Resize(*node.inputs[:3], fixed, **dict(node.attributes))
+            return value
         return double(op, self, bound["x"])
 
 

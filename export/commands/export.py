@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from ...runtime.commands.numbers import at_least
+from ._common import add_threads
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,13 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="photographs for the check against PyTorch"
     )
-    parser.add_argument(
-        "--threads",
-        type=at_least(1),
-        default=os.cpu_count() or 1,
-        metavar="N",
-        help="threads when measuring",
-    )
+    add_threads(parser)
     parser.add_argument("--force", action="store_true", help="replace a bundle that is already there")
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...runtime.commands.numbers import at_least, not_negative
+from ._common import add_threads
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -78,13 +78,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
             metavar="X",
             help=f"{what} tolerance (default: %(default)g)",
         )
-    parser.add_argument(
-        "--threads",
-        type=at_least(1),
-        default=os.cpu_count() or 1,
-        metavar="N",
-        help="threads when measuring",
-    )
+    add_threads(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult, RewriteRule
 
-from ..graphs import NotApplicableError, reject
+from ..graphs import Convolution, NotApplicableError, reject
 from ..sizes import Sizes, describe, remedy
 
 if TYPE_CHECKING:
@@ -217,6 +217,21 @@ def convolve(
         group=1,
     )
     return value
+
+
+def again(op: Any, rule: FusionRule, x: ir.Value, found: Convolution) -> ir.Value:
+    """A convolution of one group as it stood, of another value, on the tape."""
+    return convolve(
+        op,
+        rule,
+        x,
+        found.weight,
+        found.bias,
+        stem=found.name,
+        strides=found.strides,
+        pads=found.pads,
+        dilations=found.dilations,
+    )
 
 
 def integers(op: Any, rule: FusionRule, values: list[int], stem: str) -> ir.Value:

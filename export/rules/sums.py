@@ -16,7 +16,7 @@ from ..graphs import (
     require_single_use,
 )
 from ..kernels import embed
-from .base import Bound, Builder, FusionRule, Site, convolve, integers
+from .base import Bound, Builder, FusionRule, Site, again, convolve, integers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,20 +82,7 @@ class SumOfConvolutions(FusionRule):
         one, two = Convolution.read(producer(left)), Convolution.read(producer(right))
 
         def keep(op: Any, inputs: Sequence[ir.Value]) -> ir.Value:
-            parts = [
-                convolve(
-                    op,
-                    self,
-                    x,
-                    found.weight,
-                    found.bias,
-                    stem=found.name,
-                    strides=found.strides,
-                    pads=found.pads,
-                    dilations=found.dilations,
-                )
-                for x, found in zip(inputs, (one, two), strict=True)
-            ]
+            parts = [again(op, self, x, found) for x, found in zip(inputs, (one, two), strict=True)]
             value: ir.Value = op.Add(*parts)
             return value
 
@@ -187,17 +174,7 @@ class SharedInput(FusionRule):
         counts = [top.weight.shape[0], bottom.weight.shape[0]]
 
         def one(op: Any, inputs: Sequence[ir.Value], found: Convolution) -> ir.Value:
-            return convolve(
-                op,
-                self,
-                inputs[0],
-                found.weight,
-                found.bias,
-                stem=found.name,
-                strides=found.strides,
-                pads=found.pads,
-                dilations=found.dilations,
-            )
+            return again(op, self, inputs[0], found)
 
         def stacked(op: Any, inputs: Sequence[ir.Value]) -> Sequence[ir.Value]:
             y = convolve(

@@ -17,7 +17,7 @@ from ..graphs import (
 )
 from ..kernels import phases, pooled, strided, transposed
 from ..sizes import Size, describe, remedy
-from .base import Bound, Builder, FusionRule, Site, convolve, integers
+from .base import Bound, Builder, FusionRule, Site, again, convolve, integers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -196,16 +196,7 @@ class ConvolutionBehindUpsampling(_BehindUpsampling):
         if found.strides != (1, 1) or found.is_pointwise:
             raise reject("")  # the other rules'
         return {
-            "keep": lambda op, inputs: convolve(
-                op,
-                self,
-                double(op, self, inputs[0]),
-                found.weight,
-                found.bias,
-                stem=found.name,
-                pads=found.pads,
-                dilations=found.dilations,
-            ),
+            "keep": lambda op, inputs: again(op, self, double(op, self, inputs[0]), found),
             **self._fused_forms(found),
         }
 
@@ -271,17 +262,7 @@ class ConvolutionBehindUpsampling(_BehindUpsampling):
             return None, (), ()
 
         def frame(op: Any, inputs: Sequence[ir.Value]) -> ir.Value:
-            y = convolve(
-                op,
-                self,
-                inputs[0],
-                second.weight,
-                second.bias,
-                stem=second.name,
-                strides=second.strides,
-                pads=second.pads,
-                dilations=second.dilations,
-            )
+            y = again(op, self, inputs[0], second)
             value: ir.Value = op.Relu(op.Add(y, inputs[1]))
             return value
 
@@ -395,13 +376,7 @@ class PaddedConvolutionBehindUpsampling(ConvolutionBehindUpsampling):
             return lambda op, inputs: build(op, [pad(op, inputs[0], around, "edge")])
 
         forms = {name: behind(build) for name, build in self._fused_forms(cut).items()}
-        forms["keep"] = lambda op, inputs: convolve(
-            op,
-            self,
-            pad(op, double(op, self, inputs[0]), padding.pads, padding.mode),
-            found.weight,
-            found.bias,
-            stem=found.name,
-            dilations=found.dilations,
+        forms["keep"] = lambda op, inputs: again(
+            op, self, pad(op, double(op, self, inputs[0]), padding.pads, padding.mode), found
         )
         return padding, cut, forms

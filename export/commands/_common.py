@@ -1,0 +1,22 @@
+"""Options that several commands of this room have."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ...runtime.commands.numbers import at_least
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Add `--threads`: how many a measurement runs with; by default one for each core."""
+    parser.add_argument(
+        "--threads",
+        type=at_least(1),
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="threads when measuring (default: all cores)",
+    )

@@ -325,7 +325,6 @@ def fuse(
             if found:
                 hits[title] += found
                 changed += found
-                passes.RemoveUnusedNodesPass()(result)  # readers without readers count as readers
                 remove_identities(result)
                 graph.sort()
         if not changed:

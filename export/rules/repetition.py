@@ -19,8 +19,8 @@ class UpsamplingByRepetition(FusionRule):
     title = "upsampling-by-repetition"
     identity = "reshape(tile(l)) = up(l)"
 
-    def pattern(self, op: Any, _x: ir.Value) -> Any:
-        return op.Reshape(_x, _allow_other_inputs=True, _outputs=["up"])
+    def pattern(self, op: Any, x: ir.Value) -> Any:
+        return op.Reshape(x, _allow_other_inputs=True, _outputs=["up"])
 
     def check(self, bound: Bound) -> None:
         self._source(bound["up"])
@@ -44,5 +44,5 @@ class UpsamplingByRepetitionTransposed(UpsamplingByRepetition):
     title = "upsampling-by-repetition-transposed"
     identity = "transpose(reshape(tile(transpose(l)))) = up(l)"
 
-    def pattern(self, op: Any, _x: ir.Value) -> Any:
-        return op.Transpose(_x, _outputs=["up"])
+    def pattern(self, op: Any, x: ir.Value) -> Any:
+        return op.Transpose(x, _outputs=["up"])

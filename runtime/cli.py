@@ -110,6 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit:  # by argparse: --help, or wrong arguments
         _flush()
         raise
+    except BrokenPipeError:  # by argparse before Python 3.11.3, which printed help as it came
+        _discard_output()
+        return 0
     return _flush() or code
 
 

@@ -50,7 +50,9 @@ def _folded(
 class ScaleAndShift(FusionRule):
     """A batch normalisation that was written as a product and a sum, as Keras' exporters do, is one again.
 
-    Only where the other rules can fold it: behind a convolution, or a sum of two that may be upsampled.
+    Only where the other rules can fold it: behind a convolution, or a sum of two that may be upsampled. A common scale
+    of all channels is no normalisation but a change of units, often of the network's output, which is better done
+    where it stands when the convolutions run in half precision.
     """
 
     title = "scale-and-shift"
@@ -95,6 +97,8 @@ class ScaleAndShift(FusionRule):
                     producer(bound["shifted"]),
                 )
             found.append(np.ascontiguousarray(np.broadcast_to(whole.ravel(), (channels,))))
+        if bound["a"].const_value is not None and bound["a"].const_value.size != channels:
+            raise reject("")  # a change of units
         return found
 
     def rewrite(self, op: Any, bound: Bound) -> ir.Value:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-import importlib.metadata
 import os
 import platform
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, Final
+
+from ..runtime.versions import installed
 
 _PACKAGES: Final = (
     "oslic",
@@ -103,12 +104,6 @@ def _revision() -> str | None:
 
 def describe() -> dict[str, Any]:
     """Return the machine, its load, and the versions of what matters, ready for JSON."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "system": f"{platform.system()} {platform.machine()}",
@@ -117,6 +112,6 @@ def describe() -> dict[str, Any]:
         "gpus": gpus(),
         "load_average": list(os.getloadavg()),
         "threads": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
-        "versions": versions,
+        "versions": installed(*_PACKAGES),
         "revision": _revision(),
     }

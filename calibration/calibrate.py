@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,7 +13,8 @@ import numpy as np
 
 from ..bench import environment
 from ..runtime.bundle import GRAPH_NAMES, Bundle, GraphInfo, GraphName, Manifest, require_free, write_bundle
-from ..runtime.errors import BundleError, DataError, UsageError
+from ..runtime.errors import BundleError, DataError, DependencyError, UsageError
+from ..runtime.versions import installed
 from .figures import summary
 from .graph import Graph
 from .images import digest, read_photographs
@@ -89,8 +89,10 @@ def calibrate_bundle(
         UsageError: a setting, or the folder.
         DataError: the photographs, or what the graphs make of them.
         BundleError: the bundle is quantised already, or has nothing to quantise.
+        DependencyError: ONNX Runtime is missing or too old.
     """
     options.check()
+    _require_kernels()
     require_free(folder, replace=replace_old)
     if folder.exists() and folder.samefile(bundle.path):
         raise UsageError(f"{folder} is the bundle to calibrate; name another folder for the int8 bundle")
@@ -141,7 +143,7 @@ def calibrate_bundle(
         graphs={name: _info(manifest.graphs[name], results[name]) for name in GRAPH_NAMES},
         tools={
             **manifest.tools,
-            **{name: version(name) for name in ("oslic", "onnx", "onnxruntime", "numpy")},
+            **installed("oslic", "onnx", "onnxruntime", "numpy"),
         },
         quantization=_quantization(manifest, options, results, report),
     )
@@ -150,6 +152,21 @@ def calibrate_bundle(
         report["evaluation"] = evaluate(folder)
         write(folder, made_manifest, results, report, replace_old=True)
     return report
+
+
+def _require_kernels() -> None:
+    """Refuse an ONNX Runtime that computes our graphs in float32: no layer would seem to pay.
+
+    Raises:
+        DependencyError: it is older than 1.23, or missing.
+    """
+    found = installed("onnxruntime").get("onnxruntime", "none")
+    numbers = [int(part) for part in found.split(".")[:2] if part.isdecimal()]
+    if numbers < [1, 23]:
+        raise DependencyError(
+            "calibration needs ONNX Runtime 1.23 or later, which has int8 kernels for all of its convolutions; here is "
+            f"{found}: pip install 'oslic[calibrate]'"
+        )
 
 
 def _quantization(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -15,6 +14,7 @@ import torch
 
 from ..runtime.bundle import GRAPH_NAMES, GraphInfo, GraphName, Manifest, require_free, write_bundle
 from ..runtime.errors import ImageError, UsageError
+from ..runtime.versions import installed
 from .forms import CostModel, Fixed
 from .fusion import LOWERINGS, Report, fuse, fuse_measured
 from .macs import count
@@ -206,9 +206,7 @@ def manifest(source: Source, graphs: Mapping[GraphName, Exported]) -> Manifest:
             for name, g in graphs.items()
         },
         provenance=source.provenance,
-        tools={
-            name: version(name) for name in ("oslic", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
-        },
+        tools=installed("oslic", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime"),
     )
 
 

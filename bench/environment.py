@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, Final
 
-from ..runtime.versions import installed
+from ..runtime.packages import installed
 
 _PACKAGES: Final = (
     "oslic",

@@ -14,7 +14,7 @@ import numpy as np
 from ..bench import environment
 from ..runtime.bundle import GRAPH_NAMES, Bundle, GraphInfo, GraphName, Manifest, require_free, write_bundle
 from ..runtime.errors import BundleError, DataError, DependencyError, UsageError
-from ..runtime.versions import installed
+from ..runtime.packages import installed
 from .figures import summary
 from .graph import Graph
 from .images import digest, read_photographs

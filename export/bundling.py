@@ -14,7 +14,7 @@ import torch
 
 from ..runtime.bundle import GRAPH_NAMES, GraphInfo, GraphName, Manifest, require_free, write_bundle
 from ..runtime.errors import ImageError, UsageError
-from ..runtime.versions import installed
+from ..runtime.packages import installed
 from .forms import CostModel, Fixed
 from .fusion import LOWERINGS, Report, fuse, fuse_measured
 from .macs import count

@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from .errors import DependencyError, OslicError, UsageError
+from .errors import OslicError, UsageError
+from .packages import naming_missing
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,8 @@ def load(name: str) -> CommandModule:
     Raises:
         DependencyError: a package that it needs is not installed.
     """
-    command = COMMANDS[name]
-    try:
-        return cast("CommandModule", importlib.import_module(f"{_namespace()}.{command.module}"))
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".", maxsplit=1)[0] == _namespace():
-            raise
-        extra = f"pip install 'oslic[{command.extra}]'" if command.extra else f"pip install {error.name}"
-        raise DependencyError(f"`oslic {name}` needs the package {error.name}: {extra}") from error
+    with naming_missing(f"oslic {name}", COMMANDS[name].extra):
+        return cast("CommandModule", importlib.import_module(f"{_namespace()}.{COMMANDS[name].module}"))
 
 
 def _help() -> str:
@@ -171,7 +166,9 @@ def _run(arguments: list[str]) -> int:
         module.configure(parser)
         parsed = parser.parse_args(rest)
         parsed.debug = debug
-        return module.run(parsed)
+        # Commands import most of what they need when they run.
+        with naming_missing(f"oslic {options.command}", COMMANDS[options.command].extra):
+            return module.run(parsed)
     except OslicError as error:
         if debug:
             raise

@@ -243,6 +243,32 @@ def _python(code: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.parametrize(
+    ("words", "package", "extra"),
+    [
+        ("fuse a.onnx -o b.onnx", "onnx_ir", "export"),
+        ("export checkpoint -o bundle", "onnx_ir", "export"),
+        ("build bundle --backend tensorrt-rtx", "onnx_ir", "export"),
+        ("compare bundle --backends a,b", "onnx_ir", "export"),
+        ("calibrate bundle --images photos -o int8", "onnx", "calibrate"),
+        ("train codec --data photos --out run", "torch", "train"),
+        ("bench fusion --network lite", "onnx_ir", "bench,export"),
+    ],
+)
+def test_missing_packages_are_named_with_the_extra_that_brings_them(words, package, extra):
+    code = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        f"from oslic.runtime.cli import main; sys.exit(main({words.split()!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    name, other, *_ = words.split()
+    full = f"{name} {other}" if name == "bench" else name
+    wanted = (
+        f"oslic {name}: error: `oslic {full}` needs the package {package}: pip install 'oslic[{extra}]'\n"
+    )
+    assert (done.returncode, done.stderr) == (11, wanted)
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("arguments", [["--help"], ["info", "--help"], ["inspect"]])
 def test_a_reader_that_goes_away_is_no_error(arguments, unbuffered):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from types import ModuleType
 from typing import Final
 
-from ...runtime.errors import DependencyError
+from ...runtime.packages import naming_missing
 
 _MEASUREMENTS: Final[dict[str, tuple[str, str]]] = {
     # Name -> module in this folder, one line of help.
@@ -33,20 +32,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="arguments of the measurement")
 
 
-def _load(name: str) -> ModuleType:
-    module = f"{__package__}.{_MEASUREMENTS[name][0]}"
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("oslic"):
-            raise
-        raise DependencyError(
-            f"`oslic bench {name}` needs the package {error.name}: pip install 'oslic[bench,export]'"
-        ) from error
-
-
 def run(args: argparse.Namespace) -> int:
-    module = _load(args.name)
-    parser = argparse.ArgumentParser(prog=f"oslic bench {args.name}", description=_MEASUREMENTS[args.name][1])
-    module.configure(parser)
-    return int(module.run(parser.parse_args(args.rest)))
+    module, summary = _MEASUREMENTS[args.name]
+    with naming_missing(f"oslic bench {args.name}", "bench,export"):
+        command = importlib.import_module(f"{__package__}.{module}")
+        parser = argparse.ArgumentParser(prog=f"oslic bench {args.name}", description=summary)
+        command.configure(parser)
+        return int(command.run(parser.parse_args(args.rest)))

@@ -1,4 +1,4 @@
-"""Versions of installed packages, under whatever name they came."""
+"""Installed packages, under whatever name they came."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from oslic.runtime.bundle import default_bundle
 from oslic.runtime.cli import main
-from oslic.runtime.versions import installed
+from oslic.runtime.packages import installed
 
 
 @pytest.fixture

@@ -1,0 +1,51 @@
+"""Installed packages: their versions, and what to say of those that are missing."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+from collections.abc import Iterator
+
+from .errors import DependencyError
+
+
+def installed(*names: str) -> dict[str, str]:
+    """Versions by name of those of the packages that are installed.
+
+    Args:
+        names: of distributions; `onnxruntime` stands for all of its, such as onnxruntime-gpu, which hold one module.
+    """
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            if name != "onnxruntime":
+                continue
+            try:
+                import onnxruntime
+            except ImportError:
+                continue
+            found[name] = str(onnxruntime.__version__)
+    return found
+
+
+@contextlib.contextmanager
+def naming_missing(command: str, extra: str | None) -> Iterator[None]:
+    """Turn the error of a package that is not installed into one that says what installs it.
+
+    Args:
+        command: what needs it, in words.
+        extra: of this distribution, or several with commas between them, that bring it; None: none does.
+
+    Raises:
+        DependencyError: in place of ModuleNotFoundError, unless a part of this distribution is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        own = (__package__ or "").split(".", maxsplit=1)[0]
+        if error.name is None or error.name.split(".", maxsplit=1)[0] == own:
+            raise
+        remedy = f"pip install 'oslic[{extra}]'" if extra else f"pip install {error.name}"
+        raise DependencyError(f"`{command}` needs the package {error.name}: {remedy}") from error

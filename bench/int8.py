@@ -16,7 +16,7 @@ from ..runtime.bundle import GRAPH_NAMES, Bundle
 from ..runtime.codec import Codec
 from ..runtime.errors import DataError
 from ..runtime.files import write_atomically
-from ..runtime.images import Metadata, encode_image, read_image
+from ..runtime.images import Metadata, encode_image, find_images, read_image
 from ..runtime.limits import Limits
 from . import environment
 from .coders import ours
@@ -24,7 +24,7 @@ from .curves import bd_rate_by_image
 from .latency import REFERENCE, Setup, codec_candidates, fit, reference
 from .metrics import confusion_matrix, mean_iou, psnr
 from .picture import as_rgb
-from .rd import BD_RANGE, Job, find_images
+from .rd import BD_RANGE, Job
 from .rd import measure as measure_rd
 from .timing import TOTAL, Candidate, Settings, Timing, measure, ratio
 

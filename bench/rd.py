@@ -36,7 +36,6 @@ FORMAT: Final = "oslic-bench-rd"
 VERSION: Final = 1
 BD_RANGE: Final = (28.0, 39.0)
 """Range of PSNR-RGB, in dB, over which BD-rates are taken."""
-_ENDINGS: Final = {".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".ppm"}
 
 
 def _ssimulacra2(image: Pixels, other: Pixels) -> float:
@@ -81,21 +80,6 @@ class Job:
         content = hashlib.sha256(self.image.read_bytes()).hexdigest()
         described = json.dumps([content, asdict(self.coder), self.metrics], sort_keys=True, default=str)
         return hashlib.sha256(described.encode()).hexdigest()[:24]
-
-
-def find_images(folder: str | Path) -> list[Path]:
-    """Return the image files in a folder, sorted by name.
-
-    Raises:
-        DataError: no such folder, or no images in it.
-    """
-    path = Path(folder)
-    if not path.is_dir():
-        raise DataError(f"the folder of images {path} does not exist")
-    images = sorted(p for p in path.iterdir() if p.suffix.lower() in _ENDINGS)
-    if not images:
-        raise DataError(f"the folder {path} holds no images ({', '.join(sorted(_ENDINGS))})")
-    return images
 
 
 def check_sizes(images: Iterable[Path], names: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from ..runtime.errors import DataError
-from ..runtime.images import read_image
+from ..runtime.images import find_images, read_image
 from ..runtime.limits import Limits
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     Pixels = npt.NDArray[np.uint8]
 
-ENDINGS: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm"})
 _MOST_ROWS: Final = 384
 _MOST_COLUMNS: Final = 512
 
@@ -51,13 +50,7 @@ def read_photographs(folder: Path, count: int, multiple: int) -> list[Photograph
         DataError: no folder, no images, or an image that is gray or too small.
         ImageError: a file that is not an image, or of a kind that the codec does not take either.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; calibration needs a folder of photographs (--images DIR)")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
-    if not files:
-        raise DataError(
-            f"{folder} holds no images ({', '.join(sorted(ENDINGS))}); ranges are measured on real photographs only"
-        )
+    files = find_images(folder)
     chosen = [files[i * len(files) // count] for i in range(count)] if len(files) > count else files
     return [_crop(path, multiple) for path in chosen]
 

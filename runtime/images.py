@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from .errors import ImageError, OslicError, UsageError
+from .errors import DataError, ImageError, OslicError, UsageError
 from .files import read_file
 from .limits import Limits
 
@@ -31,6 +31,9 @@ _REFUSED: Final = {
     "LAB": "CIE Lab",
     "HSV": "HSV",
 }
+ENDINGS: Final = frozenset({".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".ppm"})
+"""Endings of the names of image files in a folder, in small letters."""
+
 _WRITERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     ".png": ("PNG", {"compress_level": 3}),
     ".tif": ("TIFF", {"compression": "tiff_deflate"}),
@@ -162,6 +165,23 @@ def _metadata(image: Image.Image, limits: Limits, name: str) -> Metadata:
             f"{name} has a profile or EXIF block of more than {limits.metadata_bytes} bytes: strip it"
         )
     return Metadata(bytes(icc), block)
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """The image files in a folder, by the endings of their names, sorted by name; sub-folders are not entered.
+
+    Raises:
+        DataError: no such folder, or no images in it.
+    """
+    path = Path(folder)
+    if not path.exists():
+        raise DataError(f"the folder of images {path} does not exist")
+    if not path.is_dir():
+        raise DataError(f"{path} is not a folder; name a folder of images")
+    images = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS)
+    if not images:
+        raise DataError(f"the folder {path} holds no images ({', '.join(sorted(ENDINGS))})")
+    return images
 
 
 def read_image(path: str | Path, limits: Limits) -> Picture:

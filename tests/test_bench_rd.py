@@ -16,6 +16,7 @@ from oslic.bench import coders, curves, metrics, rd, report, svg
 from oslic.runtime.bundle import Bundle, default_bundle
 from oslic.runtime.cli import main
 from oslic.runtime.errors import BackendError, DataError, DependencyError, UsageError
+from oslic.runtime.images import find_images
 from PIL import Image
 
 
@@ -125,7 +126,7 @@ def test_commands_that_leave_nothing_or_no_picture_are_named():
 
 
 def test_finished_jobs_are_not_run_again(folder, tmp_path):
-    jobs = [rd.Job(image, JPEG, ("psnr",)) for image in rd.find_images(folder)]
+    jobs = [rd.Job(image, JPEG, ("psnr",)) for image in find_images(folder)]
     partial = tmp_path / "partial"
     first = rd.measure(jobs[:1], partial, processes=1, progress=False)
     # A figure that no run would give shows that the kept one is used; a broken last line is passed over.
@@ -141,7 +142,7 @@ def test_finished_jobs_are_not_run_again(folder, tmp_path):
 def test_keys_depend_on_the_image_the_settings_and_the_metrics(folder):
     keys = {
         rd.Job(image, coder, wanted).key
-        for image in rd.find_images(folder)
+        for image in find_images(folder)
         for coder in (JPEG, coders.PEERS["jpeg"])
         for wanted in (("psnr",), ("psnr", "ms_ssim"))
     }
@@ -215,9 +216,9 @@ def test_images_too_small_for_a_metric_are_refused_at_once(photo, tmp_path, caps
 
 def test_folders_without_images_are_refused(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
-        rd.find_images(tmp_path / "none")
+        find_images(tmp_path / "none")
     with pytest.raises(DataError, match="holds no images"):
-        rd.find_images(tmp_path)
+        find_images(tmp_path)
 
 
 def test_the_command_and_the_report(folder, tmp_path, capsys):

@@ -188,7 +188,7 @@ def test_what_cannot_be_calibrated_is_said_and_nothing_is_written(calibrated, fl
     assert "nowhere" in message
     code, message = attempt(float_bundle.path, tmp_path / "nowhere")
     assert code == 10
-    assert "is not a folder" in message
+    assert "does not exist" in message
     (images / "a.png").write_bytes(b"no image")
     assert attempt()[0] == 3
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(images / "a.png")

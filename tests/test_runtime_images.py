@@ -8,8 +8,15 @@ import zlib
 
 import numpy as np
 import pytest
-from oslic.runtime.errors import ImageError, LimitError, UsageError
-from oslic.runtime.images import Metadata, check_writable_kind, decode_image, encode_image, read_image
+from oslic.runtime.errors import DataError, ImageError, LimitError, UsageError
+from oslic.runtime.images import (
+    Metadata,
+    check_writable_kind,
+    decode_image,
+    encode_image,
+    find_images,
+    read_image,
+)
 from oslic.runtime.limits import Limits, available_memory
 from PIL import Image, ImageCms
 
@@ -232,3 +239,16 @@ def test_memory_limit_names_a_size_that_fits():
 
 def test_available_memory_is_plausible():
     assert 64 << 20 < available_memory() < 1 << 46
+
+
+def test_images_of_a_folder_are_told_by_their_endings(tmp_path):
+    for name in ("b.PNG", "a.jpeg", "README.md", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "inner").mkdir()
+    assert [path.name for path in find_images(tmp_path)] == ["a.jpeg", "b.PNG"]
+    with pytest.raises(DataError, match="holds no images"):
+        find_images(tmp_path / "inner")
+    with pytest.raises(DataError, match="does not exist"):
+        find_images(tmp_path / "none")
+    with pytest.raises(DataError, match="is not a folder"):
+        find_images(tmp_path / "README.md")

@@ -16,13 +16,13 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..runtime.errors import DataError
+from ..runtime.images import find_images
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 PHOTOGRAPHS = ("photos", "bsds500/train", "bsds500/val", "camvid/train")
 
 
@@ -51,10 +51,7 @@ def files(folder: Path) -> list[Path]:
         raise DataError(
             f"there is no folder {folder}; --data must have the layout that training/data.py lists"
         )
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
-    if not found:
-        raise DataError(f"{folder} holds no image ({', '.join(sorted(EXTENSIONS))})")
-    return found
+    return find_images(folder)
 
 
 def read_pixels(path: Path) -> NDArray[np.uint8]:

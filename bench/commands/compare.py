@@ -9,6 +9,7 @@ from ...runtime.bundle import GRAPH_NAMES, Bundle, GraphName
 from ...runtime.commands.numbers import at_least, not_negative
 from ...runtime.errors import UsageError, VerificationError
 from ...runtime.files import check_target, write_atomically
+from ...runtime.images import find_images
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +78,6 @@ def run(args: argparse.Namespace) -> int:
     from ..agreement import open_sides, read_padded, table, tolerances
     from ..agreement import run as compare_all
     from ..bisection import as_feeds, bisect
-    from ..rd import find_images
 
     bundle = Bundle.open(args.bundle)
     other = Bundle.open(args.other) if args.other else None

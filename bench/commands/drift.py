@@ -10,8 +10,8 @@ from ...runtime.bundle import Bundle, default_bundle
 from ...runtime.commands.numbers import at_least
 from ...runtime.errors import UsageError
 from ...runtime.files import check_target, write_atomically
+from ...runtime.images import find_images
 from ..drift import run as measure
-from ..rd import find_images
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from ...runtime.commands.numbers import at_least
 from ...runtime.errors import UsageError
 from ...runtime.files import check_target
+from ...runtime.images import find_images
 from ..coders import PEERS, ours
 from ..curves import read_anchors
-from ..rd import METRICS, Job, check_sizes, find_images, measure, write_result
+from ..rd import METRICS, Job, check_sizes, measure, write_result
 from .peers import add_peers, chosen_peers
 
 _DEFAULT_METRICS = "psnr,psnr_ycbcr,ms_ssim"

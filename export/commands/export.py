@@ -32,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ...runtime.bundle import GRAPH_NAMES
     from ...runtime.errors import UsageError
+    from ...runtime.images import find_images
     from ..bundling import export_bundle, samples
     from ..sources import from_checkpoint, from_factory
 
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--weights belongs to MODULE:FACTORY; a checkpoint has its own")
     else:
         source = from_checkpoint(Path(args.source))
-    images = samples() if args.images is None else sorted(p for p in args.images.glob("*") if p.is_file())
+    images = samples() if args.images is None else find_images(args.images)
     text = export_bundle(
         source,
         args.output,

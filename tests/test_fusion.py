@@ -292,6 +292,9 @@ def padding(pads, mode="constant", value=0.0, axes=None, kernel=3, conv_pads=0, 
         (padding([1, 0, 0, 1], "reflect", axes=[2, 3]), "padded-convolution-behind-upsampling"),
         (padding([0, 0, 0, 0], "reflect", axes=[2, 3], conv_pads=1), "convolution-behind-upsampling"),
         (padding([0, 0, 2, 2, 0, 0, 2, 2], "edge", kernel=2), "padded-convolution-behind-upsampling"),
+        # Outputs of odd sizes, which have no phases.
+        (padding([0] * 8, conv_pads=1, kernel=4), "convolution-behind-upsampling"),
+        (padding([0, 0, 1, 1, 0, 0, 1, 1], "reflect", kernel=4), "padded-convolution-behind-upsampling"),
     ],
 )
 @pytest.mark.parametrize("form", ["transposed", "pooled"])

@@ -6,14 +6,12 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import onnx_ir as ir
 
 from ..runtime.errors import UsageError
 from .graphs import label
 from .sizes import Sizes
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
 
 # Nodes that only compute sizes or rename what they are given.
 _FREE = {"Shape", "Constant", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
@@ -73,7 +71,7 @@ _COUNTED = {
 def _bytes(value: ir.Value | None, sizes: Sizes) -> int:
     """Size of a value; 0 where it is not known."""
     shape = None if value is None else sizes.concrete(value)
-    if value is None or shape is None:
+    if value is None or shape is None or value.dtype == ir.DataType.STRING:
         return 0
     width = 4.0 if value.dtype is None else value.dtype.itemsize
     return math.ceil(math.prod(shape) * width)

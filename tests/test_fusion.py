@@ -16,10 +16,10 @@ import torch
 from onnx_ir.passes.common import AddInitializersToInputsPass
 from oslic.bench.fusion import export_static
 from oslic.export.forms import CostModel, Fixed, Measured
-from oslic.export.fusion import RULES, check, fuse, fuse_measured, random_inputs
+from oslic.export.fusion import RULES, check, fuse, fuse_measured, random_inputs, serialise
 from oslic.export.macs import count
 from oslic.export.rules.sums import SharedInput
-from oslic.export.verify import Tolerance, require
+from oslic.export.verify import Tolerance, require, run
 from oslic.networks.codec import create
 from oslic.networks.config import preset
 from oslic.networks.octconv import OctConv2d
@@ -456,8 +456,6 @@ def test_max_unpooling_takes_the_first_of_equal_values():
         nn.functional.max_pool2d(torch.from_numpy(x), 2, return_indices=True)[1],
         2,
     )
-    from oslic.export.verify import run
-
     assert np.array_equal(run(ir.to_proto(result).SerializeToString(), {"x": x})["y"], wanted.numpy())
 
 
@@ -729,6 +727,34 @@ def test_given_inputs_are_checked_by_name(tmp_path, capsys):
     np.save(tmp_path / "x.npy", x)
     assert main([*arguments, "--inputs", str(tmp_path / "x.npy")]) == 2
     assert "holds no arrays by input name" in capsys.readouterr().err
+
+
+def test_graphs_without_convolutions_come_out_as_they_were(tmp_path):
+    """Strings, sequences, constants, a rank that is not stated: nothing of ours, and no reason to stop."""
+    from onnx import helper
+
+    make, info = helper.make_node, helper.make_tensor_value_info
+    graphs = {
+        "strings": ([make("StringNormalizer", ["x"], ["y"])], info("x", onnx.TensorProto.STRING, [2]), 8),
+        "sequence": (
+            [
+                make("SequenceConstruct", ["x"], ["all"]),
+                make("Constant", [], ["i"], value_int=0),
+                make("SequenceAt", ["all", "i"], ["y"]),
+            ],
+            info("x", 1, [2, 3]),
+            1,
+        ),
+        "rank": ([make("Relu", ["x"], ["y"])], info("x", 1, None), 1),
+    }
+    for name, (nodes, x, kind) in graphs.items():
+        graph = helper.make_graph(nodes, name, [x], [info("y", kind, None)])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        result, report = fuse(ir.from_proto(model), lambda sizes: CostModel("onnxruntime", sizes))
+        assert not any(report.hits.values())
+        x = np.array(["a", "b"]) if name == "strings" else np.arange(6, dtype=np.float32).reshape(2, 3)
+        before, after = (run(serialise(m), {"x": x})["y"] for m in (ir.from_proto(model), result))
+        assert np.array_equal(before, after)
 
 
 def test_a_missing_folder_is_named_before_the_work(tmp_path, capsys):

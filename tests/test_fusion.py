@@ -752,8 +752,8 @@ def test_graphs_without_convolutions_come_out_as_they_were(tmp_path):
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
         result, report = fuse(ir.from_proto(model), lambda sizes: CostModel("onnxruntime", sizes))
         assert not any(report.hits.values())
-        x = np.array(["a", "b"]) if name == "strings" else np.arange(6, dtype=np.float32).reshape(2, 3)
-        before, after = (run(serialise(m), {"x": x})["y"] for m in (ir.from_proto(model), result))
+        data = np.array(["a", "b"]) if name == "strings" else np.arange(6, dtype=np.float32).reshape(2, 3)
+        before, after = (run(serialise(m), {"x": data})["y"] for m in (ir.from_proto(model), result))
         assert np.array_equal(before, after)
 
 

@@ -395,7 +395,9 @@ def _times(a: Number, b: Number) -> Number | None:
 
 def _over(a: Number, b: Number) -> Number | None:
     divisor = _as_fraction(b)
-    if divisor is None or divisor == 0:
+    if divisor is None:
+        return a.divided(b) if isinstance(a, Size) and isinstance(b, Size) else None
+    if divisor == 0:
         return None
     if isinstance(a, Size) and isinstance(b, Size):
         return a // int(divisor)
@@ -724,7 +726,12 @@ def _tile(op: _Operator) -> Results:
 
 def _constant_of_shape(op: _Operator) -> Results:
     target = op.sizes(0)
-    return [_UNKNOWN if target is None else Known(tuple(target))]
+    if target is None:
+        return [_UNKNOWN]
+    count, fill = product(target).known, op.node.attributes.get("value")
+    if count is None or count > _SMALL or fill is None or not fill.as_tensor().dtype.is_integer():
+        return [Known(tuple(target))]
+    return [Known(tuple(target), (Size.of(int(fill.as_tensor().numpy().item())),) * count)]
 
 
 def _blocks(op: _Operator) -> Results:

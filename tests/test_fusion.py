@@ -30,7 +30,7 @@ from torch import nn
 SHAPE = (2, 3, 32, 48)
 
 
-def export(module: nn.Module, *, dynamo: bool = False, size=SHAPE[2:]) -> ir.Model:
+def export(module: nn.Module, *, dynamo: bool = False, size=SHAPE[2:], opset=17) -> ir.Model:
     torch.manual_seed(0)
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
@@ -50,7 +50,7 @@ def export(module: nn.Module, *, dynamo: bool = False, size=SHAPE[2:]) -> ir.Mod
             (x,),
             file,
             dynamo=False,
-            opset_version=17,
+            opset_version=opset,
             # BN stays a node: folding it is the rules' work here.
             training=torch.onnx.TrainingMode.PRESERVE,
             do_constant_folding=True,
@@ -171,6 +171,25 @@ def test_repeated_whole_numbers_stay(dynamo):
     assert any("repeats something else than float32" in reason for reason in reasons)
     report = check(model, result, report, [random_inputs(model, shapes)], Tolerance(0, 0))
     assert all(d.ok for d in report.differences)
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13, 18, 20])
+@pytest.mark.parametrize(
+    ("style", "wanted"),
+    [
+        (
+            styles.InterpolateToSize,
+            {"upsampling-to-size": 2, "normalised-upsampled-sum": 1, "convolution-behind-upsampling": 1},
+        ),
+        (
+            lambda: styles.RepeatedRows("expand"),
+            {"upsampling-by-repetition": 1, "convolution-behind-upsampling": 1},
+        ),
+    ],
+)
+def test_the_spellings_of_older_and_newer_operator_sets(style, wanted, opset):
+    _, report = fused(export(style(), opset=opset))
+    assert {rule: report.hits[rule] for rule in wanted} == wanted
 
 
 def keras_layer(repeats=(1, 1, 1, 2, 1), perm=(0, 3, 1, 2), scale_shape=(1, 4, 1, 1)):

@@ -47,8 +47,9 @@ class ProductWithOnes(FusionRule):
     def check(self, bound: Bound) -> None:
         x, ones, product = (bound[name] for name in ("x", "ones", "product"))
         require_live(product)
-        if not _is_one(ones):
-            raise reject("")  # a product
+        shape = self.context.sizes.shape(x)
+        if not _is_one(ones) or (shape is not None and len(shape) < 2):
+            raise reject("")  # a product, or arithmetic of sizes
         self.require_same_size(x, product)
 
     def rewrite(self, op: Any, bound: Bound) -> ir.Value:

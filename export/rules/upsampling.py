@@ -84,9 +84,9 @@ class UpsamplingToSize(FusionRule):
         require_live(up)
         node = producer(up)
         sizes = node.inputs[3] if len(node.inputs) > 3 else None
-        if sizes is None or sizes.const_value is not None:
+        if all(value is None or value.const_value is not None for value in node.inputs[2:]):
             raise reject("")  # nothing is computed
-        if self._constant(sizes) is None:
+        if sizes is None or self._constant(sizes) is None:
             require_doubling(self, up)
 
     def _constant(self, sizes: ir.Value) -> list[int] | None:

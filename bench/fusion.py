@@ -16,6 +16,7 @@ import torch
 
 from ..export.forms import Fixed
 from ..export.fusion import LOWERINGS, Report, check, fuse, fuse_measured, random_inputs
+from ..export.graphs import serialise
 from ..export.macs import Cost, count
 from ..export.onnx_export import OPSET, ports
 from ..export.verify import Tolerance, require
@@ -119,7 +120,7 @@ def _runner(model: ir.Model, feeds: dict[str, npt.NDArray[np.uint8]], threads: i
     import onnxruntime
 
     options = session_options(onnxruntime, threads)
-    data = ir.to_proto(model).SerializeToString()
+    data = serialise(model)
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
 

@@ -20,6 +20,7 @@ from ..export.engines import Options as BuildOptions
 from ..export.engines import build_plan
 from ..export.forms import Fixed
 from ..export.fusion import LOWERINGS, fuse
+from ..export.graphs import serialise
 from ..export.halves import half_graph
 from ..export.onnx_export import export_graph, ports
 from ..networks import octconv
@@ -144,7 +145,7 @@ def _segment(work: Work, folder: Path) -> ir.Model:
         module = deployable(create(config, SEED))["segment"]
         exported = export_graph(module, "segment", config.label_scale, config.multiple)
         lowered, _ = fuse(exported, lambda _: Fixed(), rules=LOWERINGS)
-        write_atomically(path, ir.to_proto(lowered).SerializeToString())
+        write_atomically(path, serialise(lowered))
     model = ir.from_proto(onnx.load_model(path))
     inputs, output = ports(config.label_scale)["segment"]
     for values, found in ((model.graph.inputs, inputs), (model.graph.outputs, (output,))):
@@ -178,7 +179,7 @@ def model_file(work: Work, form: str, folder: Path) -> Path:
         else:
             exported = export_static(twin(work.config, form), work.graph, size, SEED)
             model, _ = fuse(exported, lambda _: Fixed(), rules=LOWERINGS)
-        data = ir.to_proto(model).SerializeToString()
+        data = serialise(model)
     write_atomically(path, data)
     return path
 

@@ -17,6 +17,7 @@ from ..runtime.errors import ImageError, UsageError
 from ..runtime.packages import installed
 from .forms import CostModel, Fixed
 from .fusion import LOWERINGS, Report, fuse, fuse_measured
+from .graphs import serialise
 from .macs import count
 from .onnx_export import OPSET, export_graph, ports
 from .verify import Difference, Tolerance, compare, require, run
@@ -146,7 +147,7 @@ def build_graph(
         else:
             model, report = fuse(naive, lambda sizes: CostModel("onnxruntime", sizes), shapes=shapes)
         taken = "naive" if report.kept else "fused"
-    data = ir.to_proto(model).SerializeToString()
+    data = serialise(model)
     differences = []
     for values in batches:
         feeds = {port.name: values[port.name] for port in inputs}
@@ -170,7 +171,7 @@ def graph_info(model: ir.Model, name: GraphName, label_scale: int, *, form: str,
     shapes = {port.name: port.shape(1, *REFERENCE) for port in inputs}
     cost = count(model.graph, shapes)
     pixels = REFERENCE[0] * REFERENCE[1]
-    data = ir.to_proto(model).SerializeToString()
+    data = serialise(model)
     return GraphInfo(
         file=f"{name}.onnx",
         sha256=hashlib.sha256(data).hexdigest(),
@@ -257,6 +258,6 @@ def export_bundle(
         if built.report.timing:
             progress(f"    {built.report.timing}")
     text = manifest(source, graphs)
-    files = {text.graphs[name].file: ir.to_proto(g.model).SerializeToString() for name, g in graphs.items()}
+    files = {text.graphs[name].file: serialise(g.model) for name, g in graphs.items()}
     write_bundle(folder, text, files, replace=replace)
     return text

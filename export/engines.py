@@ -19,6 +19,7 @@ from ..runtime.backends.tensorrt import load_product as import_product
 from ..runtime.engines import EngineInfo, Product, Shapes
 from ..runtime.errors import BackendError, DependencyError, UsageError
 from ..runtime.files import write_atomically
+from .graphs import serialise
 from .onnx_export import ports
 from .precision import require_buildable, to_half
 
@@ -211,7 +212,7 @@ def bridge_casts(data: bytes) -> bytes:
         cast.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
         node.replace_input_with(0, cast.outputs[0])
         changed = True
-    return bytes(ir.to_proto(model).SerializeToString()) if changed else data
+    return serialise(model) if changed else data
 
 
 def build_plan(
@@ -287,7 +288,7 @@ def prepare(data: bytes, precision: Precision) -> bytes:
     model = ir.from_proto(_proto(data))
     require_buildable(model, precision)
     if precision == "fp16" or precision == "bf16":  # noqa: PLR1714 - narrows the type
-        return bytes(ir.to_proto(to_half(model, precision)).SerializeToString())
+        return serialise(to_half(model, precision))
     return data
 
 

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from ..runtime.backends.sessions import session_options
 from ..runtime.errors import DependencyError, UsageError
+from .graphs import serialise
 from .macs import node_bytes, node_macs
 from .rules.base import Builder, Site
 from .sizes import Sizes
@@ -236,7 +237,7 @@ class Measured:
             model, shapes = site_model(site, form, self._sizes)
             for key, shape in shapes.items():
                 feeds.setdefault(key, random.standard_normal(shape, np.float32))
-            models[name] = ir.to_proto(model).SerializeToString()
+            models[name] = serialise(model)
         return measure(models, feeds, self._threads, self._seconds)
 
 

@@ -17,7 +17,7 @@ from onnxscript.rewriter import MatchingTracer, MatchStatus, RewriteRuleSet
 
 from ..runtime.errors import UsageError, VerificationError
 from .forms import CostModel, Measured, measure
-from .graphs import label, remove_identities
+from .graphs import label, remove_identities, serialise, to_proto
 from .macs import Cost, count
 from .rules.base import Chooser, Context, FusionRule
 from .rules.neutral import EmptyPadding, ProductWithOnes
@@ -210,7 +210,7 @@ def normalise(model: ir.Model) -> ir.Model:
         UsageError: the model cannot be brought to opset 18.
     """
     version = model.graph.opset_imports.get("", 0)
-    proto = _to_proto(model)
+    proto = to_proto(model)
     if version < _OPSET:
         try:
             proto = onnx.version_converter.convert_version(proto, _OPSET)
@@ -354,24 +354,6 @@ def fuse(
         }
     after = count(graph, given)
     return result, Report(reports, tuple(choices.values()), before, after, given, multiple)
-
-
-def serialise(model: ir.Model) -> bytes:
-    """A model as the bytes of an .onnx file, all weights inside.
-
-    Raises:
-        UsageError: it would be larger than protobuf allows.
-    """
-    return bytes(_to_proto(model).SerializeToString())
-
-
-def _to_proto(model: ir.Model) -> onnx.ModelProto:
-    try:
-        proto = ir.to_proto(model)
-        proto.ByteSize()
-    except Exception as error:  # protobuf's error of what is too large comes without types
-        raise UsageError(f"graphs of more than 2 GB with their weights are not supported: {error}") from error
-    return proto
 
 
 def random_inputs(

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import onnx_ir as ir
 
+from ..runtime.errors import UsageError
+
 if TYPE_CHECKING:
     import numpy.typing as npt
+    import onnx
 
 
 class NotApplicableError(Exception):
@@ -50,6 +53,29 @@ def constant(value: ir.Value | None, what: str) -> npt.NDArray[np.float32]:
     if value is None or value.const_value is None or value.is_graph_input():
         raise reject(f"{what} is not a constant", *([] if value is None else [value]))
     return cast("npt.NDArray[np.float32]", value.const_value.numpy())
+
+
+def serialise(model: ir.Model) -> bytes:
+    """A model as the bytes of an .onnx file, all weights inside.
+
+    Raises:
+        UsageError: it would be larger than protobuf allows.
+    """
+    return bytes(to_proto(model).SerializeToString())
+
+
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """A model as ONNX's own classes have it.
+
+    Raises:
+        UsageError: it would be larger than protobuf allows.
+    """
+    try:
+        proto = ir.to_proto(model)
+        proto.ByteSize()
+    except Exception as error:  # protobuf's error of what is too large comes without types
+        raise UsageError(f"graphs of more than 2 GB with their weights are not supported: {error}") from error
+    return proto
 
 
 # Operators whose output has the type of their first input, as far as they stand in such networks.

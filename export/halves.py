@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from ..runtime.backends.sessions import PRECISION_NAMES
 from ..runtime.bundle import Bundle, write_bundle
+from .graphs import serialise
 from .precision import Half, to_half
 
 _STATED: Final = {short: stated for stated, short in PRECISION_NAMES.items()}
@@ -49,4 +50,4 @@ def half_graph(data: bytes, kind: Half) -> bytes:
     import onnx
 
     model = to_half(ir.from_proto(onnx.load_model_from_string(data)), kind)
-    return bytes(ir.to_proto(model).SerializeToString())
+    return serialise(model)

@@ -90,10 +90,7 @@ def move(node: ir.Node, before: Layout, sizes: Sizes) -> Layout | None:
         axis = node.attributes.get_int("axis", 0) % len(before)
         return _repeated(before, [len(node.inputs) if i == axis else 1 for i in range(len(before))])
     if node.op_type == "Tile":
-        repeats = [
-            size.known if isinstance(size, Size) else None for size in sizes.data(node.inputs[1]) or ()
-        ]
-        return _repeated(before, repeats)
+        return _repeated(before, sizes.numbers(node.inputs[1]) or [])
     if node.op_type == "Expand":
         return _expanded(before, shape)
     return _cut(before, shape)
@@ -107,12 +104,11 @@ def _size(factors: Sequence[Factor]) -> Size:
     return product(factor.size for factor in factors)
 
 
-def _repeated(before: Layout, repeats: Sequence[int | None]) -> Layout | None:
-    if len(repeats) != len(before) or any(count is None or count < 1 for count in repeats):
+def _repeated(before: Layout, repeats: Sequence[int]) -> Layout | None:
+    if len(repeats) != len(before) or min(repeats, default=1) < 1:
         return None
     return tuple(
-        (*_factor(None, Size.of(count or 1)), *factors)
-        for factors, count in zip(before, repeats, strict=True)
+        (*_factor(None, Size.of(count)), *factors) for factors, count in zip(before, repeats, strict=True)
     )
 
 

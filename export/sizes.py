@@ -202,6 +202,14 @@ class Sizes:
         """The value's elements, if it is a small tensor of sizes or factors."""
         return None if value is None else self.known(value).data
 
+    def numbers(self, value: ir.Value | None) -> list[int] | None:
+        """The value's elements as whole numbers, or None if one of them depends on a symbol."""
+        data = self.data(value)
+        if data is None:
+            return None
+        numbers = [_as_fraction(x) for x in data]
+        return None if any(x is None for x in numbers) else [int(x) for x in numbers if x is not None]
+
     def concrete(self, value: ir.Value | None) -> tuple[int, ...] | None:
         """The value's dimensions as numbers, or None if one of them is not a number."""
         shape = self.shape(value)
@@ -292,11 +300,7 @@ class _Operator:
 
     def numbers(self, index: int) -> list[int] | None:
         """A constant input as whole numbers."""
-        data = self.known(index).data
-        if data is None:
-            return None
-        numbers = [_as_fraction(x) for x in data]
-        return None if any(x is None for x in numbers) else [int(x) for x in numbers if x is not None]
+        return self._sizes.numbers(self.node.inputs[index]) if self.present(index) else None
 
     def sizes(self, index: int) -> list[Size] | None:
         data = self.known(index).data

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from .errors import OslicError, UsageError
-from .packages import naming_missing
+from .packages import NAMESPACE, naming_missing
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,6 @@ COMMANDS: dict[str, Command] = {
 }
 
 
-def _namespace() -> str:
-    return str(__package__).split(".", maxsplit=1)[0]  # not `__name__`: under `python -m` that is "__main__"
-
-
 def load(name: str) -> CommandModule:
     """Import the module of a subcommand.
 
@@ -85,7 +81,7 @@ def load(name: str) -> CommandModule:
         DependencyError: a package that it needs is not installed.
     """
     with naming_missing(f"oslic {name}", COMMANDS[name].extra):
-        return cast("CommandModule", importlib.import_module(f"{_namespace()}.{COMMANDS[name].module}"))
+        return cast("CommandModule", importlib.import_module(f"{NAMESPACE}.{COMMANDS[name].module}"))
 
 
 def _help() -> str:

@@ -42,9 +42,8 @@ _WRITERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     ".bmp": ("BMP", {}),
     ".ppm": ("PPM", {}),
 }
-_BARE: Final = frozenset(
-    {"BMP", "PPM"}
-)  # neither alpha, of which Pillow would drop all but the colour, nor metadata
+# Neither alpha, of which Pillow would drop all but the colour, nor metadata.
+_BARE: Final = frozenset({"BMP", "PPM"})
 # Fields of EXIF blocks that in a TIFF file say how the pixels are stored.
 _TIFF_STRUCTURE: Final = frozenset(
     {

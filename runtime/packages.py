@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 from collections.abc import Iterator
+from typing import Final
 
 from .errors import DependencyError
+
+NAMESPACE: Final = __name__.split(".", maxsplit=1)[0]
+"""What the rooms are installed under."""
 
 
 def installed(*names: str) -> dict[str, str]:
@@ -44,8 +48,7 @@ def naming_missing(command: str, extra: str | None) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        own = (__package__ or "").split(".", maxsplit=1)[0]
-        if error.name is None or error.name.split(".", maxsplit=1)[0] == own:
+        if error.name is None or error.name.split(".", maxsplit=1)[0] == NAMESPACE:
             raise
         remedy = f"pip install 'oslic[{extra}]'" if extra else f"pip install {error.name}"
         raise DependencyError(f"`{command}` needs the package {error.name}: {remedy}") from error

@@ -85,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
     from ...runtime.errors import UsageError
     from ...runtime.files import check_target, write_atomically
     from ..forms import CostModel, Fixed
-    from ..fusion import check, fuse, fuse_measured, random_inputs, serialise
+    from ..fusion import check, fuse, fuse_measured, random_inputs
+    from ..graphs import serialise
     from ..sizes import Sizes
     from ..verify import Tolerance, require
 

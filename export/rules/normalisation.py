@@ -75,11 +75,13 @@ class ScaleAndShift(FusionRule):
         if node is None:
             return False
         parts = node.inputs if node.op_type == "Add" else (x,)
-        makers = [None if part is None else part.producer() for part in parts]
-        makers = [
-            m.inputs[0].producer() if m and m.op_type == "Resize" and m.inputs[0] else m for m in makers
-        ]
-        return all(maker is not None and maker.op_type == "Conv" for maker in makers)
+        return all(part is not None and self._is_convolved(part) for part in parts)
+
+    def _is_convolved(self, part: ir.Value) -> bool:
+        node = part.producer()
+        if node is not None and node.op_type == "Resize" and node.inputs[0] is not None:
+            node = node.inputs[0].producer()
+        return node is not None and node.op_type == "Conv"
 
     def _per_channel(self, bound: Bound) -> list[npt.NDArray[np.float32]]:
         shape = self.context.sizes.shape(bound["x"])
@@ -87,19 +89,17 @@ class ScaleAndShift(FusionRule):
         name = label(producer(bound["shifted"]))
         if channels is None:
             raise reject(f"the number of channels of {name} is not known", producer(bound["shifted"]))
-        found = []
-        for which in "ab":
-            values = constant(bound[which], f"the operand of {name}")
+        operands = [constant(bound[which], f"the operand of {name}") for which in "ab"]
+        for values in operands:
             whole = values.reshape((1,) * (4 - values.ndim) + values.shape) if values.ndim <= 4 else values
             if values.dtype != np.float32 or whole.shape not in {(1, 1, 1, 1), (1, channels, 1, 1)}:
                 raise reject(
                     f"the operand of {name} is {values.dtype} of the shape {values.shape}, not float32 by channel",
                     producer(bound["shifted"]),
                 )
-            found.append(np.ascontiguousarray(np.broadcast_to(whole.ravel(), (channels,))))
-        if bound["a"].const_value is not None and bound["a"].const_value.size != channels:
+        if operands[0].size != channels:
             raise reject("")  # a change of units
-        return found
+        return [np.ascontiguousarray(np.broadcast_to(values.ravel(), (channels,))) for values in operands]
 
     def rewrite(self, op: Any, bound: Bound) -> ir.Value:
         scale, shift = self._per_channel(bound)

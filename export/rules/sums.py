@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from ..graphs import (
     require_single_use,
 )
 from ..kernels import embed
-from .base import Bound, Builder, FusionRule, Site, again, convolve, integers
+from .base import Bound, Builder, FusionRule, Site, again, integers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,16 +89,8 @@ class SumOfConvolutions(FusionRule):
 
         forms: dict[str, Builder] = {
             "keep": keep,
-            "merged": lambda op, inputs: convolve(
-                op,
-                self,
-                op.Concat(*inputs, axis=1),
-                weight,
-                bias,
-                stem=large.name,
-                strides=large.strides,
-                pads=large.pads,
-                dilations=large.dilations,
+            "merged": lambda op, inputs: again(
+                op, self, op.Concat(*inputs, axis=1), replace(large, weight=weight, bias=bias)
             ),
         }
         key = (
@@ -173,21 +166,8 @@ class SharedInput(FusionRule):
         top, bottom, weight, bias = self._stacked(first, second)
         counts = [top.weight.shape[0], bottom.weight.shape[0]]
 
-        def one(op: Any, inputs: Sequence[ir.Value], found: Convolution) -> ir.Value:
-            return again(op, self, inputs[0], found)
-
         def stacked(op: Any, inputs: Sequence[ir.Value]) -> Sequence[ir.Value]:
-            y = convolve(
-                op,
-                self,
-                inputs[0],
-                weight,
-                bias,
-                stem=top.name,
-                strides=top.strides,
-                pads=top.pads,
-                dilations=top.dilations,
-            )
+            y = again(op, self, inputs[0], replace(top, weight=weight, bias=bias))
             parts: Sequence[ir.Value] = op.Split(y, integers(op, self, counts, "split"), axis=1, _outputs=2)
             return parts
 
@@ -196,7 +176,9 @@ class SharedInput(FusionRule):
             return value
 
         forms: dict[str, Builder] = {
-            "keep": lambda op, inputs: join(op, [one(op, inputs, top), one(op, inputs, bottom)]),
+            "keep": lambda op, inputs: join(
+                op, [again(op, self, inputs[0], found) for found in (top, bottom)]
+            ),
             "stacked": lambda op, inputs: join(op, stacked(op, inputs)),
         }
         key = (top.weight.shape, bottom.weight.shape, top.strides, top.pads, top.dilations, bias is None)

@@ -16,7 +16,7 @@ from ..graphs import (
     require_live,
 )
 from ..kernels import phases, pooled, strided, transposed
-from ..sizes import Size, describe, remedy
+from ..sizes import describe, remedy
 from .base import Bound, Builder, FusionRule, Site, again, convolve, integers
 
 if TYPE_CHECKING:
@@ -83,17 +83,14 @@ class UpsamplingToSize(FusionRule):
         up = bound["up"]
         require_live(up)
         node = producer(up)
-        sizes = node.inputs[3] if len(node.inputs) > 3 else None
         if all(value is None or value.const_value is not None for value in node.inputs[2:]):
             raise reject("")  # nothing is computed
-        if sizes is None or self._constant(sizes) is None:
+        if self._numbers(node) is None:
             require_doubling(self, up)
 
-    def _constant(self, sizes: ir.Value) -> list[int] | None:
-        found = [
-            size.known if isinstance(size, Size) else None for size in self.context.sizes.data(sizes) or ()
-        ]
-        return [size for size in found if size is not None] if found and None not in found else None
+    def _numbers(self, node: ir.Node) -> list[int] | None:
+        # An empty tensor stands for sizes that are not given.
+        return (self.context.sizes.numbers(node.inputs[3]) or None) if len(node.inputs) > 3 else None
 
     def rewrite(self, op: Any, bound: Bound) -> ir.Value:
         up = bound["up"]
@@ -101,8 +98,10 @@ class UpsamplingToSize(FusionRule):
         try:
             require_doubling(self, up)
         except NotApplicableError:
-            assert node.inputs[3] is not None
-            fixed = integers(op, self, self._constant(node.inputs[3]) or [], "sizes")
+            numbers = self._numbers(node)
+            if numbers is None:
+                raise
+            fixed = integers(op, self, numbers, "sizes")
             value: ir.Value = op.Resize(*node.inputs[:3], fixed, **dict(node.attributes))
             return value
         return double(op, self, bound["x"])

@@ -38,7 +38,9 @@ def values(product: Product, data: bytes, names: Sequence[str], feeds: Arrays) -
     trt = load_product(product)
     shapes: dict[str, Shapes] = {name: (x.shape,) * 3 for name, x in feeds.items()}
     plan = engines.build_plan(trt, data, [shapes], engines.Options(optimization_level=1))
-    found = run_once(trt, plan, cuda.open_driver(), feeds)
+    driver = cuda.open_driver()
+    with driver.current():
+        found = run_once(trt, plan, driver, feeds)
     return {name: found[name] for name in names}
 
 
@@ -81,7 +83,7 @@ def load_plan(trt: Any, plan: bytes, *, cuda_graphs: bool) -> Loaded:
 
 
 def run_once(trt: Any, plan: bytes, driver: cuda.Driver, feeds: Arrays) -> dict[str, npt.NDArray[Any]]:
-    """Load an engine, run it once on inputs by name, and return all its outputs.
+    """Load an engine, run it once on inputs by name, and return all its outputs; the driver's context is current.
 
     Raises:
         BackendError: it cannot be loaded, fails, or has outputs of a type that numpy lacks.

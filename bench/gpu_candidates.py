@@ -347,7 +347,8 @@ def tensorrt_candidate(
         plan = build_plan(trt, data, [shapes], BuildOptions(optimization_level=level))
         write_atomically(file, plan)
     driver = cuda.open_driver()
-    loaded = load_plan(trt, file.read_bytes(), cuda_graphs=cuda_graphs)
+    with driver.current():
+        loaded = load_plan(trt, file.read_bytes(), cuda_graphs=cuda_graphs)
     info = EngineInfo(
         file=file.name,
         sha256="",

@@ -4,11 +4,13 @@ It is no test of either product: "device" memory is the C library's heap, a stre
 and writes raw addresses through ONNX Runtime's CPU provider. What it can show is that the runner gives the right
 addresses, shapes and profiles, keeps memory alive, and records and replays when it should. It refuses what the real
 products refuse: shapes outside the profile, launches before all shapes and addresses are set, replays of a
-recording whose context has been changed since.
+recording whose context has been changed since. A product's objects may be called only where the driver's context is
+current.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import enum
 import types
@@ -53,7 +55,18 @@ class HostDriver:
         self.handles = set()
         self.graphs = {}
         self.capturing = None
+        self.depth = 0
+        self.elsewhere = set()
         self._next = 1
+
+    @contextlib.contextmanager
+    def current(self):
+        self.depth += 1
+        yield
+        self.depth -= 1
+
+    def reaches(self, address):
+        return address not in self.elsewhere
 
     def _handle(self):
         self._next += 1
@@ -169,6 +182,7 @@ class Engine:
         return self._dtype or DataType(self._types[name])
 
     def create_execution_context(self):
+        assert self.driver.depth
         return Context(self)
 
 
@@ -181,11 +195,13 @@ class Context:
         self.generation = 0
 
     def set_optimization_profile_async(self, index, stream):
+        assert self.engine.driver.depth
         self.profile, self.shapes = index, {}
         self.generation += 1
         return index < len(self.engine.profiles)
 
     def set_input_shape(self, name, shape):
+        assert self.engine.driver.depth
         self.generation += 1
         self.shapes[name] = tuple(shape)
         if not self.engine.profiles:
@@ -210,6 +226,7 @@ class Context:
 
     def execute_async_v3(self, stream):
         driver = self.engine.driver
+        assert driver.depth
         assert set(self.shapes) == set(self.engine.inputs)
         assert set(self.addresses) == set(self.engine.names)
         shapes, addresses, generation = dict(self.shapes), dict(self.addresses), self.generation
@@ -246,8 +263,10 @@ def product(driver):
     class Runtime:
         def __init__(self, logger):
             assert isinstance(logger, Logger)
+            assert driver.depth
 
         def deserialize_cuda_engine(self, plan):
+            assert driver.depth
             return Engine(plan, [], driver)
 
     return types.SimpleNamespace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import gc
@@ -359,10 +360,12 @@ INFO = EngineInfo(
 
 def make_runner(driver, *, capture=True, info=INFO, **engine):
     made = Engine(doubling(), info.profiles, driver, **engine)
+    with driver.current():
+        context = made.create_execution_context()
     return TensorRtRunner(
         PRODUCT,
         made,
-        made.create_execution_context(),
+        context,
         driver,
         info=info,
         names=(("image", "labels"), "y"),
@@ -536,17 +539,34 @@ def test_a_device_array_that_starts_between_two_addresses_is_copied():
         assert np.array_equal(runner(image, x[1]), expected(*x))
 
 
+def test_a_device_array_of_another_context_is_refused():
+    """Kernels cannot read it: without the check this would be an illegal memory access, after which CUDA is dead."""
+    driver = HostDriver()
+    runner = make_runner(driver)
+    x = inputs(32)
+    address = driver.allocate(x[0].nbytes)
+    ctypes.memmove(address, x[0].ctypes.data, x[0].nbytes)
+    image = Interface(shape=x[0].shape, data=(address, False), stream=None)
+    driver.elsewhere.add(address)
+    with pytest.raises(BackendError, match=r"another CUDA context .* `import pycuda\.autoprimaryctx`"):
+        runner(image, x[1])
+    driver.elsewhere.clear()
+    assert np.array_equal(runner(image, x[1]), expected(*x))
+
+
 def test_engines_with_other_ports_are_refused():
     with pytest.raises(BackendError, match=r"image is DataType\.FLOAT, not uint8"):
         make_runner(HostDriver(), dtype=DataType.FLOAT)
     made = Engine(doubling(), INFO.profiles, driver := HostDriver())
+    with driver.current():
+        context = made.create_execution_context()
     with pytest.raises(
         BackendError, match="has the tensors image, labels, y instead of compact, estimate, labels"
     ):
         TensorRtRunner(
             PRODUCT,
             made,
-            made.create_execution_context(),
+            context,
             driver,
             info=INFO,
             names=(("compact", "labels"), "estimate"),
@@ -1136,6 +1156,7 @@ def test_cuda_python_takes_our_arguments(call, arguments):
         pytest.skip("cuda-python is not installed")
     driver = object.__new__(cuda._CudaPython)
     driver._api = importlib.import_module("cuda.bindings.runtime")
+    driver.current = contextlib.nullcontext
     with pytest.raises(BackendError, match=r"cuda\w+ failed: .*driver.*\(35\); update NVIDIA's driver"):
         getattr(driver, call)(*arguments)
 
@@ -1153,7 +1174,7 @@ def test_pycudas_errors_are_ours_and_its_context_is_current_only_for_the_call(mo
     def not_current():
         raise api.Error("cuCtxPushCurrent failed: invalid device context")
 
-    context = types.SimpleNamespace(push=lambda: stack.append("context"), pop=stack.pop)
+    context = types.SimpleNamespace(handle=4096, push=lambda: stack.append("context"), pop=stack.pop)
     api.init = list
     api.Device = lambda index: types.SimpleNamespace(retain_primary_context=lambda: context)
     api.mem_alloc = refuse
@@ -1164,14 +1185,21 @@ def test_pycudas_errors_are_ours_and_its_context_is_current_only_for_the_call(mo
     with pytest.raises(BackendError, match="PyCUDA failed: cuMemAlloc failed: out of memory"):
         driver.allocate(16)
     assert not stack
+    with driver.current(), driver.current():
+        assert stack == ["context"]
+        with pytest.raises(BackendError, match="out of memory"):
+            driver.allocate(16)
+        assert stack == ["context"]
+    assert not stack
     context.push = not_current
     with pytest.raises(BackendError, match="PyCUDA failed: cuCtxPushCurrent"):
-        driver.allocate(16)
+        cuda._PyCuda().allocate(16)
 
     def no_device():
         raise api.Error("cuInit failed: no CUDA-capable device is detected")
 
     api.init = no_device
+    cuda._pycuda_context.cache_clear()
     with pytest.raises(BackendError, match="PyCUDA failed: cuInit"):
         cuda._PyCuda()
 

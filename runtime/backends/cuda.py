@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib
 import importlib.metadata
 import math
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _DRIVER_LIBRARIES: Final = ("libcuda.so.1", "nvcuda.dll")
 _CAPABILITY_MAJOR: Final = 75  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
 _CAPABILITY_MINOR: Final = 76
+_POINTER_CONTEXT: Final = 1  # CU_POINTER_ATTRIBUTE_CONTEXT
 _CAPTURE_THREAD_LOCAL: Final = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 
 
@@ -101,6 +103,16 @@ class Driver(Protocol):
 
     name: str
     """Package and version."""
+
+    def current(self) -> contextlib.AbstractContextManager[None]:
+        """Make the GPU's primary context this thread's as long as the block runs.
+
+        The methods below do that themselves. The products' libraries do not: they work in whatever context is current,
+        which may be one of the caller's (`import pycuda.autoinit`) or another GPU's (`torch.cuda.set_device`).
+        """
+
+    def reaches(self, address: int) -> bool:
+        """Whether device memory is of the primary context, so that what runs there can read it."""
 
     def allocate(self, size: int) -> int:
         """Device memory; returns its address."""
@@ -262,16 +274,64 @@ class Pool:
             memory.close()
 
 
+class _Current:
+    """Makes a context this thread's for the length of a block, and afterwards what was there before.
+
+    Inside another such block it does nothing.
+
+    Args:
+        push: makes it the thread's.
+        pop: makes what was there before the thread's again.
+    """
+
+    def __init__(self, push: Callable[[], object], pop: Callable[[], object]) -> None:
+        self._push, self._pop = push, pop
+        self._thread = threading.local()
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        depth = getattr(self._thread, "depth", 0)
+        if depth == 0:
+            self._push()
+        self._thread.depth = depth + 1
+        try:
+            yield
+        finally:
+            self._thread.depth = depth
+            if depth == 0:
+                self._pop()
+
+
+def _lies_in(library: Any, context: int, address: int) -> bool:
+    """Whether device memory belongs to a context; also where the driver does not know (pools, virtual memory)."""
+    owner = ctypes.c_void_p()
+    code = library.cuPointerGetAttribute(ctypes.byref(owner), _POINTER_CONTEXT, ctypes.c_ulonglong(address))
+    return bool(code) or owner.value in {None, context}
+
+
 class _CudaPython:
-    """The runtime API by cuda-python (`cuda.bindings.runtime`)."""
+    """The runtime API by cuda-python (`cuda.bindings.runtime`).
+
+    The runtime API follows the thread's context, so that is set by the driver library's own calls: `cudaSetDevice`
+    would take the caller's away.
+    """
 
     def __init__(self) -> None:
         self._api: Any = importlib.import_module("cuda.bindings.runtime")
         self.name = f"cuda-python {importlib.metadata.version('cuda-bindings')}"
-        self._call("cudaSetDevice", 0)
+        library, context, device = _library(), ctypes.c_void_p(), ctypes.c_int()
+        _driver_call(library, "cuDeviceGet", ctypes.byref(device), 0)
+        # Never released: the runtime API holds it for as long as the process lives, too.
+        _driver_call(library, "cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+        self.current = _Current(
+            lambda: _driver_call(library, "cuCtxPushCurrent_v2", context),
+            lambda: _driver_call(library, "cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p())),
+        )
+        self.reaches = functools.partial(_lies_in, library, int(context.value or 0))
 
     def _call(self, function: str, *arguments: Any) -> Any:
-        error, *values = getattr(self._api, function)(*arguments)
+        with self.current():
+            error, *values = getattr(self._api, function)(*arguments)
         if int(error):
             _, text = self._api.cudaGetErrorString(error)
             reason = text.decode() if isinstance(text, bytes) else str(text)
@@ -344,6 +404,19 @@ class _CudaPython:
         self._call("cudaGraphExecDestroy", graph)
 
 
+@functools.cache
+def _pycuda_context(api: Any) -> Any:
+    """PyCUDA's object of the primary context, one for as long as the process lives.
+
+    When such an object goes, PyCUDA makes the context current, and calls `cuCtxDetach`, which is not for primary
+    contexts and so does not take it away again. So none ever goes.
+    """
+    api.init()
+    context = api.Device(0).retain_primary_context()
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(context))
+    return context
+
+
 class _PyCuda:
     """The driver API by PyCUDA, on the primary context, which TensorRT uses too.
 
@@ -353,10 +426,12 @@ class _PyCuda:
     def __init__(self) -> None:
         self._api: Any = importlib.import_module("pycuda.driver")
         with self._errors():
-            self._api.init()
-            self._context = self._api.Device(0).retain_primary_context()
+            context = _pycuda_context(self._api)
         self._library = _library()
         self.name = f"PyCUDA {importlib.metadata.version('pycuda')}"
+        # PyCUDA keeps a stack of contexts of its own, so the driver library must not push behind its back.
+        self.current = _Current(lambda: self._translated(context.push), lambda: self._translated(context.pop))
+        self.reaches = functools.partial(_lies_in, self._library, context.handle)
         # PyCUDA's objects own what their handles name.
         self._objects: dict[int, Any] = {}
 
@@ -368,26 +443,26 @@ class _PyCuda:
         except self._api.Error as error:
             raise BackendError(f"PyCUDA failed: {error}") from error
 
-    @contextlib.contextmanager
-    def _current(self) -> Iterator[Any]:
-        """Make the context this thread's for a moment."""
+    def _translated(self, call: Callable[[], object]) -> None:
         with self._errors():
-            self._context.push()
-            try:
-                yield self._api
-            finally:
-                self._context.pop()
+            call()
+
+    @contextlib.contextmanager
+    def _ready(self) -> Iterator[Any]:
+        """PyCUDA in its context."""
+        with self.current(), self._errors():
+            yield self._api
 
     def _keep(self, handle: int, thing: Any) -> int:
         self._objects[handle] = thing
         return handle
 
     def _drop(self, handle: int) -> None:
-        with self._current():
+        with self._ready():
             del self._objects[handle]
 
     def allocate(self, size: int) -> int:
-        with self._current() as api:
+        with self._ready() as api:
             memory = api.mem_alloc(size)
         return self._keep(int(memory), memory)
 
@@ -395,7 +470,7 @@ class _PyCuda:
         self._drop(address)
 
     def allocate_pinned(self, size: int) -> int:
-        with self._current() as api:
+        with self._ready() as api:
             memory = api.pagelocked_empty(size, np.uint8)
         return self._keep(memory.ctypes.data, memory)
 
@@ -403,7 +478,7 @@ class _PyCuda:
         self._drop(address)
 
     def create_stream(self) -> int:
-        with self._current() as api:
+        with self._ready() as api:
             stream = api.Stream(1)  # CU_STREAM_NON_BLOCKING
         return self._keep(stream.handle, stream)
 
@@ -411,7 +486,7 @@ class _PyCuda:
         self._drop(stream)
 
     def create_event(self) -> int:
-        with self._current() as api:
+        with self._ready() as api:
             event = api.Event()
         return self._keep(id(event), event)  # PyCUDA does not tell an event's own handle
 
@@ -419,38 +494,38 @@ class _PyCuda:
         self._drop(event)
 
     def record(self, event: int, stream: int) -> None:
-        with self._current():
+        with self._ready():
             self._objects[event].record(self._objects[stream])
 
     def elapsed(self, start: int, end: int) -> float:
-        with self._current():
+        with self._ready():
             return float(self._objects[start].time_till(self._objects[end]))
 
     def to_device(self, address: int, source: Bytes, stream: int) -> None:
-        with self._current() as api:
+        with self._ready() as api:
             api.memcpy_htod_async(address, source, self._objects[stream])
 
     def to_host(self, target: Bytes, address: int, stream: int) -> None:
-        with self._current() as api:
+        with self._ready() as api:
             api.memcpy_dtoh_async(target, address, self._objects[stream])
 
     def copy(self, target: int, source: int, size: int, stream: int) -> None:
-        with self._current() as api:
+        with self._ready() as api:
             api.memcpy_dtod_async(target, source, size, self._objects[stream])
 
     def synchronise(self, stream: int) -> None:
-        with self._current():  # also for streams of others, which PyCUDA does not know
+        with self._ready():  # also for streams of others, which PyCUDA does not know
             _driver_call(self._library, "cuStreamSynchronize", ctypes.c_void_p(stream))
 
     def begin_capture(self, stream: int) -> None:
-        with self._current():
+        with self._ready():
             _driver_call(
                 self._library, "cuStreamBeginCapture_v2", ctypes.c_void_p(stream), _CAPTURE_THREAD_LOCAL
             )
 
     def end_capture(self, stream: int) -> int:
         graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
-        with self._current():
+        with self._ready():
             _driver_call(self._library, "cuStreamEndCapture", ctypes.c_void_p(stream), ctypes.byref(graph))
             try:
                 _driver_call(
@@ -465,11 +540,11 @@ class _PyCuda:
         return int(executable.value or 0)
 
     def launch(self, graph: int, stream: int) -> None:
-        with self._current():
+        with self._ready():
             _driver_call(self._library, "cuGraphLaunch", ctypes.c_void_p(graph), ctypes.c_void_p(stream))
 
     def destroy_graph(self, graph: int) -> None:
-        with self._current():
+        with self._ready():
             _driver_call(self._library, "cuGraphExecDestroy", ctypes.c_void_p(graph))
 
 

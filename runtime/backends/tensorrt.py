@@ -191,7 +191,7 @@ class TensorRtRunner:
 
     def __call__(self, *inputs: Any) -> npt.NDArray[np.uint8]:
         """Run the engine: see `Runner`. The output lies in page-locked memory that goes with the array."""
-        with self._lock:
+        with self._lock, self._driver.current():
             address, shape, read = self._run(inputs, self._result)
             output = self._host.array(shape)
             self._driver.to_host(output, address, self._stream.handle)
@@ -208,7 +208,7 @@ class TensorRtRunner:
         Returns:
             The output. Each call allocates it anew, so CUDA graphs do not help here.
         """
-        with self._lock:
+        with self._lock, self._driver.current():
             buffer = cuda.Buffer(self._driver.allocate, self._driver.free)
             _, shape, read = self._run(inputs, buffer)
             self._driver.synchronise(self._stream.handle)
@@ -221,7 +221,7 @@ class TensorRtRunner:
         Args:
             inputs: as for `__call__`.
         """
-        with self._lock:
+        with self._lock, self._driver.current():
             _, _, read = self._run(inputs, self._result)
             self._driver.synchronise(self._stream.handle)
             del read
@@ -286,6 +286,11 @@ class TensorRtRunner:
         if source.on_device:
             if source.device != 0:
                 raise BackendError(f"an input lies on GPU {source.device}; the engine runs on GPU 0")
+            if not self._driver.reaches(source.address):
+                raise BackendError(
+                    "an input lies in another CUDA context than the primary one of GPU 0, where the engine cannot read "
+                    "it; allocate it there (PyCUDA: `import pycuda.autoprimaryctx` in place of `pycuda.autoinit`)"
+                )
             if source.stream:
                 self._driver.synchronise(source.stream)
             if source.address % _ALIGNMENT == 0:
@@ -354,6 +359,10 @@ class TensorRtRunner:
             self._graph.close()
         self._graph = None
 
+    def _drop_engine(self) -> None:
+        with self._driver.current():
+            self._context = self._engine = None
+
     def close(self) -> None:
         """Give back context, engine, graph, stream and memory; outputs stay valid."""
         with self._lock:
@@ -367,11 +376,11 @@ class TensorRtRunner:
                 *(buffer.close for buffer in (*self._staging, self._result)),
                 self._host.close,
                 *(resource.close for resource in (*self._events, self._stream)),
+                self._drop_engine,
             ):
                 # On a broken device every call fails: the error that broke it is what the caller must see.
                 with contextlib.suppress(BackendError):
                     give_back()
-            self._context = self._engine = None
 
 
 def load_product(product: Product) -> Any:
@@ -455,7 +464,8 @@ class _TensorRt:
         self._trt = load_product(self.product)
         self._driver = cuda.open_driver()
         self._log = Log()
-        self._runtime = make(self._trt, "Runtime", logger(self._trt, self._log), log=self._log)
+        with self._driver.current():
+            self._runtime = make(self._trt, "Runtime", logger(self._trt, self._log), log=self._log)
 
     @classmethod
     def probe(cls, bundle: Bundle | None, options: Options) -> Availability:
@@ -476,10 +486,8 @@ class _TensorRt:
             if not found:
                 raise BackendError(f"no GPU can be used: {reason}")
             require_gpu(trt, cls.product, found[0].capability)
-            if cuda.package() is None:
-                raise BackendError("neither cuda-python nor PyCUDA is installed: pip install cuda-python")
+            driver = cuda.open_driver()
             if bundle is None:
-                cuda.open_driver()
                 return Availability(
                     True, version, f"runs on {found[0].name}, with engines from `oslic build`"
                 )
@@ -493,9 +501,9 @@ class _TensorRt:
                     gpu=found[0].capability,
                     precision=options.precision,
                 )
-                require_valid(trt, path, info)
+                with driver.current():
+                    require_valid(trt, path, info)
                 infos.append(info)
-            cuda.open_driver()  # the package may be too new for NVIDIA's driver, or the GPU taken
         except OslicError as error:
             return Availability(False, version, str(error), expected=meant)
         precisions = ", ".join(sorted({info.precision for info in infos}))
@@ -514,8 +522,9 @@ class _TensorRt:
             gpu=found[0].capability,
             precision=self._options.precision,
         )
-        engine = self._deserialise(path, info, graph)
-        context, records_itself = make_context(self._trt, engine, cuda_graphs=self._options.cuda_graphs)
+        with self._driver.current():
+            engine = self._deserialise(path, info, graph)
+            context, records_itself = make_context(self._trt, engine, cuda_graphs=self._options.cuda_graphs)
         if context is None:
             raise BackendError(f"{path}: no execution context: {self._log.reasons()}")
         ports = self._bundle.manifest.graphs[graph]

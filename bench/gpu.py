@@ -281,7 +281,7 @@ def run(
     deadline = time.perf_counter() + plan.budget
     work = output.with_name(output.name + ".work")
     work.mkdir(exist_ok=True)
-    before = environment.describe()
+    machine = environment.describe()
 
     def result() -> dict[str, Any]:
         # In the plan's order, and what earlier runs did beyond it.
@@ -291,7 +291,7 @@ def run(
             "version": VERSION,
             "device": plan.device,
             "gpu": _gpu_name(plan.device),
-            "environment": before,
+            "environment": machine,
             "weights": "random",
             "sections": {name: parts[name] for name in dict.fromkeys([*order, *parts])},
         }

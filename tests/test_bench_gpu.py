@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import gc
 import json
+import platform
 import time
 import types
 import weakref
@@ -91,6 +92,7 @@ def test_a_run_for_real_and_another_that_goes_on_from_it(tmp_path, capsys):
     assert main(words) == 0
     result = json.loads(output.read_text())
     assert (result["format"], result["device"], result["weights"]) == (gpu.FORMAT, "cpu", "random")
+    assert result["environment"]["python"] == platform.python_version()
     machine, latency = result["sections"]["machine"], result["sections"][FIRST]
     assert machine["status"] == latency["status"] == "done"
     assert set(machine["result"]["backends"]) == set(BACKENDS)

@@ -14,7 +14,7 @@ import onnx_ir as ir
 import pytest
 from host_product import HostDriver, product
 from onnx import numpy_helper
-from oslic.bench import engine_values, report
+from oslic.bench import engine_values, report_sections
 from oslic.bench.agreement import Side, _Tally, open_sides
 from oslic.bench.bisection import Bisection, Tensor, bisect, element_types, tensors, with_outputs
 from oslic.export.engines import Options as BuildOptions
@@ -80,7 +80,7 @@ def test_a_backend_agrees_with_itself_without_optimisation(bundle, images, tmp_p
     assert result["images"] == ["a.png"]
     text = capsys.readouterr().out
     assert text.count("% differ") == 4
-    (section,) = report.sections([report.read_result(output)])
+    (section,) = report_sections.sections([report_sections.read_result(output)])
     assert [row[0] for row in section.tables[0].rows] == ["labels", "compact", "estimate", "end to end"]
     assert {row[-1] for row in section.tables[0].rows} == {"within"}
 

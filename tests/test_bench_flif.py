@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from oslic.bench import flif as bench
-from oslic.bench import report
+from oslic.bench import report_sections
 from oslic.bench.timing import Settings
 from oslic.runtime.cli import main
 from oslic.runtime.errors import VerificationError
@@ -36,7 +36,7 @@ def test_measures_all_coders(tmp_path, photo):
         found["sets"]["compact-32"]["coders"]["ours-e60"]["mean_bytes"]
         < (found["sets"]["compact-256"]["coders"]["ours-e60"]["mean_bytes"])
     )
-    (section,) = report.sections([report.read_result(result)])
+    (section,) = report_sections.sections([report_sections.read_result(result)])
     assert [table.title for table in section.tables] == list(found["sets"])
     row = next(row for row in section.tables[0].rows if row[0] == "ours-e60")
     assert row[1] == f"{found['sets']['labels']['coders']['ours-e60']['mean_bytes']:.0f}"

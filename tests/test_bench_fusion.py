@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oslic.bench import fusion, report, roof
+from oslic.bench import fusion, report, report_sections, roof
 from oslic.bench.timing import Settings
 
 
@@ -19,15 +19,15 @@ def test_the_forms_of_a_small_network_are_measured_and_reported(tmp_path):
     result = fusion.bench(["tiny"], ["analyse"], (64, 96), 1, settings=settings, progress=lambda _: None)
     path.write_text(fusion.to_text(result))
     (entry,) = result["results"]
-    assert report.sections([report.read_result(path)])[0].headline == ""
+    assert report_sections.sections([report_sections.read_result(path)])[0].headline == ""
     result["results"].append(entry | {"graph": "synthesise"})
-    named = report.sections([result])[0].headline
+    named = report_sections.sections([result])[0].headline
     assert named.startswith("Fused octave convolutions (tiny synthesise, 1 thread): ")
     assert f"{entry['ratios']['plain/fused']:.2f}x as fast as plain" in named
     result["results"].pop()
     assert set(entry["forms"]) == set(fusion.FORMS)
     assert entry["forms"]["plain"]["macs"] > entry["forms"]["naive"]["macs"] > entry["forms"]["fused"]["macs"]
-    parts = report.sections([report.read_result(path)])
+    parts = report_sections.sections([report_sections.read_result(path)])
     (table,) = parts[0].tables
     assert table.title == "Forms of the same networks at 96x64, 1 thread, interleaved"
     rows = {row[1]: row for row in table.rows}

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from host_product import Engine, HostDriver, product
-from oslic.bench import gpu, gpu_candidates, gpu_section, report
+from oslic.bench import gpu, gpu_candidates, gpu_section, report_sections
 from oslic.bench.gpu import QUICK, Plan, Section, line, read_earlier, run, run_section, sections
 from oslic.runtime.backends import BACKENDS, cuda
 from oslic.runtime.cli import main
@@ -105,8 +105,14 @@ def test_a_run_for_real_and_another_that_goes_on_from_it(tmp_path, capsys):
     assert found["ratios"]["fused"]["best_form"] in gpu_candidates.FUSED
     assert {"naive/fused", "plain/fused", "convolve_first/fused"} <= set(found["ratios"]["fused"])
     assert not (tmp_path / "g.json.work").exists()
-    (section,) = report.sections([report.read_result(output)])
-    (table,) = section.tables
+    (section,) = report_sections.sections([report_sections.read_result(output)])
+    relations, table = section.tables
+    best = found["ratios"]["fused"]
+    assert relations.rows[0][:2] == ("tiny synthesise at 96x64, fp32", f"onnxruntime, {best['best_form']}")
+    assert relations.rows[0][3:] == tuple(
+        f"{best[f'{form}/fused']:.2f}" for form in ("naive", "plain", "convolve_first")
+    )
+    assert f"{best['naive/fused']:.2f}x as fast as the naive graph and" in section.headline
     assert table.title == "tiny synthesise at 96x64, fp32"
     assert {row[0] for row in table.rows} == {f"onnxruntime, {form}" for form in gpu_candidates.FORMS}
     assert table.rows[0][1] == f"{found['timings']['naive']['wall']['total']['p50_ms']:.3f}"
@@ -119,9 +125,42 @@ def test_a_run_for_real_and_another_that_goes_on_from_it(tmp_path, capsys):
     again = json.loads(output.read_text())["sections"]
     assert again[FIRST] == latency
     assert again["correctness tensorrt fp32"]["status"] == "skipped"
-    (section,) = report.sections([report.read_result(output)])
+    (section,) = report_sections.sections([report_sections.read_result(output)])
     assert section.tables[-1].title == "Not measured"
     assert ("correctness tensorrt fp32", "skipped", "tensorrt runs on GPUs only") in section.tables[-1].rows
+
+
+def test_the_report_names_the_fastest_engine_first():
+    def measured(engine, p50, ratio):
+        timing = {"wall": {"total": {"p50_ms": p50, "p90_ms": p50, "p99_ms": p50, "n": 20}}}
+        work = {"network": "base", "graph": "synthesise", "size": [512, 768], "precision": "fp16"}
+        ratios = {"best_form": "fused:pooled", "naive/fused": ratio, "plain/fused": 2 * ratio}
+        found = {
+            **work,
+            "engine": engine,
+            "timings": {"fused:pooled": timing},
+            "ratios": {"fused + graphs": ratios},
+        }
+        return {"status": "done", "result": found}
+
+    (section,) = report_sections.sections(
+        [
+            {
+                "format": gpu.FORMAT,
+                "gpu": "NVIDIA H200",
+                "environment": {},
+                "sections": {"a": measured("tensorrt", 2.5, 1.7), "b": measured("torch-compile", 1.5, 1.2)},
+            }
+        ]
+    )
+    assert section.headline == (
+        "Fused octave convolutions on NVIDIA H200 (base synthesise at 768x512, fp16, torch-compile, fused:pooled): "
+        "1.500 ms, 1.20x as fast as the naive graph and 2.40x as fast as plain convolutions of equal width."
+    )
+    assert [row[1:4] for row in section.tables[0].rows] == [
+        ("torch-compile, fused:pooled", "1.500", "1.20"),
+        ("tensorrt, fused:pooled", "2.500", "1.70"),
+    ]
 
 
 def test_a_section_that_did_not_end_makes_the_command_fail(tmp_path, capsys):

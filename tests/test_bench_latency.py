@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from oslic.bench import coders, latency, report
+from oslic.bench import coders, latency, report_sections
 from oslic.runtime.cli import main
 from oslic.runtime.errors import DependencyError
 
@@ -59,7 +59,11 @@ def test_stages_and_peers_of_one_run(samples, tmp_path, capsys):
     for name in ("jpeg", "jpeg2000"):
         assert abs(coded[name]["psnr"] - coded["oslic"]["psnr"]) < 3
     flow = result["throughput"]["oslic"]
-    (table,) = (t for t in report.sections([report.read_result(out)])[0].tables if "per second" in t.title)
+    (table,) = (
+        t
+        for t in report_sections.sections([report_sections.read_result(out)])[0].tables
+        if "per second" in t.title
+    )
     gain = flow["pipelined_per_second"] / flow["sequential_per_second"]
     assert table.rows[0][:2] == ("oslic", f"{flow['sequential_per_second']:.2f}")
     assert table.rows[0][3:] == (f"{gain:.2f}", "2")

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT
-from oslic.bench import coders, curves, metrics, rd, report, svg
+from oslic.bench import coders, curves, metrics, rd, report, report_sections, svg
 from oslic.runtime.bundle import Bundle, default_bundle
 from oslic.runtime.cli import main
 from oslic.runtime.errors import BackendError, DataError, DependencyError, UsageError
@@ -298,7 +298,7 @@ def test_unknown_results_are_refused(tmp_path):
     path = tmp_path / "x.json"
     path.write_text('{"format": "something"}')
     with pytest.raises(DataError, match="of the kind 'something'"):
-        report.read_result(path)
+        report_sections.read_result(path)
 
 
 def test_ticks_are_round_and_cover_the_range():
@@ -373,8 +373,10 @@ def test_a_table_is_folded_if_long_and_its_words_are_aligned_left():
 
 
 def test_all_measured_results_are_reported_in_one_order():
-    results = [report.read_result(path) for path in sorted((ROOT / "bench" / "results").glob("*.json"))]
-    parts = report.sections(results)
+    results = [
+        report_sections.read_result(path) for path in sorted((ROOT / "bench" / "results").glob("*.json"))
+    ]
+    parts = report_sections.sections(results)
     assert parts[0].title == "Rate and distortion"
     (checked,) = (result for result in results if result["format"] == "oslic-bench-selfcheck")
     (verdicts,) = parts[-1].tables

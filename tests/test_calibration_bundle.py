@@ -15,7 +15,7 @@ from conftest import SAMPLES
 from onnx import TensorProto, helper
 from oslic.bench.drift import run as drift
 from oslic.bench.int8 import FORMAT, evaluate, find_pictures, fingerprints, labels, latency, lines
-from oslic.bench.report import sections
+from oslic.bench.report_sections import sections
 from oslic.bench.timing import Settings
 from oslic.calibration.calibrate import calibrate_bundle
 from oslic.calibration.options import Options

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...runtime.commands.numbers import not_negative
 from ..comparison import REGRESSIONS, Margins, compare
-from ..report import read_result
+from ..report_sections import read_result
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,8 @@ from ...runtime.search import highest_within
 from ..coders import PEERS, Coder
 from ..metrics import psnr
 from ..picture import as_rgb
-from ..report import Comparison, headlines, html, markdown, pictures, read_result, sections
+from ..report import Comparison, headlines, html, markdown, pictures
+from ..report_sections import read_result, sections
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -21,12 +21,12 @@ from ..runtime.errors import BackendError, DependencyError, UsageError
 from ..runtime.files import write_atomically
 from .graphs import serialise
 from .onnx_export import ports
-from .precision import require_buildable, to_half
+from .precision import require_buildable, rest_to_half, to_half
 
 if TYPE_CHECKING:
     from ..runtime.bundle import Bundle, GraphName
 
-Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "int8-fp16"]
 
 # Warnings of the parser after which the engine would compute other numbers than the graph.
 _CHANGES_NUMBERS: Final = re.compile(
@@ -142,7 +142,7 @@ def require_supported(trt: Any, product: Product, precision: Precision, options:
     for option, flag in flags.items():
         if getattr(options, option) and not hasattr(trt.BuilderFlag, flag):
             raise UsageError(f"{product} {trt.__version__} does not offer {option}")
-    if options.stripped and precision in {"fp16", "bf16"}:
+    if options.stripped and precision in {"fp16", "bf16", "int8-fp16"}:
         raise UsageError(
             f"an engine without weights takes them from the bundle's graph when it is loaded, and that is not "
             f"{precision}: leave --stripped or --precision {precision} out"
@@ -289,6 +289,8 @@ def prepare(data: bytes, precision: Precision) -> bytes:
     require_buildable(model, precision)
     if precision == "fp16" or precision == "bf16":  # noqa: PLR1714 - narrows the type
         return serialise(to_half(model, precision))
+    if precision == "int8-fp16":
+        return serialise(rest_to_half(model, "fp16"))
     return data
 
 

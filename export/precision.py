@@ -3,7 +3,7 @@
 TensorRT 11 takes the types of the graph as they are: FP16 is a cast in the graph. The convolutions between the first
 and the last one run in half precision; what stands before (pixels to floats, the upsampled base) and behind (the sum
 with the base, rounding, argmax) stays in float32, where half precision would cost grey levels. uint8 inputs and
-outputs stay uint8.
+outputs stay uint8. Of a quantised graph, what stands between its int8 layers can run in half precision in the same way.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ _HEAVY: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # Inputs that the operator wants in float32 whatever its data are.
 _FLOAT32_INPUTS: Final = {"Resize": {1, 2}}
 _LARGEST: Final = 65504.0
+_QUANTISING: Final = frozenset({"QuantizeLinear", "DequantizeLinear"})
+# From here on scales of Q and DQ may be in half precision.
+_HALF_SCALES_OPSET: Final = 19
 
 
 def _reached(start: list[ir.Node], *, forward: bool) -> set[ir.Node]:
@@ -52,15 +55,43 @@ def to_half(model: ir.Model, kind: Half) -> ir.Model:
     Raises:
         UsageError: nothing to cast, the model is quantised, or a weight is beyond the range of float16.
     """
+    if is_quantised(model):
+        raise UsageError(f"the graph {model.graph.name} is quantised; build it with --precision int8")
+    return _cast_heavy(model, kind)
+
+
+def rest_to_half(model: ir.Model, kind: Half) -> ir.Model:
+    """A copy of a quantised model that computes in half precision what it does not in int8.
+
+    Scales are rounded to half precision where a DQ gives it, which changes a value by 1 in 2048 at the most (`fp16`).
+
+    Args:
+        model: a model with Q/DQ pairs, float32 between them.
+        kind: `fp16` or `bf16`.
+
+    Raises:
+        UsageError: a constant is beyond the range of float16, or a scale below it.
+    """
+    result = _cast_heavy(model, kind)
+    opsets = result.graph.opset_imports
+    opsets[""] = max(opsets[""], _HALF_SCALES_OPSET)
+    return result
+
+
+def _cast_heavy(model: ir.Model, kind: Half) -> ir.Model:
     result = ir.from_proto(ir.to_proto(model))
     graph = result.graph
-    if is_quantised(result):
-        raise UsageError(f"the graph {graph.name} is quantised; build it with --precision int8")
     passes.ShapeInferencePass(check_type=False, strict_mode=False)(result)
     heavy = [node for node in graph if node.op_type in _HEAVY]
     if not heavy:
         raise UsageError(f"the graph {graph.name} has nothing that gains from {kind}")
     region = _reached(heavy, forward=True) & _reached(heavy, forward=False)
+    # What comes in as int8, weights too, is dequantised to the precision that it is read in.
+    region |= {
+        node
+        for node in graph
+        if node.op_type == "DequantizeLinear" and all(use.node in region for use in node.outputs[0].uses())
+    }
     order = [node for node in graph if node in region]
     _narrow_inputs(graph, order, region, kind)
     for node in order:
@@ -92,6 +123,8 @@ def _narrow_inputs(graph: ir.Graph, order: list[ir.Node], region: set[ir.Node], 
                     if value.const_value is None
                     else _constant(graph, value, half)
                 )
+            if node.op_type in _QUANTISING:
+                _require_scale(narrow[value])
             node.replace_input_with(i, narrow[value])
         if node.op_type == "Cast" and node.attributes.get_int("to", 0) == int(ir.DataType.FLOAT):
             node.attributes.add(ir.AttrInt64("to", int(half)))
@@ -118,6 +151,11 @@ def _constant(graph: ir.Graph, value: ir.Value, half: ir.DataType) -> ir.Value:
     return made
 
 
+def _require_scale(value: ir.Value) -> None:
+    if value.const_value is not None and not np.all(value.const_value.numpy()):
+        raise UsageError(f"the scale {value.name} is below float16; build with --precision int8")
+
+
 def _widen_outside(graph: ir.Graph, node: ir.Node, value: ir.Value, region: set[ir.Node], kind: str) -> None:
     """Give readers outside the region the value as float32."""
     outside = [use for use in list(value.uses()) if use.node not in region]
@@ -137,7 +175,7 @@ def _widen_outside(graph: ir.Graph, node: ir.Node, value: ir.Value, region: set[
 
 def is_quantised(model: ir.Model) -> bool:
     """Whether the graph has explicit quantisation."""
-    return any(node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in model.graph)
+    return any(node.op_type in _QUANTISING for node in model.graph)
 
 
 def require_buildable(model: ir.Model, precision: str) -> None:
@@ -145,17 +183,18 @@ def require_buildable(model: ir.Model, precision: str) -> None:
 
     Args:
         model: the graph.
-        precision: `fp32`, `fp16`, `bf16` or `int8`.
+        precision: `fp32`, `fp16`, `bf16`, `int8` or `int8-fp16`.
 
     Raises:
         UsageError: naming the node and what to do.
     """
-    if is_quantised(model) and precision != "int8":
+    int8 = precision in {"int8", "int8-fp16"}
+    if is_quantised(model) and not int8:
         raise UsageError(f"the graph is quantised (Q/DQ); build it with --precision int8, not {precision}")
-    if precision == "int8" and not is_quantised(model):
+    if int8 and not is_quantised(model):
         raise UsageError("INT8 needs a graph with Q/DQ nodes: `oslic calibrate` makes one from this bundle")
     for node in model.graph:
-        if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+        if node.op_type in _QUANTISING:
             _require_symmetric(node)
         elif node.op_type in {"MaxUnpool", "NonZero", "ScatterND"}:
             raise UsageError(f"{label(node)}: TensorRT has no {node.op_type}; export the graph again")

@@ -30,7 +30,7 @@ PRODUCTS: Final[dict[Product, str]] = {"tensorrt": "tensorrt", "tensorrt-rtx": "
 
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
-PRECISIONS: Final = ("int8", "fp16", "bf16", "tf32", "fp32")
+PRECISIONS: Final = ("int8-fp16", "int8", "fp16", "bf16", "tf32", "fp32")
 """What engines can be built in, the fastest first."""
 
 # Inputs whose height and width say how large the image is, and by what factor they are smaller than it.

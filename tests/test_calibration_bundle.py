@@ -330,7 +330,8 @@ def test_rates_are_measured_before_and_after(calibrated, float_bundle, samples, 
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
-def test_tensorrt_rtx_builds_the_graphs_without_warnings(calibrated):
+@pytest.mark.parametrize("precision", ["int8", "int8-fp16"])
+def test_tensorrt_rtx_builds_the_graphs_without_warnings(calibrated, precision):
     from oslic.export.engines import DEFAULT_PROFILE, build_plan, load_product, prepare
     from oslic.export.engines import Options as BuildOptions
 
@@ -338,4 +339,4 @@ def test_tensorrt_rtx_builds_the_graphs_without_warnings(calibrated):
     trt = load_product("tensorrt-rtx")
     for name in GRAPH_NAMES:
         shapes = DEFAULT_PROFILE.shapes(name, bundle.manifest.label_scale, bundle.manifest.multiple)
-        assert build_plan(trt, prepare(bundle.read_graph(name), "int8"), [shapes], BuildOptions())
+        assert build_plan(trt, prepare(bundle.read_graph(name), precision), [shapes], BuildOptions())

@@ -17,7 +17,7 @@ from oslic.export import engines
 from oslic.export.engines import Options, Profile, build_plan, load_product, prepare, require_supported
 from oslic.export.forms import CostModel, Fixed
 from oslic.export.fusion import fuse, random_inputs
-from oslic.export.precision import require_buildable, to_half
+from oslic.export.precision import require_buildable, rest_to_half, to_half
 from oslic.export.verify import Tolerance, compare, run
 from oslic.runtime.bundle import GRAPH_NAMES, Bundle, default_bundle
 from oslic.runtime.engines import EngineInfo, read_engine
@@ -116,6 +116,7 @@ def test_bf16_and_int8_build_and_report_their_progress(model, quantise):
     lines = []
     assert build_plan(trt, prepare(quantise(), "int8"), [SHAPES], Options(), lines.append)
     assert lines
+    assert build_plan(trt, prepare(quantise(), "int8-fp16"), [SHAPES], Options())
 
 
 @needs_rtx
@@ -219,8 +220,9 @@ def test_quantisation_that_tensorrt_lacks_is_refused_before_the_build(quantise, 
 
 
 def test_precision_and_graph_must_fit(model, quantise):
-    with pytest.raises(UsageError, match="oslic calibrate"):
-        prepare(data_of(model), "int8")
+    for precision in ("int8", "int8-fp16"):
+        with pytest.raises(UsageError, match="oslic calibrate"):
+            prepare(data_of(model), precision)
     with pytest.raises(UsageError, match="--precision int8, not fp16"):
         prepare(quantise(), "fp16")
 
@@ -259,6 +261,42 @@ def test_a_weight_beyond_float16_is_named(model):
     value.const_value = ir.tensor(value.const_value.numpy() * np.float32(1e8), name=name)
     with pytest.raises(UsageError, match="beyond float16; build with bf16 or fp32"):
         to_half(large, "fp16")
+
+
+def test_the_rest_of_a_quantised_graph_runs_in_half_precision(model, quantise):
+    import onnxruntime
+
+    def run_as_written(data):
+        # ONNX Runtime's own rewriting has no form of these pairs.
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return session.run(None, random_inputs(model, {"x": SHAPE}))[0]
+
+    int8, mixed = (prepare(quantise(), precision) for precision in ("int8", "int8-fp16"))
+    proto = onnx.load_model_from_string(mixed)
+    onnx.checker.check_model(proto, full_check=True)
+    read = {name for n in proto.graph.node if n.op_type == "Conv" for name in n.input[:2]}
+    pairs = [n for n in proto.graph.node if n.op_type == "DequantizeLinear" and n.output[0] in read]
+    scales = {n.input[1] for n in pairs}
+    kinds = {t.name: t.data_type for t in proto.graph.initializer}
+    assert {kinds[name] for name in scales} == {onnx.TensorProto.FLOAT16}
+    weights = [t for t in proto.graph.initializer if np.prod(t.dims) > 100]
+    assert {t.data_type for t in weights} == {onnx.TensorProto.INT8}
+    wanted, y = run_as_written(int8), run_as_written(mixed)
+    assert y.dtype == np.float32
+    noise = np.abs(wanted - next(iter(run(data_of(model), random_inputs(model, {"x": SHAPE})).values())))
+    # A value between two integers may be rounded to the other one: no more than int8 itself costs.
+    assert 0 < np.abs(y - wanted).mean() < noise.mean()
+
+
+def test_scales_below_float16_are_refused(quantise):
+    model = ir.from_proto(onnx.load_model_from_string(quantise()))
+    node = next(node for node in model.graph if node.op_type == "DequantizeLinear")
+    value = node.inputs[1]
+    value.const_value = ir.tensor(np.full_like(value.const_value.numpy(), 1e-9), name=value.name)
+    with pytest.raises(UsageError, match="is below float16; build with --precision int8"):
+        rest_to_half(model, "fp16")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,12 @@ from pathlib import Path
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--backend", choices=("tensorrt", "tensorrt-rtx"), required=True)
-    parser.add_argument("--precision", choices=("fp32", "tf32", "fp16", "bf16", "int8"), default="fp16")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "tf32", "fp16", "bf16", "int8", "int8-fp16"),
+        default="fp16",
+        help="int8, int8-fp16: of a bundle that `oslic calibrate` made, the rest in float32 or float16",
+    )
     parser.add_argument(
         "--shapes",
         action="append",

@@ -17,6 +17,8 @@ from typing import Any, Final
 
 from ..networks.config import preset
 from ..runtime.backends import BACKENDS, cuda
+from ..runtime.bundle import Bundle
+from ..runtime.engines import PRODUCTS
 from ..runtime.errors import DataError, DependencyError, DeviceError, UsageError
 from ..runtime.files import write_atomically
 from . import environment
@@ -50,6 +52,7 @@ class Plan:
         seconds: time of each candidate at the least.
         measuring: time of a section's measuring at most.
         side: of the images on which correctness is judged.
+        int8: folders of a float bundle and of the int8 bundle made from it, to be held against each other; or None.
     """
 
     device: str = "cuda"
@@ -65,6 +68,7 @@ class Plan:
     seconds: float = 0.2
     measuring: float = 15.0
     side: int = 256
+    int8: tuple[str, str] | None = None
 
 
 QUICK: Final[dict[str, Any]] = {
@@ -129,8 +133,38 @@ def sections(plan: Plan) -> list[Section]:
                         name = f"latency {network} {graph} {size[1]}x{size[0]} {precision} {engine}"
                         # The first of everything on all engines, then what differs in one thing from it, ...
                         weighted.append(((s + n + g + p, 1, e, s, n, g, p), Section(name, spec)))
+    weighted += _int8_sections(plan)
     weighted.sort(key=lambda entry: entry[0])
     return [Section("machine", {"kind": "machine"}), *(section for _, section in weighted)]
+
+
+def _int8_sections(plan: Plan) -> list[tuple[tuple[int, ...], Section]]:
+    """INT8 against FP16 on the products that take explicit quantisation; behind the first fused network."""
+    if plan.int8 is None:
+        return []
+    before, after = plan.int8
+    multiple = Bundle.open(Path(before)).manifest.multiple
+    weighted: list[tuple[tuple[int, ...], Section]] = []
+    for s, size in enumerate(plan.sizes):
+        for g, graph in enumerate(plan.graphs):
+            for e, engine in enumerate(PRODUCTS):
+                spec = {
+                    "kind": "int8",
+                    "float": before,
+                    "int8": after,
+                    "graph": graph,
+                    "height": _padded(size[0], multiple),
+                    "width": _padded(size[1], multiple),
+                    "engine": engine,
+                    "device": plan.device,
+                    "level": plan.level,
+                    "samples": plan.samples,
+                    "seconds": plan.seconds,
+                    "measuring": plan.measuring,
+                }
+                name = f"int8 {graph} {size[1]}x{size[0]} {engine}"
+                weighted.append(((1 + s + g, 0, e, s, g), Section(name, spec)))
+    return weighted
 
 
 def require_device(device: str) -> None:
@@ -178,7 +212,7 @@ def _gpu_name(device: str) -> str:
 def _why_skipped(section: Section, plan: Plan) -> str:
     """Why a section needs no process; empty where it does."""
     spec = section.spec
-    if spec["kind"] == "latency" and plan.device == "cpu" and spec["engine"] in {"tensorrt", "tensorrt-rtx"}:
+    if plan.device == "cpu" and spec.get("engine") in PRODUCTS:
         return f"{spec['engine']} runs on GPUs only"
     if spec["kind"] == "latency" and plan.device == "cpu" and spec["engine"] == "torch-compile":
         return "compiled PyTorch is measured on GPUs only"
@@ -241,8 +275,8 @@ def run_section(section: Section, work: Path, limit: float) -> dict[str, Any]:
         result = None
         if out.is_file():
             result = json.loads(out.read_text(encoding="utf-8"))
-        latency = section.spec["kind"] == "latency"
-        if status == "done" and latency and not (result or {}).get("timings"):
+        timed = section.spec["kind"] in {"latency", "int8"}
+        if status == "done" and timed and not (result or {}).get("timings"):
             status = "failed"
             reason = "; ".join(sorted(set((result or {}).get("left_out", {}).values())))
         seconds = round(time.perf_counter() - start, 2)
@@ -339,6 +373,16 @@ def unfinished(result: dict[str, Any]) -> bool:
     return any(part["status"] == "not reached" or _cut(part) for part in parts)
 
 
+def slower_in_int8(layers: dict[str, Any], most: int = 5) -> list[str]:
+    """What holds INT8 back: convolutions, and all else, that take longer than in FP16; the most first."""
+    slower = [row for row in layers["by_convolution"] if row["after_ms"] > row["before_ms"]]
+    return [
+        f"{' + '.join(row['convolutions']) or 'conversions and all else'}: {row['before_ms']:.3f} ms in "
+        f"{layers['before']}, {row['after_ms']:.3f} ms in {layers['after']}"
+        for row in slower[:most]
+    ]
+
+
 def to_text(result: dict[str, Any]) -> str:
     """The result file's text."""
     return json.dumps(result, indent=1) + "\n"
@@ -356,9 +400,11 @@ def line(name: str, part: dict[str, Any]) -> str:
             f"p99 {t['wall']['total']['p99_ms']:9.3f}, n {t['wall']['total']['n']}"
             for candidate, t in found["timings"].items()
         ]
-        for kind, values in found.get("ratios", {}).items():
+        for kind, values in {**found.get("ratios", {}), **found.get("speedup", {})}.items():
             numbers = ", ".join(f"{k} {v:.3f}" for k, v in values.items() if isinstance(v, float))
             rows.append(f"    {kind} ({values['best_form']}): {numbers}")
+        if "layers" in found:
+            rows += [f"    {text}" for text in slower_in_int8(found["layers"])]
         rows += [f"    without {name}: {reason}"[:300] for name, reason in found["left_out"].items()]
         return "\n".join([head, *rows])
     if "outputs" in found:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ import torch._dynamo.config as dynamo
 from torch import nn
 
 from ..export.engines import Options as BuildOptions
-from ..export.engines import build_plan
 from ..export.forms import Fixed
 from ..export.fusion import LOWERINGS, fuse
 from ..export.graphs import serialise
@@ -28,16 +26,14 @@ from ..networks.codec import CodecNetworks, create
 from ..networks.comnet import quantise
 from ..networks.config import ModelConfig, preset
 from ..networks.deploy import deployable
-from ..runtime.backends import cuda, onnxruntime_cpu
+from ..runtime.backends import onnxruntime_cpu
 from ..runtime.backends.onnxruntime_gpu import OnnxRuntimeCuda
 from ..runtime.backends.protocol import Options
-from ..runtime.backends.tensorrt import DeviceArray, TensorRtRunner, load_product, require_gpu
 from ..runtime.bundle import GraphName
-from ..runtime.engines import PRODUCTS, EngineInfo, Product, Shapes
+from ..runtime.engines import PRODUCTS, Product
 from ..runtime.errors import BackendError, DependencyError
 from ..runtime.files import write_atomically
-from . import timing
-from .engine_values import load_plan
+from .engine_candidates import SEED, Candidate, Source, engine_candidate, random_pixels, require_product
 from .fusion import export_static, twin
 
 if TYPE_CHECKING:
@@ -47,8 +43,6 @@ if TYPE_CHECKING:
 
 Device = Literal["cuda", "cpu"]
 Precision = Literal["fp32", "fp16"]
-SEED: Final = 0
-
 FUSED: Final[dict[str, Fixed]] = {
     "fused:pooled": Fixed("pooled", "merged", "stacked"),
     "fused:transposed": Fixed("transposed", "merged", "stacked"),
@@ -69,9 +63,6 @@ FORMS: Final = (
 
 UNFUSED: Final = ("naive", "plain", "convolve_first")
 """What fused forms are held against."""
-WITH_GRAPHS: Final = " + graphs"
-"""Behind a form's name: its runs are recorded as a CUDA graph."""
-
 SAME_NUMBERS: Final = frozenset({"naive", *FUSED})
 """Forms of one network, whose outputs can be compared."""
 
@@ -106,31 +97,16 @@ class Work:
         return ("naive",) if self.graph == "segment" else FORMS
 
     def inputs(self) -> dict[str, Pixels]:
-        """Inputs by name: whole numbers in the range that each may have."""
-        random = np.random.default_rng(SEED)
+        """Inputs by name."""
         config = self.config
-        most = {"image": 256, "labels": len(config.classes), "compact": config.levels}
-        found, _ = ports(config.label_scale)[self.graph]
-        return {
-            port.name: random.integers(0, most[port.name], port.shape(1, self.height, self.width), np.uint8)
-            for port in found
-        }
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Something that can be timed.
-
-    Attributes:
-        run: one run on inputs that lie on the device, which has ended when this returns; TensorRT's also tells the
-            seconds between its first and its last kernel, as the stage "device".
-        output: the output of one run, on the host.
-        notes: what must be said beside the figures.
-    """
-
-    run: timing.Candidate
-    output: Callable[[], Pixels]
-    notes: dict[str, str]
+        return random_pixels(
+            self.graph,
+            self.height,
+            self.width,
+            label_scale=config.label_scale,
+            classes=len(config.classes),
+            levels=config.levels,
+        )
 
 
 def _segment(work: Work, folder: Path) -> ir.Model:
@@ -336,63 +312,11 @@ def tensorrt_candidate(
     work: Work, path: Path, product: Product, folder: Path, *, cuda_graphs: bool, level: int
 ) -> Candidate:
     """An engine of a TensorRT product, built for this size; kept in `folder` and loaded again."""
-    trt = load_product(product)
-    capability = cuda.gpus()[0][0].capability
-    feeds = work.inputs()
-    shapes: dict[str, Shapes] = {name: (x.shape,) * 3 for name, x in feeds.items()}
-    data = path.read_bytes()
-    key = hashlib.sha256(data).hexdigest()[:16]
-    file = folder / f"{path.stem}-{product}-{trt.__version__}-{capability}-{level}-{key}.engine"
-    if not file.is_file():
-        plan = build_plan(trt, data, [shapes], BuildOptions(optimization_level=level))
-        write_atomically(file, plan)
-    driver = cuda.open_driver()
-    with driver.current():
-        loaded = load_plan(trt, file.read_bytes(), cuda_graphs=cuda_graphs)
-    info = EngineInfo(
-        file=file.name,
-        sha256="",
-        graph=work.graph,
-        graph_sha256="",
-        backend=product,
-        version=str(trt.__version__),
-        precision=work.precision,
-        gpu=capability,
-        profiles=(shapes,),
-    )
     _, output = ports(work.config.label_scale)[work.graph]
-    runner = TensorRtRunner(
-        trt,
-        loaded.engine,
-        loaded.context,
-        driver,
-        info=info,
-        names=(tuple(feeds), output.name),
-        rebuild="",
-        capture=cuda_graphs and not loaded.records_itself,
-        log=loaded.log,
+    source = Source(path.stem, work.graph, path.read_bytes(), work.precision, work.inputs(), output.name)
+    return engine_candidate(
+        product, source, folder, BuildOptions(optimization_level=level), cuda_graphs=cuda_graphs
     )
-    placed = [_on_device(driver, x) for x in feeds.values()]
-    notes = {"optimization_level": str(level), "cuda": driver.name}
-
-    def launch() -> timing.StageTimes:
-        runner.launch(*placed)
-        return timing.StageTimes({"device": runner.device_milliseconds / 1e3})
-
-    if cuda_graphs and not loaded.records_itself:
-        for _ in range(2):  # plain, then recorded
-            launch()
-        if not runner.records_graphs:
-            raise BackendError(f"{product} cannot record the engine's launches as a CUDA graph")
-    return Candidate(launch, lambda: runner(*placed), notes)
-
-
-def _on_device(driver: cuda.Driver, array: Pixels) -> DeviceArray:
-    memory = cuda.Resource(driver.allocate(array.nbytes), driver.free)
-    stream = cuda.Resource(driver.create_stream(), driver.destroy_stream)
-    driver.to_device(memory.handle, array.reshape(-1), stream.handle)
-    driver.synchronise(stream.handle)
-    return DeviceArray(memory, array.shape)
 
 
 # -- all of them ------------------------------------------------------------------------------------------------------
@@ -406,9 +330,7 @@ def require_engine(engine: str, device: Device) -> None:
     """
     try:
         if engine in PRODUCTS:
-            trt = load_product(engine)
-            cuda.open_driver()
-            require_gpu(trt, engine, cuda.gpus()[0][0].capability)
+            require_product(engine)
         elif engine == "onnxruntime" and device == "cuda":
             OnnxRuntimeCuda.require_present()
         elif engine.startswith("torch-") and device == "cuda" and not torch.cuda.is_available():

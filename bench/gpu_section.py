@@ -7,14 +7,15 @@ The result is written again after each step, so that what was measured before th
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
@@ -23,12 +24,26 @@ from ..runtime.bundle import GRAPH_NAMES, Bundle, default_bundle
 from ..runtime.errors import DependencyError, OslicError
 from ..runtime.files import write_atomically
 from . import environment
+from .timing import Settings, Timing, measure, ratio
+
+if TYPE_CHECKING:
+    from ..export.engines import Precision
+    from .engine_candidates import Candidate
+
+WITH_GRAPHS: Final = " + graphs"
+"""Behind a candidate's name: its runs are recorded as a CUDA graph."""
 
 # Share of a section's time for making candidates ready; the rest is for measuring those that are.
 _PREPARING: Final = 0.8
 
 CUT: Final = "the section's time ran out before it was ready"
 """Why a form was left out that another run of the section may reach: what was built is kept."""
+
+INT8_FORMS: Final[tuple[Precision, ...]] = ("int8-fp16", "int8")
+"""In what a quantised graph can be built; see `oslic build --precision`."""
+
+# Layers named one by one.
+_SLOWEST: Final = 20
 
 Write = Callable[[dict[str, Any]], None]
 
@@ -106,12 +121,11 @@ def _picture(folder: Path, side: int) -> Path:
 def latency(spec: dict[str, Any], write: Write) -> None:
     """All forms of one network on one engine, with and without CUDA graphs, interleaved."""
     from . import gpu_candidates as candidates
-    from .timing import Settings, measure, ratio
 
+    begin = time.perf_counter()
     work = candidates.Work(
         spec["network"], spec["graph"], spec["height"], spec["width"], spec["precision"], spec["device"]
     )
-    begin = time.perf_counter()
     candidates.require_engine(spec["engine"], work.device)
     result: dict[str, Any] = {
         "network": work.network,
@@ -120,56 +134,28 @@ def latency(spec: dict[str, Any], write: Write) -> None:
         "precision": work.precision,
         "engine": spec["engine"],
         "device": work.device,
-        "gpus_before": environment.gpus(),
-        "preparing_seconds": {},
-        "left_out": {},
-        "notes": {},
     }
-    ready: dict[str, candidates.Candidate] = {}
-    for form in work.forms():
-        for graphs in (False, True) if work.device == "cuda" else (False,):
-            name = form + (candidates.WITH_GRAPHS if graphs else "")
-            # As long as the longest so far: one that is cut off would take what is ready with it.
-            longest = max(result["preparing_seconds"].values(), default=0.0)
-            if ready and time.perf_counter() - begin + longest > _PREPARING * spec["limit"]:
-                result["left_out"][name] = CUT
-                continue
-            start = time.perf_counter()
-            try:
-                ready[name] = candidates.make(
-                    work,
-                    spec["engine"],
-                    form,
-                    Path(spec["work"]),
-                    cuda_graphs=graphs,
-                    level=spec["level"],
-                )
-                ready[name].run()
-                result["notes"][name] = ready[name].notes
-            except Exception as error:  # whatever library failed: the other forms are measured all the same
-                ready.pop(name, None)
-                result["left_out"][name] = " ".join(str(error).split())[:500]
-            result["preparing_seconds"][name] = round(time.perf_counter() - start, 3)
-            write(result)
-    if not ready:
-        return
-    left = max(1.0, spec["limit"] - (time.perf_counter() - begin) - 5)
-    rule = Settings(
-        min_samples=spec["samples"], min_seconds=spec["seconds"], timeout=min(left, spec["measuring"])
-    )
-    timings = measure({name: candidate.run for name, candidate in ready.items()}, rule)
-    result["timings"] = {name: timing.to_json() for name, timing in timings.items()}
-    result["gpus_after"] = environment.gpus()
-    write(result)
-    naive = {
+
+    def make(form: str, *, cuda_graphs: bool) -> Candidate:
+        folder, level = Path(spec["work"]), spec["level"]
+        return candidates.make(work, spec["engine"], form, folder, cuda_graphs=cuda_graphs, level=level)
+
+    with_graphs = (False, True) if work.device == "cuda" else (False,)
+    makers = {
+        form + WITH_GRAPHS * graphs: functools.partial(make, form, cuda_graphs=graphs)
+        for form in work.forms()
+        for graphs in with_graphs
+    }
+    ready, timings = _interleaved(spec, makers, begin, result, write)
+    same = {
         name: candidate
         for name, candidate in ready.items()
-        if name.removesuffix(candidates.WITH_GRAPHS) in candidates.SAME_NUMBERS
+        if name.removesuffix(WITH_GRAPHS) in candidates.SAME_NUMBERS
     }
-    if "naive" in naive:
-        result["agreement"] = candidates.agreement(naive, "naive")
+    if "naive" in same:
+        result["agreement"] = candidates.agreement(same, "naive")
     result["ratios"] = {}
-    for suffix in ("", candidates.WITH_GRAPHS):
+    for suffix in ("", WITH_GRAPHS):
         fused = [form + suffix for form in candidates.FUSED if form + suffix in timings]
         if fused:
             best = min(fused, key=lambda name: timings[name].total.median)
@@ -181,7 +167,129 @@ def latency(spec: dict[str, Any], write: Write) -> None:
     write(result)
 
 
-KINDS: Final = {"machine": machine, "correctness": correctness, "latency": latency}
+def int8(spec: dict[str, Any], write: Write) -> None:
+    """One graph in FP16 and in INT8 on one engine, interleaved; where INT8 is slower, the layers that hold it back."""
+    from ..export.engines import Options, prepare
+    from ..export.onnx_export import ports
+    from .engine_candidates import Source, engine_candidate, random_pixels, require_product
+    from .engine_layers import by_convolution, layer_times
+
+    begin = time.perf_counter()
+    product, graph, folder = spec["engine"], spec["graph"], Path(spec["work"])
+    require_product(product)
+    result: dict[str, Any] = {
+        "network": Bundle.open(spec["float"]).manifest.name,
+        "graph": graph,
+        "size": [spec["height"], spec["width"]],
+        "precision": "int8",
+        "engine": product,
+    }
+    # Layers are told of in the engines that are timed: what is told does not change them.
+    options = Options(optimization_level=spec["level"], layers=True)
+
+    @functools.cache
+    def source(precision: Precision) -> Source:
+        bundle = Bundle.open(spec["float"] if precision == "fp16" else spec["int8"])
+        manifest = bundle.manifest
+        feeds = random_pixels(
+            graph,
+            spec["height"],
+            spec["width"],
+            label_scale=manifest.label_scale,
+            classes=len(manifest.classes),
+            levels=manifest.levels,
+        )
+        _, output = ports(manifest.label_scale)[graph]
+        name = f"{manifest.fingerprint[:16]}-{graph}-{spec['width']}x{spec['height']}-{precision}"
+        data = prepare(bundle.read_graph(graph), precision)
+        return Source(name, graph, data, precision, feeds, output.name)
+
+    def make(precision: Precision, *, cuda_graphs: bool) -> Candidate:
+        return engine_candidate(product, source(precision), folder, options, cuda_graphs=cuda_graphs)
+
+    makers = {
+        precision + WITH_GRAPHS * graphs: functools.partial(make, precision, cuda_graphs=graphs)
+        for precision in ("fp16", *INT8_FORMS)
+        for graphs in (False, True)
+    }
+    _, timings = _interleaved(spec, makers, begin, result, write)
+    result["speedup"] = {}
+    for suffix in ("", WITH_GRAPHS):
+        made = [form + suffix for form in INT8_FORMS if form + suffix in timings]
+        if made and "fp16" + suffix in timings:
+            best = min(made, key=lambda name: timings[name].total.median)
+            result["speedup"][f"fp16/int8{suffix}"] = {
+                "best_form": best,
+                "ratio": ratio(timings["fp16" + suffix], timings[best]),
+            }
+    write(result)
+    if result["speedup"]:
+        # The graphs' launches count as they are used: recorded, where that can be done.
+        taken = list(result["speedup"].values())[-1]["best_form"].removesuffix(WITH_GRAPHS)
+        before, after = (layer_times(product, source(p), folder, options) for p in ("fp16", taken))
+        result["layers"] = {
+            "before": "fp16",
+            "after": taken,
+            "by_convolution": by_convolution(before, after),
+            "slowest": [
+                {"layer": layer.name, "ms": layer.milliseconds}
+                for layer in sorted(after, key=lambda layer: -layer.milliseconds)[:_SLOWEST]
+            ],
+        }
+        write(result)
+
+
+def _interleaved(
+    spec: dict[str, Any],
+    makers: Mapping[str, Callable[[], Candidate]],
+    begin: float,
+    result: dict[str, Any],
+    write: Write,
+) -> tuple[dict[str, Candidate], dict[str, Timing]]:
+    """Make candidates ready, as many as the section's time allows, and time them in turn.
+
+    Args:
+        spec: of the section.
+        makers: candidates by name, by weight.
+        begin: when the section began, by `time.perf_counter`.
+        result: gets what was measured, what was left out and why, and the state of the GPUs before and after.
+        write: is called after each step.
+
+    Returns:
+        The candidates that are ready, and their timings.
+    """
+    result |= {"gpus_before": environment.gpus(), "preparing_seconds": {}, "left_out": {}, "notes": {}}
+    ready: dict[str, Candidate] = {}
+    for name, make in makers.items():
+        # As long as the longest so far: one that is cut off would take what is ready with it.
+        longest = max(result["preparing_seconds"].values(), default=0.0)
+        if ready and time.perf_counter() - begin + longest > _PREPARING * spec["limit"]:
+            result["left_out"][name] = CUT
+            continue
+        start = time.perf_counter()
+        try:
+            ready[name] = make()
+            ready[name].run()
+            result["notes"][name] = ready[name].notes
+        except Exception as error:  # whatever library failed: the other forms are measured all the same
+            ready.pop(name, None)
+            result["left_out"][name] = " ".join(str(error).split())[:500]
+        result["preparing_seconds"][name] = round(time.perf_counter() - start, 3)
+        write(result)
+    if not ready:
+        return {}, {}
+    left = max(1.0, spec["limit"] - (time.perf_counter() - begin) - 5)
+    rule = Settings(
+        min_samples=spec["samples"], min_seconds=spec["seconds"], timeout=min(left, spec["measuring"])
+    )
+    timings = measure({name: candidate.run for name, candidate in ready.items()}, rule)
+    result["timings"] = {name: timing.to_json() for name, timing in timings.items()}
+    result["gpus_after"] = environment.gpus()
+    write(result)
+    return ready, timings
+
+
+KINDS: Final = {"machine": machine, "correctness": correctness, "latency": latency, "int8": int8}
 
 
 def main(arguments: list[str]) -> int:

@@ -335,6 +335,7 @@ def _gpu_section(result: dict[str, Any]) -> Section:
         columns = ("network", "engine, best form", "p50 ms", *(f"{form} / fused" for form in forms))
         note = "Times of other forms over that of the fastest fused one, on the same engine; the fastest engine first."
         section.tables.append(Table("Fused octave convolutions", columns, rows, note))
+    section.tables += _int8_on_gpu(measured)
     tables: dict[str, list[tuple[str, ...]]] = {}
     for found in measured:
         for form, timing in found["timings"].items():
@@ -390,6 +391,38 @@ def _fused_on_gpu(measured: list[dict[str, Any]]) -> list[tuple[str, str, float,
     ]
     order = list(dict.fromkeys(title for title, *_ in rows))
     return sorted(rows, key=lambda row: (order.index(row[0]), row[2]))
+
+
+def _int8_on_gpu(measured: list[dict[str, Any]]) -> list[Table]:
+    """INT8 against FP16, and what holds it back."""
+    rows = tuple(
+        (_on_gpu(found), f"{found['engine']}, {values['best_form']}", f"{values['ratio']:.2f}")
+        for found in measured
+        for values in found.get("speedup", {}).values()
+    )
+    slower = tuple(
+        (
+            _on_gpu(found),
+            found["engine"],
+            " + ".join(row["convolutions"]) or "conversions and all else",
+            f"{row['before_ms']:.3f}",
+            f"{row['after_ms']:.3f}",
+        )
+        for found in measured
+        if "layers" in found
+        for row in found["layers"]["by_convolution"]
+        if row["after_ms"] > row["before_ms"]
+    )
+    columns = ("network", "engine", "convolutions", "fp16, ms", "int8, ms")
+    note = "Layers timed one by one: their sum is more than the whole takes."
+    return [
+        *(
+            [Table("INT8 against FP16", ("network", "engine, best form", "fp16 / int8"), rows)]
+            if rows
+            else []
+        ),
+        *([Table("What holds INT8 back", columns, slower, note)] if slower else []),
+    ]
 
 
 def _digits(ratio: float | None) -> str:

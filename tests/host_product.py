@@ -13,10 +13,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import enum
+import json
 import types
 
 import numpy as np
+import onnx
 import onnxruntime
+from oslic.bench import engine_candidates, engine_layers
+from oslic.runtime.backends import cuda
 from oslic.runtime.errors import BackendError
 
 _LIBC = ctypes.CDLL(None)
@@ -165,7 +169,12 @@ class Engine:
     """What the runner asks of `ICudaEngine`; without profiles it takes every shape."""
 
     def __init__(self, model, profiles, driver, *, dtype=None, capturable=True):
-        self.session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        # Engines have types that ONNX Runtime's own rewriting has no form of.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        nodes = onnx.load_model_from_string(model).graph.node
+        self.layers = {f"kernel {n.name}": n.name for n in nodes if n.op_type in {"Conv", "ConvTranspose"}}
         self.profiles, self.driver = profiles, driver
         self._dtype = dtype
         self.capturable = capturable
@@ -181,6 +190,12 @@ class Engine:
     def get_tensor_dtype(self, name):
         return self._dtype or DataType(self._types[name])
 
+    def create_engine_inspector(self):
+        assert self.driver.depth
+        layers = [{"Name": k, "Metadata": f"[ONNX Layer: {n}]"} for k, n in self.layers.items()]
+        text = json.dumps({"Layers": [*layers, {"Name": "Reformat"}]})
+        return types.SimpleNamespace(get_engine_information=lambda form: text)
+
     def create_execution_context(self):
         assert self.driver.depth
         return Context(self)
@@ -193,6 +208,7 @@ class Context:
         self.engine = engine
         self.profile, self.shapes, self.addresses = 0, {}, {}
         self.generation = 0
+        self.profiler = None
 
     def set_optimization_profile_async(self, index, stream):
         assert self.engine.driver.depth
@@ -245,12 +261,19 @@ class Context:
             return True
         driver.log.append("launch")
         work()
+        if self.profiler is not None:
+            for i, name in enumerate([*self.engine.layers, "Reformat"]):
+                self.profiler.report_layer_time(name, (i + 1) / 8)
         return True
 
 
 def _array(address, shape, kind):
     size = int(np.prod(shape)) * kind.itemsize
     return np.frombuffer((ctypes.c_uint8 * size).from_address(address), kind).reshape(shape)
+
+
+class Profiler:
+    """Layer i, from 1 on, takes i / 8 ms; the last one is a conversion."""
 
 
 class Logger:
@@ -276,7 +299,18 @@ def product(driver):
         Runtime=Runtime,
         ILogger=Logger,
         nptype=nptype,
+        IProfiler=Profiler,
+        LayerInformationFormat=types.SimpleNamespace(JSON=1),
     )
+
+
+def install(monkeypatch, driver, module):
+    """Put a stand-in for a product, CUDA and a GPU where `bench` looks for them."""
+    for user in (engine_candidates, engine_layers):
+        monkeypatch.setattr(user, "load_product", lambda name: module)
+    monkeypatch.setattr(engine_candidates, "build_plan", lambda trt, data, shapes, options: data)
+    monkeypatch.setattr(cuda, "gpus", lambda: ([cuda.Gpu("a stand-in", "9.0")], ""))
+    monkeypatch.setattr(cuda, "open_driver", lambda: driver)
 
 
 PRODUCT = types.SimpleNamespace(__name__="host", DataType=DataType)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from host_product import Engine, HostDriver, product
+from host_product import Engine, HostDriver, install, product
 from oslic.bench import gpu, gpu_candidates, gpu_section, report_sections
 from oslic.bench.gpu import QUICK, Plan, Section, line, read_earlier, run, run_section, sections
 from oslic.runtime.backends import BACKENDS, cuda
@@ -355,10 +355,7 @@ def test_engines_that_cannot_be_recorded_are_not_measured_as_recorded(tmp_path, 
     driver = HostDriver()
     module = product(driver)
     module.Runtime.deserialize_cuda_engine = lambda _, plan: Engine(plan, [], driver, capturable=capturable)
-    monkeypatch.setattr(gpu_candidates, "load_product", lambda name: module)
-    monkeypatch.setattr(gpu_candidates, "build_plan", lambda trt, data, shapes, options: data)
-    monkeypatch.setattr(cuda, "gpus", lambda: ([cuda.Gpu("a stand-in", "9.0")], ""))
-    monkeypatch.setattr(cuda, "open_driver", lambda: driver)
+    install(monkeypatch, driver, module)
     work = gpu_candidates.Work("tiny", "synthesise", 64, 96, "fp32", "cuda")
     plain = gpu_candidates.make(work, "tensorrt", "naive", tmp_path, cuda_graphs=False)
     assert plain.run().wall == {"device": 1.25e-3}

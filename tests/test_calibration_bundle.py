@@ -12,8 +12,12 @@ import onnx
 import pytest
 import small_bundle
 from conftest import SAMPLES
+from host_product import HostDriver, install, product
 from onnx import TensorProto, helper
+from oslic.bench import gpu_section
 from oslic.bench.drift import run as drift
+from oslic.bench.gpu import QUICK, Plan, line, slower_in_int8
+from oslic.bench.gpu import sections as plan_sections
 from oslic.bench.int8 import FORMAT, evaluate, find_pictures, fingerprints, labels, latency, lines
 from oslic.bench.report_sections import sections
 from oslic.bench.timing import Settings
@@ -340,3 +344,59 @@ def test_tensorrt_rtx_builds_the_graphs_without_warnings(calibrated, precision):
     for name in GRAPH_NAMES:
         shapes = DEFAULT_PROFILE.shapes(name, bundle.manifest.label_scale, bundle.manifest.multiple)
         assert build_plan(trt, prepare(bundle.read_graph(name), precision), [shapes], BuildOptions())
+
+
+def int8_section(bundles, graph, folder):
+    before, after = (str(bundle.path) for bundle in bundles)
+    plan = Plan(**QUICK, graphs=(graph,), int8=(before, after))
+    section = next(s for s in plan_sections(plan) if s.name == f"int8 {graph} 96x64 tensorrt")
+    return {**section.spec, "work": str(folder), "limit": 60}
+
+
+@pytest.mark.parametrize("graph", GRAPH_NAMES)
+def test_int8_is_held_against_fp16_on_an_engine(calibrated, float_bundle, graph, tmp_path, monkeypatch):
+    """On a stand-in for TensorRT: see `host_product`."""
+    driver = HostDriver()
+    install(monkeypatch, driver, product(driver))
+    results = []
+    gpu_section.int8(int8_section((float_bundle, calibrated[0]), graph, tmp_path), results.append)
+    found = results[-1]
+    assert not found["left_out"]
+    forms = {f"{p}{graphs}" for p in ("fp16", "int8-fp16", "int8") for graphs in ("", " + graphs")}
+    assert set(found["timings"]) == forms
+    assert set(found["speedup"]) == {"fp16/int8", "fp16/int8 + graphs"}
+    rows = found["layers"]["by_convolution"]
+    names = [name for row in rows for name in row["convolutions"]]
+    float_graph = onnx.load_model_from_string(float_bundle.read_graph(graph)).graph
+    convolutions = {n.name for n in float_graph.node if n.op_type in {"Conv", "ConvTranspose"}}
+    assert len(names) == len(set(names))
+    assert convolutions <= set(names)
+    # The stand-in's layers take 1/8, 2/8, ... ms, the last one a conversion.
+    int8_graph = onnx.load_model_from_string(calibrated[0].read_graph(graph)).graph
+    for when, here in (("before_ms", float_graph), ("after_ms", int8_graph)):
+        count = 1 + sum(n.op_type in {"Conv", "ConvTranspose"} for n in here.node)
+        assert sum(row[when] for row in rows) == pytest.approx(count * (count + 1) / 16)
+    slower = slower_in_int8(found["layers"])
+    assert len(slower) == min(5, sum(row["after_ms"] > row["before_ms"] for row in rows))
+    part = {"status": "done", "seconds": 1.0, "result": json.loads(json.dumps(found))}
+    assert all(text in line("int8", part) for text in slower)
+    result = {"format": "oslic-bench-gpu", "gpu": "a stand-in", "environment": {}, "sections": {"int8": part}}
+    tables = {table.title: table for table in sections([result])[0].tables}
+    assert len(tables["INT8 against FP16"].rows) == 2
+    assert ("What holds INT8 back" in tables) == bool(slower)
+
+
+def test_int8_sections_need_a_gpu_and_bundles_that_belong_together(
+    calibrated, float_bundle, tmp_path, capsys
+):
+    output = tmp_path / "g.json"
+    words = ["bench", "gpu", "-o", str(output), "--device", "cpu", "--quick", "--only", "int8 "]
+    pair = [str(float_bundle.path), str(calibrated[0].path)]
+    assert main([*words, "--int8", *pair]) == 0
+    assert json.loads(output.read_text())["sections"]["int8 synthesise 96x64 tensorrt"] == {
+        "status": "skipped",
+        "reason": "tensorrt runs on GPUs only",
+    }
+    capsys.readouterr()
+    assert main([*words, "--int8", *pair[::-1]]) == DataError.exit_code
+    assert "was not calibrated from" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from ...runtime.errors import UsageError, VerificationError
 from ...runtime.files import check_target
 from ..gpu import QUICK, Plan, unfinished
 from ..gpu import run as run_plan
+from ..int8 import fingerprints
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +41,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="only sections whose names hold this, such as 'fp16 tensorrt'; repeatable",
     )
     parser.add_argument("--network", action="append", default=[], metavar="NAME", help="default: base, full")
+    parser.add_argument(
+        "--int8",
+        nargs=2,
+        type=Path,
+        metavar=("BUNDLE", "BUNDLE_INT8"),
+        help="also INT8 against FP16: a bundle, and what `oslic calibrate --ignore-time` made of it",
+    )
     parser.add_argument("--keep", action="store_true", help="keep graphs and engines in FILE.json.work")
 
 
@@ -51,6 +59,9 @@ def run(args: argparse.Namespace) -> int:
     settings = dict(QUICK) if args.quick else {}
     if args.network:
         settings["networks"] = tuple(args.network)
+    if args.int8 is not None:
+        fingerprints(*args.int8)
+        settings["int8"] = tuple(str(folder.resolve()) for folder in args.int8)
     plan = Plan(device=args.device, budget=args.budget, limit=args.limit, **settings)
     result = run_plan(plan, output, only=args.only)
     statuses = [part["status"] for part in result["sections"].values()]

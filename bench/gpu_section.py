@@ -226,16 +226,20 @@ def int8(spec: dict[str, Any], write: Write) -> None:
     if result["speedup"]:
         # The graphs' launches count as they are used: recorded, where that can be done.
         taken = list(result["speedup"].values())[-1]["best_form"].removesuffix(WITH_GRAPHS)
-        before, after = (layer_times(product, source(p), folder, options) for p in ("fp16", taken))
-        result["layers"] = {
-            "before": "fp16",
-            "after": taken,
-            "by_convolution": by_convolution(before, after),
-            "slowest": [
-                {"layer": layer.name, "ms": layer.milliseconds}
-                for layer in sorted(after, key=lambda layer: -layer.milliseconds)[:_SLOWEST]
-            ],
-        }
+        try:
+            before, after = (layer_times(product, source(p), folder, options) for p in ("fp16", taken))
+        except Exception as error:  # whatever the product: what was timed stands
+            result["left_out"]["layers"] = " ".join(str(error).split())[:500]
+        else:
+            result["layers"] = {
+                "before": "fp16",
+                "after": taken,
+                "by_convolution": by_convolution(before, after),
+                "slowest": [
+                    {"layer": layer.name, "ms": layer.milliseconds}
+                    for layer in sorted(after, key=lambda layer: -layer.milliseconds)[:_SLOWEST]
+                ],
+            }
         write(result)
 
 

@@ -386,6 +386,21 @@ def test_int8_is_held_against_fp16_on_an_engine(calibrated, float_bundle, graph,
     assert ("What holds INT8 back" in tables) == bool(slower)
 
 
+def test_times_stand_where_a_product_tells_nothing_of_its_layers(
+    calibrated, float_bundle, tmp_path, monkeypatch
+):
+    driver = HostDriver()
+    module = product(driver)
+    del module.IProfiler
+    install(monkeypatch, driver, module)
+    results = []
+    spec = int8_section((float_bundle, calibrated[0]), "segment", tmp_path)
+    gpu_section.int8(spec, results.append)
+    assert len(results[-1]["timings"]) == 6
+    assert "layers" not in results[-1]
+    assert "IProfiler" in results[-1]["left_out"]["layers"]
+
+
 def test_int8_sections_need_a_gpu_and_bundles_that_belong_together(
     calibrated, float_bundle, tmp_path, capsys
 ):

@@ -96,8 +96,18 @@ class Section:
     spec: dict[str, Any] = field(default_factory=dict)
 
 
-def _padded(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
+def _timing(plan: Plan, size: tuple[int, int], multiple: int) -> dict[str, Any]:
+    """What sections that time engines have in common."""
+    height, width = (-(-side // multiple) * multiple for side in size)
+    return {
+        "height": height,
+        "width": width,
+        "device": plan.device,
+        "level": plan.level,
+        "samples": plan.samples,
+        "seconds": plan.seconds,
+        "measuring": plan.measuring,
+    }
 
 
 def sections(plan: Plan) -> list[Section]:
@@ -120,15 +130,9 @@ def sections(plan: Plan) -> list[Section]:
                             "kind": "latency",
                             "network": network,
                             "graph": graph,
-                            "height": _padded(size[0], multiple),
-                            "width": _padded(size[1], multiple),
                             "precision": precision,
                             "engine": engine,
-                            "device": plan.device,
-                            "level": plan.level,
-                            "samples": plan.samples,
-                            "seconds": plan.seconds,
-                            "measuring": plan.measuring,
+                            **_timing(plan, size, multiple),
                         }
                         name = f"latency {network} {graph} {size[1]}x{size[0]} {precision} {engine}"
                         # The first of everything on all engines, then what differs in one thing from it, ...
@@ -153,14 +157,8 @@ def _int8_sections(plan: Plan) -> list[tuple[tuple[int, ...], Section]]:
                     "float": before,
                     "int8": after,
                     "graph": graph,
-                    "height": _padded(size[0], multiple),
-                    "width": _padded(size[1], multiple),
                     "engine": engine,
-                    "device": plan.device,
-                    "level": plan.level,
-                    "samples": plan.samples,
-                    "seconds": plan.seconds,
-                    "measuring": plan.measuring,
+                    **_timing(plan, size, multiple),
                 }
                 name = f"int8 {graph} {size[1]}x{size[0]} {engine}"
                 weighted.append(((1 + s + g, 0, e, s, g), Section(name, spec)))

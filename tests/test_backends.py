@@ -375,6 +375,13 @@ def make_runner(driver, *, capture=True, info=INFO, **engine):
     )
 
 
+def placed(driver, array, offset=0):
+    """An array on the "device" of a stand-in, some bytes behind the beginning of its memory."""
+    address = driver.allocate(array.nbytes + offset) + offset
+    ctypes.memmove(address, array.ctypes.data, array.nbytes)
+    return Interface(shape=array.shape, data=(address, False), stream=None)
+
+
 def inputs(side, seed=0):
     random = np.random.default_rng(seed)
     return (
@@ -508,9 +515,8 @@ def test_device_arrays_are_read_in_place_and_results_can_stay_there():
     driver = HostDriver()
     runner = make_runner(driver)
     x = inputs(32)
-    address = driver.allocate(x[0].nbytes)
-    ctypes.memmove(address, x[0].ctypes.data, x[0].nbytes)
-    image = Interface(shape=x[0].shape, data=(address, False), stream=None)
+    image = placed(driver, x[0])
+    (address,) = driver.device.live
     allocated = len(driver.device.live)
     y = runner.on_device(image, torch.from_numpy(x[1]))
     # The labels' staging and the result: the image was read where it lies.
@@ -532,9 +538,7 @@ def test_a_device_array_that_starts_between_two_addresses_is_copied():
     driver = HostDriver()
     runner = make_runner(driver)
     x = inputs(32)
-    address = driver.allocate(x[0].nbytes + 5)
-    ctypes.memmove(address + 5, x[0].ctypes.data, x[0].nbytes)
-    image = Interface(shape=x[0].shape, data=(address + 5, False), stream=None)
+    image = placed(driver, x[0], 5)
     for _ in range(3):
         assert np.array_equal(runner(image, x[1]), expected(*x))
 
@@ -544,10 +548,8 @@ def test_a_device_array_of_another_context_is_refused():
     driver = HostDriver()
     runner = make_runner(driver)
     x = inputs(32)
-    address = driver.allocate(x[0].nbytes)
-    ctypes.memmove(address, x[0].ctypes.data, x[0].nbytes)
-    image = Interface(shape=x[0].shape, data=(address, False), stream=None)
-    driver.elsewhere.add(address)
+    image = placed(driver, x[0])
+    driver.elsewhere |= set(driver.device.live)
     with pytest.raises(BackendError, match=r"another CUDA context .* `import pycuda\.autoprimaryctx`"):
         runner(image, x[1])
     driver.elsewhere.clear()

@@ -307,7 +307,8 @@ def main(arguments: list[str]) -> int:
     try:
         KINDS[cast("str", spec["kind"])](spec, write)
     except OslicError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        kind = "" if isinstance(error, DependencyError) else f"{type(error).__name__}: "
+        print(f"{kind}{error}", file=sys.stderr)
         return error.exit_code
     return 0
 

@@ -15,16 +15,27 @@ import sys
 import threading
 import types
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from host_product import PRODUCT, DataType, Engine, Heap, HostDriver, product
 from onnx import TensorProto, helper
 from oslic.runtime import backends
-from oslic.runtime.backends import Options, PassedOverWarning, cuda, probe_all, select, sessions, tensorrt
+from oslic.runtime.backends import (
+    Options,
+    PassedOverWarning,
+    cuda,
+    onnxruntime_gpu,
+    probe_all,
+    select,
+    sessions,
+    tensorrt,
+)
 from oslic.runtime.backends.capture import CaptureState, Step
 from oslic.runtime.backends.exchange import contiguous, view
 from oslic.runtime.backends.onnxruntime_gpu import _TRIAL
@@ -1037,6 +1048,79 @@ def test_what_onnx_runtime_refuses_is_an_error_of_ours(image):
     runner = select("onnxruntime-cpu", Bundle.open(default_bundle())).backend.load("segment")
     with pytest.raises(BackendError, match="ONNX Runtime failed in the segment graph on inputs"):
         runner(image)
+
+
+def test_a_gpus_sessions_are_called_on_one_thread_whoever_calls(ort):
+    """ONNX Runtime records for each thread anew, and what one thread records, another one's call would spoil."""
+    data = Bundle.open(default_bundle()).read_graph("segment")
+    threads = set()
+
+    class Watched:
+        """The session, and who calls it."""
+
+        def __init__(self):
+            options = sessions.session_options(ort, 1)
+            self._session = sessions.open_session(ort, data, sessions.Provider(sessions.CPU, {}), options)
+
+        def __getattr__(self, name):
+            threads.add(threading.get_ident())
+            return getattr(self._session, name)
+
+    bound = [
+        sessions.BoundRunner(
+            ort, Watched(), "segment", device="cpu", capture=True, call=sessions.on_device_thread
+        )
+        for _ in range(2)
+    ]
+    threads.clear()
+    plain = select("onnxruntime-cpu", Bundle.open(default_bundle())).backend.load("segment")
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (1, 32 * n, 64, 3), np.uint8) for n in (1, 2, 3)]
+
+    def work(k):
+        return [bound[(k + i) % 2](x) for i, x in enumerate(images * 3)]
+
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(work, range(4)):
+            for x, y in zip(images * 3, found, strict=True):
+                assert np.array_equal(y, plain(x))
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+    assert sessions.on_device_thread(lambda: sessions.on_device_thread(threading.get_ident)) in threads
+    with pytest.raises(BackendError, match="ONNX Runtime failed in the segment graph"):
+        bound[0](images[0][0])
+    for runner in bound:
+        runner.close()
+    with pytest.raises(BackendError, match="was closed"):
+        bound[0](images[0])
+
+
+def test_bundles_in_int8_are_refused_where_cuda_would_leave_layers_to_the_cpu(tmp_path, monkeypatch):
+    shutil.copytree(default_bundle(), tmp_path / "b")
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    manifest["quantization"] = {"scheme": "int8"}
+    for graph in manifest["graphs"].values():
+        graph["precision"] = "int8"
+    (tmp_path / "b" / "manifest.json").write_text(json.dumps(manifest))
+    asked = []
+
+    def session(data, options):
+        asked.append(options.cuda_graphs)
+        raise BackendError("CUDAExecutionProvider leaves nodes to another provider: 13 DequantizeLinear")
+
+    kind = onnxruntime_gpu.OnnxRuntimeCuda
+    monkeypatch.setattr(kind, "session", session)
+    monkeypatch.setattr(kind, "require_present", lambda options: (onnxruntime, None))
+    monkeypatch.setattr(onnxruntime_gpu, "_open", lambda *arguments: None)
+    monkeypatch.setattr(cuda, "gpus", lambda: ([cuda.Gpu("a stand-in", "9.0")], ""))
+    found = kind.probe(Bundle.open(tmp_path / "b"), Options())
+    assert not found.usable
+    assert found.reason.startswith(
+        "CUDAExecutionProvider leaves nodes to another provider: 13 DequantizeLinear;"
+    )
+    assert found.reason.endswith(f"oslic build {tmp_path / 'b'} --backend tensorrt --precision int8-fp16")
+    assert asked == [False]  # a recording would be refused in other words
+    assert kind.probe(Bundle.open(default_bundle()), Options()).usable
 
 
 def test_slots_are_bounded(ort):

@@ -11,6 +11,7 @@ import io
 import warnings
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from ..bundle import GRAPH_NAMES
 from ..errors import BackendError
 from . import cuda
 from .protocol import Availability, Options
@@ -19,6 +20,7 @@ from .sessions import (
     HostRunner,
     Provider,
     find_onnxruntime,
+    on_device_thread,
     open_session,
     require_precision,
     session_options,
@@ -66,10 +68,20 @@ class _OnnxRuntimeGpu:
                 for graph in bundle.manifest.graphs:
                     require_precision(bundle, graph, cls.name, options)
             # Whether its libraries load is only known when it is asked to work.
-            open_session(onnxruntime, _TRIAL, provider, session_options(onnxruntime, 1))
+            _open(onnxruntime, _TRIAL, provider, session_options(onnxruntime, 1))
+            if bundle is not None and bundle.manifest.quantization is not None:
+                cls._require_quantised(bundle)
         except BackendError as error:
             return Availability(False, version, str(error), expected=bool(found))
         return Availability(True, version, f"runs on {found[0].name}{cls.note}")
+
+    @classmethod
+    def _require_quantised(cls, bundle: Bundle) -> None:
+        """Refuse a quantised bundle that the provider cannot run; here none.
+
+        Raises:
+            BackendError: saying why.
+        """
 
     def load(self, graph: GraphName) -> Runner:
         """Load one graph: see `Backend.load`."""
@@ -93,7 +105,7 @@ class _OnnxRuntimeGpu:
         """
         onnxruntime, provider = cls.require_present(options)
         chosen = session_options(onnxruntime, options.threads, optimise=options.optimise)
-        return onnxruntime, open_session(onnxruntime, data, provider, chosen)
+        return onnxruntime, _open(onnxruntime, data, provider, chosen)
 
     @classmethod
     def require_present(cls, options: Options | None = None) -> tuple[Any, Provider]:
@@ -112,6 +124,11 @@ class _OnnxRuntimeGpu:
 
     def _runner(self, onnxruntime: Any, session: Any, graph: GraphName) -> Runner:
         return BoundRunner(onnxruntime, session, graph, device="cuda", capture=self._options.cuda_graphs)
+
+
+def _open(onnxruntime: Any, data: bytes, provider: Provider, options: Any) -> Any:
+    """`open_session` where it disturbs no recording: it allocates, and waits for the device."""
+    return on_device_thread(lambda: open_session(onnxruntime, data, provider, options))
 
 
 def _built_in(onnxruntime: Any, name: str) -> bool:
@@ -161,6 +178,17 @@ class OnnxRuntimeCuda(_OnnxRuntimeGpu):
             return None
         _preload(onnxruntime)
         return Provider(cls.provider, _cuda_options(graphs=options.cuda_graphs))
+
+    @classmethod
+    def _require_quantised(cls, bundle: Bundle) -> None:
+        graph = next(name for name in GRAPH_NAMES if bundle.manifest.graphs[name].precision == "int8")
+        try:
+            cls.session(bundle.read_graph(graph), Options(cuda_graphs=False))
+        except BackendError as error:
+            raise BackendError(
+                f"{error}; int8 bundles run on GPUs as engines: oslic build {bundle.path} --backend tensorrt "
+                "--precision int8-fp16"
+            ) from error
 
 
 class OnnxRuntimeTensorRt(_OnnxRuntimeGpu):

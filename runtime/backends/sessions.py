@@ -6,14 +6,16 @@ single nodes that a provider has no kernel for. `open_session` refuses both.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import threading
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import numpy as np
 
@@ -34,6 +36,10 @@ PRECISION_NAMES: Final = {
     "bfloat16": "bf16",
 }
 """Precision as manifests say it -> as engines and options say it; the others are the same."""
+
+_DEVICE_THREAD: Final = "oslic-gpu"
+
+_Result = TypeVar("_Result")
 
 # What computes sizes from `Shape`; providers for GPUs leave it to the CPU on purpose, on a few whole numbers.
 _SIZE_ARITHMETIC: Final = frozenset(
@@ -212,6 +218,31 @@ def _in_host_memory(source: View) -> npt.NDArray[np.uint8]:
     return source.host().reshape(source.shape)
 
 
+@functools.cache
+def _device_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix=_DEVICE_THREAD)
+
+
+def on_device_thread(work: Callable[[], _Result]) -> _Result:
+    """Do something on the one thread of this process that calls ONNX Runtime for a GPU.
+
+    It records CUDA graphs for each thread anew, and keeps them as long as the session; and it records in CUDA's global
+    mode: meanwhile a call that allocates memory or waits for the device fails on every other thread, and takes the
+    recording with it.
+
+    Args:
+        work: returns, or raises, what this does.
+    """
+    if threading.current_thread().name.startswith(_DEVICE_THREAD):
+        return work()
+    return _device_thread().submit(work).result()
+
+
+def at_once(work: Callable[[], _Result]) -> _Result:
+    """Do something on the caller's thread."""
+    return work()
+
+
 class _Slot:
     """What belongs to one set of input shapes: device values at fixed addresses, and whether they are recorded."""
 
@@ -234,13 +265,24 @@ class BoundRunner:
         name: of the graph, for messages.
         device: ONNX Runtime's name of the device: `cuda`, or `cpu`.
         capture: whether the provider records CUDA graphs.
+        call: does what calls ONNX Runtime; None: on the device's thread, if it is a GPU.
     """
 
-    def __init__(self, onnxruntime: Any, session: Any, name: str, *, device: str, capture: bool) -> None:
+    def __init__(
+        self,
+        onnxruntime: Any,
+        session: Any,
+        name: str,
+        *,
+        device: str,
+        capture: bool,
+        call: Callable[[Callable[[], Any]], Any] | None = None,
+    ) -> None:
         self._api = onnxruntime
         self._session = session
         self._name = name
         self._device = device
+        self._call = call or (at_once if device == "cpu" else on_device_thread)
         self._capture = capture
         self._inputs = [value.name for value in session.get_inputs()]
         self._output = session.get_outputs()[0].name
@@ -250,15 +292,17 @@ class BoundRunner:
 
     def __call__(self, *inputs: Any) -> npt.NDArray[np.uint8]:
         """Run the graph: see `Runner`."""
+        if len(inputs) != len(self._inputs):
+            raise BackendError(f"the {self._name} graph takes {len(self._inputs)} inputs, not {len(inputs)}")
+        views = [view(x) for x in inputs]
+        found: npt.NDArray[np.uint8] = self._call(functools.partial(self._run_on, views))
+        return found
+
+    def _run_on(self, views: Sequence[View]) -> npt.NDArray[np.uint8]:
+        shapes = tuple(v.shape for v in views)
         with self._lock:
             if self._session is None:
                 raise BackendError(f"the {self._name} graph was closed")
-            if len(inputs) != len(self._inputs):
-                raise BackendError(
-                    f"the {self._name} graph takes {len(self._inputs)} inputs, not {len(inputs)}"
-                )
-            views = [view(x) for x in inputs]
-            shapes = tuple(v.shape for v in views)
             try:
                 if self._device != "cpu" and all(v.on_device for v in views):
                     return self._in_place(views)
@@ -334,6 +378,9 @@ class BoundRunner:
 
     def close(self) -> None:
         """Drop the session and what is bound to it."""
+        self._call(self._drop)
+
+    def _drop(self) -> None:
         with self._lock:
             self._slots.clear()
             self._session = None

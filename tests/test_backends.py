@@ -883,6 +883,17 @@ def ort():
     return sessions.find_onnxruntime()[0]
 
 
+def test_the_default_logger_is_silenced_unless_a_caller_may_have_set_it(monkeypatch):
+    said = []
+    module = types.SimpleNamespace(InferenceSession=object, set_default_logger_severity=said.append)
+    monkeypatch.setattr(sessions.importlib, "import_module", lambda name: module)
+    assert sessions.find_onnxruntime() == (module, "")
+    assert not said
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    assert sessions.find_onnxruntime() == (module, "")
+    assert said == [4]
+
+
 def test_the_trial_model_is_a_relu():
     model = onnx.load_model_from_string(_TRIAL)
     onnx.checker.check_model(model, full_check=True)
@@ -1046,8 +1057,12 @@ def test_bound_sessions_compute_what_plain_ones_do(ort, graph):
 def test_what_onnx_runtime_refuses_is_an_error_of_ours(image):
     """Its `InvalidArgument` is neither a RuntimeError nor a ValueError."""
     runner = select("onnxruntime-cpu", Bundle.open(default_bundle())).backend.load("segment")
-    with pytest.raises(BackendError, match="ONNX Runtime failed in the segment graph on inputs"):
+    with pytest.raises(BackendError, match="ONNX Runtime failed in the segment graph on inputs") as caught:
         runner(image)
+    assert "\n" not in str(caught.value)
+    page = sessions._failure("segment", [(1, 2)], RuntimeError("a\n  b\n" + 2000 * "c"))
+    assert str(page).startswith("ONNX Runtime failed in the segment graph on inputs (1, 2): a b ccc")
+    assert len(str(page)) < 1100
 
 
 def test_a_gpus_sessions_are_called_on_one_thread_whoever_calls(ort):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import sys
 import threading
 import warnings
 from collections import Counter, OrderedDict
@@ -38,6 +39,8 @@ PRECISION_NAMES: Final = {
 """Precision as manifests say it -> as engines and options say it; the others are the same."""
 
 _DEVICE_THREAD: Final = "oslic-gpu"
+_FATAL: Final = 4
+_LONGEST: Final = 1000
 
 _Result = TypeVar("_Result")
 
@@ -53,11 +56,14 @@ _NO_GRAPH: Final = "-1"
 
 
 def find_onnxruntime() -> tuple[Any, str]:
-    """Import ONNX Runtime.
+    """Import ONNX Runtime; where nobody has before, its default logger falls silent.
+
+    That one tells of plug-ins which it does not need, at every session on CUDA, and of errors that are raised as well.
 
     Returns:
         The module, or None, and the reason why there is none.
     """
+    ours = "onnxruntime" not in sys.modules
     if importlib.util.find_spec("onnxruntime") is None:
         return None, "ONNX Runtime is not installed: pip install 'oslic[cpu]' (or 'oslic[gpu]')"
     try:
@@ -66,6 +72,8 @@ def find_onnxruntime() -> tuple[Any, str]:
         return None, f"ONNX Runtime is installed but does not load: {error}"
     if not hasattr(module, "InferenceSession"):
         return None, "ONNX Runtime is only partly installed: pip install --force-reinstall onnxruntime"
+    if ours:
+        module.set_default_logger_severity(_FATAL)
     return module, ""
 
 
@@ -141,7 +149,9 @@ def open_session(onnxruntime: Any, data: bytes, provider: Provider, options: Any
             warnings.simplefilter("ignore")  # that the provider is missing is said below, as an error
             session = onnxruntime.InferenceSession(data, options, enable_fallback=0, **arguments)
     except Exception as error:  # ONNX Runtime's exceptions have no common base but this
-        raise BackendError(f"ONNX Runtime cannot load the graph on {provider.name}: {error}") from error
+        raise BackendError(
+            f"ONNX Runtime cannot load the graph on {provider.name}: {_one_line(error)}"
+        ) from error
     session.disable_fallback()
     if on_cpu:
         return session
@@ -179,7 +189,13 @@ def _misplaced(session: Any, allowed: set[str]) -> Counter[str]:
 
 def _failure(name: str, shapes: Sequence[tuple[int, ...]], error: Exception) -> BackendError:
     listed = ", ".join(str(shape) for shape in shapes)
-    return BackendError(f"ONNX Runtime failed in the {name} graph on inputs {listed}: {error}")
+    return BackendError(f"ONNX Runtime failed in the {name} graph on inputs {listed}: {_one_line(error)}")
+
+
+def _one_line(error: Exception) -> str:
+    """What ONNX Runtime says, which may be a page long."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 class HostRunner:

@@ -47,6 +47,7 @@ from oslic.runtime.codec import Codec
 from oslic.runtime.commands.inspect import describe
 from oslic.runtime.engines import PRODUCTS, EngineInfo, choose_engine, rebuild_command, wanted_precision
 from oslic.runtime.errors import BackendError
+from oslic.runtime.pipeline import compress_many, decompress_many
 
 NO_GPU = not cuda.gpus()[0]
 without_gpu = pytest.mark.skipif(not NO_GPU, reason="this machine has a GPU")
@@ -1305,14 +1306,15 @@ def test_pycudas_errors_are_ours_and_its_context_is_current_only_for_the_call(mo
         cuda._PyCuda()
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", [name for name in backends.BACKENDS if name != "onnxruntime-cpu"])
-def test_every_gpu_backend_agrees_with_the_cpu(name, bundle, photo):
+GPU_BACKENDS = [name for name in backends.BACKENDS if name != "onnxruntime-cpu"]
+
+
+def require_gpu_backend(name, bundle):
+    """Build what it runs; skip where it cannot be used."""
     if NO_GPU:
         pytest.skip(f"needs an NVIDIA GPU: {cuda.gpus()[1]}")
     from oslic.export.engines import DEFAULT_PROFILE, build_engine
     from oslic.export.engines import Options as BuildOptions
-    from oslic.runtime.codec import Codec
 
     if name in PRODUCTS and importlib.util.find_spec(PRODUCTS[name]) is not None:
         for graph in GRAPH_NAMES:
@@ -1320,6 +1322,12 @@ def test_every_gpu_backend_agrees_with_the_cpu(name, bundle, photo):
     found = probe_all(bundle)[name]
     if not found.usable:
         pytest.skip(found.reason)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", GPU_BACKENDS)
+def test_every_gpu_backend_agrees_with_the_cpu(name, bundle, photo):
+    require_gpu_backend(name, bundle)
     with Codec.open(bundle, "onnxruntime-cpu") as reference, Codec.open(bundle, name) as codec:
         wanted = reference.layers(photo)
         for _ in range(3):  # plain, recorded, replayed
@@ -1327,3 +1335,17 @@ def test_every_gpu_backend_agrees_with_the_cpu(name, bundle, photo):
             difference = np.abs(y.astype(int) - wanted.estimate)
             assert difference.max() <= 1
             assert (difference > 0).mean() < 0.01
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", GPU_BACKENDS)
+def test_many_streams_of_several_sizes_at_a_time_on_a_gpu(name, bundle, photo):
+    """One thread records CUDA graphs while another one's networks run."""
+    require_gpu_backend(name, bundle)
+    images = [photo[: 64 + 32 * (k % 3), :96] for k in range(12)]
+    with Codec.open(bundle, name) as codec:
+        streams = list(compress_many(codec, images, quality=60))
+    with Codec.open(bundle, name) as codec:  # nothing is recorded yet
+        found = list(decompress_many(codec, streams))
+        for stream, image in zip(streams, found, strict=True):
+            assert np.abs(image.astype(int) - codec.decompress(stream)).max() <= 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
-from ..export.bundling import TOLERANCES
+from ..export.bundling import MIXED_TOLERANCES, TOLERANCES
 from ..export.engines import Precision, prepare
 from ..export.halves import write_half
 from ..export.verify import Tolerance, compare
@@ -38,13 +38,6 @@ FORMAT: Final = "oslic-compare"
 VERSION: Final = 1
 PERCENTILES: Final = (50.0, 90.0, 99.0, 99.9)
 UNOPTIMISED: Final = "unoptimised"
-
-MIXED_TOLERANCES: Final[dict[GraphName, Tolerance]] = {
-    # Where the two sides compute in different precisions, more roundings and argmaxes tip.
-    "segment": Tolerance(atol=0, rtol=0, share=2e-2),
-    "analyse": Tolerance(atol=0, rtol=0, share=5e-2, limit=1),
-    "synthesise": Tolerance(atol=1, rtol=0, share=1e-2, limit=16),
-}
 
 
 @dataclass(frozen=True)

@@ -4,28 +4,98 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import onnx_ir as ir
 
 from ..runtime.backends.sessions import PRECISION_NAMES
-from ..runtime.bundle import Bundle, write_bundle
+from ..runtime.bundle import GRAPH_NAMES, Bundle, GraphName, write_bundle
+from ..runtime.errors import UsageError
+from .bundling import MIXED_TOLERANCES, read_crops
 from .graphs import serialise
 from .precision import Half, to_half
+from .verify import Difference, compare, require, run
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _STATED: Final = {short: stated for stated, short in PRECISION_NAMES.items()}
 
 
-def write_half(bundle: Bundle, kind: Half, folder: Path) -> Bundle:
-    """Write a bundle whose graphs are cast to half precision, see `precision.to_half`.
+def half_graphs(bundle: Bundle, kind: Half) -> dict[GraphName, bytes]:
+    """A bundle's graphs, cast to half precision, see `precision.to_half`.
+
+    Args:
+        bundle: in float32.
+        kind: `fp16` or `bf16`.
+
+    Raises:
+        UsageError: the bundle is not in float32, or a graph cannot be cast.
+    """
+    for name, info in bundle.manifest.graphs.items():
+        if info.precision != "float32":
+            raise UsageError(f"{bundle.path}: {name} is {info.precision}; only float32 graphs can be cast")
+    return {name: half_graph(bundle.read_graph(name), kind) for name in GRAPH_NAMES}
+
+
+def check_half(
+    bundle: Bundle, graphs: dict[GraphName, bytes], images: Sequence[Path], threads: int = 1
+) -> list[Difference]:
+    """Hold cast graphs against the float32 ones, on the CPU, each on what the float32 ones before it computed.
+
+    Args:
+        bundle: in float32.
+        graphs: cast, from `half_graphs`.
+        images: photographs, of which the first two are used; without any: two pictures of noise.
+        threads: threads to use.
+
+    Returns:
+        The differences, output by output.
+
+    Raises:
+        VerificationError: one is beyond `MIXED_TOLERANCES`, as where values are beyond the range of float16.
+    """
+    info = bundle.manifest
+    found: list[Difference] = []
+    for image in read_crops(images, info.multiple) if images else _noise(info.multiple):
+        values: dict[str, npt.NDArray[np.uint8]] = {"image": image}
+        for name in GRAPH_NAMES:
+            ports = info.graphs[name]
+            feeds = {port: values[port] for port in ports.inputs}
+            values[ports.output] = run(bundle.read_graph(name), feeds, threads=threads)[ports.output]
+            y = run(graphs[name], feeds, threads=threads)[ports.output]
+            difference = compare(ports.output, y, values[ports.output], MIXED_TOLERANCES[name])
+            require([difference], f"the graph {name}", MIXED_TOLERANCES[name])
+            found.append(difference)
+    return found
+
+
+def _noise(multiple: int) -> list[npt.NDArray[np.uint8]]:
+    random = np.random.default_rng(0)
+    return [random.integers(0, 256, (1, multiple * n, multiple * 2, 3), np.uint8) for n in (2, 3)]
+
+
+def write_half(
+    bundle: Bundle,
+    kind: Half,
+    folder: Path,
+    *,
+    graphs: dict[GraphName, bytes] | None = None,
+    replace: bool = False,
+) -> Bundle:
+    """Write a bundle whose graphs are cast to half precision.
 
     The fingerprint stays: both forms compute the same in real arithmetic, and read each other's streams.
 
     Args:
         bundle: in float32.
         kind: `fp16` or `bf16`.
-        folder: where to; must not exist.
+        folder: where to.
+        graphs: from `half_graphs`; None: they are cast here.
+        replace: replace a bundle that is already there.
 
     Returns:
         The bundle written.
@@ -33,7 +103,7 @@ def write_half(bundle: Bundle, kind: Half, folder: Path) -> Bundle:
     Raises:
         UsageError: the folder exists, or a graph cannot be cast.
     """
-    graphs = {name: half_graph(bundle.read_graph(name), kind) for name in bundle.manifest.graphs}
+    graphs = graphs or half_graphs(bundle, kind)
     infos = {
         name: dataclasses.replace(
             bundle.manifest.graphs[name], sha256=hashlib.sha256(data).hexdigest(), precision=_STATED[kind]
@@ -41,7 +111,7 @@ def write_half(bundle: Bundle, kind: Half, folder: Path) -> Bundle:
         for name, data in graphs.items()
     }
     files = {infos[name].file: data for name, data in graphs.items()}
-    write_bundle(folder, dataclasses.replace(bundle.manifest, graphs=infos), files, replace=False)
+    write_bundle(folder, dataclasses.replace(bundle.manifest, graphs=infos), files, replace=replace)
     return Bundle.open(folder)
 
 

@@ -59,6 +59,7 @@ COMMANDS: dict[str, Command] = {
     "flif": Command("runtime.commands.flif", "encode, decode and examine FLIF files"),
     "export": Command("export.commands.export", "export a checkpoint to a bundle", "export"),
     "fuse": Command("export.commands.fuse", "fuse the octave convolutions of any ONNX graph", "export"),
+    "cast": Command("export.commands.cast", "cast a bundle's graphs to float16", "export"),
     "build": Command("export.commands.build", "build a bundle's TensorRT engines", "export"),
     "calibrate": Command(
         "calibration.commands.calibrate", "quantise a bundle to int8 on photographs", "calibrate"

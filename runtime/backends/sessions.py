@@ -88,7 +88,7 @@ def require_precision(bundle: Bundle, graph: GraphName, backend: str, options: O
     if options.precision is not None and options.precision != here:
         raise BackendError(
             f"{backend} runs graphs as they are, and {graph} is {here}, not {options.precision}: leave the precision "
-            "out, or take a bundle in that precision"
+            "out, or take a bundle in that precision (fp16: `oslic cast` makes one)"
         )
 
 

@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 import threading
 import types
@@ -1108,6 +1109,20 @@ def test_a_gpus_sessions_are_called_on_one_thread_whoever_calls(ort):
         runner.close()
     with pytest.raises(BackendError, match="was closed"):
         bound[0](images[0])
+
+
+def test_a_gpus_sessions_can_be_closed_while_the_interpreter_shuts_down():
+    """Python ends the threads of its pools before it calls what is registered for its exit."""
+    program = (
+        "import atexit, threading\n"
+        "from oslic.runtime.backends.sessions import on_device_thread\n"
+        "name = lambda: print(threading.current_thread().name)\n"
+        "atexit.register(on_device_thread, name)\n"
+        "on_device_thread(name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["oslic-gpu_0", "MainThread"]
+    assert not done.stderr
 
 
 def test_bundles_in_int8_are_refused_where_cuda_would_leave_layers_to_the_cpu(tmp_path, monkeypatch):

@@ -251,7 +251,11 @@ def on_device_thread(work: Callable[[], _Result]) -> _Result:
     """
     if threading.current_thread().name.startswith(_DEVICE_THREAD):
         return work()
-    return _device_thread().submit(work).result()
+    try:
+        done = _device_thread().submit(work)
+    except RuntimeError:  # the interpreter is shutting down, and its threads have ended: nobody is disturbed
+        return work()
+    return done.result()
 
 
 def at_once(work: Callable[[], _Result]) -> _Result:

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -1123,6 +1124,22 @@ def test_a_gpus_sessions_can_be_closed_while_the_interpreter_shuts_down():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["oslic-gpu_0", "MainThread"]
     assert not done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_has_a_device_thread_of_its_own():
+    """Its parent's would never answer."""
+    program = (
+        "import os, signal\n"
+        "from oslic.runtime.backends.sessions import on_device_thread\n"
+        "parent = on_device_thread(os.getpid)\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    signal.alarm(20)\n"
+        "    os._exit(0 if on_device_thread(os.getpid) not in {parent, 0} else 1)\n"
+        "raise SystemExit(os.waitpid(child, 0)[1])\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
 
 
 def test_bundles_in_int8_are_refused_where_cuda_would_leave_layers_to_the_cpu(tmp_path, monkeypatch):

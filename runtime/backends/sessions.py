@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import os
 import sys
 import threading
 import warnings
@@ -235,7 +236,9 @@ def _in_host_memory(source: View) -> npt.NDArray[np.uint8]:
 
 
 @functools.cache
-def _device_thread() -> ThreadPoolExecutor:
+def _device_thread(process: int) -> ThreadPoolExecutor:
+    """The thread of a process: one that was forked off has none of its parent's."""
+    del process
     return ThreadPoolExecutor(1, thread_name_prefix=_DEVICE_THREAD)
 
 
@@ -252,7 +255,7 @@ def on_device_thread(work: Callable[[], _Result]) -> _Result:
     if threading.current_thread().name.startswith(_DEVICE_THREAD):
         return work()
     try:
-        done = _device_thread().submit(work)
+        done = _device_thread(os.getpid()).submit(work)
     except RuntimeError:  # the interpreter is shutting down, and its threads have ended: nobody is disturbed
         return work()
     return done.result()

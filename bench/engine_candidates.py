@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -219,11 +219,3 @@ def _on_device(driver: cuda.Driver, array: Pixels) -> DeviceArray:
     driver.to_device(memory.handle, array.reshape(-1), stream.handle)
     driver.synchronise(stream.handle)
     return DeviceArray(memory, array.shape)
-
-
-def layer_information(opened: Opened, product: Product) -> str:
-    """What a product tells of an engine's layers, as JSON; the engine must have been built with `Options.layers`."""
-    trt: Any = load_product(product)
-    with opened.driver.current():
-        inspector = opened.loaded.engine.create_engine_inspector()
-        return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))

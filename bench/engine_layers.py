@@ -16,10 +16,10 @@ from typing import Any, Final
 
 import onnx
 
-from ..export.engines import Options
+from ..export.engines import Options, layer_information
 from ..runtime.backends.tensorrt import load_product
 from ..runtime.engines import Product
-from .engine_candidates import Source, layer_information, open_plan, plan_of
+from .engine_candidates import Source, open_plan, plan_of
 
 _WARM: Final = 3
 _RUNS: Final = 20
@@ -80,7 +80,8 @@ def layer_times(product: Product, source: Source, folder: Path, options: Options
     opened.loaded.context.profiler = profiler
     for _ in range(_RUNS):
         opened.runner.launch(*opened.placed)
-    information = layer_information(opened, product)
+    with opened.driver.current():
+        information = layer_information(trt, opened.loaded.engine)
     opened.runner.close()
     return read_layers(
         information, {name: ms / _RUNS for name, ms in total.items()}, convolution_names(source.data)
@@ -130,27 +131,22 @@ def by_convolution(before: list[LayerTime], after: list[LayerTime]) -> list[dict
     """
     names = {name for layer in before for name in layer.convolutions}
 
-    def origin(name: str) -> str:
-        stem = _PHASE.sub("", name)
-        return stem if name not in names and stem in names else name
+    def origins(layer: LayerTime) -> set[str]:
+        stems = {name: _PHASE.sub("", name) for name in layer.convolutions}
+        return {stem if name not in names and stem in names else name for name, stem in stems.items()}
 
     groups: list[set[str]] = []
     for layer in (*before, *after):
-        merged = {origin(name) for name in layer.convolutions}
-        if merged:
-            rest = [group for group in groups if not group & merged]
-            groups = [*rest, merged.union(*(group for group in groups if group & merged))]
-    rows = []
-    for group in (*groups, set[str]()):
-        one, other = (
-            sum(
-                layer.milliseconds
-                for layer in layers
-                if (
-                    {origin(name) for name in layer.convolutions} & group or not (layer.convolutions or group)
-                )
-            )
-            for layers in (before, after)
-        )
-        rows.append({"convolutions": sorted(group), "before_ms": one, "after_ms": other})
+        if found := origins(layer):
+            touched = [group for group in groups if group & found]
+            groups = [group for group in groups if not group & found] + [found.union(*touched)]
+    rows: list[dict[str, Any]] = [
+        {"convolutions": sorted(group), "before_ms": 0.0, "after_ms": 0.0} for group in (*groups, set[str]())
+    ]
+    row_of = {name: row for group, row in zip(groups, rows, strict=False) for name in group}
+    for when, layers in (("before_ms", before), ("after_ms", after)):
+        for layer in layers:
+            found = origins(layer)
+            row = row_of[found.pop()] if found else rows[-1]
+            row[when] += layer.milliseconds
     return sorted(rows, key=lambda row: row["before_ms"] - row["after_ms"])

@@ -22,7 +22,7 @@ from ..runtime.engines import PRODUCTS
 from ..runtime.errors import DataError, DependencyError, DeviceError, UsageError
 from ..runtime.files import write_atomically
 from . import environment
-from .gpu_section import CUT
+from .gpu_section import CUT, held_back
 
 FORMAT: Final = "oslic-bench-gpu"
 VERSION: Final = 1
@@ -372,12 +372,10 @@ def unfinished(result: dict[str, Any]) -> bool:
 
 
 def slower_in_int8(layers: dict[str, Any], most: int = 5) -> list[str]:
-    """What holds INT8 back: convolutions, and all else, that take longer than in FP16; the most first."""
-    slower = [row for row in layers["by_convolution"] if row["after_ms"] > row["before_ms"]]
+    """What holds INT8 back, in words; the most first."""
     return [
-        f"{' + '.join(row['convolutions']) or 'conversions and all else'}: {row['before_ms']:.3f} ms in "
-        f"{layers['before']}, {row['after_ms']:.3f} ms in {layers['after']}"
-        for row in slower[:most]
+        f"{what}: {before:.3f} ms in {layers['before']}, {after:.3f} ms in {layers['after']}"
+        for what, before, after in held_back(layers)[:most]
     ]
 
 

@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from ..runtime.backends import cuda, probe, probe_all
 from ..runtime.bundle import GRAPH_NAMES, Bundle, default_bundle
-from ..runtime.errors import DependencyError, OslicError
+from ..runtime.errors import DependencyError, OslicError, one_line
 from ..runtime.files import write_atomically
 from . import environment
 from .timing import Settings, Timing, measure, ratio
@@ -44,6 +44,9 @@ INT8_FORMS: Final[tuple[Precision, ...]] = ("int8-fp16", "int8")
 
 # Layers named one by one.
 _SLOWEST: Final = 20
+
+# Of a reason why something was left out.
+_LONGEST: Final = 500
 
 Write = Callable[[dict[str, Any]], None]
 
@@ -154,23 +157,16 @@ def latency(spec: dict[str, Any], write: Write) -> None:
     }
     if "naive" in same:
         result["agreement"] = candidates.agreement(same, "naive")
-    result["ratios"] = {}
-    for suffix in ("", WITH_GRAPHS):
-        fused = [form + suffix for form in candidates.FUSED if form + suffix in timings]
-        if fused:
-            best = min(fused, key=lambda name: timings[name].total.median)
-            others = [form for form in candidates.UNFUSED if form + suffix in timings]
-            result["ratios"][f"fused{suffix}"] = {
-                "best_form": best,
-                **{f"{form}/fused": ratio(timings[form + suffix], timings[best]) for form in others},
-            }
+    result["ratios"] = {
+        f"fused{suffix}": {"best_form": best, **{f"{form}/fused": value for form, value in ratios.items()}}
+        for suffix, (best, ratios) in _fastest(timings, candidates.FUSED, candidates.UNFUSED).items()
+    }
     write(result)
 
 
 def int8(spec: dict[str, Any], write: Write) -> None:
     """One graph in FP16 and in INT8 on one engine, interleaved; where INT8 is slower, the layers that hold it back."""
     from ..export.engines import Options, prepare
-    from ..export.onnx_export import ports
     from .engine_candidates import Source, engine_candidate, random_pixels, require_product
     from .engine_layers import by_convolution, layer_times
 
@@ -199,10 +195,9 @@ def int8(spec: dict[str, Any], write: Write) -> None:
             classes=len(manifest.classes),
             levels=manifest.levels,
         )
-        _, output = ports(manifest.label_scale)[graph]
         name = f"{manifest.fingerprint[:16]}-{graph}-{spec['width']}x{spec['height']}-{precision}"
         data = prepare(bundle.read_graph(graph), precision)
-        return Source(name, graph, data, precision, feeds, output.name)
+        return Source(name, graph, data, precision, feeds, manifest.graphs[graph].output)
 
     def make(precision: Precision, *, cuda_graphs: bool) -> Candidate:
         return engine_candidate(product, source(precision), folder, options, cuda_graphs=cuda_graphs)
@@ -213,15 +208,11 @@ def int8(spec: dict[str, Any], write: Write) -> None:
         for graphs in (False, True)
     }
     _, timings = _interleaved(spec, makers, begin, result, write)
-    result["speedup"] = {}
-    for suffix in ("", WITH_GRAPHS):
-        made = [form + suffix for form in INT8_FORMS if form + suffix in timings]
-        if made and "fp16" + suffix in timings:
-            best = min(made, key=lambda name: timings[name].total.median)
-            result["speedup"][f"fp16/int8{suffix}"] = {
-                "best_form": best,
-                "ratio": ratio(timings["fp16" + suffix], timings[best]),
-            }
+    result["speedup"] = {
+        f"fp16/int8{suffix}": {"best_form": best, "ratio": ratios["fp16"]}
+        for suffix, (best, ratios) in _fastest(timings, INT8_FORMS, ("fp16",)).items()
+        if ratios
+    }
     write(result)
     if result["speedup"]:
         # The graphs' launches count as they are used: recorded, where that can be done.
@@ -229,7 +220,7 @@ def int8(spec: dict[str, Any], write: Write) -> None:
         try:
             before, after = (layer_times(product, source(p), folder, options) for p in ("fp16", taken))
         except Exception as error:  # whatever the product: what was timed stands
-            result["left_out"]["layers"] = " ".join(str(error).split())[:500]
+            result["left_out"]["layers"] = one_line(error, _LONGEST)
         else:
             result["layers"] = {
                 "before": "fp16",
@@ -241,6 +232,36 @@ def int8(spec: dict[str, Any], write: Write) -> None:
                 ],
             }
         write(result)
+
+
+def held_back(layers: dict[str, Any]) -> list[tuple[str, float, float]]:
+    """What takes longer in INT8 than in FP16, as `int8` measured it: its convolutions, milliseconds before and after.
+
+    The most first; without convolutions: conversions between types and layouts, and all else.
+    """
+    return [
+        (" + ".join(row["convolutions"]) or "conversions and all else", row["before_ms"], row["after_ms"])
+        for row in layers["by_convolution"]
+        if row["after_ms"] > row["before_ms"]
+    ]
+
+
+def _fastest(
+    timings: Mapping[str, Timing], ours: Iterable[str], others: Iterable[str]
+) -> dict[str, tuple[str, dict[str, float]]]:
+    """The fastest of some forms, and how many times as long others take; for each way of launching, by its suffix."""
+    found = {}
+    for suffix in ("", WITH_GRAPHS):
+        made = [form + suffix for form in ours if form + suffix in timings]
+        if made:
+            best = min(made, key=lambda name: timings[name].total.median)
+            ratios = {
+                form: ratio(timings[form + suffix], timings[best])
+                for form in others
+                if form + suffix in timings
+            }
+            found[suffix] = (best, ratios)
+    return found
 
 
 def _interleaved(
@@ -277,7 +298,7 @@ def _interleaved(
             result["notes"][name] = ready[name].notes
         except Exception as error:  # whatever library failed: the other forms are measured all the same
             ready.pop(name, None)
-            result["left_out"][name] = " ".join(str(error).split())[:500]
+            result["left_out"][name] = one_line(error, _LONGEST)
         result["preparing_seconds"][name] = round(time.perf_counter() - start, 3)
         write(result)
     if not ready:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from ..runtime.errors import DataError
 from . import latency, rd
+from .gpu_section import held_back
 from .report import Section, Table
 from .svg import Bar, Line, bar_chart, line_chart
 
@@ -218,15 +219,9 @@ def _fusion_section(result: dict[str, Any]) -> Section:
             point = (found["macs"] / found["bytes_moved"], found["macs"] / 1e6 / p50)
             lines.append(Line(f"{network} {form}", [point], joined=False))
         if entry["graph"] == "synthesise":
-            faster = " and ".join(
-                f"{entry['ratios'][f'{form}/fused']:.2f}x as fast as {what}"
-                for form, what in (
-                    ("naive", "the naive graph"),
-                    ("plain", "plain convolutions of equal width"),
-                )
-                if f"{form}/fused" in entry["ratios"]
+            section.headline = (
+                f"Fused octave convolutions ({network}, {counted}): {_faster(entry['ratios'])}."
             )
-            section.headline = f"Fused octave convolutions ({network}, {counted}): {faster}."
     height, width = result["size"]
     title = f"Forms of the same networks at {width}x{height}, {counted}, interleaved"
     columns = ("network", "form", "GMAC", "MB moved", "p50 ms", "time over fused")
@@ -236,6 +231,16 @@ def _fusion_section(result: dict[str, Any]) -> Section:
         _ROOFLINE, "multiply-accumulates per byte moved", "GMAC/s", lines, log_x=True, log_y=True
     )
     return section
+
+
+def _faster(ratios: dict[str, Any]) -> str:
+    """How much faster fused octave convolutions are than others, in words."""
+    others = {"naive": "the naive graph", "plain": "plain convolutions of equal width"}
+    return " and ".join(
+        f"{ratios[f'{form}/fused']:.2f}x as fast as {what}"
+        for form, what in others.items()
+        if f"{form}/fused" in ratios
+    )
 
 
 def _roof(gmacs: float, gigabytes: float) -> Line:
@@ -318,15 +323,8 @@ def _gpu_section(result: dict[str, Any]) -> Section:
     fused = _fused_on_gpu(measured)
     if fused:
         title, engine, p50, ratios = fused[0]
-        relations = (("naive", "the naive graph"), ("plain", "plain convolutions of equal width"))
-        faster = " and ".join(
-            f"{ratios[f'{form}/fused']:.2f}x as fast as {what}"
-            for form, what in relations
-            if f"{form}/fused" in ratios
-        )
-        section.headline = (
-            f"Fused octave convolutions on {result['gpu']} ({title}, {engine}): {p50:.3f} ms, {faster}."
-        )
+        what = f"Fused octave convolutions on {result['gpu']} ({title}, {engine})"
+        section.headline = f"{what}: {p50:.3f} ms, {_faster(ratios)}."
         forms = ("naive", "plain", "convolve_first")
         rows = tuple(
             (title, engine, f"{p50:.3f}", *(_digits(ratios.get(f"{form}/fused")) for form in forms))
@@ -345,8 +343,14 @@ def _gpu_section(result: dict[str, Any]) -> Section:
                 (f"{found['engine']}, {form}", *cells, str(total["n"]))
             )
     columns = ("engine, form", "p50 ms", "p90", "p99", "n")
-    note = "Random weights; inputs on the device; the forms of one engine interleaved in one process."
-    section.tables += [Table(title, columns, tuple(rows), note) for title, rows in tables.items()]
+    note = "Inputs on the device; the forms of one engine interleaved in one process."
+    notes = {
+        _on_gpu(found): note for found in measured if "speedup" in found
+    }  # those of the bundles' own weights
+    section.tables += [
+        Table(title, columns, tuple(rows), notes.get(title, f"Random weights. {note}"))
+        for title, rows in tables.items()
+    ]
     agreements = tuple(
         (
             f"{found['backend']} {found['precision']}",
@@ -401,17 +405,10 @@ def _int8_on_gpu(measured: list[dict[str, Any]]) -> list[Table]:
         for values in found.get("speedup", {}).values()
     )
     slower = tuple(
-        (
-            _on_gpu(found),
-            found["engine"],
-            " + ".join(row["convolutions"]) or "conversions and all else",
-            f"{row['before_ms']:.3f}",
-            f"{row['after_ms']:.3f}",
-        )
+        (_on_gpu(found), found["engine"], what, f"{before:.3f}", f"{after:.3f}")
         for found in measured
         if "layers" in found
-        for row in found["layers"]["by_convolution"]
-        if row["after_ms"] > row["before_ms"]
+        for what, before, after in held_back(found["layers"])
     )
     columns = ("network", "engine", "convolutions", "fp16, ms", "int8, ms")
     note = "Layers timed one by one: their sum is more than the whole takes."

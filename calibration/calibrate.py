@@ -12,8 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ..bench import environment
-from ..runtime.bundle import GRAPH_NAMES, Bundle, GraphInfo, GraphName, Manifest, require_free, write_bundle
-from ..runtime.errors import BundleError, DataError, DependencyError, UsageError
+from ..runtime.bundle import (
+    GRAPH_NAMES,
+    Bundle,
+    GraphInfo,
+    GraphName,
+    Manifest,
+    require_another,
+    require_free,
+    write_bundle,
+)
+from ..runtime.errors import BundleError, DataError, DependencyError
 from ..runtime.packages import installed
 from .figures import summary
 from .graph import Graph
@@ -94,8 +103,7 @@ def calibrate_bundle(
     options.check()
     _require_kernels()
     require_free(folder, replace=replace_old)
-    if folder.exists() and folder.samefile(bundle.path):
-        raise UsageError(f"{folder} is the bundle to calibrate; name another folder for the int8 bundle")
+    require_another(folder, bundle.path, "calibrate", "int8")
     manifest = bundle.manifest
     if manifest.quantization is not None:
         raise BundleError(

@@ -389,6 +389,11 @@ def describe_layers(trt: Any, plan: bytes) -> str:
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise BackendError(f"{trt.__name__} does not load the engine that it built: {log.reasons()}")
+    return layer_information(trt, engine)
+
+
+def layer_information(trt: Any, engine: Any) -> str:
+    """What a product tells of the layers of a loaded engine, as JSON; it must have been built with `Options.layers`."""
     return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
 
 

@@ -59,13 +59,14 @@ def check_half(
         VerificationError: one is beyond `MIXED_TOLERANCES`, as where values are beyond the range of float16.
     """
     info = bundle.manifest
+    plain = {name: bundle.read_graph(name) for name in GRAPH_NAMES}
     found: list[Difference] = []
     for image in read_crops(images, info.multiple) if images else _noise(info.multiple):
         values: dict[str, npt.NDArray[np.uint8]] = {"image": image}
         for name in GRAPH_NAMES:
             ports = info.graphs[name]
             feeds = {port: values[port] for port in ports.inputs}
-            values[ports.output] = run(bundle.read_graph(name), feeds, threads=threads)[ports.output]
+            values[ports.output] = run(plain[name], feeds, threads=threads)[ports.output]
             y = run(graphs[name], feeds, threads=threads)[ports.output]
             difference = compare(ports.output, y, values[ports.output], MIXED_TOLERANCES[name])
             require([difference], f"the graph {name}", MIXED_TOLERANCES[name])

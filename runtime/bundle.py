@@ -293,6 +293,22 @@ def require_free(folder: Path, *, replace: bool) -> None:
         raise UsageError(f"cannot write {folder}: the folder {folder.absolute().parent} does not exist")
 
 
+def require_another(folder: Path, source: Path, work: str, made: str) -> None:
+    """Say before the work begins that a bundle would be written over the one that it is made from.
+
+    Args:
+        folder: where to.
+        source: the bundle that it is made from.
+        work: what is done to that one, a verb.
+        made: what kind of bundle comes of it.
+
+    Raises:
+        UsageError: they are the same.
+    """
+    if folder.exists() and folder.samefile(source):
+        raise UsageError(f"{folder} is the bundle to {work}; name another folder for the {made} bundle")
+
+
 def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes], *, replace: bool) -> None:
     """Write a bundle; the folder appears whole or not at all.
 

@@ -86,3 +86,9 @@ class DeviceError(OslicError):
     """A command that needs a GPU, on a machine that has none which can be used."""
 
     exit_code = 12
+
+
+def one_line(error: Exception, longest: int = 1000) -> str:
+    """What somebody else's error says, in one line and cut where it runs to a page."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= longest else f"{text[:longest]} ..."

@@ -66,8 +66,10 @@ class HostDriver:
     @contextlib.contextmanager
     def current(self):
         self.depth += 1
-        yield
-        self.depth -= 1
+        try:
+            yield
+        finally:
+            self.depth -= 1
 
     def reaches(self, address):
         return address not in self.elsewhere

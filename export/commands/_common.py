@@ -9,6 +9,7 @@ from ...runtime.commands.numbers import at_least
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
@@ -20,3 +21,8 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads when measuring (default: all cores)",
     )
+
+
+def megabytes(folder: Path) -> str:
+    """Size of the files in a folder and below, for the user."""
+    return f"{sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / 1e6:.2f} MB"

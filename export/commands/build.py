@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ...runtime.engines import PRECISIONS
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--backend", choices=("tensorrt", "tensorrt-rtx"), required=True)
     parser.add_argument(
         "--precision",
-        choices=("fp32", "tf32", "fp16", "bf16", "int8", "int8-fp16"),
+        choices=PRECISIONS,
         default="fp16",
         help="int8, int8-fp16: of a bundle that `oslic calibrate` made, the rest in float32 or float16",
     )

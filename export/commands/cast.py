@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ._common import add_threads
+from ._common import add_threads, megabytes
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,21 +19,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ...runtime.bundle import Bundle, require_free
-    from ...runtime.errors import UsageError
+    from ...runtime.bundle import Bundle, require_another, require_free
     from ...runtime.images import find_images
     from ..bundling import samples
     from ..halves import check_half, half_graphs, write_half
 
     require_free(args.output, replace=args.force)
-    if args.output.exists() and args.output.samefile(args.bundle):
-        raise UsageError(f"{args.output} is the bundle to cast; name another folder")
+    require_another(args.output, args.bundle, "cast", "float16")
     bundle = Bundle.open(args.bundle)
     images = samples() if args.images is None else find_images(args.images)
     graphs = half_graphs(bundle, "fp16")
-    for difference in check_half(bundle, graphs, images, args.threads or 1):
+    for difference in check_half(bundle, graphs, images, args.threads):
         print(f"against float32: {difference}", flush=True)
     write_half(bundle, "fp16", args.output, graphs=graphs, replace=args.force)
-    size = sum(p.stat().st_size for p in args.output.rglob("*") if p.is_file())
-    print(f"{args.output}: {size / 1e6:.2f} MB, fingerprint {bundle.manifest.fingerprint[:16]}")
+    print(f"{args.output}: {megabytes(args.output)}, fingerprint {bundle.manifest.fingerprint[:16]}")
     return 0

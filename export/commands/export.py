@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ._common import add_threads
+from ._common import add_threads, megabytes
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,9 +52,8 @@ def run(args: argparse.Namespace) -> int:
         replace=args.force,
         progress=lambda line: print(line, flush=True),
     )
-    size = sum(p.stat().st_size for p in args.output.rglob("*") if p.is_file())
     total = sum(text.graphs[name].macs_per_pixel for name in GRAPH_NAMES) * 512 * 768
-    print(f"{args.output}: {text.name}, {size / 1e6:.2f} MB, fingerprint {text.fingerprint[:16]}")
+    print(f"{args.output}: {text.name}, {megabytes(args.output)}, fingerprint {text.fingerprint[:16]}")
     print(f"768x512: {total / 1e9:.3f} GMAC to encode, ", end="")
     print(f"{text.graphs['synthesise'].macs_per_pixel * 512 * 768 / 1e9:.3f} to decode")
     return 0

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import numpy as np
 
-from ..errors import BackendError
+from ..errors import BackendError, one_line
 from .capture import CaptureState, Step
 from .exchange import View, view
 
@@ -41,7 +41,6 @@ PRECISION_NAMES: Final = {
 
 _DEVICE_THREAD: Final = "oslic-gpu"
 _FATAL: Final = 4
-_LONGEST: Final = 1000
 
 _Result = TypeVar("_Result")
 
@@ -151,7 +150,7 @@ def open_session(onnxruntime: Any, data: bytes, provider: Provider, options: Any
             session = onnxruntime.InferenceSession(data, options, enable_fallback=0, **arguments)
     except Exception as error:  # ONNX Runtime's exceptions have no common base but this
         raise BackendError(
-            f"ONNX Runtime cannot load the graph on {provider.name}: {_one_line(error)}"
+            f"ONNX Runtime cannot load the graph on {provider.name}: {one_line(error)}"
         ) from error
     session.disable_fallback()
     if on_cpu:
@@ -190,13 +189,7 @@ def _misplaced(session: Any, allowed: set[str]) -> Counter[str]:
 
 def _failure(name: str, shapes: Sequence[tuple[int, ...]], error: Exception) -> BackendError:
     listed = ", ".join(str(shape) for shape in shapes)
-    return BackendError(f"ONNX Runtime failed in the {name} graph on inputs {listed}: {_one_line(error)}")
-
-
-def _one_line(error: Exception) -> str:
-    """What ONNX Runtime says, which may be a page long."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+    return BackendError(f"ONNX Runtime failed in the {name} graph on inputs {listed}: {one_line(error)}")
 
 
 class HostRunner:

@@ -188,8 +188,9 @@ def read_image(path: str | Path, limits: Limits) -> Picture:
 
     Raises:
         UsageError: the file cannot be read.
+        LimitError: it has more bytes than an image within the limits.
     """
-    return decode_image(read_file(path, "image"), limits, str(path))
+    return decode_image(read_file(path, "image", limits.image_bytes), limits, str(path))
 
 
 def check_writable_kind(path: str | Path) -> None:

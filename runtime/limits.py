@@ -51,6 +51,11 @@ class Limits:
     metadata_bytes: int = 1 << 24
     memory: int = field(default_factory=lambda: available_memory() * 9 // 10)
 
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of an image file: 4 samples of 16 bits a pixel, uncompressed, and metadata."""
+        return self.pixels * 8 + 4 * self.metadata_bytes
+
     def check_pixels(self, width: int, height: int) -> None:
         """Raise LimitError if an image of this size has too many pixels."""
         if width * height > self.pixels:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...runtime.codec import Codec
 from ...runtime.errors import UsageError
-from ...runtime.files import read_file, write_atomically
+from ...runtime.files import read_regular_file, write_atomically
 from ...runtime.images import read_image
 from ...runtime.search import highest_within
 from ..coders import PEERS, Coder
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _HEADLINES = ("<!-- headlines: made by `oslic bench report`, do not edit -->", "<!-- end of headlines -->")
 _FIGURES = ("<!-- figures: made by `oslic bench report`, do not edit -->", "<!-- end of figures -->")
+_README_BYTES = 1 << 24
 _VISUAL_BPP = 0.35
 _VISUAL_PEERS = {"AVIF": "avif-s6", "JPEG": "jpeg"}
 
@@ -116,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
         write_atomically(args.markdown, tables_for(args.markdown).encode())
         print(f"wrote {args.markdown}")
     if args.readme:
-        text = read_file(args.readme, "file").decode()
+        text = read_regular_file(args.readme, "file", _README_BYTES).decode()
         if not any(text.count(mark) == 1 for mark, _ in (_HEADLINES, _FIGURES)):
             raise UsageError(f"{args.readme} must hold the line {_HEADLINES[0]!r} or {_FIGURES[0]!r} once")
         text = _replaced(text, _HEADLINES, headlines(parts), args.readme)

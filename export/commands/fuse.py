@@ -123,9 +123,9 @@ def _read_graph(path: Path) -> ir.Model:
     import onnx_ir as ir
 
     from ...runtime.errors import UsageError
-    from ...runtime.files import read_file
+    from ...runtime.files import require_regular_file
 
-    read_file(path, "graph")  # for its error
+    require_regular_file(path, "graph")
     try:
         model = ir.load(path)  # not from the bytes: weights may lie beside it
     except Exception as error:  # protobuf's and onnx-ir's exceptions have no common base but this

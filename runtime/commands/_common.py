@@ -14,7 +14,9 @@ from ..backends import BACKENDS, PassedOverWarning
 from ..codec import Codec
 from ..engines import PRECISIONS
 from ..errors import OslicError, UsageError
-from ..files import refuse_overwriting
+from ..files import read_file, refuse_overwriting
+from ..limits import Limits
+from ..stream import read_info
 
 STREAM_SUFFIX: Final = ".oslic"
 
@@ -77,6 +79,21 @@ def plan_outputs(inputs: list[str], output: str, suffix: str) -> dict[Path, Path
         plan[source] = file
     refuse_overwriting(inputs, plan.values())
     return plan
+
+
+def read_stream_file(path: str | Path, limits: Limits) -> bytes:
+    """Read an `.oslic` file: of one that is no stream the head, of one that goes on behind its end one byte more.
+
+    Raises:
+        UsageError: it cannot be read.
+        StreamError, LimitError: as `stream.read_info` of its first bytes.
+    """
+    return read_file(
+        path,
+        "stream",
+        limits.stream_bytes,
+        expected=lambda head: read_info(head, limits, complete=False).total_bytes,
+    )
 
 
 class Reporter:

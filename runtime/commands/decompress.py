@@ -9,10 +9,17 @@ from typing import Any, Final
 
 from ..codec import Codec
 from ..errors import OslicError, VerificationError
-from ..files import read_file, write_atomically
+from ..files import write_atomically
 from ..images import check_writable_kind, encode_image
 from ..pipeline import ahead
-from ._common import Reporter, add_codec_arguments, milliseconds, open_codec, plan_outputs
+from ._common import (
+    Reporter,
+    add_codec_arguments,
+    milliseconds,
+    open_codec,
+    plan_outputs,
+    read_stream_file,
+)
 
 _DRIFTED: Final = "the estimate differs from the encoder's; expect differences of a few grey levels"
 
@@ -31,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _one(codec: Codec, source: Path, target: Path, strict: bool) -> dict[str, Any]:
     """Read, decode and write one file; returns its row."""
     start = time.perf_counter()
-    data = read_file(source, "stream")
+    data = read_stream_file(source, codec.limits)
     stages = {"read": time.perf_counter() - start}
     decoded = codec.decode(data)
     stages |= decoded.stages

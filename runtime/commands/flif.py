@@ -49,15 +49,27 @@ def _read_picture(path: str, max_pixels: int) -> tuple[npt.NDArray[Any], dict[st
     from ..images import decode_image
     from ..limits import Limits
 
-    data = read_file(path, "image")
+    limits = Limits(pixels=max_pixels)
+    data = read_file(path, "image", limits.image_bytes)
     if is_deep_png(data):
         return decode_deep_png(data, max_pixels, path), {}
-    picture = decode_image(data, Limits(pixels=max_pixels), path)
+    picture = decode_image(data, limits, path)
     pixels = picture.pixels
     if pixels.ndim == 3 and pixels.shape[2] == 2:
         pixels = pixels[:, :, [0, 0, 0, 1]]  # FLIF has no gray with alpha
     metadata = {"iCCP": picture.metadata.icc, "eXif": picture.metadata.exif}
     return pixels, {name: content for name, content in metadata.items() if content}
+
+
+def _read_flif(args: argparse.Namespace) -> bytes:
+    """Read a FLIF file; of any other file only the head, which the decoder refuses."""
+    from ..files import read_file
+    from ..limits import Limits
+
+    most = Limits(pixels=args.max_pixels).image_bytes
+    return read_file(
+        args.input, "FLIF file", most, expected=lambda head: most if head.startswith(b"FLIF") else len(head)
+    )
 
 
 def _encode(args: argparse.Namespace) -> None:
@@ -87,13 +99,13 @@ def _decode(args: argparse.Namespace) -> None:
 
     from .. import flif
     from ..errors import UsageError
-    from ..files import read_file, refuse_overwriting, write_atomically
+    from ..files import refuse_overwriting, write_atomically
     from ..flif.deep_png import encode_deep_png
 
     if not args.output.lower().endswith(".png"):
         raise UsageError(f"cannot write {args.output}: FLIF files are decoded to PNG; end the name in .png")
     refuse_overwriting([args.input], [args.output])
-    data = read_file(args.input, "FLIF file")
+    data = _read_flif(args)
     pixels = flif.decode(data, max_pixels=args.max_pixels)
     if pixels.dtype == np.uint16:
         write_atomically(args.output, encode_deep_png(cast("npt.NDArray[np.uint16]", pixels)))
@@ -110,9 +122,8 @@ def _decode(args: argparse.Namespace) -> None:
 
 def _info(args: argparse.Namespace) -> None:
     from .. import flif
-    from ..files import read_file
 
-    data = read_file(args.input, "FLIF file")
+    data = _read_flif(args)
     header = flif.read_header(data, max_pixels=args.max_pixels)
     kinds = {1: "gray", 3: "RGB", 4: "RGBA"}
     facts: dict[str, Any] = {

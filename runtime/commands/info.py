@@ -11,10 +11,10 @@ from PIL import Image
 
 from ..bundle import Bundle, ClassInfo, default_bundle
 from ..codec import decode_labels
-from ..files import read_file, write_atomically
+from ..files import write_atomically
 from ..limits import Limits
 from ..stream import StreamInfo, read_info
-from ._common import table
+from ._common import read_stream_file, table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,11 +70,12 @@ def _print(facts: dict[str, Any]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    data = read_file(args.input, "stream")
-    info = read_info(data, Limits())
+    limits = Limits()
+    data = read_stream_file(args.input, limits)
+    info = read_info(data, limits)
     if args.labels is not None:
         bundle = Bundle.open(args.bundle or default_bundle())
-        labels = decode_labels(data, bundle, Limits())
+        labels = decode_labels(data, bundle, limits)
         classes, scale = bundle.manifest.classes, bundle.manifest.label_scale
         full = labels.repeat(scale, axis=0).repeat(scale, axis=1)[: info.header.height, : info.header.width]
         write_atomically(args.labels, _palette_png(full, classes))

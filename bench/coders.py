@@ -19,6 +19,7 @@ from ..runtime.bundle import Bundle, default_bundle
 from ..runtime.codec import Codec, Layers
 from ..runtime.errors import BackendError, DependencyError, UsageError
 from ..runtime.limits import Limits
+from ..runtime.yuv import compensate_rounding
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -106,6 +107,7 @@ def _open_pillow(options: dict[str, Any]) -> Coder:
         options.pop("quality_name"),
         options.pop("quality_type", "int"),
     )
+    prepare = compensate_rounding if options.pop("compensate_rounding", False) else np.asarray
     if kind == "JXL":
         if importlib.util.find_spec("pillow_jxl") is None:
             raise DependencyError("JPEG XL needs the package pillow-jxl-plugin: pip install 'oslic[bench]'")
@@ -117,7 +119,7 @@ def _open_pillow(options: dict[str, Any]) -> Coder:
     def encode(image: Pixels, quality: float) -> Coded:
         file = io.BytesIO()
         value: Any = int(quality) if scale == "int" else [quality]
-        Image.fromarray(image).save(file, kind, **{quality_name: value}, **options)
+        Image.fromarray(prepare(image)).save(file, kind, **{quality_name: value}, **options)
         return Coded(file.getvalue())
 
     def decode(data: bytes) -> Pixels:
@@ -203,7 +205,7 @@ _OPENERS: Final[dict[str, Callable[[dict[str, Any]], Coder]]] = {
 }
 
 
-def _avif(speed: int) -> CoderSpec:
+def _avif(speed: int, name: str = "", **more: Any) -> CoderSpec:
     options = {
         "format": "AVIF",
         "quality_name": "quality",
@@ -212,12 +214,15 @@ def _avif(speed: int) -> CoderSpec:
         "max_threads": 2,
         "autotiling": False,
         "advanced": {"tune": "psnr"},
+        **more,
     }
-    return CoderSpec(f"avif-s{speed}", "pillow", (10, 18, 26, 34, 42, 50, 58, 66, 74, 82), options)
+    return CoderSpec(name or f"avif-s{speed}", "pillow", (10, 18, 26, 34, 42, 50, 58, 66, 74, 82), options)
 
 
 _SPECS: Final = (
     _avif(6),
+    # What our own residual gets, too: without it Pillow's AVIF has a cast of half a grey level.
+    _avif(6, "avif-s6-rounded", compensate_rounding=True),
     _avif(8),
     _avif(9),
     CoderSpec(

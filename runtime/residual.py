@@ -21,6 +21,7 @@ from PIL import AvifImagePlugin, Image, features
 from . import avif
 from .errors import BackendError, StreamError, UsageError
 from .stream import MAX_WEIGHT
+from .yuv import compensate_rounding
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -109,7 +110,10 @@ def _clipping_error(image: Pixels, prediction: Levels) -> float:
 def _encode(image: Pixels, prediction: Levels, scale: int, quality: int, speed: int) -> bytes:
     file = io.BytesIO()
     try:
-        Image.fromarray(_samples(image, prediction, scale)).save(
+        samples = _samples(image, prediction, scale)
+        if samples.ndim == 3:
+            samples = compensate_rounding(samples)
+        Image.fromarray(samples).save(
             file,
             "AVIF",
             quality=quality,

@@ -9,6 +9,7 @@ import pytest
 from oslic.runtime import avif, residual
 from oslic.runtime.errors import StreamError, UsageError
 from oslic.runtime.stream import MAX_WEIGHT
+from oslic.runtime.yuv import compensate_rounding
 from PIL import Image, ImageFilter
 
 
@@ -143,3 +144,25 @@ def test_a_second_sequence_header_of_another_size_is_refused():
 def test_unwrap_refuses_what_is_no_avif(data):
     with pytest.raises(StreamError):
         avif.unwrap(data)
+
+
+@pytest.mark.parametrize("quality", [40, 60, 90])
+def test_the_residual_brings_no_colour_cast(photo, estimate, quality):
+    coded = residual.encode(photo, estimate, quality=quality)
+    cast = np.mean(residual.decode(coded, estimate).astype(float) - photo, axis=(0, 1))
+    assert np.abs(cast).max() < 0.3
+
+
+def test_samples_are_moved_to_where_cut_chroma_is_rounded_chroma(photo):
+    rgb = photo.astype(np.float64)
+    to_yuv = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+    wanted = np.rint(rgb @ to_yuv.T)
+    moved = compensate_rounding(photo) @ to_yuv.T
+    inside = ((photo > 4) & (photo < 251)).all(axis=2)
+    assert np.mean(np.rint(moved[..., 0])[inside] == wanted[..., 0][inside]) > 0.99
+    for plane in (1, 2):
+        assert np.mean(np.floor(moved[..., plane])[inside] == wanted[..., plane][inside]) > 0.95
+
+
+def test_the_best_quality_is_nearly_lossless(photo, estimate):
+    assert _psnr(photo, residual.decode(residual.encode(photo, estimate, quality=100), estimate)) > 51

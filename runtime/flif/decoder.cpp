@@ -225,22 +225,27 @@ void interleave_into(const Planes<T>& planes, void* out) {
 }
 
 template <class T>
-void decode_picture(const Info& info, const StreamHead& head, RangeDecoder& bits, const PixelSink& sink) {
-    PictureDecoder<T> decoder(info.header, head, bits);
-    Planes<T>& planes = decoder.run();
-    finish_samples(planes, head);
-
+void check_ending(const Planes<T>& planes, int32_t maximum, RangeDecoder& bits) {
     IntegerReader trailer(bits);
     if (trailer.uniform(0, 1) != 0) {
         const auto high = static_cast<uint32_t>(trailer.uniform(0, 65535));
         const auto low = static_cast<uint32_t>(trailer.uniform(0, 65535));
-        if (picture_checksum(planes, head.maximum) != (high << 16 | low)) {
+        if (picture_checksum(planes, maximum) != (high << 16 | low)) {
             fail("corrupt: the checksum does not match the pixels");
         }
     }
     if (bits.remaining() > kMaxPadding) {
         fail("corrupt: " + std::to_string(bits.remaining()) + " bytes lie behind the end of the picture");
     }
+}
+
+template <class T>
+void decode_picture(const Info& info, const StreamHead& head, RangeDecoder& bits, const PixelSink& sink,
+                    Ending ending) {
+    PictureDecoder<T> decoder(info.header, head, bits);
+    Planes<T>& planes = decoder.run();
+    finish_samples(planes, head);
+    if (ending == Ending::checked) check_ending(planes, head.maximum, bits);
     if (sink.wide) {
         interleave_into<uint16_t>(planes, sink.data);
     } else {
@@ -270,16 +275,16 @@ Info read_info(std::span<const uint8_t> file, const Limits& limits) {
 }
 
 void decode(std::span<const uint8_t> file, const Limits& limits,
-            const std::function<PixelSink(const Info&)>& allocate) {
+            const std::function<PixelSink(const Info&)>& allocate, Ending ending) {
     Header header = read_header(file, limits);
     RangeDecoder bits(file.subspan(header.stream_offset));
     const StreamHead head = read_stream_head(header, bits);
     const Info info = make_info(std::move(header), head);
     const PixelSink sink = allocate(info);
     if (head.maximum < 256) {
-        decode_picture<int16_t>(info, head, bits, sink);
+        decode_picture<int16_t>(info, head, bits, sink, ending);
     } else {
-        decode_picture<int32_t>(info, head, bits, sink);
+        decode_picture<int32_t>(info, head, bits, sink, ending);
     }
 }
 

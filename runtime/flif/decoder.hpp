@@ -36,8 +36,14 @@ struct PixelSink {
     bool wide = false;  // uint16_t, else uint8_t
 };
 
+// What is asked of the end of a file.
+enum class Ending {
+    checked,  // the checksum matches, and nothing lies behind the picture
+    ignored,  // for fuzzing alone: damage that only these two checks would notice still reaches everything else
+};
+
 // Decodes the file. `allocate` is called once, with the info, when the size is known to be within the limits.
-void decode(std::span<const uint8_t> file, const Limits& limits,
-            const std::function<PixelSink(const Info&)>& allocate);
+void decode(std::span<const uint8_t> file, const Limits& limits, const std::function<PixelSink(const Info&)>& allocate,
+            Ending ending = Ending::checked);
 
 }  // namespace oslic::flif

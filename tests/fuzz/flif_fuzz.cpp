@@ -3,8 +3,17 @@
 //   flif_fuzz EXECUTIONS SEED FILE...    mutates the files EXECUTIONS times; 0: only replays them
 //
 // With -DOSLIC_LIBFUZZER it is a libFuzzer target instead. Any outcome but a picture or flif::Error is a failure: other
-// exceptions escape and end the program. What decodes is encoded again and must come back exactly.
+// exceptions, more than kSeconds and more memory than the sanitizer's limit end the program. What decodes is encoded
+// again and must come back exactly.
+//
+// Damage nearly always ends in a wrong checksum, or in a stream that is too short or too long, and so hides what it does
+// before. Seven mutations of eight are therefore padded and decoded without the checks of the end; the eighth is a file
+// as any caller would give it.
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -25,13 +34,14 @@ namespace {
 
 constexpr flif::Limits kLimits{1 << 16};
 constexpr size_t kReencodedPixels = 1 << 10;
+constexpr unsigned kSeconds = 5;
 
 struct Picture {
     flif::PixelSource source;
     std::vector<uint8_t> samples;
 };
 
-Picture decode(std::span<const uint8_t> file) {
+Picture decode(std::span<const uint8_t> file, flif::Ending ending = flif::Ending::checked) {
     Picture picture;
     flif::decode(file, kLimits, [&](const flif::Info& info) {
         picture.source.wide = info.stream.maximum > 255;
@@ -42,14 +52,14 @@ Picture decode(std::span<const uint8_t> file) {
                                static_cast<size_t>(info.header.planes);
         picture.samples.resize(samples * (picture.source.wide ? 2 : 1));
         return flif::PixelSink{picture.samples.data(), picture.source.wide};
-    });
+    }, ending);
     return picture;
 }
 
 // Returns whether the file was a picture.
-bool execute(std::span<const uint8_t> file) {
+bool execute(std::span<const uint8_t> file, flif::Ending ending) {
     try {
-        Picture picture = decode(file);
+        Picture picture = decode(file, ending);
         picture.source.data = picture.samples.data();
         const size_t pixels = static_cast<size_t>(picture.source.width) * static_cast<size_t>(picture.source.height);
         if (pixels > kReencodedPixels) return true;
@@ -69,10 +79,15 @@ bool execute(std::span<const uint8_t> file) {
 
 }  // namespace
 
+// The limits of memory: the most that the largest allowed picture may take, with room for the sanitizer's own.
+extern "C" const char* __asan_default_options() {
+    return "hard_rss_limit_mb=512:max_allocation_size_mb=256:quarantine_size_mb=16";
+}
+
 #ifdef OSLIC_LIBFUZZER
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-    execute({data, size});
+    execute({data, size}, size % 8 == 0 ? flif::Ending::checked : flif::Ending::ignored);
     return 0;
 }
 
@@ -86,10 +101,16 @@ class Mutator {
    public:
     Mutator(const std::vector<Bytes>& corpus, uint64_t seed) : corpus_(corpus), random_(seed) {}
 
-    Bytes next() {
-        Bytes file = corpus_[below(corpus_.size())];
-        for (size_t changes = 1 + below(6); changes > 0 && !file.empty(); --changes) mutate(file);
-        return file;
+    struct Input {
+        Bytes file;
+        flif::Ending ending;
+    };
+
+    Input next() {
+        Input input{corpus_[below(corpus_.size())], below(8) == 0 ? flif::Ending::checked : flif::Ending::ignored};
+        for (size_t changes = 1 + below(6); changes > 0 && !input.file.empty(); --changes) mutate(input.file);
+        if (input.ending == flif::Ending::ignored) pad(input.file);
+        return input;
     }
 
    private:
@@ -116,6 +137,15 @@ class Mutator {
         }
     }
 
+    // So much that a damaged stream runs into its end rarely.
+    void pad(Bytes& file) {
+        const size_t end = file.size();
+        file.resize(end + kPadding);
+        for (size_t i = end; i < file.size(); ++i) file[i] = static_cast<uint8_t>(random_());
+    }
+
+    static constexpr size_t kPadding = 1 << 13;
+
     const std::vector<Bytes>& corpus_;
     std::mt19937_64 random_;
 };
@@ -137,21 +167,29 @@ int main(int argc, char** argv) {
             return 2;
         }
         corpus.emplace_back(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
-        pictures += execute(corpus.back()) ? 1 : 0;
+        pictures += execute(corpus.back(), flif::Ending::checked) ? 1 : 0;
     }
     std::printf("replayed %zu files: %ld pictures\n", corpus.size(), pictures);
     std::erase_if(corpus, [](const Bytes& file) { return file.empty(); });
     Mutator mutator(corpus, std::strtoull(argv[2], nullptr, 10));
     pictures = 0;
+    std::chrono::duration<double, std::milli> slowest{0};
     for (long i = 0; i < executions; ++i) {
-        const Bytes file = mutator.next();
-        // What was running when a sanitizer ended the program.
+        const auto [file, ending] = mutator.next();
+        // What was running when the program ended.
         if (const char* last = std::getenv("FLIF_FUZZ_LAST")) {
             std::ofstream(last, std::ios::binary).write(reinterpret_cast<const char*>(file.data()), static_cast<std::streamsize>(file.size()));
         }
-        pictures += execute(file) ? 1 : 0;
+        alarm(kSeconds);
+        const auto start = std::chrono::steady_clock::now();
+        pictures += execute(file, ending) ? 1 : 0;
+        slowest = std::max<decltype(slowest)>(slowest, std::chrono::steady_clock::now() - start);
     }
-    std::printf("executed %ld mutations: %ld pictures\n", executions, pictures);
+    alarm(0);
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    std::printf("executed %ld mutations: %ld pictures, slowest %.1f ms, peak %ld kB\n", executions, pictures,
+                slowest.count(), usage.ru_maxrss);
     return 0;
 }
 

@@ -177,7 +177,7 @@ int main(int argc, char** argv) {
     for (long i = 0; i < executions; ++i) {
         const auto [file, ending] = mutator.next();
         // What was running when the program ended.
-        if (const char* last = std::getenv("FLIF_FUZZ_LAST")) {
+        if (const char* last = std::getenv("FUZZ_LAST")) {
             std::ofstream(last, std::ios::binary).write(reinterpret_cast<const char*>(file.data()), static_cast<std::streamsize>(file.size()));
         }
         alarm(kSeconds);

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import onnx_ir as ir
 
+from ..runtime import engine_trust
 from ..runtime.backends import cuda
 from ..runtime.backends.tensorrt import Log, logger, make
 from ..runtime.backends.tensorrt import load_product as import_product
-from ..runtime.engines import EngineInfo, Product, Shapes
+from ..runtime.engines import FOLDER, LAYERS_SUFFIX, EngineInfo, Product, Shapes
 from ..runtime.errors import BackendError, DependencyError, UsageError
 from ..runtime.files import write_atomically
 from .graphs import serialise
@@ -326,11 +327,12 @@ def build_engine(
 
     Raises:
         BackendError: the product refuses the graph.
-        UsageError: what the product cannot do.
+        UsageError: what the product cannot do, or no record can be kept of engines built here.
         DependencyError: it is not installed.
     """
     trt = load_product(product)
     require_supported(trt, product, precision, options)
+    engine_trust.require_recordable()
     gpu = compute_capability()
     if product == "tensorrt" and gpu is None:
         raise BackendError("tensorrt builds engines only on the GPU that they are for; here is none")
@@ -339,7 +341,7 @@ def build_engine(
     data = prepare(bundle.read_graph(graph), precision)
     start = time.perf_counter()
     plan = build_plan(trt, data, shapes, replace(options, tf32=precision == "tf32"), progress)
-    folder = bundle.path / "engines"
+    folder = bundle.path / FOLDER
     folder.mkdir(exist_ok=True)
     stem = f"{graph}.{product}.{precision}"
     path = folder / f"{stem}.engine"
@@ -359,9 +361,10 @@ def build_engine(
         build_seconds=round(time.perf_counter() - start, 3),
     )
     write_atomically(path, plan)
+    engine_trust.record(sidecar)
     write_atomically(folder / f"{stem}.json", sidecar.to_json().encode())
     if options.layers:
-        write_atomically(folder / f"{stem}.layers.json", describe_layers(trt, plan).encode())
+        write_atomically(folder / f"{stem}{LAYERS_SUFFIX}", describe_layers(trt, plan).encode())
     return path
 
 

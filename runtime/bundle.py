@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import re
 import shutil
 import tempfile
@@ -26,6 +25,9 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from .errors import BundleError, UsageError
+from .files import read_regular_file
+from .graph_safety import require_self_contained
+from .plain_json import parse_object
 
 FORMAT: Final = "oslic-bundle"
 VERSION: Final = 1
@@ -39,6 +41,12 @@ GRAPH_NAMES: Final[tuple[GraphName, ...]] = get_args(GraphName)
 LABEL_SCALES: Final = (1, 2, 4)
 _MAX_MANIFEST_BYTES: Final = 1 << 20
 _MAX_MULTIPLE: Final = 1024
+_MAX_GRAPH_BYTES: Final = (1 << 31) - 1  # of a protobuf message
+_MAX_TEXT: Final = 4096
+_MAX_NAME_BYTES: Final = 255
+_MAX_FIGURE: Final = 1e12
+"""The largest of a graph's figures: far beyond any network, and safe to multiply by an image's size."""
+_MAX_VERSION: Final = 1000
 _HEX256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -124,22 +132,19 @@ class Manifest:
         return json.dumps(body, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, where: str = MANIFEST_NAME) -> Manifest:
+    def from_json(cls, text: str | bytes, where: str = MANIFEST_NAME) -> Manifest:
         """Parse and check the manifest file's text.
 
         Raises:
             BundleError: not a manifest, of a newer version, or with missing or impossible values.
         """
-        try:
-            body = json.loads(text)
-        except ValueError as error:
-            raise BundleError(f"{where} is not JSON: {error}; export the bundle again") from error
-        if not isinstance(body, dict) or body.pop("format", None) != FORMAT:
+        body = parse_object(text, where, BundleError)
+        if body.pop("format", None) != FORMAT:
             raise BundleError(f"{where} is not the manifest of an OSLIC bundle (no format {FORMAT!r})")
         version = body.pop("version", None)
         if version != VERSION:
             raise BundleError(
-                f"{where} has version {version!r}, this runtime reads {VERSION}: export the bundle again, "
+                f"{where} has version {_shown(version)}, this runtime reads {VERSION}: export the bundle again, "
                 "or install a newer oslic"
             )
         try:
@@ -167,20 +172,34 @@ class Manifest:
             "fingerprint": (bool(_HEX256.fullmatch(self.fingerprint)), self.fingerprint, "64 hex digits"),
             "graphs": (set(self.graphs) == set(GRAPH_NAMES), sorted(self.graphs), f"{GRAPH_NAMES}"),
         }
-        for class_ in self.classes:
+        for i, class_ in enumerate(self.classes):
             known = all(0 <= value <= 255 for value in class_.color)
-            demands[f"color of {class_.name}"] = (known, class_.color, "three numbers in 0..255")
+            demands[f"classes[{i}].color"] = (known, class_.color, "three numbers in 0..255")
         for name, graph in self.graphs.items():
-            plain = graph.file == Path(graph.file).name and graph.file not in {"", ".", ".."}
-            demands[f"graphs.{name}.file"] = (plain, graph.file, "a file name without a folder")
+            demands[f"graphs.{name}.file"] = (
+                is_plain_name(graph.file),
+                graph.file,
+                "a file name without a folder",
+            )
             hashed = bool(_HEX256.fullmatch(graph.sha256))
             demands[f"graphs.{name}.sha256"] = (hashed, graph.sha256, "64 hex digits")
         for name_, (good, value, wanted) in demands.items():
             if not good:
-                raise BundleError(f"{where}: {name_} is {value!r}, must be {wanted}")
+                raise BundleError(f"{where}: {name_} is {_shown(value)}, must be {wanted}")
 
 
-def _known(kind: type, body: dict[str, Any], where: str) -> dict[str, Any]:
+def is_plain_name(name: str) -> bool:
+    """Whether a string names a file in a folder, and nothing outside of it."""
+    return (
+        name == Path(name).name
+        and name not in {"", ".", ".."}
+        and len(name.encode("utf-8", "surrogatepass")) <= _MAX_NAME_BYTES
+    )
+
+
+def _known(kind: type, body: Any, where: str) -> dict[str, Any]:
+    if not isinstance(body, dict):
+        raise BundleError(f"{where} is {_shown(body)}, must be an object")
     names = {f.name for f in fields(kind)}
     unknown = sorted(set(body) - names)
     if unknown:
@@ -189,36 +208,73 @@ def _known(kind: type, body: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _parse(body: dict[str, Any], where: str) -> dict[str, Any]:
-    """Turn JSON's lists and objects into the types of `Manifest`; numbers keep their kind."""
+    """Turn JSON's lists and objects into the types of `Manifest`; every field has its type behind it."""
     values = dict(_known(Manifest, body, where))
-    values["classes"] = tuple(
-        ClassInfo(str(c["name"]), (int(c["color"][0]), int(c["color"][1]), int(c["color"][2])))
-        for c in values["classes"]
-    )
-    graphs = {}
-    for name, graph in values["graphs"].items():
-        parts = dict(_known(GraphInfo, graph, f"{where}: graphs.{name}"))
-        parts["inputs"] = tuple(str(x) for x in parts["inputs"])
-        for key in ("file", "sha256", "output", "form", "precision"):
-            parts[key] = str(parts[key])
-        for key in ("macs_per_pixel", "working_bytes_per_pixel", "parameters"):
-            _require_number(parts[key], f"{where}: graphs.{name}.{key}")
-        graphs[name] = GraphInfo(**parts)
-    values["graphs"] = graphs
+    values["classes"] = tuple(_class(entry, where) for entry in _list(values["classes"], f"{where}: classes"))
+    graphs = values["graphs"]
+    if not isinstance(graphs, dict) or len(graphs) > len(GRAPH_NAMES):
+        raise BundleError(f"{where}: graphs is {_shown(graphs)}, must be an object with {GRAPH_NAMES}")
+    values["graphs"] = {name: _graph(entry, f"{where}: graphs.{name}") for name, entry in graphs.items()}
     for name in ("levels", "label_scale", "multiple"):
-        if type(values[name]) is not int:
-            raise BundleError(f"{where}: {name} is {values[name]!r}, must be a whole number")
+        _require_whole(values[name], f"{where}: {name}")
     _require_number(values["alpha"], f"{where}: alpha")
-    values["fingerprint"] = str(values["fingerprint"])
+    for name in ("name", "fingerprint", "license"):
+        _require_text(values[name], f"{where}: {name}")
     for name in ("provenance", "tools", "quantization"):
         if not isinstance(values.get(name) or {}, dict):
-            raise BundleError(f"{where}: {name} is {values[name]!r}, must be an object")
+            raise BundleError(f"{where}: {name} is {_shown(values[name])}, must be an object")
+    limit = (values.get("quantization") or {}).get("weight_limit")
+    if limit is not None and not (type(limit) is int and 1 <= limit <= 128):
+        raise BundleError(f"{where}: quantization.weight_limit is {_shown(limit)}, must be 1 to 128")
     return values
 
 
+def _class(entry: Any, where: str) -> ClassInfo:
+    parts = _known(ClassInfo, entry, f"{where}: classes")
+    _require_text(parts["name"], f"{where}: a class's name")
+    color = _list(parts["color"], f"{where}: color of {parts['name']}")
+    for value in color:
+        _require_whole(value, f"{where}: color of {parts['name']}")
+    return ClassInfo(parts["name"], (color[0], color[1], color[2]))
+
+
+def _graph(entry: Any, where: str) -> GraphInfo:
+    parts = dict(_known(GraphInfo, entry, where))
+    parts["inputs"] = tuple(_list(parts["inputs"], f"{where}.inputs"))
+    for text in (*parts["inputs"], *(parts[k] for k in ("file", "sha256", "output", "form", "precision"))):
+        _require_text(text, where)
+    for key in ("macs_per_pixel", "working_bytes_per_pixel", "parameters"):
+        _require_number(parts[key], f"{where}.{key}")
+    for key in ("opset", "ir_version"):
+        _require_whole(parts[key], f"{where}.{key}", _MAX_VERSION)
+    return GraphInfo(**parts)
+
+
+def _shown(value: Any) -> str:
+    """A value for a message, cut where it runs to a page."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def _list(value: Any, what: str) -> list[Any]:
+    if not isinstance(value, list) or len(value) > 256:
+        raise BundleError(f"{what} is {_shown(value)}, must be a list of at most 256 entries")
+    return value
+
+
+def _require_text(value: Any, what: str) -> None:
+    if not isinstance(value, str) or len(value) > _MAX_TEXT:
+        raise BundleError(f"{what} is {_shown(value)}, must be text of at most {_MAX_TEXT} characters")
+
+
+def _require_whole(value: Any, what: str, most: int = 1 << 16) -> None:
+    if type(value) is not int or not 0 <= value <= most:
+        raise BundleError(f"{what} is {_shown(value)}, must be a whole number from 0 to {most}")
+
+
 def _require_number(value: Any, what: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise BundleError(f"{what} is {value!r}, must be a number from 0 on")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_FIGURE:
+        raise BundleError(f"{what} is {_shown(value)}, must be a number from 0 to {_MAX_FIGURE:g}")
 
 
 @dataclass(frozen=True)
@@ -241,39 +297,30 @@ class Bundle:
             raise BundleError(
                 f"no bundle at {folder}: not a folder; `oslic export CHECKPOINT -o {folder}` makes one"
             )
-        if not file.is_file():
+        if not file.exists():
             raise BundleError(f"no bundle at {folder}: it has no {MANIFEST_NAME}")
-        if file.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise BundleError(f"{file} has {file.stat().st_size} bytes, more than {_MAX_MANIFEST_BYTES}")
-        try:
-            text = file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise BundleError(f"{file} is not UTF-8 text: {error}") from error
-        except OSError as error:
-            raise BundleError(f"{file} cannot be read: {error.strerror}") from error
-        return cls(folder, Manifest.from_json(text, str(file)))
+        data = read_regular_file(file, "manifest", _MAX_MANIFEST_BYTES, BundleError)
+        return cls(folder, Manifest.from_json(data, str(file)))
 
     def graph_path(self, name: GraphName) -> Path:
         """Return the path of a graph file, not checked."""
         return self.path / self.manifest.graphs[name].file
 
     def read_graph(self, name: GraphName) -> bytes:
-        """Read a graph file and check it against the manifest.
+        """Read a graph file, and check it against the manifest and for what a bundle's graph must not hold.
 
         Raises:
-            BundleError: the file is missing, or its hash is not the manifest's.
+            BundleError: the file is missing, its hash is not the manifest's, or it refers to other files.
         """
         path = self.graph_path(name)
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise BundleError(f"{path}: the {name} graph cannot be read: {error.strerror}") from error
+        data = read_regular_file(path, f"{name} graph", _MAX_GRAPH_BYTES, BundleError)
         found, wanted = hashlib.sha256(data).hexdigest(), self.manifest.graphs[name].sha256
         if found != wanted:
             raise BundleError(
                 f"{path} was altered: its SHA-256 starts with {found[:16]}, the manifest says {wanted[:16]}; "
                 "export the bundle again"
             )
+        require_self_contained(data, f"{path}: the {name} graph")
         return data
 
 

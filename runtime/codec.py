@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -211,6 +211,8 @@ class Codec:
         threads: int | None = None,
         limits: Limits | None = None,
         precision: str | None = None,
+        *,
+        options: Options | None = None,
     ) -> Codec:
         """Open a codec.
 
@@ -220,6 +222,7 @@ class Codec:
             threads: CPU threads the networks may use; None leaves it to the backend.
             limits: what to refuse; None for the defaults.
             precision: `fp32`, `fp16`, ...: of the engines, see `backends.Options`; None for the fastest there.
+            options: what else the backend is told, such as a time limit; `threads` and `precision` stand above it.
 
         Raises:
             BundleError: no bundle there, or a damaged one.
@@ -232,7 +235,11 @@ class Codec:
             raise UsageError(f"threads is {threads}, must be at least 1")
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle or default_bundle())
         limits = limits or Limits()
-        return cls(Graphs(opened, backend, Options(threads=threads, precision=precision), limits), limits)
+        options = options or Options()
+        options = replace(
+            options, threads=threads or options.threads, precision=precision or options.precision
+        )
+        return cls(Graphs(opened, backend, options, limits), limits)
 
     def close(self) -> None:
         """Give back what the backend holds."""

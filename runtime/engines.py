@@ -13,8 +13,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from .bundle import COMPACT_SCALE, GRAPH_NAMES
+from . import engine_trust
+from .bundle import COMPACT_SCALE, GRAPH_NAMES, is_plain_name
 from .errors import BackendError
+from .files import read_regular_file
+from .plain_json import parse_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,6 +35,24 @@ Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 PRECISIONS: Final = ("int8-fp16", "int8", "fp16", "bf16", "tf32", "fp32")
 """What engines can be built in, the fastest first."""
+
+FOLDER: Final = "engines"
+"""The folder of a bundle that holds its engines."""
+LAYERS_SUFFIX: Final = ".layers.json"
+"""Ending of what `oslic build --layers` writes beside an engine."""
+
+_MOST_SIDECAR_BYTES: Final = 1 << 20
+_MOST_ENGINE_BYTES: Final = 1 << 36
+_MOST_SIDE: Final = 1 << 28
+_HEX256: Final = re.compile(r"[0-9a-f]{64}")
+# What the fields of a sidecar may be, by how they are annotated.
+_KINDS: Final[dict[str, tuple[type, ...]]] = {
+    "str": (str,),
+    "Product": (str,),
+    "bool": (bool,),
+    "int": (int,),
+    "float": (int, float),
+}
 
 # Inputs whose height and width say how large the image is, and by what factor they are smaller than it.
 _IMAGE_SCALES: Final = {"image": 1, "compact": COMPACT_SCALE}
@@ -83,38 +104,47 @@ class EngineInfo:
         Raises:
             BackendError: it is missing, damaged, or of another version.
         """
+        data = read_regular_file(path, "engine's sidecar", _MOST_SIDECAR_BYTES, BackendError)
+        body = parse_object(data, f"the engine's sidecar {path}", BackendError)
         try:
-            body = json.loads(path.read_text(encoding="utf-8"))
             if body.pop("format") != FORMAT or body.pop("format_version") != VERSION:
                 raise BackendError(f"{path} is of another version; `oslic build` writes it again")
             unknown = sorted(set(body) - {f.name for f in fields(cls)})
             if unknown:
-                raise BackendError(f"{path} has unknown fields {', '.join(unknown)}; install a newer oslic")
+                raise BackendError(f"{path} has unknown fields {unknown}; install a newer oslic")
             body["profiles"] = tuple(
-                {name: tuple(tuple(map(int, s)) for s in shapes) for name, shapes in profile.items()}
+                {name: tuple(tuple(_side(n) for n in s) for s in shapes) for name, shapes in profile.items()}
                 for profile in body["profiles"]
             )
             info = cls(**body)
             info._check()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BackendError(f"{path} cannot be read as an engine's sidecar: {error}") from error
         return info
 
     def _check(self) -> None:
         """Raise ValueError if the fields do not say what they must."""
-        if not re.fullmatch(r"any|\d+(\.\d+)*\+?", str(self.gpu)):
-            raise ValueError(f"gpu is {self.gpu!r}, not a compute capability")
-        for name, known in (("backend", PRODUCTS), ("precision", PRECISIONS)):
+        for f in fields(self):
+            value = getattr(self, f.name)
+            kinds = _KINDS.get(str(f.type))
+            if kinds is not None and (
+                not isinstance(value, kinds) or (type(value) is bool and bool not in kinds)
+            ):
+                raise ValueError(f"{f.name} is {value!r:.80}, must be {f.type}")
+        if not is_plain_name(self.file):
+            raise ValueError(f"file is {self.file!r:.80}, must be the name of a file beside the sidecar")
+        for name in ("sha256", "graph_sha256"):
+            if not _HEX256.fullmatch(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)!r:.80}, not 64 hexadecimal digits")
+        if not re.fullmatch(r"any|\d{1,4}(\.\d{1,4}){0,3}\+?", self.gpu):
+            raise ValueError(f"gpu is {self.gpu!r:.80}, not a compute capability")
+        for name, known in (("backend", PRODUCTS), ("precision", PRECISIONS), ("graph", GRAPH_NAMES)):
             if (value := getattr(self, name)) not in known:
-                raise ValueError(f"{name} is {value!r}; known are {', '.join(known)}")
+                raise ValueError(f"{name} is {value!r:.80}; known are {', '.join(known)}")
+        if not self.profiles:
+            raise ValueError("it has no profile")
         for profile in self.profiles:
-            if not profile.keys() & _IMAGE_SCALES.keys():
-                raise ValueError(f"a profile has no shapes of {' or '.join(_IMAGE_SCALES)}")
-            for name, shapes in profile.items():
-                if len(shapes) != 3 or len({len(shape) for shape in shapes}) != 1:
-                    raise ValueError(f"a profile's shapes of {name} are not three of equal rank")
-                if not all(0 < least <= best <= most for least, best, most in zip(*shapes, strict=True)):
-                    raise ValueError(f"a profile's shapes of {name} are not in order: {shapes}")
+            _check_profile(profile)
 
     def misfit(self, graph_sha256: str, version: str, gpu: str | None) -> str | None:
         """Why the engine cannot be used, or None if it can.
@@ -163,6 +193,24 @@ class EngineInfo:
         return None if best is None else best[1]
 
 
+def _check_profile(profile: Mapping[str, Shapes]) -> None:
+    """Raise ValueError if the shapes of a profile are not three of each input, in order."""
+    if not profile.keys() & _IMAGE_SCALES.keys():
+        raise ValueError(f"a profile has no shapes of {' or '.join(_IMAGE_SCALES)}")
+    for name, shapes in profile.items():
+        if len(shapes) != 3 or len({len(shape) for shape in shapes}) != 1:
+            raise ValueError(f"a profile's shapes of {name!r:.80} are not three of equal rank")
+        if not all(0 < least <= best <= most for least, best, most in zip(*shapes, strict=True)):
+            raise ValueError(f"a profile's shapes of {name!r:.80} are not in order: {shapes!s:.200}")
+
+
+def _side(value: object) -> int:
+    """A side of a profile's shape."""
+    if not isinstance(value, int) or not 0 <= value <= _MOST_SIDE:
+        raise ValueError(f"a side of a profile's shape is {value!r:.80}, must be 0 to {_MOST_SIDE}")
+    return value
+
+
 def build_command(bundle: Path, product: Product, precision: str | None = None) -> str:
     """The command that builds a bundle's engines, all graphs for the default sizes."""
     chosen = "" if precision is None else f" --precision {precision}"
@@ -188,13 +236,19 @@ def rebuild_command(bundle: Path, info: EngineInfo) -> str:
     return " ".join(words)
 
 
+def sidecars(bundle: Bundle) -> list[Path]:
+    """The sidecars of the engines that a bundle holds, by file name."""
+    files = sorted((bundle.path / FOLDER).glob("*.json"))
+    return [file for file in files if not file.name.endswith(LAYERS_SUFFIX)]
+
+
 def engines_of(bundle: Bundle, graph: GraphName, backend: Product) -> list[tuple[Path, EngineInfo]]:
     """The engines of a graph that a bundle holds, by file name.
 
     Raises:
         BackendError: a sidecar is damaged.
     """
-    found = [(path, EngineInfo.read(path)) for path in sorted((bundle.path / "engines").glob("*.json"))]
+    found = [(path, EngineInfo.read(path)) for path in sidecars(bundle)]
     return [
         (p.parent / info.file, info) for p, info in found if (info.graph, info.backend) == (graph, backend)
     ]
@@ -218,6 +272,7 @@ def choose_engine(
     version: str,
     gpu: str | None,
     precision: str | None,
+    trust: bool = False,
 ) -> tuple[Path, EngineInfo]:
     """The engine of a graph that is to be run here. There is no falling back to one of another precision.
 
@@ -228,6 +283,7 @@ def choose_engine(
         version: the product's version here.
         gpu: compute capability here; None where it is not known.
         precision: of the engine; None for the fastest that the bundle holds of any graph.
+        trust: whether it may be one that this user did not build on this machine.
 
     Returns:
         The engine's path and its sidecar.
@@ -252,6 +308,8 @@ def choose_engine(
     reasons = []
     for path, info in fitting:
         reason = info.misfit(bundle.manifest.graphs[graph].sha256, version, gpu)
+        if reason is None and not trust and not engine_trust.built_here(info):
+            reason = engine_trust.UNTRUSTED
         if reason is None:
             return path, info
         reasons.append(f"the engine {path} cannot be used: {reason}; {rebuild_command(bundle.path, info)}")
@@ -264,10 +322,7 @@ def read_engine(path: Path, info: EngineInfo) -> bytes:
     Raises:
         BackendError: it is missing or was altered.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BackendError(f"the engine {path} cannot be read: {error.strerror}") from error
+    data = read_regular_file(path, "engine", _MOST_ENGINE_BYTES, BackendError)
     if hashlib.sha256(data).hexdigest() != info.sha256:
         raise BackendError(f"the engine {path} was altered, its SHA-256 is not its sidecar's; build it again")
     return data

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 
 from .backends import Options, Runner, select
-from .bundle import COMPACT_SCALE, Bundle, GraphName
+from .bundle import COMPACT_SCALE, Bundle, GraphName, Manifest
+from .errors import BundleError
 from .limits import Limits
 from .pixels import ceil_div, extend
 
@@ -66,9 +67,17 @@ class Graphs:
                     self._runners[graph] = self.selection.backend.load(graph)
 
     def run(self, graph: GraphName, *inputs: Pixels) -> Pixels:
-        """Run one graph on a batch as it is: all arrays with N first, sides that the graph takes."""
+        """Run one graph on a batch as it is: all arrays with N first, sides that the graph takes.
+
+        Raises:
+            BundleError: what comes back is not what the graph of a bundle must give.
+            BackendError: the run failed.
+            LimitError: it took longer than `Options.timeout`.
+        """
         self.load(graph)
-        return self._runners[graph](*inputs)
+        output = self._runners[graph](*inputs)
+        _check_output(output, graph, inputs[0].shape, self.bundle)
+        return output
 
     def _run_one(self, graph: GraphName, *inputs: Pixels) -> Pixels:
         output: Pixels = self.run(graph, *(x[np.newaxis] for x in inputs))[0]
@@ -140,3 +149,42 @@ class Graphs:
     def _extended_labels(self, labels: Pixels, padded: tuple[int, int]) -> Pixels:
         scale = self.bundle.manifest.label_scale
         return extend(labels, padded[0] // scale, padded[1] // scale)
+
+
+def _check_output(output: object, graph: GraphName, given: tuple[int, ...], bundle: Bundle) -> None:
+    """Refuse an output that is not what the graph must give: a bundle may hold any graph.
+
+    Args:
+        output: what a backend returned.
+        graph: which graph.
+        given: shape of the graph's first input: (N, H, W, 3) of the image or (N, H/8, W/8, 3) of the compact image.
+        bundle: that the graph is from.
+
+    Raises:
+        BundleError: another number of outputs, dtype, rank or shape, or values that its manifest rules out.
+    """
+    where = f"{bundle.graph_path(graph)}: the {graph} graph"
+    count, height, width, _ = given
+    scale = bundle.manifest.label_scale
+    shapes = {
+        "segment": (count, height // scale, width // scale),
+        "analyse": (count, height // COMPACT_SCALE, width // COMPACT_SCALE, 3),
+        "synthesise": (count, height * COMPACT_SCALE, width * COMPACT_SCALE, 3),
+    }
+    if not isinstance(output, np.ndarray):
+        raise BundleError(f"{where} gave no tensor; export the bundle again")
+    if output.dtype != np.uint8 or output.shape != shapes[graph]:
+        raise BundleError(
+            f"{where} gave {output.dtype} {output.shape}, must give uint8 {shapes[graph]}; export the bundle again"
+        )
+    values = _value_count(graph, bundle.manifest)
+    largest = int(output.max(initial=0))
+    if largest >= values:
+        raise BundleError(f"{where} gave the value {largest}, must give values below {values}")
+
+
+def _value_count(graph: GraphName, manifest: Manifest) -> int:
+    """How many values a graph's output can take, from 0 on."""
+    if graph == "segment":
+        return len(manifest.classes)
+    return manifest.levels if graph == "analyse" else 256

@@ -72,4 +72,5 @@ def weight_limit(manifest: Manifest, graph: GraphName) -> int | None:
     """Largest magnitude of a graph's int8 weights; None if the graph is not quantised."""
     if manifest.graphs[graph].precision != "int8":
         return None
-    return int((manifest.quantization or {}).get("weight_limit", 127))
+    limit: int = (manifest.quantization or {}).get("weight_limit", 127)
+    return limit

@@ -39,3 +39,12 @@ def samples() -> Path:
 def photo() -> np.ndarray:
     """A real photograph, uint8 (300, 451, 3)."""
     return np.array(Image.open(SAMPLES / "chelsea.png").convert("RGB"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def state_home(tmp_path_factory):
+    """A state folder of the tests' own: they neither read nor write the user's."""
+    folder = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(folder))
+        yield folder

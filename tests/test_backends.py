@@ -27,7 +27,7 @@ import pytest
 import torch
 from host_product import PRODUCT, DataType, Engine, Heap, HostDriver, product
 from onnx import TensorProto, helper
-from oslic.runtime import backends
+from oslic.runtime import backends, engine_trust
 from oslic.runtime.backends import (
     Options,
     PassedOverWarning,
@@ -623,7 +623,7 @@ def test_sidecars_that_make_no_sense_are_refused_when_read(bundle, field, value,
     assert reason in engine["damage"]
 
 
-def put_engine(bundle, graph, **changes):
+def put_engine(bundle, graph, *, built_here=True, **changes):
     """An engine file with its sidecar, as `oslic build` writes them."""
     shapes = {
         "segment": {"image": ((1, 32, 32, 3), (1, 512, 768, 3), (4, 1088, 1920, 3))},
@@ -649,6 +649,8 @@ def put_engine(bundle, graph, **changes):
     folder.mkdir(exist_ok=True)
     (folder / info.file).write_bytes(b"plan")
     (folder / f"{stem}.json").write_text(info.to_json())
+    if built_here:
+        engine_trust.record(info)
     return info
 
 
@@ -772,6 +774,102 @@ def stand_in(bundle, monkeypatch):
     return bundle, module, driver
 
 
+def test_engines_run_only_if_built_here_or_trusted(bundle, monkeypatch, tmp_path):
+    info = put_engine(
+        bundle, "synthesise", built_here=False, sha256=hashlib.sha256(b"a stranger's").hexdigest()
+    )
+    with pytest.raises(
+        BackendError, match=r"not built by this user .* can run code: .* --trust-engines.*oslic build"
+    ):
+        choose_engine(bundle, "synthesise", "tensorrt", **HERE)
+    assert choose_engine(bundle, "synthesise", "tensorrt", **HERE, trust=True)[1] == info
+    engine_trust.record(info)
+    assert choose_engine(bundle, "synthesise", "tensorrt", **HERE)[1] == info
+    # The sidecar of an engine that was built here cannot say that it may run code of its own.
+    sidecar = bundle.path / "engines" / "synthesise.tensorrt.fp16.json"
+    sidecar.write_text(dataclasses.replace(info, version_compatible=True).to_json())
+    with pytest.raises(BackendError, match="not built by this user"):
+        choose_engine(bundle, "synthesise", "tensorrt", **HERE)
+    sidecar.write_text(info.to_json())
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another user"))
+    with pytest.raises(BackendError, match="not built by this user"):
+        choose_engine(bundle, "synthesise", "tensorrt", **HERE)
+
+
+def test_untrusted_engines_are_neither_deserialised_nor_asked_about(stand_in, monkeypatch, tmp_path):
+    bundle, module, _ = stand_in
+    loaded = []
+    real = module.Runtime.deserialize_cuda_engine
+    monkeypatch.setattr(
+        module.Runtime, "deserialize_cuda_engine", lambda self, plan: loaded.append(plan) or real(self, plan)
+    )
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with pytest.raises(BackendError, match="loading an engine can run code"):
+        select("tensorrt", bundle)
+    with pytest.raises(BackendError, match="loading an engine can run code"):
+        tensorrt.TensorRt(bundle, Options()).load("segment")
+    with pytest.warns(PassedOverWarning, match="loading an engine can run code"):
+        assert select("auto", bundle).backend.name == "onnxruntime-cpu"
+    assert not loaded
+    trusting = select("tensorrt", bundle, Options(trust_engines=True)).backend
+    trusting.load("segment").close()
+    assert len(loaded) == 1
+
+
+@pytest.mark.parametrize("version_compatible", [False, True])
+def test_host_code_is_allowed_only_in_engines_that_were_built_with_it(
+    stand_in, version_compatible, monkeypatch
+):
+    bundle, module, _ = stand_in
+    allowed = []
+    real = module.Runtime.deserialize_cuda_engine
+    monkeypatch.setattr(
+        module.Runtime,
+        "deserialize_cuda_engine",
+        lambda self, plan: allowed.append(self.engine_host_code_allowed) or real(self, plan),
+    )
+    data = bundle.read_graph("segment")
+    put_engine(
+        bundle, "segment", precision="fp32", sha256=hashlib.sha256(data).hexdigest(),
+        version_compatible=version_compatible,
+    )  # fmt: skip
+    (bundle.path / "engines" / "segment.tensorrt.fp32.engine").write_bytes(data)
+    tensorrt.TensorRt(bundle, Options()).load("segment").close()
+    assert allowed == [version_compatible]
+
+
+def test_engines_cannot_be_interrupted(stand_in):
+    with pytest.raises(BackendError, match="cannot be interrupted: leave the time limit out"):
+        select("tensorrt", stand_in[0], Options(timeout=5))
+
+
+def test_the_layers_beside_an_engine_are_no_sidecar(bundle):
+    info = put_engine(bundle, "segment")
+    (bundle.path / "engines" / "segment.tensorrt.fp16.layers.json").write_text('{"Layers": []}')
+    assert choose_engine(bundle, "segment", "tensorrt", **HERE)[1] == info
+    assert [entry["file"] for entry in describe(bundle)["engines"]] == [info.file]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("file", "../../secret"), ("file", "/etc/hostname"), ("file", ""), ("file", "a\0b"), ("file", None),
+        ("sha256", "xyz"), ("graph_sha256", 5), ("graph", "other"), ("gpu", "9" * 5000), ("version", 11),
+        ("version_compatible", "no"), ("stripped", 1), ("optimization_level", 1e300), ("optimization_level", True),
+        ("profiles", []), ("profiles", {}), ("profiles", [[]]), ("profiles", [{"image": 7}]),
+        ("profiles", [{"image": [[10**30] * 4] * 3}]), ("profiles", [{"image": [[1.5] * 4] * 3}]),
+        ("build_seconds", "nan"), ("backend", ["tensorrt"]), ("surprise", "\ud800"),
+    ],
+)  # fmt: skip
+def test_absurd_sidecars_are_errors_of_ours(bundle, field, value):
+    info = put_engine(bundle, "segment")
+    path = bundle.path / "engines" / f"{Path(info.file).stem}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(BackendError) as caught:
+        EngineInfo.read(path)
+    assert len(str(caught.value)) < 1000
+
+
 def test_the_codec_runs_on_engines_as_on_the_cpu(stand_in, photo):
     bundle, _, driver = stand_in
     image = photo[:70, :90]
@@ -849,7 +947,7 @@ def test_altered_and_missing_engines_are_refused(stand_in):
     with pytest.raises(BackendError, match="was altered"):
         backend.load("analyse")
     file.unlink()
-    with pytest.raises(BackendError, match="cannot be read"):
+    with pytest.raises(BackendError, match="cannot read the engine"):
         backend.load("analyse")
     with pytest.raises(BackendError, match="is fp32, not fp16; build it: oslic build"):
         select("tensorrt", bundle, Options(precision="fp16"))
@@ -1029,7 +1127,7 @@ def test_bound_sessions_compute_what_plain_ones_do(ort, graph):
         options = sessions.session_options(ort, 1)
         return sessions.open_session(ort, data, sessions.Provider(sessions.CPU, {}), options)
 
-    plain = sessions.HostRunner(session(), graph)
+    plain = sessions.HostRunner(ort, session(), graph)
     bound = sessions.BoundRunner(ort, session(), graph, device="cpu", capture=True)
     random = np.random.default_rng(0)
     scale = {"image": (1, (3,)), "labels": (bundle.manifest.label_scale, ()), "compact": (8, (3,))}

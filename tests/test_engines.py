@@ -337,7 +337,7 @@ def test_sidecars_come_back_as_they_were(tmp_path):
     with pytest.raises(BackendError, match="another version"):
         EngineInfo.read(path)
     path.write_text("{")
-    with pytest.raises(BackendError, match="cannot be read as an engine's sidecar"):
+    with pytest.raises(BackendError, match=r"the engine's sidecar .* is not JSON"):
         EngineInfo.read(path)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import BackendError, BundleError
+from ..errors import BackendError, BundleError, LimitError
 from ..quantization import EXACT_WEIGHT_LIMIT, uint8_activations, weight_limit
 from . import sessions
 from .protocol import Availability
@@ -21,6 +21,7 @@ def open_session(
     weight_limit: int | None = None,
     profile: str | None = None,
     optimise: bool = True,
+    timeout: float | None = None,
 ) -> Any:
     """A session of ONNX Runtime on the CPU.
 
@@ -31,10 +32,12 @@ def open_session(
             to uint8 (see `runtime.quantization`); None: the graph is not quantised.
         profile: path prefix of the profile that the session writes when it ends; None: none.
         optimise: whether the graph may be rewritten.
+        timeout: seconds that it may take; None: no limit.
 
     Raises:
         BackendError: ONNX Runtime is missing, or cannot take the model.
-        BundleError: the graph is not quantised as `oslic calibrate` does it.
+        BundleError: no valid model, or not quantised as `oslic calibrate` does it.
+        LimitError: the time was up.
     """
     onnxruntime, reason = sessions.find_onnxruntime()
     if onnxruntime is None:
@@ -49,7 +52,9 @@ def open_session(
             # Without VNNI the kernels add two products of uint8 and int8 in 16 bits, which saturate. This option
             # takes other kernels on such machines (slower, exact), and changes nothing elsewhere.
             options.add_session_config_entry("session.x64quantprecision", "1")
-    return sessions.open_session(onnxruntime, data, sessions.Provider(sessions.CPU, {}), options)
+    return sessions.open_session(
+        onnxruntime, data, sessions.Provider(sessions.CPU, {}), options, timeout=timeout
+    )
 
 
 class OnnxRuntimeCpu:
@@ -86,7 +91,10 @@ class OnnxRuntimeCpu:
                 self._options.threads,
                 weight_limit=weight_limit(self._bundle.manifest, graph),
                 optimise=self._options.optimise,
+                timeout=self._options.timeout,
             )
-            return sessions.HostRunner(session, graph)
-        except (BackendError, BundleError) as error:
+            sessions.require_ports(session, self._bundle.manifest.graphs[graph])
+        except (BackendError, BundleError, LimitError) as error:
             raise type(error)(f"{self._bundle.graph_path(graph)}: {error}") from error
+        onnxruntime, _ = sessions.find_onnxruntime()
+        return sessions.HostRunner(onnxruntime, session, graph, timeout=self._options.timeout)

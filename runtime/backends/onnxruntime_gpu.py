@@ -12,7 +12,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ..bundle import GRAPH_NAMES
-from ..errors import BackendError
+from ..errors import BackendError, BundleError, LimitError
 from . import cuda
 from .protocol import Availability, Options
 from .sessions import (
@@ -22,6 +22,7 @@ from .sessions import (
     find_onnxruntime,
     on_device_thread,
     open_session,
+    require_ports,
     require_precision,
     session_options,
 )
@@ -89,8 +90,9 @@ class _OnnxRuntimeGpu:
         data = self._bundle.read_graph(graph)
         try:
             onnxruntime, session = self.session(data, self._options)
-        except BackendError as error:
-            raise BackendError(f"{self._bundle.graph_path(graph)}: {error}") from error
+            require_ports(session, self._bundle.manifest.graphs[graph])
+        except (BackendError, BundleError, LimitError) as error:
+            raise type(error)(f"{self._bundle.graph_path(graph)}: {error}") from error
         return self._runner(onnxruntime, session, graph)
 
     @classmethod
@@ -105,7 +107,7 @@ class _OnnxRuntimeGpu:
         """
         onnxruntime, provider = cls.require_present(options)
         chosen = session_options(onnxruntime, options.threads, optimise=options.optimise)
-        return onnxruntime, _open(onnxruntime, data, provider, chosen)
+        return onnxruntime, _open(onnxruntime, data, provider, chosen, options.timeout)
 
     @classmethod
     def require_present(cls, options: Options | None = None) -> tuple[Any, Provider]:
@@ -123,12 +125,19 @@ class _OnnxRuntimeGpu:
         return onnxruntime, provider
 
     def _runner(self, onnxruntime: Any, session: Any, graph: GraphName) -> Runner:
-        return BoundRunner(onnxruntime, session, graph, device="cuda", capture=self._options.cuda_graphs)
+        return self._bound(onnxruntime, session, graph, capture=self._options.cuda_graphs)
+
+    def _bound(self, onnxruntime: Any, session: Any, graph: GraphName, *, capture: bool) -> Runner:
+        return BoundRunner(
+            onnxruntime, session, graph, device="cuda", capture=capture, timeout=self._options.timeout
+        )
 
 
-def _open(onnxruntime: Any, data: bytes, provider: Provider, options: Any) -> Any:
+def _open(
+    onnxruntime: Any, data: bytes, provider: Provider, options: Any, timeout: float | None = None
+) -> Any:
     """`open_session` where it disturbs no recording: it allocates, and waits for the device."""
-    return on_device_thread(lambda: open_session(onnxruntime, data, provider, options))
+    return on_device_thread(lambda: open_session(onnxruntime, data, provider, options, timeout=timeout))
 
 
 def _built_in(onnxruntime: Any, name: str) -> bool:
@@ -184,7 +193,7 @@ class OnnxRuntimeCuda(_OnnxRuntimeGpu):
         graph = next(name for name in GRAPH_NAMES if bundle.manifest.graphs[name].precision == "int8")
         try:
             cls.session(bundle.read_graph(graph), Options(cuda_graphs=False))
-        except BackendError as error:
+        except (BackendError, BundleError) as error:
             raise BackendError(
                 f"{error}; int8 bundles run on GPUs as engines: oslic build {bundle.path} --backend tensorrt "
                 "--precision int8-fp16"
@@ -215,7 +224,7 @@ class OnnxRuntimeTensorRt(_OnnxRuntimeGpu):
         return Provider(cls.provider, own, helpers=(helper,))
 
     def _runner(self, onnxruntime: Any, session: Any, graph: GraphName) -> Runner:
-        return BoundRunner(onnxruntime, session, graph, device="cuda", capture=False)
+        return self._bound(onnxruntime, session, graph, capture=False)
 
 
 class OnnxRuntimeTensorRtRtx(_OnnxRuntimeGpu):
@@ -250,8 +259,8 @@ class OnnxRuntimeTensorRtRtx(_OnnxRuntimeGpu):
         return Provider(name, given, devices=devices[:1])
 
     def _runner(self, onnxruntime: Any, session: Any, graph: GraphName) -> Runner:
-        del onnxruntime  # this provider copies inputs itself
-        return HostRunner(session, graph)
+        # This provider copies inputs itself.
+        return HostRunner(onnxruntime, session, graph, timeout=self._options.timeout)
 
 
 KINDS: Final[dict[str, type[_OnnxRuntimeGpu]]] = {

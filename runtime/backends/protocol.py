@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
+
+from ..errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from ..bundle import Bundle, GraphName
+
+
+_MOST_SECONDS: Final = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -23,12 +28,24 @@ class Options:
         cuda_graphs: whether repeated runs of one shape may be recorded as CUDA graphs.
         optimise: whether ONNX Runtime may rewrite the graph; False is for finding out whether its rewriting is what
             makes a difference. Engines of TensorRT were rewritten when they were built: they do not take False.
+        timeout: seconds that loading a graph, or one run of it, may take, for graphs that nobody vouches for; None:
+            no limit. Engines cannot be interrupted: they do not take it.
+        trust_engines: whether engines may be loaded that this user did not build on this machine (see
+            `engine_trust`). Loading an engine can run code.
     """
 
     threads: int | None = None
     precision: str | None = None
     cuda_graphs: bool = True
     optimise: bool = True
+    timeout: float | None = None
+    trust_engines: bool = False
+
+    def __post_init__(self) -> None:
+        if self.timeout is not None and not 0 < self.timeout <= _MOST_SECONDS:
+            raise UsageError(
+                f"the time limit is {self.timeout} s, must be above 0 and at most {_MOST_SECONDS}"
+            )
 
 
 @dataclass(frozen=True)
@@ -65,6 +82,7 @@ class Runner(Protocol):
 
         Raises:
             BackendError: the run failed, or an input is of another type, layout or device.
+            LimitError: it took longer than `Options.timeout`.
         """
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ single nodes that a provider has no kernel for. `open_session` refuses both.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -14,21 +15,21 @@ import sys
 import threading
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import numpy as np
 
-from ..errors import BackendError, one_line
+from ..errors import BackendError, BundleError, LimitError, one_line
 from .capture import CaptureState, Step
 from .exchange import View, view
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ..bundle import Bundle, GraphName
+    from ..bundle import Bundle, GraphInfo, GraphName
     from .protocol import Options
 
 CPU: Final = "CPUExecutionProvider"
@@ -51,6 +52,8 @@ _SIZE_ARITHMETIC: Final = frozenset(
         "Add", "Sub", "Mul", "Div", "Mod", "Range", "Identity", "ReduceProd", "Equal", "Where", "Expand",
     }
 )  # fmt: skip
+# Exceptions of ONNX Runtime that say that the model itself is wrong, whatever runs it.
+_NO_MODEL: Final = frozenset({"InvalidGraph", "InvalidProtobuf"})
 _MOST_SLOTS: Final = 8
 _NO_GRAPH: Final = "-1"
 
@@ -122,7 +125,61 @@ def session_options(onnxruntime: Any, threads: int | None, *, optimise: bool = T
     return options
 
 
-def open_session(onnxruntime: Any, data: bytes, provider: Provider, options: Any) -> Any:
+@contextlib.contextmanager
+def time_limit(seconds: float | None, stop: Callable[[], object], what: str) -> Iterator[None]:
+    """Call `stop` from another thread when the time is up; what the work then raises becomes an error of ours.
+
+    Args:
+        seconds: how long it may take; None: no limit.
+        stop: makes the work end.
+        what: names the work in messages.
+
+    Raises:
+        LimitError: the time was up.
+    """
+    if seconds is None:
+        yield
+        return
+    expired = threading.Event()
+
+    def end() -> None:
+        expired.set()
+        stop()
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except Exception as error:
+        if expired.is_set():
+            raise LimitError(f"{what} took longer than the time limit of {seconds:g} s") from error
+        raise
+    finally:
+        timer.cancel()
+
+
+def require_ports(session: Any, info: GraphInfo) -> None:
+    """Refuse a graph whose inputs and outputs are not those that the manifest states.
+
+    Raises:
+        BundleError: naming both.
+    """
+    for what, ports, wanted in (
+        ("inputs", session.get_inputs(), list(info.inputs)),
+        ("outputs", session.get_outputs(), [info.output]),
+    ):
+        found = [port.name for port in ports]
+        if found != wanted:
+            raise BundleError(f"the graph has the {what} {found}, the manifest says {wanted}")
+        for port in ports:
+            if port.type != "tensor(uint8)":
+                raise BundleError(f"{port.name} is {port.type}, must be tensor(uint8)")
+
+
+def open_session(
+    onnxruntime: Any, data: bytes, provider: Provider, options: Any, *, timeout: float | None = None
+) -> Any:
     """Open a session on a provider, and make sure that it runs there.
 
     Args:
@@ -130,9 +187,12 @@ def open_session(onnxruntime: Any, data: bytes, provider: Provider, options: Any
         data: a serialised ONNX model.
         provider: where it is to run.
         options: from `session_options`; changed here.
+        timeout: seconds that it may take; None: no limit.
 
     Raises:
         BackendError: the provider does not start, or leaves nodes to the CPU; the message says which.
+        BundleError: it is no valid model.
+        LimitError: the time was up.
     """
     on_cpu = provider.name == CPU
     if not on_cpu:
@@ -145,13 +205,15 @@ def open_session(onnxruntime: Any, data: bytes, provider: Provider, options: Any
             (name, dict(given)) for name, given in ((provider.name, provider.options), *provider.helpers)
         ]
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), time_limit(timeout, _canceller(options), "loading the graph"):
             warnings.simplefilter("ignore")  # that the provider is missing is said below, as an error
             session = onnxruntime.InferenceSession(data, options, enable_fallback=0, **arguments)
+    except LimitError:
+        raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base but this
-        raise BackendError(
-            f"ONNX Runtime cannot load the graph on {provider.name}: {one_line(error)}"
-        ) from error
+        invalid = type(error).__name__ in _NO_MODEL or "invalid model" in str(error)
+        kind = BundleError if invalid else BackendError
+        raise kind(f"ONNX Runtime cannot load the graph on {provider.name}: {one_line(error)}") from error
     session.disable_fallback()
     if on_cpu:
         return session
@@ -168,6 +230,12 @@ def open_session(onnxruntime: Any, data: bytes, provider: Provider, options: Any
             f"{provider.name} leaves nodes to another provider: {listed}; it is not used like this"
         )
     return session
+
+
+def _canceller(options: Any) -> Callable[[], object]:
+    """What ends the loading of a session; before ONNX Runtime 1.21 nothing does."""
+    cancel = getattr(options, "set_load_cancellation_flag", None)
+    return (lambda: None) if cancel is None else functools.partial(cancel, True)
 
 
 def _misplaced(session: Any, allowed: set[str]) -> Counter[str]:
@@ -192,17 +260,26 @@ def _failure(name: str, shapes: Sequence[tuple[int, ...]], error: Exception) -> 
     return BackendError(f"ONNX Runtime failed in the {name} graph on inputs {listed}: {one_line(error)}")
 
 
+def _stopper(options: Any) -> Callable[[], object]:
+    """What ends a run with these options at its next node."""
+    return functools.partial(setattr, options, "terminate", True)
+
+
 class HostRunner:
     """A session whose inputs and output lie in host memory.
 
     Args:
+        onnxruntime: the module.
         session: with one output.
         name: of the graph, for messages.
+        timeout: see `Options`.
     """
 
-    def __init__(self, session: Any, name: str) -> None:
+    def __init__(self, onnxruntime: Any, session: Any, name: str, *, timeout: float | None = None) -> None:
+        self._api = onnxruntime
         self._session = session
         self._name = name
+        self._timeout = timeout
         self._inputs = [value.name for value in session.get_inputs()]
         self._outputs = [session.get_outputs()[0].name]
 
@@ -211,8 +288,13 @@ class HostRunner:
         if self._session is None:
             raise BackendError(f"the {self._name} graph was closed")
         arrays = [x if isinstance(x, np.ndarray) else _in_host_memory(view(x)) for x in inputs]
+        options = self._api.RunOptions()
         try:
-            (output,) = self._session.run(self._outputs, dict(zip(self._inputs, arrays, strict=True)))
+            with time_limit(self._timeout, _stopper(options), f"the {self._name} graph"):
+                feeds = dict(zip(self._inputs, arrays, strict=True))
+                (output,) = self._session.run(self._outputs, feeds, options)
+        except LimitError:
+            raise
         except Exception as error:  # ONNX Runtime's exceptions have no common base but this
             raise _failure(self._name, [x.shape for x in arrays], error) from error
         return cast("npt.NDArray[np.uint8]", output)
@@ -281,6 +363,7 @@ class BoundRunner:
         name: of the graph, for messages.
         device: ONNX Runtime's name of the device: `cuda`, or `cpu`.
         capture: whether the provider records CUDA graphs.
+        timeout: see `Options`.
         call: does what calls ONNX Runtime; None: on the device's thread, if it is a GPU.
     """
 
@@ -292,6 +375,7 @@ class BoundRunner:
         *,
         device: str,
         capture: bool,
+        timeout: float | None = None,
         call: Callable[[Callable[[], Any]], Any] | None = None,
     ) -> None:
         self._api = onnxruntime
@@ -300,6 +384,7 @@ class BoundRunner:
         self._device = device
         self._call = call or (at_once if device == "cpu" else on_device_thread)
         self._capture = capture
+        self._timeout = timeout
         self._inputs = [value.name for value in session.get_inputs()]
         self._output = session.get_outputs()[0].name
         self._slots: OrderedDict[tuple[tuple[int, ...], ...], _Slot] = OrderedDict()
@@ -323,7 +408,7 @@ class BoundRunner:
                 if self._device != "cpu" and all(v.on_device for v in views):
                     return self._in_place(views)
                 return self._through_slot(views, shapes)
-            except BackendError:
+            except (BackendError, LimitError):
                 raise
             except Exception as error:  # ONNX Runtime's exceptions have no common base but this
                 raise _failure(self._name, shapes, error) from error
@@ -366,7 +451,8 @@ class BoundRunner:
         options = self._api.RunOptions()
         options.add_run_config_entry("gpu_graph_id", graph)
         binding.synchronize_inputs()
-        self._session.run_with_iobinding(binding, options)
+        with time_limit(self._timeout, _stopper(options), f"the {self._name} graph"):
+            self._session.run_with_iobinding(binding, options)
         binding.synchronize_outputs()
 
     @staticmethod

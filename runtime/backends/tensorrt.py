@@ -479,6 +479,10 @@ class _TensorRt:
                 raise BackendError(
                     f"engines of {cls.product} are optimised when they are built, not when they run"
                 )
+            if options.timeout is not None:
+                raise BackendError(
+                    f"an engine of {cls.product} cannot be interrupted: leave the time limit out"
+                )
             found, reason = cuda.gpus()
             meant = meant and bool(found)  # engines in a bundle do not promise a GPU
             trt = load_product(cls.product)
@@ -500,6 +504,7 @@ class _TensorRt:
                     version=version,
                     gpu=found[0].capability,
                     precision=options.precision,
+                    trust=options.trust_engines,
                 )
                 with driver.current():
                     require_valid(trt, path, info)
@@ -521,6 +526,7 @@ class _TensorRt:
             version=str(self._trt.__version__),
             gpu=found[0].capability,
             precision=self._options.precision,
+            trust=self._options.trust_engines,
         )
         with self._driver.current():
             engine = self._deserialise(path, info, graph)
@@ -542,7 +548,8 @@ class _TensorRt:
 
     def _deserialise(self, path: Path, info: EngineInfo, graph: GraphName) -> Any:
         data = read_engine(path, info)
-        # An engine that carries a runtime of its own version carries code, which must be allowed.
+        # An engine that carries a runtime of its own version carries code. `choose_engine` has let through only what
+        # this user built with that option, or trusts: the sidecar alone allows nothing.
         self._runtime.engine_host_code_allowed = info.version_compatible
         engine = self._runtime.deserialize_cuda_engine(data)
         if engine is None:

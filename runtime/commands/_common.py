@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from ..backends import BACKENDS, PassedOverWarning
+from ..backends import BACKENDS, Options, PassedOverWarning
 from ..codec import Codec
 from ..engines import PRECISIONS
 from ..errors import OslicError, UsageError
@@ -35,14 +35,31 @@ def add_codec_arguments(parser: argparse.ArgumentParser) -> None:
         choices=PRECISIONS,
         help="of the engines (default: the fastest that the bundle holds)",
     )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        help="that one run of a graph may take, for bundles that nobody vouches for (default: no limit)",
+    )
+    add_trust_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
+
+
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the switch that lets engines run which this user did not build on this machine."""
+    parser.add_argument(
+        "--trust-engines",
+        action="store_true",
+        help="also load engines that were not built by you on this machine; loading an engine can run code",
+    )
 
 
 def open_codec(args: argparse.Namespace) -> Codec:
     """Open the codec that the arguments of `add_codec_arguments` ask for."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", PassedOverWarning)
-        codec = Codec.open(args.bundle, args.backend, args.threads, precision=args.precision)
+        options = Options(timeout=args.timeout, trust_engines=args.trust_engines)
+        codec = Codec.open(args.bundle, args.backend, args.threads, precision=args.precision, options=options)
     for warning in caught:
         if issubclass(warning.category, PassedOverWarning):
             print(f"oslic: warning: {warning.message}", file=sys.stderr)

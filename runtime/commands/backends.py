@@ -8,6 +8,7 @@ import json
 from ..backends import BACKENDS, Options, first_usable, probe_all
 from ..bundle import Bundle, default_bundle
 from ..engines import PRECISIONS
+from ._common import add_trust_argument
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -15,12 +16,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--bundle", metavar="FOLDER", help="say it for this bundle (default: the shipped one)"
     )
     parser.add_argument("--precision", choices=PRECISIONS, help="say it for engines of this precision")
+    add_trust_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:
     bundle = Bundle.open(args.bundle or default_bundle())
-    found = probe_all(bundle, Options(precision=args.precision))
+    found = probe_all(bundle, Options(precision=args.precision, trust_engines=args.trust_engines))
     auto = first_usable(found)
     if args.json:
         rows = {

@@ -28,7 +28,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         computed again), and the `engines` with their sidecars.
     """
     from ..bundle import GRAPH_NAMES
-    from ..engines import EngineInfo
+    from ..engines import EngineInfo, sidecars
     from ..errors import BackendError, BundleError
 
     found: dict[str, Any] = json.loads(json.dumps(asdict(bundle.manifest)))
@@ -42,7 +42,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         except BundleError as error:
             entry["intact"], entry["damage"] = False, str(error)
     engines = []
-    for sidecar in sorted((bundle.path / "engines").glob("*.json")):
+    for sidecar in sidecars(bundle):
         try:
             engines.append(asdict(EngineInfo.read(sidecar)))
         except BackendError as error:

@@ -15,6 +15,13 @@ from .errors import StreamError
 
 _TEMPORAL_DELIMITER: Final = 2
 _SEQUENCE_HEADER: Final = 1
+_FRAME_HEADER: Final = 3
+_TILE_GROUP: Final = 4
+_FRAME: Final = 6
+_FRAMES: Final = frozenset({_FRAME_HEADER, _FRAME})
+# Matrix coefficients (ITU-T H.273): 5 and 6 are the same.
+_UNSPECIFIED: Final = 2
+_BT601: Final = frozenset({_UNSPECIFIED, 5, 6})
 # Colour primaries BT.709, transfer sRGB, matrix BT.601, full range (ITU-T H.273): what Pillow writes.
 _NCLX: Final = struct.pack(">4sHHHB", b"nclx", 1, 13, 6, 0x80)
 
@@ -81,39 +88,80 @@ def unwrap(avif: bytes) -> bytes:
     return b"".join(kept)
 
 
-def _configuration(av1: bytes, width: int, height: int, monochrome: bool) -> bytes:
-    """Return the content of the `av1C` box; check that every sequence header gives the picture's size.
+class _Bits:
+    """Reads bits of a sequence header, most significant first."""
 
-    A decoder would take memory for the size in the last sequence header, and scale: both are refused here.
+    def __init__(self, data: bytes) -> None:
+        self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
+
+    def read(self, count: int) -> int:
+        self._left -= count
+        if self._left < 0:
+            raise StreamError("AV1: a sequence header is cut off: the residual is damaged")
+        return self._value >> self._left & ((1 << count) - 1)
+
+
+def _configuration(av1: bytes, width: int, height: int, monochrome: bool) -> bytes:
+    """Return the content of the `av1C` box; check that the data are one picture as docs/stream.md has it.
+
+    A decoder would take memory for the size in the last sequence header, scale, convert, and add noise: all of that is
+    refused here.
     """
-    headers = [av1[start:end] for kind, _, start, end in _obus(av1) if kind == _SEQUENCE_HEADER]
+    units = [(kind, start, end) for kind, _, start, end in _obus(av1)]
+    unknown = sorted({kind for kind, _, _ in units} - {_SEQUENCE_HEADER, _TILE_GROUP, *_FRAMES})
+    if unknown:
+        raise StreamError(f"AV1: a unit of type {unknown[0]} in a residual: no part of one picture")
+    headers = [av1[start:end] for kind, start, end in units if kind == _SEQUENCE_HEADER]
     if not headers:
         raise StreamError("AV1: no sequence header: the residual is damaged")
-    read = [_profile_and_level(header, width, height) for header in headers]
+    read = [_profile_and_level(header, width, height, monochrome) for header in headers]
+    frames = sum(kind in _FRAMES for kind, _, _ in units)
+    if frames != 1:
+        raise StreamError(f"AV1: the residual has {frames} frames, must have 1")
     profile, level = read[0]
     # Monochrome counts as subsampled in both directions.
     return bytes([0x81, profile << 5 | level, 0b00011100 if monochrome else 0, 0])
 
 
-def _profile_and_level(header: bytes, width: int, height: int) -> tuple[int, int]:
-    """Read a sequence header, and check that it is a still picture's of the given size."""
-    if len(header) < 3:
-        raise StreamError("AV1: a sequence header is cut off: the residual is damaged")
-    bits = int.from_bytes(header[:8].ljust(8, b"\0"), "big")
-    position = 64
+def _profile_and_level(header: bytes, width: int, height: int, monochrome: bool) -> tuple[int, int]:
+    """Read a sequence header (AV1 Bitstream Specification, section 5.5), and check what it says of the picture.
 
-    def read(count: int) -> int:
-        nonlocal position
-        position -= count
-        return bits >> position & ((1 << count) - 1)
-
-    profile, _still, reduced, level = read(3), read(1), read(1), read(5)
+    Raises:
+        StreamError: not a reduced still picture header, another size, or another kind of picture than 8 bit, full
+            range, 4:4:4 (or one plane, if `monochrome`), BT.601, without film grain.
+    """
+    bits = _Bits(header)
+    profile, _still, reduced, level = bits.read(3), bits.read(1), bits.read(1), bits.read(5)
     if not reduced:
         raise StreamError("AV1: not a reduced still picture header: the residual is damaged")
-    width_bits, height_bits = read(4) + 1, read(4) + 1
-    size = (read(width_bits) + 1, read(height_bits) + 1)
+    width_bits, height_bits = bits.read(4) + 1, bits.read(4) + 1
+    size = (bits.read(width_bits) + 1, bits.read(height_bits) + 1)
     if size != (width, height):
         raise StreamError(f"the residual is {size[0]}x{size[1]}, the image {width}x{height}: damaged stream")
+    bits.read(3)  # superblocks of 128x128, filter intra, intra edge filter: tools of the coder
+    superres = bits.read(1)
+    bits.read(2)  # CDEF, restoration
+    high_depth = bits.read(1)
+    if high_depth and profile == 2:
+        bits.read(1)  # whether 12 bit or 10
+    one_plane = profile != 1 and bits.read(1) == 1
+    if high_depth or profile not in {0, 1} or one_plane != monochrome or (profile == 0) != monochrome:
+        raise StreamError(
+            f"AV1: the residual has profile {profile}{', one plane' if one_plane else ''}"
+            f"{', more than 8 bit' if high_depth else ''}; it must be 8 bit, "
+            f"{'one plane' if monochrome else 'YCbCr 4:4:4'}"
+        )
+    matrix = _UNSPECIFIED
+    if bits.read(1):
+        _primaries, _transfer, matrix = bits.read(8), bits.read(8), bits.read(8)
+    if matrix not in _BT601:
+        raise StreamError(f"AV1: the residual has matrix coefficients {matrix}, must be BT.601")
+    if not bits.read(1):
+        raise StreamError("AV1: the residual has limited range, must have full range")
+    if not monochrome:
+        bits.read(1)  # whether U and V have quantizers of their own
+    if superres or bits.read(1):
+        raise StreamError("AV1: the residual has super-resolution or film grain, which streams do not have")
     return profile, level
 
 
@@ -136,7 +184,7 @@ def wrap(av1: bytes, width: int, height: int, *, monochrome: bool) -> bytes:
         monochrome: one plane in place of three planes 4:4:4.
 
     Raises:
-        StreamError: the AV1 data has no usable sequence header, or is of another size.
+        StreamError: the AV1 data are not one picture of this size as docs/stream.md has it.
     """
     planes = 1 if monochrome else 3
     properties = _box(

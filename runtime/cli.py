@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from .errors import OslicError, UsageError
+from .errors import OslicError, UsageError, printable
 from .packages import NAMESPACE, naming_missing
 
 
@@ -169,7 +169,7 @@ def _run(arguments: list[str]) -> int:
     except OslicError as error:
         if debug:
             raise
-        message = " ".join(str(error).split("\n"))
+        message = printable(" ".join(str(error).split("\n")))
         print(f"oslic {options.command}: error: {message}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
@@ -179,7 +179,7 @@ def _run(arguments: list[str]) -> int:
         # What no command foresaw: folders that may not be entered, names that are too long, output on a full disk.
         if debug:
             raise
-        place = "" if error.filename is None else f": {error.filename}"
+        place = "" if error.filename is None else f": {printable(str(error.filename))}"
         print(f"oslic {options.command}: error: {error.strerror or error}{place}", file=sys.stderr)
         return UsageError.exit_code
     except KeyboardInterrupt:

@@ -92,3 +92,12 @@ def one_line(error: Exception, longest: int = 1000) -> str:
     """What somebody else's error says, in one line and cut where it runs to a page."""
     text = " ".join(str(error).split())
     return text if len(text) <= longest else f"{text[:longest]} ..."
+
+
+def printable(text: str) -> str:
+    """A text for a terminal: whatever would move its cursor, color it or reorder it is escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text
+    )

@@ -365,3 +365,40 @@ def test_json_that_is_read():
     while "a" in value:
         value = value["a"]
     assert value == {"b": [1, -2.5, "ü😀", None]}
+
+
+# -- the terminal -----------------------------------------------------------------------------------------------------
+
+EVIL = "\nx\x1b]0;owned\x07\x1b[31m\u202eevil\x9b2J\r"
+
+
+def test_strings_of_a_manifest_reach_a_terminal_escaped(copy, capsys):
+    change_manifest(copy, ("name",), EVIL)
+    change_manifest(copy, ("license",), EVIL)
+    change_manifest(copy, ("classes", 0, "name"), EVIL)
+    change_manifest(copy, ("provenance",), {EVIL: [EVIL]})
+    change_manifest(copy, ("graphs", "segment", "form"), EVIL)
+    assert main(["inspect", str(copy)]) == 0
+    out = capsys.readouterr().out
+    assert "evil" in out
+    assert all(c.isprintable() or c == "\n" for c in out)
+    change_manifest(copy, ("graphs", "segment", "file"), EVIL)
+    assert main(["inspect", str(copy)]) == BundleError.exit_code
+    change_manifest(copy, (EVIL,), 1)
+    assert main(["inspect", str(copy)]) == BundleError.exit_code
+    error = capsys.readouterr().err
+    assert "evil" in error
+    assert all(c.isprintable() or c == "\n" for c in error)
+
+
+def test_a_streams_error_names_the_bundle_escaped(copy, tmp_path, capsys):
+    sample = Path(__file__).parent.parent / "samples" / "chelsea.png"
+    assert main(["compress", str(sample), "-o", str(tmp_path / "x.oslic"), "--speed", "10"]) == 0
+    change_manifest(copy, ("name",), EVIL)
+    code = main(
+        ["decompress", str(tmp_path / "x.oslic"), "-o", str(tmp_path / "x.png"), "--bundle", str(copy)]
+    )
+    assert code == BundleError.exit_code
+    captured = capsys.readouterr()
+    assert "evil" in captured.err
+    assert all(c.isprintable() or c == "\n" for c in captured.err + captured.out)

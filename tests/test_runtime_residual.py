@@ -24,7 +24,7 @@ def estimate(photo):
 
 def _avif(image: Image.Image, **options) -> bytes:
     file = io.BytesIO()
-    image.save(file, "AVIF", speed=8, advanced={"tune": "psnr"}, **options)
+    image.save(file, "AVIF", **({"speed": 8, "advanced": {"tune": "psnr"}} | options))
     return file.getvalue()
 
 
@@ -138,6 +138,94 @@ def test_a_second_sequence_header_of_another_size_is_refused():
     coded = residual.CodedResidual(first + large, 1, MAX_WEIGHT)
     with pytest.raises(StreamError, match="the residual is 640x480, the image 32x32"):
         residual.decode_samples(coded, (32, 32, 3))
+
+
+def _sequence_header(width, height, monochrome=False, **changes):
+    """A sequence header of a reduced still picture, field by field, as an open bitstream unit."""
+    fields = {
+        "profile": (0 if monochrome else 1, 3), "still": (1, 1), "reduced": (1, 1), "level": (0, 5),
+        "width_bits": (15, 4), "height_bits": (15, 4), "width": (width - 1, 16), "height": (height - 1, 16),
+        "tools": (0, 3), "superres": (0, 1), "filters": (0, 2), "high_depth": (0, 1), "twelve_bit": (0, 0),
+        "one_plane": (int(monochrome), 1 if changes.get("profile", 0 if monochrome else 1) != 1 else 0),
+        "described": (1, 1), "primaries": (1, 8), "transfer": (13, 8), "matrix": (6, 8), "full_range": (1, 1),
+        "subsampling": (0, 0), "position": (0, 0), "separate": (0, 0 if monochrome else 1), "grain": (0, 1),
+        "stop": (1, 1),
+    }  # fmt: skip
+    text = ""
+    for name, field in fields.items():
+        change = changes.get(name, field)
+        value, count = change if isinstance(change, tuple) else (change, field[1])
+        text += f"{value:0{count}b}" if count else ""
+    data = int(text.ljust(-len(text) // 8 * -8, "0"), 2).to_bytes(-(-len(text) // 8), "big")
+    return bytes([0x0A, len(data)]) + data
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, None),
+        ({"described": 0, "primaries": (0, 0), "transfer": (0, 0), "matrix": (0, 0)}, None),
+        ({"high_depth": 1}, "more than 8 bit"),
+        ({"profile": 2, "high_depth": 1, "twelve_bit": (1, 1)}, "profile 2, more than 8 bit"),
+        ({"profile": 0, "position": (0, 2)}, "profile 0; it must be 8 bit, YCbCr 4:4:4"),  # 4:2:0
+        ({"profile": 2}, "profile 2; it must be"),  # 4:2:2
+        ({"profile": 0, "one_plane": (1, 1), "separate": (0, 0)}, "one plane; it must be 8 bit, YCbCr"),
+        ({"matrix": 0}, "matrix coefficients 0"),
+        ({"matrix": 9}, "matrix coefficients 9"),
+        ({"full_range": 0}, "limited range"),
+        ({"grain": 1}, "film grain"),
+        ({"superres": 1}, "super-resolution"),
+        ({"reduced": 0}, "reduced still picture"),
+    ],
+    ids=str,
+)
+def test_only_the_kind_of_picture_that_streams_have_is_decoded(changes, message):
+    good = avif.unwrap(_avif(Image.new("RGB", (48, 32), "gray"), subsampling="4:4:4"))
+    frame = next(good[start:end] for kind, start, _, end in avif._obus(good) if kind == 6)
+    data = _sequence_header(48, 32, **changes) + frame
+    if message is None:
+        avif.wrap(data, 48, 32, monochrome=False)
+    else:
+        with pytest.raises(StreamError, match=message):
+            avif.wrap(data, 48, 32, monochrome=False)
+
+
+def test_colour_in_gray_layouts_and_gray_in_colour_are_refused():
+    avif.wrap(_sequence_header(48, 32, monochrome=True) + b"\x32\0", 48, 32, monochrome=True)
+    with pytest.raises(StreamError, match="must be 8 bit, one plane"):
+        avif.wrap(_sequence_header(48, 32) + b"\x32\0", 48, 32, monochrome=True)
+    with pytest.raises(StreamError, match="must be 8 bit, YCbCr 4:4:4"):
+        avif.wrap(_sequence_header(48, 32, monochrome=True) + b"\x32\0", 48, 32, monochrome=False)
+
+
+def test_real_pictures_of_other_kinds_are_refused(photo, estimate):
+    """What encoders make, not only headers made for the test."""
+    coded = residual.encode(photo, estimate, quality=60)
+    picture = Image.fromarray(photo)
+    for subsampling in ("4:2:0", "4:2:2", "4:0:0"):
+        payload = avif.unwrap(_avif(picture, subsampling=subsampling))
+        with pytest.raises(StreamError, match="must be 8 bit, YCbCr 4:4:4"):
+            residual.decode(residual.CodedResidual(payload, 1, 8), estimate)
+    limited = avif.unwrap(_avif(picture, subsampling="4:4:4", range="limited"))
+    with pytest.raises(StreamError, match="limited range"):
+        residual.decode(residual.CodedResidual(limited, 1, 8), estimate)
+    with pytest.raises(StreamError, match="must be 8 bit, one plane"):
+        residual.decode(coded, estimate[:, :, 0])
+    grainy = avif.unwrap(_avif(picture, subsampling="4:4:4", codec="aom", advanced={"film-grain-test": "1"}))
+    with pytest.raises(StreamError, match="film grain"):
+        residual.decode(residual.CodedResidual(grainy, 1, 8), estimate)
+
+
+def test_a_residual_is_one_picture(photo, estimate):
+    payload = residual.encode(photo, estimate, quality=30, speed=9).payload
+    frame = next(payload[start:end] for kind, start, _, end in avif._obus(payload) if kind == 6)
+    for more, message in (
+        (frame, "has 2 frames"),
+        (b"\x2a\x01\0", "unit of type 5"),
+        (b"\x12\0", "unit of type 2"),
+    ):
+        with pytest.raises(StreamError, match=message):
+            residual.decode(residual.CodedResidual(payload + more, 1, 8), estimate)
 
 
 @pytest.mark.parametrize("data", [b"", b"\0\0\0\x08mdat\0\0\0\x04", b"\0\0\0\x01free", b"\0\0\0\xffmdat"])

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...runtime.bundle import GRAPH_NAMES
 from ...runtime.codec import DEFAULT_QUALITY, Codec
-from ...runtime.errors import UsageError
+from ...runtime.errors import UsageError, printable
 from ...runtime.files import write_atomically
 from ...runtime.images import read_image
 from ..metrics import ms_ssim, psnr
@@ -92,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"the output folder {folder} does not exist; create it first")
     with Codec.open(args.bundle, args.backend) as codec:
         codec.graphs.load(*GRAPH_NAMES)
-        print(f"bundle {codec.bundle.path} ({codec.bundle.manifest.name}), {codec.graphs.selection.reason}")
+        name = printable(codec.bundle.manifest.name)
+        print(f"bundle {codec.bundle.path} ({name}), {codec.graphs.selection.reason}")
         rows = [_measure(codec, Path(source), folder, args.quality) for source in args.inputs]
     _print(rows)
     print(f"\nStreams and pictures of all layers: {folder}/*.oslic, {folder}/*.layers.png")

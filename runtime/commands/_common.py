@@ -13,7 +13,7 @@ from typing import Any, Final
 from ..backends import BACKENDS, Options, PassedOverWarning
 from ..codec import Codec
 from ..engines import PRECISIONS
-from ..errors import OslicError, UsageError
+from ..errors import OslicError, UsageError, printable
 from ..files import read_file, refuse_overwriting
 from ..limits import Limits
 from ..stream import read_info
@@ -62,7 +62,7 @@ def open_codec(args: argparse.Namespace) -> Codec:
         codec = Codec.open(args.bundle, args.backend, args.threads, precision=args.precision, options=options)
     for warning in caught:
         if issubclass(warning.category, PassedOverWarning):
-            print(f"oslic: warning: {warning.message}", file=sys.stderr)
+            print(f"oslic: warning: {printable(str(warning.message))}", file=sys.stderr)
     return codec
 
 
@@ -127,11 +127,11 @@ class Reporter:
         """Report a file that went through."""
         self._rows.append(row)
         if not self._json:
-            print(line)
+            print(printable(line))
 
     def warn(self, message: str) -> None:
         """Report something the user should know."""
-        print(f"oslic {self._command}: warning: {message}", file=sys.stderr)
+        print(f"oslic {self._command}: warning: {printable(message)}", file=sys.stderr)
 
     def failed(self, source: Path, error: OslicError) -> None:
         """Report a file that did not go through; the others are still worked on. With --debug, raise the error."""
@@ -141,7 +141,7 @@ class Reporter:
         message = " ".join(str(error).split("\n"))
         if str(source) not in message:
             message = f"{source}: {message}"
-        print(f"oslic {self._command}: error: {message}", file=sys.stderr)
+        print(f"oslic {self._command}: error: {printable(message)}", file=sys.stderr)
         self._rows.append({"input": str(source), "error": message, "exit_code": error.exit_code})
 
     def finish(self) -> int:

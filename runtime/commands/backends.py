@@ -8,6 +8,7 @@ import json
 from ..backends import BACKENDS, Options, first_usable, probe_all
 from ..bundle import Bundle, default_bundle
 from ..engines import PRECISIONS
+from ..errors import printable
 from ._common import add_trust_argument
 
 
@@ -41,5 +42,6 @@ def run(args: argparse.Namespace) -> int:
     for name, available in found.items():
         mark = "yes" if available.usable else "no"
         chosen = " (auto takes this one)" if name == auto else ""
-        print(f"{name:<{width}}  {mark:<4} {available.version or '-':<12} {available.reason}{chosen}")
+        reason = printable(available.reason)
+        print(f"{name:<{width}}  {mark:<4} {available.version or '-':<12} {reason}{chosen}")
     return 0

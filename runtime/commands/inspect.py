@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..bundle import Bundle
 
 
@@ -53,39 +55,40 @@ def describe(bundle: Bundle) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> int:
     from ..bundle import Bundle, default_bundle
-    from ..errors import BundleError
+    from ..errors import BundleError, printable
 
     bundle = Bundle.open(args.bundle or default_bundle())
     found = describe(bundle)
     if args.json:
         print(json.dumps(found, indent=2))
     else:
-        _print(bundle.path, found)
+        for line in _lines(bundle.path, found):
+            print(printable(line))
     damaged = [name for name, graph in found["graphs"].items() if not graph["intact"]]
     if damaged:
         raise BundleError(found["graphs"][damaged[0]]["damage"])
     return 0
 
 
-def _print(path: Path, found: dict[str, Any]) -> None:
-    print(f"{path}: {found['name']}")
-    print(f"  fingerprint  {found['fingerprint']}")
-    print(f"  licence      {found['license']}")
-    print(f"  classes      {', '.join(c['name'] for c in found['classes'])}")
-    print(
+def _lines(path: Path, found: dict[str, Any]) -> Iterator[str]:
+    yield f"{path}: {found['name']}"
+    yield f"  fingerprint  {found['fingerprint']}"
+    yield f"  licence      {found['license']}"
+    yield f"  classes      {', '.join(c['name'] for c in found['classes'])}"
+    yield (
         f"  levels {found['levels']}, label scale {found['label_scale']}, alpha {found['alpha']:g}, "
         f"multiple {found['multiple']}"
     )
     for name, graph in found["graphs"].items():
         state = "" if graph["intact"] else "   DAMAGED"
         size = "missing" if graph["bytes"] is None else f"{graph['bytes'] / 1e6:.2f} MB"
-        print(
+        yield (
             f"  {name:<11} {', '.join(graph['inputs'])} -> {graph['output']}: {graph['form']}, {graph['precision']}, "
             f"opset {graph['opset']}, IR {graph['ir_version']}, {graph['parameters'] / 1e6:.3f} M weights, "
             f"{graph['macs_per_pixel'] * 768 * 512 / 1e9:.3f} GMAC at 768x512, {size}{state}"
         )
     for engine in found["engines"]:
-        print(f"  engine {engine['file']}: {engine.get('backend', '?')} {engine.get('precision', '?')}")
+        yield f"  engine {engine['file']}: {engine.get('backend', '?')} {engine.get('precision', '?')}"
     for key in ("provenance", "tools", "quantization"):
         for name, value in (found[key] or {}).items():
-            print(f"  {key}.{name}: {value}")
+            yield f"  {key}.{name}: {value}"

@@ -23,7 +23,7 @@ from ..export.verify import Tolerance, require
 from ..networks.codec import create
 from ..networks.config import ModelConfig, preset
 from ..networks.deploy import deployable
-from ..runtime.backends.sessions import session_options
+from ..runtime.backends.sessions import require_onnxruntime, session_options
 from .environment import describe
 from .roof import peaks
 from .timing import Settings, Timing, measure, ratio
@@ -117,8 +117,7 @@ def _cost(model: ir.Model) -> Cost:
 
 
 def _runner(model: ir.Model, feeds: dict[str, npt.NDArray[np.uint8]], threads: int) -> Callable[[], None]:
-    import onnxruntime
-
+    onnxruntime = require_onnxruntime("measuring graphs")
     options = session_options(onnxruntime, threads)
     data = serialise(model)
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

@@ -32,6 +32,7 @@ ENGINES: Final = ("tensorrt", "tensorrt-rtx", "onnxruntime", "torch-compile", "t
 
 _LEAST_SECONDS: Final = 10.0
 _TAIL: Final = 2000
+_WORK_MARK: Final = ".oslic-bench-gpu"
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,25 @@ def require_device(device: str) -> None:
         )
 
 
+def work_folder(output: Path) -> Path:
+    """The folder for graphs and engines beside a result file, made if it is not there.
+
+    Raises:
+        UsageError: something is there that this command has not made, and would remove when it is done.
+    """
+    folder = output.with_name(output.name + ".work")
+    mark = folder / _WORK_MARK
+    try:
+        folder.mkdir(exist_ok=True)
+        if not mark.is_file():
+            if any(folder.iterdir()):
+                raise UsageError(f"{folder} holds files that are not of `oslic bench gpu`; give another name")
+            mark.touch()
+    except OSError as error:
+        raise UsageError(f"cannot write into {folder}: {error.strerror}") from error
+    return folder
+
+
 def read_earlier(path: Path, plan: Plan) -> dict[str, dict[str, Any]]:
     """Sections of an earlier run on the same GPU, by name, to go on from; none where there is no file.
 
@@ -311,8 +331,7 @@ def run(
     parts = read_earlier(output, plan)
     earlier = {name: "cut" if _cut(part) else part["status"] for name, part in parts.items()}
     deadline = time.perf_counter() + plan.budget
-    work = output.with_name(output.name + ".work")
-    work.mkdir(exist_ok=True)
+    work = work_folder(output)
     machine = environment.describe()
 
     def result() -> dict[str, Any]:

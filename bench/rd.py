@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from PIL import Image
 
 from ..runtime.errors import DataError, DependencyError, ImageError
-from ..runtime.files import write_atomically
+from ..runtime.files import read_regular_file, write_atomically
 from ..runtime.images import read_image
 from ..runtime.limits import Limits
 from . import environment, metrics
@@ -56,6 +56,8 @@ def _ssimulacra2(image: Pixels, other: Pixels) -> float:
 
 
 _MOST_DECIBELS: Final = 100.0
+_MOST_PARTIAL_BYTES: Final = 1 << 30
+_PARTIAL_START: Final = b'{"key":'
 """Score of a metric in dB where it is infinite, at equal images: curves and JSON have no infinity."""
 
 METRICS: Final[dict[str, Callable[[Pixels, Pixels], float]]] = {
@@ -136,9 +138,12 @@ def run_job(job: Job) -> list[Point]:
 
 def _read_partial(path: Path) -> dict[str, list[Point]]:
     done: dict[str, list[Point]] = {}
-    if not path.is_file():
+    if not path.exists():
         return done
-    for line in path.read_text(encoding="utf-8").splitlines():
+    data = read_regular_file(path, "file of finished jobs", _MOST_PARTIAL_BYTES)
+    if data and not data.startswith(_PARTIAL_START):
+        raise DataError(f"{path} is not what an earlier run left; move it, or give another name")
+    for line in data.decode("utf-8", "replace").splitlines():
         try:
             row = json.loads(line)
         except ValueError:  # the line that was being written when the run was stopped

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from onnx import TensorProto, helper
 
-from ..runtime.backends.sessions import session_options
+from ..runtime.backends.sessions import require_onnxruntime, session_options
 from .timing import Candidate, Settings, measure
 
 _MATRIX: Final = 1024
@@ -23,8 +23,7 @@ _ELEMENTS: Final = 16 << 20
 
 def _call(operator: str, shape: tuple[int, ...], threads: int) -> Candidate:
     """One operator on two float32 tensors, into memory that is there already: new pages are cleared first."""
-    import onnxruntime
-
+    onnxruntime = require_onnxruntime("measuring the roof")
     names = ("one", "other", "out")
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in names]
     node = helper.make_node(operator, names[:2], names[2:])

@@ -14,6 +14,7 @@ import numpy as np
 from ..bench import environment
 from ..runtime.bundle import (
     GRAPH_NAMES,
+    REPORT_NAMES,
     Bundle,
     GraphInfo,
     GraphName,
@@ -38,8 +39,7 @@ if TYPE_CHECKING:
 
 FORMAT: Final = "oslic-calibration"
 VERSION: Final = 1
-REPORT_JSON: Final = "calibration.json"
-REPORT_HTML: Final = "calibration.html"
+REPORT_JSON, REPORT_HTML = REPORT_NAMES
 
 _JUDGED: Final = 8
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import onnx_ir as ir
 
-from ..runtime.backends.sessions import session_options
-from ..runtime.errors import DependencyError, UsageError
+from ..runtime.backends.sessions import require_onnxruntime, session_options
+from ..runtime.errors import UsageError
 from .graphs import serialise
 from .macs import node_bytes, node_macs
 from .rules.base import Builder, Site
@@ -149,10 +149,7 @@ def measure(
     Raises:
         DependencyError: ONNX Runtime is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise DependencyError("measuring needs onnxruntime: pip install 'oslic[cpu]'") from error
+    onnxruntime = require_onnxruntime("measuring")
     options = session_options(onnxruntime, threads)
     sessions = {
         name: onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..runtime.backends.sessions import session_options
-from ..runtime.errors import DependencyError, VerificationError
+from ..runtime.backends.sessions import require_onnxruntime, session_options
+from ..runtime.errors import VerificationError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -132,10 +132,7 @@ def run(
         DependencyError: ONNX Runtime is not installed.
         VerificationError: it cannot load or run the model.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise DependencyError("comparing graphs needs onnxruntime: pip install 'oslic[cpu]'") from error
+    onnxruntime = require_onnxruntime("comparing graphs")
     options = session_options(onnxruntime, threads)
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

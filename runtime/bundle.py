@@ -13,12 +13,10 @@ estimate in real arithmetic, and is therefore the same for the naive, fused and 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
+import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -26,12 +24,18 @@ from typing import Any, Final, Literal, get_args
 
 from .errors import BundleError, UsageError
 from .files import read_regular_file
+from .folders import restore, write_folder
 from .graph_safety import require_self_contained
+from .ledger import note_inputs
 from .plain_json import parse_object
 
 FORMAT: Final = "oslic-bundle"
 VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
+ENGINES_NAME: Final = "engines"
+REPORT_NAMES: Final = ("calibration.json", "calibration.html")
+"""What `oslic calibrate` says of its work, in the bundle that it makes."""
+_ENGINE_ENDINGS: Final = frozenset({".engine", ".json"})
 COMPACT_SCALE: Final = 8
 """The compact image has 1/8 of the image's size on each side (DESIGN, section 1)."""
 
@@ -300,7 +304,9 @@ class Bundle:
         if not file.exists():
             raise BundleError(f"no bundle at {folder}: it has no {MANIFEST_NAME}")
         data = read_regular_file(file, "manifest", _MAX_MANIFEST_BYTES, BundleError)
-        return cls(folder, Manifest.from_json(data, str(file)))
+        bundle = cls(folder, Manifest.from_json(data, str(file)))
+        note_inputs(file, *map(bundle.graph_path, bundle.manifest.graphs))
+        return bundle
 
     def graph_path(self, name: GraphName) -> Path:
         """Return the path of a graph file, not checked."""
@@ -327,17 +333,58 @@ class Bundle:
 def require_free(folder: Path, *, replace: bool) -> None:
     """Say before the work begins that a bundle cannot be written there.
 
+    A bundle that is replaced goes with all that is in its folder: nothing but a bundle may be there.
+
     Raises:
-        UsageError: the folder exists and is not to be replaced, or has no parent.
+        UsageError: the folder exists and is not to be replaced, holds other things than a bundle, or has no parent.
     """
-    if folder.exists() and not replace:
-        raise UsageError(f"{folder} exists; --force replaces it if it is a bundle")
-    if folder.exists() and not folder.is_dir():
+    place = Path(os.path.realpath(folder))
+    try:
+        restore(place)
+        if folder.exists():
+            _require_replaceable(folder, replace)
+        elif not place.parent.is_dir():
+            raise UsageError(f"cannot write {folder}: the folder {place.parent} does not exist")
+    except OSError as error:
+        raise UsageError(f"cannot write {folder}: {error.strerror}") from error
+
+
+def _require_replaceable(folder: Path, replace: bool) -> None:
+    if not folder.is_dir():
         raise UsageError(f"{folder} exists and is not a folder; it is not replaced")
-    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST_NAME).is_file():
-        raise UsageError(f"{folder} exists and is not a bundle; it is not replaced")
-    if not folder.absolute().parent.is_dir():
-        raise UsageError(f"cannot write {folder}: the folder {folder.absolute().parent} does not exist")
+    if not replace:
+        raise UsageError(f"{folder} exists; --force replaces it if it is a bundle")
+    names = {path.name for path in folder.iterdir()}
+    if not names:
+        return
+    foreign = names - {MANIFEST_NAME, ENGINES_NAME, *REPORT_NAMES, *_graph_files(folder)}
+    engines = folder / ENGINES_NAME
+    if engines.is_dir():
+        foreign |= {
+            f"{ENGINES_NAME}/{path.name}"
+            for path in engines.iterdir()
+            if path.suffix not in _ENGINE_ENDINGS or not path.is_file()
+        }
+    if foreign:
+        others = ", ".join(sorted(foreign)[:3])
+        raise UsageError(
+            f"{folder} holds {others} beside the bundle, which would be lost: it is not replaced"
+        )
+
+
+def _graph_files(folder: Path) -> set[str]:
+    """Names of the graphs in a bundle of whatever version: those which cannot be read any more are replaced, too.
+
+    Raises:
+        UsageError: there is no manifest of a bundle; other things have a `manifest.json` as well.
+    """
+    try:
+        body = json.loads(read_regular_file(folder / MANIFEST_NAME, "manifest", _MAX_MANIFEST_BYTES))
+        if body["format"] != FORMAT:
+            raise UsageError(f"its {MANIFEST_NAME} is of another kind")
+        return {str(graph["file"]) for graph in body["graphs"].values()}
+    except (UsageError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UsageError(f"{folder} exists and is not a bundle; it is not replaced ({error})") from error
 
 
 def require_another(folder: Path, source: Path, work: str, made: str) -> None:
@@ -374,31 +421,9 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes], *
         if hashlib.sha256(files.get(graph.file, b"")).hexdigest() != graph.sha256:
             raise BundleError(f"the graph {name} changed while the bundle was written")
     try:
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.absolute().parent))
-    except OSError as error:
-        raise UsageError(f"cannot write beside {folder}: {error.strerror}") from error
-    try:
-        for file, data in files.items():
-            (part / file).write_bytes(data)
-        (part / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-        part.chmod(0o755)
-        if folder.exists():
-            old = part.with_suffix(".old")
-            folder.rename(old)
-            try:
-                part.rename(folder)
-            except OSError:
-                old.rename(folder)
-                raise
-            # The new bundle stands: remains of the old one are no failure.
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            part.rename(folder)
+        write_folder(folder, {**files, MANIFEST_NAME: manifest.to_json().encode()})
     except OSError as error:
         raise UsageError(f"cannot write {folder}: {error.strerror}; nothing was left behind") from error
-    finally:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(part)
 
 
 def default_bundle() -> Path:

@@ -12,17 +12,25 @@ rooms whose commands are listed here.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import io
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-from .errors import OslicError, UsageError, printable
-from .packages import NAMESPACE, naming_missing
+from . import ledger
+from .commands.arguments import parse
+from .errors import LimitError, OslicError, UsageError, out_of_memory, printable
+from .packages import NAMESPACE, naming_missing, without_telemetry
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,9 @@ class CommandModule(Protocol):
 COMMANDS: dict[str, Command] = {
     "compress": Command("runtime.commands.compress", "compress images into .oslic files"),
     "decompress": Command("runtime.commands.decompress", "turn .oslic files back into images"),
+    "verify": Command(
+        "runtime.commands.verify", "check .oslic files: checksums, digests, and that they decode"
+    ),
     "info": Command("runtime.commands.info", "show the header and the sections of an .oslic file"),
     "backends": Command("runtime.commands.backends", "list the backends and say why each is usable or not"),
     "inspect": Command("runtime.commands.inspect", "show the contents of a bundle"),
@@ -98,7 +109,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Names of files may hold what the output's encoding does not.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = _run(arguments)
+        with _signals_raised(), without_telemetry(), ledger.opened():
+            code = _run(arguments)
+    except _Terminated as ended:
+        print(f"terminated by {ended.signal.name}", file=sys.stderr)
+        code = 128 + ended.signal
     except SystemExit:  # by argparse: --help, or wrong arguments
         _flush()
         raise
@@ -106,6 +121,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()
         return 0
     return _flush() or code
+
+
+class _Terminated(BaseException):
+    """SIGTERM or SIGHUP has come."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = signal.Signals(number)
+
+
+@contextlib.contextmanager
+def _signals_raised() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the call as ctrl-C does: what it was writing is taken away, no part is left.
+
+    Only the first of them: `timeout` sends two, and the second must not break off the taking away. A signal that is
+    ignored (`nohup`) or handled by the program that calls us stays so.
+    """
+    come: list[int] = []
+
+    def raise_once(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        come.append(number)
+        if len(come) == 1:
+            raise _Terminated(number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, raise_once)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _flush() -> int:
@@ -150,6 +199,10 @@ def _run(arguments: list[str]) -> int:
         return 2
     debug = options.debug or "--debug" in arguments[position + 1 :]
     rest = [word for word in arguments[position + 1 :] if word != "--debug"]
+    if debug:
+        import logging
+
+        logging.getLogger(NAMESPACE).setLevel(logging.DEBUG)
     # What Pillow says of tags that it leaves out of a damaged EXIF block.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
@@ -161,7 +214,7 @@ def _run(arguments: list[str]) -> int:
             epilog="--debug shows the traceback of an error.",
         )
         module.configure(parser)
-        parsed = parser.parse_args(rest)
+        parsed = parse(parser, rest)
         parsed.debug = debug
         # Commands import most of what they need when they run.
         with naming_missing(f"oslic {options.command}", COMMANDS[options.command].extra):
@@ -182,6 +235,11 @@ def _run(arguments: list[str]) -> int:
         place = "" if error.filename is None else f": {printable(str(error.filename))}"
         print(f"oslic {options.command}: error: {error.strerror or error}{place}", file=sys.stderr)
         return UsageError.exit_code
+    except MemoryError as error:
+        if debug:
+            raise
+        print(f"oslic {options.command}: error: {out_of_memory(error)}", file=sys.stderr)
+        return LimitError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

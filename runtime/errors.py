@@ -101,3 +101,11 @@ def printable(text: str) -> str:
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text
     )
+
+
+def out_of_memory(error: MemoryError) -> LimitError:
+    """The error that says to the user that there was not enough memory."""
+    what = f": {one_line(error)}" if str(error) else ""
+    return LimitError(
+        f"not enough memory{what}; free some, raise the limit (`ulimit -v`), or take a smaller image"
+    )

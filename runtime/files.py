@@ -1,20 +1,27 @@
-"""Reading files within limits, and writing them so that no partial one is ever seen."""
+"""Reading files within limits, and writing them so that no partial one is ever seen.
+
+Both know the ledger of the running command (`runtime.ledger`): what was read is not written over.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import stat
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from .errors import LimitError, OslicError, UsageError
+from .ledger import current, note_inputs
 
 HEAD_BYTES: Final = 1 << 12
 """How much is read of a file before its format says how long it is."""
 
+_MOST_LINKS: Final = 40
 _PART_BYTES: Final = 1 << 20
 _KINDS: Final = (
     (stat.S_ISDIR, "a folder"),
@@ -29,73 +36,120 @@ def check_target(*paths: str | Path | None) -> None:
     """Refuse paths that no file can be written to, before the work whose results are to go there; None is left out.
 
     Raises:
-        UsageError: it is a folder, or its folder does not exist.
+        UsageError: it is a folder, a block device or write-protected, its folder does not exist, or it is an input of
+            the running command.
     """
     for path in paths:
-        if path is None:
-            continue
-        target = Path(path).absolute()
-        if target.is_dir():
-            raise UsageError(f"cannot write {path}: it is a folder")
-        if not target.parent.is_dir():
-            raise UsageError(
-                f"cannot write {path}: the folder {Path(path).parent} does not exist; create it first"
-            )
+        if path is not None:
+            _check(path)
+
+
+def _check(path: str | Path) -> os.stat_result | None:
+    """See `check_target`; returns the status of what is there, None where nothing is."""
+    ledger = current()
+    try:
+        if ledger is not None:
+            ledger.check(path)
+        status = _status(path)
+        if status is None:
+            # A link into nowhere names a file to be.
+            parent = Path(os.path.realpath(path)).parent
+            if not parent.is_dir():
+                raise UsageError(f"cannot write {path}: the folder {parent} does not exist; create it first")
+        elif (problem := _obstacle(path, status)) is not None:
+            raise UsageError(f"cannot write {path}: it is {problem}")
+    except (OSError, ValueError) as problem:
+        raise UsageError(f"cannot write {path}: {_reason(problem)}") from problem
+    return status
+
+
+def _obstacle(path: str | Path, status: os.stat_result) -> str | None:
+    if stat.S_ISDIR(status.st_mode):
+        return "a folder"
+    if stat.S_ISBLK(status.st_mode):
+        return "a block device, such as a disk"
+    # Its folder may allow to replace what must not be changed.
+    protected = not (status.st_mode & 0o222 and os.access(path, os.W_OK))
+    return (
+        "write-protected" if stat.S_ISREG(status.st_mode) and protected and descriptor(path) is None else None
+    )
+
+
+def _status(path: str | Path) -> os.stat_result | None:
+    try:
+        return Path(path).stat()
+    except FileNotFoundError:
+        return None
+
+
+def descriptor(path: str | Path) -> int | None:
+    """The descriptor of this process that a name such as `/dev/stdout` stands for; None for other names.
+
+    What is behind a descriptor is not replaced but written to: a file that a shell has opened to append to it would
+    lose what it held, and a pipe has no other name.
+    """
+    place = Path(path)
+    for _ in range(_MOST_LINKS):
+        folder = re.fullmatch(r"/proc/(\d+)(/task/\d+)?/fd", os.path.realpath(place.parent))
+        if place.name.isdecimal() and folder is not None and int(folder[1]) == os.getpid():
+            return int(place.name)
+        try:
+            place = place.parent / place.readlink()
+        except (OSError, ValueError):
+            break
+    return None
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
     """Write `data` to `path`: the file appears whole or not at all.
 
-    A link stays what it is, and the file that it names is written. Devices and pipes take the bytes as they come.
+    A link stays what it is, and the file that it names is written. Devices, pipes and descriptors (`/dev/stdout`) take
+    the bytes as they come. A file that is replaced keeps its permissions.
 
     Raises:
-        UsageError: the folder does not exist, cannot be written to, or is full; nothing is left behind.
+        UsageError: as `check_target`; the folder cannot be written to, or is full: nothing is left behind.
     """
-    target = Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
-    check_target(target)
-    if target.exists() and not target.is_file():
-        try:
-            target.write_bytes(data)
-        except OSError as error:
-            raise UsageError(f"cannot write {target}: {error.strerror}") from error
+    status = _check(path)
+    number = descriptor(path)
+    if number is not None or (status is not None and not stat.S_ISREG(status.st_mode)):
+        _write_through(path, number, data)
         return
-    # Opened with the mode of a new file, from which the system takes the umask: asking for the umask would change it
-    # for a moment, for all threads.
+    target = Path(os.path.realpath(path))
     temporary = target.with_name(f".oslic-{secrets.token_hex(8)}.part")
     try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    except OSError as error:
-        raise UsageError(f"cannot write into {target.parent}: {error.strerror}") from error
-    try:
+        # Opened with the mode of a new file, from which the system takes the umask: asking for the umask would change
+        # it for a moment, for all threads.
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with os.fdopen(handle, "wb") as file:
+            if status is not None:
+                os.fchmod(handle, stat.S_IMODE(status.st_mode))
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(handle)
         temporary.replace(target)
     except BaseException as error:
+        # Whatever it was, a signal included. No other file has this name.
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            raise UsageError(f"cannot write {target}: {error.strerror}; no partial file was left") from error
+            raise UsageError(f"cannot write {path}: {error.strerror}; no partial file was left") from error
         raise
+    ledger = current()
+    if ledger is not None:
+        ledger.note_made(target)
 
 
-def refuse_overwriting(inputs: Iterable[str | Path], outputs: Iterable[str | Path]) -> None:
-    """Raise UsageError if one of the outputs is one of the inputs, under whatever name."""
-    known = {(status.st_dev, status.st_ino): path for path, status in _regular(inputs)}
-    for path, status in _regular(outputs):
-        source = known.get((status.st_dev, status.st_ino))
-        if source is not None:
-            raise UsageError(f"{path} would be written over the input {source}: give another name")
-
-
-def _regular(paths: Iterable[str | Path]) -> Iterator[tuple[str | Path, os.stat_result]]:
-    """Those of the paths that are files, with their status; what is wrong with others is said when they are opened."""
-    for path in paths:
-        with contextlib.suppress(OSError):
-            status = Path(path).stat()
-            if stat.S_ISREG(status.st_mode):
-                yield path, status
+def _write_through(path: str | Path, number: int | None, data: bytes) -> None:
+    """Write to what is no file of its own, or is open already."""
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC) if number is None else os.dup(number)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
 
 def read_file(
@@ -114,6 +168,7 @@ def read_file(
         UsageError: it cannot be read.
         LimitError: it is longer than `limit`.
     """
+    note_inputs(path)
     with _reading(path, what, UsageError) as file:
         if expected is None:
             return _within(file, path, what, limit, LimitError)
@@ -154,6 +209,7 @@ def require_regular_file(path: str | Path, what: str, error: type[OslicError] = 
     if not stat.S_ISREG(mode):
         kind = next((name for test, name in _KINDS if test(mode)), "something else")
         raise error(f"cannot read the {what} {path}: it is {kind}, not a regular file")
+    note_inputs(path)
 
 
 @contextlib.contextmanager

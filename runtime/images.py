@@ -12,13 +12,12 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from .errors import DataError, ImageError, OslicError, UsageError
 from .files import read_file
+from .ledger import note_inputs
 from .limits import Limits
+from .pillow import checking_pixels
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-# Pillow's own guard only warns; ours is `Limits.pixels`, checked on the header before any pixel is decoded.
-Image.MAX_IMAGE_PIXELS = None
 
 _REFUSED: Final = {
     "I;16": "16-bit gray",
@@ -119,10 +118,17 @@ def decode_image(data: bytes, limits: Limits, name: str = "the input") -> Pictur
         raise ImageError(f"{name} is empty (0 bytes)")
     if _is_deep_png(data):
         raise ImageError(f"{name} is a 16-bit PNG: only 8 bits a sample are supported; convert it first")
+    with checking_pixels(limits.check_pixels):
+        return _decode(data, limits, name)
+
+
+def _decode(data: bytes, limits: Limits, name: str) -> Picture:
     try:
         image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
         raise ImageError(f"{name} is not an image that Pillow can read") from None
+    except (OslicError, MemoryError):
+        raise
     except Exception as error:  # Pillow's readers raise what they come across in damaged files
         raise ImageError(f"{name} cannot be read as an image: {error}") from error
     with image:
@@ -131,7 +137,7 @@ def decode_image(data: bytes, limits: Limits, name: str = "the input") -> Pictur
             _refuse_kinds(image, name)
             turned = ImageOps.exif_transpose(image)
             pixels = np.array(turned.convert(_mode_of(turned, name)), dtype=np.uint8)
-        except OslicError:
+        except (OslicError, MemoryError):
             raise
         except Exception as error:  # as above
             raise ImageError(f"{name} is damaged: {error or type(error).__name__}") from error
@@ -180,6 +186,7 @@ def find_images(folder: str | Path) -> list[Path]:
     images = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS)
     if not images:
         raise DataError(f"the folder {path} holds no images ({', '.join(sorted(ENDINGS))})")
+    note_inputs(*images)
     return images
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
 from collections.abc import Iterator
 from typing import Final
 
@@ -11,6 +12,7 @@ from .errors import DependencyError
 
 NAMESPACE: Final = __name__.split(".", maxsplit=1)[0]
 """What the rooms are installed under."""
+_NO_TELEMETRY: Final = "ORT_DISABLE_TELEMETRY"
 
 
 def installed(*names: str) -> dict[str, str]:
@@ -27,11 +29,29 @@ def installed(*names: str) -> dict[str, str]:
             if name != "onnxruntime":
                 continue
             try:
-                import onnxruntime
+                with without_telemetry():
+                    import onnxruntime
             except ImportError:
                 continue
             found[name] = str(onnxruntime.__version__)
     return found
+
+
+@contextlib.contextmanager
+def without_telemetry() -> Iterator[None]:
+    """While entered, ONNX Runtime starts without telemetry, which it does when it is imported.
+
+    From version 1.29 on it else writes an identifier and a database of events below the user's home, and sends them.
+    Nothing but this variable of the environment prevents it, and only before the start. One that is set already stays.
+    """
+    if _NO_TELEMETRY in os.environ:
+        yield
+        return
+    os.environ[_NO_TELEMETRY] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(_NO_TELEMETRY, None)
 
 
 @contextlib.contextmanager

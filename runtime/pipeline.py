@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from .errors import OslicError
+from .errors import OslicError, out_of_memory
 from .residual import DEFAULT_SPEED
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def overlap(
         second: the second half; gets the item and what `first` returned.
 
     Yields:
-        Each item with its result, or with the OslicError that either half raised, in the order of the items.
-        Other exceptions are raised.
+        Each item with its result, or with the OslicError that either half raised (a LimitError where memory was
+        short), in the order of the items. Other exceptions are raised.
     """
     with ThreadPoolExecutor(1) as pool:
         pending: tuple[_Item, Future[_Whole] | OslicError] | None = None
@@ -59,6 +59,8 @@ def overlap(
                 following = pool.submit(second, item, first(item))
             except OslicError as error:
                 following = error
+            except MemoryError as error:
+                following = out_of_memory(error)
             if pending is not None:
                 outcome = _outcome(pending[1])
                 yield pending[0], outcome
@@ -75,6 +77,8 @@ def _outcome(pending: Future[_Whole] | OslicError) -> _Whole | OslicError:
         return pending.result()
     except OslicError as error:
         return error
+    except MemoryError as error:
+        return out_of_memory(error)
 
 
 def ahead(
@@ -87,8 +91,8 @@ def ahead(
         work: the whole work; should spend its time outside the interpreter's lock.
 
     Yields:
-        Each item with its result, or with the OslicError that it raised, in the order of the items. Other exceptions
-        are raised.
+        Each item with its result, or with the OslicError that it raised (a LimitError where memory was short), in the
+        order of the items. Other exceptions are raised.
     """
     with ThreadPoolExecutor(_IN_WORK) as pool:
         pending: deque[tuple[_Item, Future[_Whole]]] = deque()

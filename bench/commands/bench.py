@@ -6,6 +6,7 @@ import argparse
 import importlib
 from typing import Final
 
+from ...runtime.commands.arguments import Word, parse
 from ...runtime.packages import naming_missing
 
 _MEASUREMENTS: Final[dict[str, tuple[str, str]]] = {
@@ -29,7 +30,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = f"measurements:\n{rows}\n\n`oslic bench NAME --help` explains one of them."
     parser.add_argument("name", choices=list(_MEASUREMENTS), metavar="NAME")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="arguments of the measurement")
+    # The measurement's own parser knows which of them name files.
+    parser.add_argument(
+        "rest", nargs=argparse.REMAINDER, type=Word, metavar="...", help="arguments of the measurement"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,4 +42,4 @@ def run(args: argparse.Namespace) -> int:
         command = importlib.import_module(f"{__package__}.{module}")
         parser = argparse.ArgumentParser(prog=f"oslic bench {args.name}", description=summary)
         command.configure(parser)
-        return int(command.run(parser.parse_args(args.rest)))
+        return int(command.run(parse(parser, args.rest)))

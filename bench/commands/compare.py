@@ -6,9 +6,10 @@ import argparse
 import json
 
 from ...runtime.bundle import GRAPH_NAMES, Bundle, GraphName
+from ...runtime.commands.arguments import output_file
 from ...runtime.commands.numbers import at_least, not_negative
 from ...runtime.errors import UsageError, VerificationError
-from ...runtime.files import check_target, write_atomically
+from ...runtime.files import write_atomically
 from ...runtime.images import find_images
 
 
@@ -52,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="share of a layer's elements that may exceed it",
     )
     parser.add_argument("--threads", type=at_least(1), metavar="N")
-    parser.add_argument("-o", "--output", metavar="JSON", help="write the result")
+    parser.add_argument("-o", "--output", type=output_file("JSON"), metavar="JSON", help="write the result")
 
 
 def _bounds(args: argparse.Namespace, outputs: set[str]) -> dict[str, dict[str, float]]:
@@ -84,7 +85,6 @@ def run(args: argparse.Namespace) -> int:
     images = find_images(args.images) if args.images else samples()
     if not images:
         raise UsageError("no images to compare on: name a folder of photographs (--images DIR)")
-    check_target(args.output)
     outputs = {graph.output for graph in bundle.manifest.graphs.values()}
     with open_sides(args.backends.split(","), bundle, other, args.threads) as (one, two):
         allowed = tolerances(one, two, _bounds(args, outputs))

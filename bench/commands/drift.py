@@ -7,16 +7,17 @@ import json
 from pathlib import Path
 
 from ...runtime.bundle import Bundle, default_bundle
+from ...runtime.commands.arguments import output_file
 from ...runtime.commands.numbers import at_least
 from ...runtime.errors import UsageError
-from ...runtime.files import check_target, write_atomically
+from ...runtime.files import write_atomically
 from ...runtime.images import find_images
 from ..drift import run as measure
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="FOLDER", help="photographs")
-    parser.add_argument("-o", "--output", metavar="JSON", help="write the result")
+    parser.add_argument("-o", "--output", type=output_file("JSON"), metavar="JSON", help="write the result")
     parser.add_argument("--bundle", metavar="FOLDER", help="the reference (default: the shipped bundle)")
     parser.add_argument(
         "--other", action="append", default=[], metavar="NAME=FOLDER", help="a further bundle"
@@ -26,7 +27,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    check_target(args.output)
     others = {}
     for text in args.other:
         name, separator, folder = text.partition("=")

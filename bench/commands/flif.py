@@ -8,15 +8,18 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ...runtime.commands.arguments import output_file
 from ...runtime.commands.numbers import at_least, positive, several
-from ...runtime.files import check_target, write_atomically
+from ...runtime.files import write_atomically
 from ..flif import box_averages, coders, label_maps, run_benchmark
 from ..timing import Settings
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     data = Path(os.environ.get("OSLIC_SHARED", "../shared")) / "data"
-    parser.add_argument("-o", "--output", metavar="JSON", help="where the result goes")
+    parser.add_argument(
+        "-o", "--output", type=output_file("JSON"), metavar="JSON", help="where the result goes"
+    )
     parser.add_argument(
         "--labels",
         type=Path,
@@ -77,7 +80,6 @@ def _print(result: dict[str, Any]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    check_target(args.output)
     sets = {"labels": label_maps(args.labels)[:: args.every]}
     for levels in args.levels:
         sets[f"compact-{levels}"] = box_averages(args.photos, levels)[:: args.every]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 
+from ...runtime.commands.arguments import output_file
 from ...runtime.commands.numbers import at_least, positive
-from ...runtime.files import check_target, write_atomically
+from ...runtime.files import write_atomically
 from ..fusion import bench, to_text
 from ..timing import Settings
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--output", metavar="JSON", help="write the result")
+    parser.add_argument("-o", "--output", type=output_file("JSON"), metavar="JSON", help="write the result")
     parser.add_argument(
         "--network", action="append", default=[], metavar="NAME", help="default: lite; repeatable"
     )
@@ -26,7 +27,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    check_target(args.output)
     result = bench(
         args.network or ["lite"],
         args.graph or ["analyse", "synthesise"],

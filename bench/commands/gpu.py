@@ -6,10 +6,10 @@ import argparse
 import shutil
 from pathlib import Path
 
+from ...runtime.commands.arguments import output_file
 from ...runtime.commands.numbers import positive
 from ...runtime.errors import UsageError, VerificationError
-from ...runtime.files import check_target
-from ..gpu import QUICK, Plan, unfinished
+from ..gpu import QUICK, Plan, unfinished, work_folder
 from ..gpu import run as run_plan
 from ..int8 import fingerprints
 
@@ -17,7 +17,12 @@ from ..int8 import fingerprints
 def configure(parser: argparse.ArgumentParser) -> None:
     plan = Plan()
     parser.add_argument(
-        "-o", "--output", required=True, metavar="FILE.json", help="the result; a later run goes on from it"
+        "-o",
+        "--output",
+        type=output_file("JSON", update=True),
+        required=True,
+        metavar="FILE.json",
+        help="the result; a later run goes on from it",
     )
     parser.add_argument(
         "--device", choices=("cuda", "cpu"), default="cuda", help="cpu: try the command out without a GPU"
@@ -53,7 +58,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     output = Path(args.output)
-    check_target(output)
     if args.budget <= 0 or args.limit <= 0:
         raise UsageError("--budget and --limit must be above 0")
     settings = dict(QUICK) if args.quick else {}
@@ -68,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     counted = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
     print(f"wrote {output}: {counted}")
     if not args.keep and not unfinished(result):
-        shutil.rmtree(output.with_name(output.name + ".work"), ignore_errors=True)
+        shutil.rmtree(work_folder(output), ignore_errors=True)
     beyond = [
         name for name, part in result["sections"].items() if not (part.get("result") or {}).get("ok", True)
     ]

@@ -6,9 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
+from ...runtime.commands.arguments import output_file
 from ...runtime.commands.numbers import at_least, positive, width_by_height
 from ...runtime.errors import UsageError
-from ...runtime.files import check_target, write_atomically
+from ...runtime.files import write_atomically
 from ..int8 import FORMAT, VERSION, describe, evaluate, find_pictures, fingerprints, latency, lines
 from ..timing import Settings
 
@@ -17,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     defaults = Settings()
     parser.add_argument("before", type=Path, metavar="BUNDLE", help="of float32 graphs")
     parser.add_argument("after", type=Path, metavar="BUNDLE_INT8", help="made from it by `oslic calibrate`")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="JSON")
+    parser.add_argument("-o", "--output", type=output_file("JSON"), required=True, metavar="JSON")
     parser.add_argument(
         "--image", type=Path, metavar="FILE", help="measure the latency on it; without: no latency"
     )
@@ -53,7 +54,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if not (args.image or args.kodak or args.camvid):
         raise UsageError("nothing to measure: give --image, --kodak or --camvid")
-    check_target(args.output)
     pictures = find_pictures(args.kodak, args.camvid, every=args.every)
     result = {
         "format": FORMAT,

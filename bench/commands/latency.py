@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ...runtime.commands.arguments import output_file
 from ...runtime.commands.numbers import at_least, positive, width_by_height
-from ...runtime.files import check_target
 from ..coders import TIMED_PEERS
 from ..latency import Setup, table, write
 from ..latency import run as measure_all
@@ -17,7 +17,9 @@ from .peers import add_peers, chosen_peers
 def configure(parser: argparse.ArgumentParser) -> None:
     defaults = Settings()
     parser.add_argument("image", metavar="IMAGE", help="a photograph")
-    parser.add_argument("-o", "--output", metavar="JSON", help="write the result, with all samples")
+    parser.add_argument(
+        "-o", "--output", type=output_file("JSON"), metavar="JSON", help="write the result, with all samples"
+    )
     parser.add_argument(
         "--size",
         type=width_by_height,
@@ -55,7 +57,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     specs = chosen_peers(args.peers, args.command, TIMED_PEERS)
-    check_target(args.output)
     setups = []
     for index, text in enumerate(args.bundle or [""]):
         name, separator, folder = text.rpartition("=")

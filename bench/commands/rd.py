@@ -6,9 +6,9 @@ import argparse
 import os
 from pathlib import Path
 
+from ...runtime.commands.arguments import output_file
 from ...runtime.commands.numbers import at_least
 from ...runtime.errors import UsageError
-from ...runtime.files import check_target
 from ...runtime.images import find_images
 from ..coders import PEERS, ours
 from ..curves import read_anchors
@@ -27,7 +27,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "images", nargs="?", default=None, metavar="FOLDER", help="default: Kodak in OSLIC_SHARED"
     )
     parser.add_argument(
-        "-o", "--output", required=True, metavar="JSON", help="result; FILE.partial keeps what is done"
+        "-o",
+        "--output",
+        type=output_file("JSON"),
+        required=True,
+        metavar="JSON",
+        help="result; FILE.partial keeps what is done",
     )
     parser.add_argument(
         "--bundle", metavar="FOLDER", help="the networks (default: the shipped `lite` bundle)"
@@ -58,7 +63,6 @@ def run(args: argparse.Namespace) -> int:
     if wrong:
         raise UsageError(f"unknown metric {wrong[0]!r}; known: {', '.join(METRICS)}")
     output = Path(args.output)
-    check_target(output)
     images = find_images(args.images or _default_images())
     check_sizes(images, wanted)
     anchors = read_anchors(Path(args.anchors)) if args.anchors else []

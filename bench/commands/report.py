@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...runtime.codec import Codec
+from ...runtime.commands.arguments import output_file
 from ...runtime.errors import UsageError
 from ...runtime.files import read_regular_file, write_atomically
 from ...runtime.images import read_image
@@ -34,10 +35,17 @@ _VISUAL_PEERS = {"AVIF": "avif-s6", "JPEG": "jpeg"}
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", nargs="+", metavar="JSON", help="results of oslic bench")
-    parser.add_argument("-o", "--output", metavar="HTML", help="one self-contained page")
-    parser.add_argument("--markdown", metavar="FILE", help="write the tables to this file")
     parser.add_argument(
-        "--readme", metavar="FILE", help="replace headlines and tables between the marks in this file"
+        "-o", "--output", type=output_file("HTML"), metavar="HTML", help="one self-contained page"
+    )
+    parser.add_argument(
+        "--markdown", type=output_file("Markdown"), metavar="FILE", help="write the tables to this file"
+    )
+    parser.add_argument(
+        "--readme",
+        type=output_file("Markdown", update=True),
+        metavar="FILE",
+        help="replace headlines and tables between the marks in this file",
     )
     parser.add_argument(
         "--pictures", metavar="DIR", help="write the charts to this folder, and link them from the Markdown"

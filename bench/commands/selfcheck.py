@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ...runtime.commands.arguments import output_file
 from ...runtime.commands.numbers import at_least, positive
-from ...runtime.files import check_target, write_atomically
+from ...runtime.files import write_atomically
 from ..selfcheck import run as check
 from ..selfcheck import to_text
 from ..timing import Settings
@@ -14,7 +15,7 @@ from ..timing import Settings
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", type=Path, metavar="IMAGE", help="a photograph")
-    parser.add_argument("-o", "--output", metavar="JSON", help="write the result")
+    parser.add_argument("-o", "--output", type=output_file("JSON"), metavar="JSON", help="write the result")
     parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="default: the shipped bundle")
     parser.add_argument(
         "--runs", type=at_least(1), default=20, metavar="N", help="comparisons of each kind (default: 20)"
@@ -28,7 +29,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    check_target(args.output)
     result = check(args.bundle, args.image, args.runs, args.slowdown, Settings(timeout=args.timeout))
     print(f"equal builds called SAME: {result['equal_called_same']} of {args.runs}")
     print(f"a stage x{args.slowdown:g} called SLOWER: {result['slowed_called_slower']} of {args.runs}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ...runtime.commands.arguments import output_file
 from ...runtime.engines import PRECISIONS
 
 
@@ -26,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--graph", action="append", default=[], help="only this graph; repeatable")
     parser.add_argument("--optimization-level", type=int, default=3, choices=range(6))
-    parser.add_argument("--timing-cache", type=Path, metavar="FILE")
+    parser.add_argument("--timing-cache", type=output_file("a timing cache", update=True), metavar="FILE")
     parser.add_argument("--version-compatible", action="store_true")
     parser.add_argument("--hardware-compatible", action="store_true")
     parser.add_argument(
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         version_compatible=args.version_compatible,
         hardware_compatible=args.hardware_compatible,
         stripped=args.stripped,
-        timing_cache=args.timing_cache,
+        timing_cache=None if args.timing_cache is None else Path(args.timing_cache),
         layers=args.layers,
     )
     bundle = Bundle.open(args.bundle)

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...runtime.commands.arguments import output_file
 from ...runtime.commands.numbers import at_least, not_negative
 from ._common import add_threads
 
@@ -35,9 +36,14 @@ def shape_argument(text: str) -> tuple[str, tuple[int, ...]]:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("graph", type=Path, metavar="IN.onnx", help="any ONNX graph with float32 weights")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.onnx")
     parser.add_argument(
-        "--report", type=Path, metavar="JSON", help="write hits, near-misses, choices and costs"
+        "-o", "--output", type=output_file("an ONNX graph"), required=True, metavar="OUT.onnx"
+    )
+    parser.add_argument(
+        "--report",
+        type=output_file("JSON"),
+        metavar="JSON",
+        help="write hits, near-misses, choices and costs",
     )
     parser.add_argument(
         "--target",
@@ -83,7 +89,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ...runtime.errors import UsageError
-    from ...runtime.files import check_target, write_atomically
+    from ...runtime.files import write_atomically
     from ..forms import CostModel, Fixed
     from ..fusion import check, fuse, fuse_measured, random_inputs
     from ..graphs import serialise
@@ -94,7 +100,6 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             "--measure runs ONNX Runtime on this machine; --target tensorrt has only the cost model"
         )
-    check_target(args.output, args.report)
     model = _read_graph(args.graph)
     given = [] if args.inputs is None else [_arrays(args.inputs, model)]
 

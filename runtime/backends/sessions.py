@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib
 import importlib.util
+import logging
 import os
 import sys
 import threading
@@ -22,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import numpy as np
 
-from ..errors import BackendError, BundleError, LimitError, one_line
+from ..errors import BackendError, BundleError, DependencyError, LimitError, one_line
+from ..packages import NAMESPACE, without_telemetry
 from .capture import CaptureState, Step
 from .exchange import View, view
 
@@ -59,9 +61,10 @@ _NO_GRAPH: Final = "-1"
 
 
 def find_onnxruntime() -> tuple[Any, str]:
-    """Import ONNX Runtime; where nobody has before, its default logger falls silent.
+    """Import ONNX Runtime; where nobody has before, without telemetry, and its default logger falls silent.
 
     That one tells of plug-ins which it does not need, at every session on CUDA, and of errors that are raised as well.
+    It speaks if Python's logger `oslic` is set to the level DEBUG, as `oslic --debug` does.
 
     Returns:
         The module, or None, and the reason why there is none.
@@ -70,14 +73,30 @@ def find_onnxruntime() -> tuple[Any, str]:
     if importlib.util.find_spec("onnxruntime") is None:
         return None, "ONNX Runtime is not installed: pip install 'oslic[cpu]' (or 'oslic[gpu]')"
     try:
-        module = importlib.import_module("onnxruntime")
+        with without_telemetry():
+            module = importlib.import_module("onnxruntime")
     except ImportError as error:
         return None, f"ONNX Runtime is installed but does not load: {error}"
     if not hasattr(module, "InferenceSession"):
         return None, "ONNX Runtime is only partly installed: pip install --force-reinstall onnxruntime"
-    if ours:
+    if ours and not logging.getLogger(NAMESPACE).isEnabledFor(logging.DEBUG):
         module.set_default_logger_severity(_FATAL)
     return module, ""
+
+
+def require_onnxruntime(purpose: str) -> Any:
+    """Import ONNX Runtime as `find_onnxruntime` does.
+
+    Args:
+        purpose: what needs it, in words.
+
+    Raises:
+        DependencyError: it is not installed, or does not load.
+    """
+    module, reason = find_onnxruntime()
+    if module is None:
+        raise DependencyError(f"{purpose} needs ONNX Runtime: {reason}")
+    return module
 
 
 def require_precision(bundle: Bundle, graph: GraphName, backend: str, options: Options) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import warnings
@@ -14,14 +15,19 @@ from ..backends import BACKENDS, Options, PassedOverWarning
 from ..codec import Codec
 from ..engines import PRECISIONS
 from ..errors import OslicError, UsageError, printable
-from ..files import read_file, refuse_overwriting
+from ..files import descriptor, read_file
+from ..ledger import current
 from ..limits import Limits
 from ..stream import read_info
+from .arguments import require_ending
 
 STREAM_SUFFIX: Final = ".oslic"
+STREAM_KIND: Final = "an OSLIC stream"
 
 
-def add_codec_arguments(parser: argparse.ArgumentParser) -> None:
+def add_codec_arguments(
+    parser: argparse.ArgumentParser, json_help: str = "print one JSON document instead of lines"
+) -> None:
     """Add what every command needs that opens a codec."""
     parser.add_argument(
         "--bundle", metavar="FOLDER", help="the networks (default: the shipped `lite` bundle)"
@@ -42,7 +48,7 @@ def add_codec_arguments(parser: argparse.ArgumentParser) -> None:
         help="that one run of a graph may take, for bundles that nobody vouches for (default: no limit)",
     )
     add_trust_argument(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
+    parser.add_argument("--json", action="store_true", help=json_help)
 
 
 def add_trust_argument(parser: argparse.ArgumentParser) -> None:
@@ -66,36 +72,46 @@ def open_codec(args: argparse.Namespace) -> Codec:
     return codec
 
 
-def plan_outputs(inputs: list[str], output: str, suffix: str) -> dict[Path, Path]:
-    """Pair every input with its output file.
+def plan_outputs(inputs: list[str], output: str, suffix: str, kind: str) -> dict[Path, Path]:
+    """Pair every input with its output file, and enter the outputs into the call's ledger.
 
     Args:
         inputs: the files to read.
         output: a file for a single input, or an existing folder.
         suffix: ending of the files made in a folder.
+        kind: what the files will hold, see `arguments.require_ending`.
 
     Raises:
-        UsageError: several inputs and no folder, two inputs that would become the same file, or an output that is
-            one of the inputs.
+        UsageError: several inputs and no folder, two inputs that would become the same file, an output that is one of
+            the inputs, or a name that promises another kind of file.
     """
     target = Path(output)
-    if not target.is_dir():
-        if len(inputs) > 1 or output.endswith("/"):
-            raise UsageError(f"the output folder {output} does not exist; create it first")
-        refuse_overwriting(inputs, [target])
-        return {Path(inputs[0]): target}
-    plan: dict[Path, Path] = {}
-    taken: dict[Path, Path] = {}
-    for source in map(Path, inputs):
-        file = target / (source.stem + suffix)
-        if file in taken:
+    if _is_folder(target):
+        plan = [(source, target / (source.stem + suffix)) for source in map(Path, inputs)]
+    elif len(inputs) > 1 or output.endswith("/"):
+        raise UsageError(f"the output folder {output} does not exist; create it first")
+    else:
+        plan = [(Path(inputs[0]), target)]
+    made: dict[Path, Path] = {}
+    for source, file in plan:
+        if file in made:
             raise UsageError(
-                f"{taken[file]} and {source} would both be written to {file}: give them different names"
+                f"{made[file]} and {source} would both be written to {file}: give them different names"
             )
-        taken[file] = source
-        plan[source] = file
-    refuse_overwriting(inputs, plan.values())
-    return plan
+        made[file] = source
+    ledger = current()
+    if ledger is not None:
+        for file in made:
+            ledger.declare_output(file)
+    for file in made:
+        require_ending(file, kind)
+    return dict(plan)
+
+
+def _is_folder(path: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError):  # what is wrong with a name is said when it is written to
+        return path.is_dir()
+    return False
 
 
 def read_stream_file(path: str | Path, limits: Limits) -> bytes:
@@ -111,6 +127,19 @@ def read_stream_file(path: str | Path, limits: Limits) -> bytes:
         limits.stream_bytes,
         expected=lambda head: read_info(head, limits, complete=False).total_bytes,
     )
+
+
+def image_name(target: Path) -> Path:
+    """The name whose ending says in which format an image is written to `target`.
+
+    What has no ending because it is no file (`/dev/stdout`, a pipe) takes PNG.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        if not target.suffix and (
+            descriptor(target) is not None or (target.exists() and not target.is_file())
+        ):
+            return target.with_suffix(".png")
+    return target
 
 
 class Reporter:

@@ -10,19 +10,35 @@ from typing import Any
 
 from ..codec import DEFAULT_QUALITY, Codec, Encoded, Layers, check_settings
 from ..errors import OslicError
-from ..files import write_atomically
+from ..files import check_target, write_atomically
 from ..images import Metadata, read_image
 from ..pipeline import overlap
 from ..pixels import psnr
 from ..residual import DEFAULT_SPEED, MAX_SPEED
 from ..search import highest_within, lowest_reaching
-from ._common import STREAM_SUFFIX, Reporter, add_codec_arguments, milliseconds, open_codec, plan_outputs
+from ._common import (
+    STREAM_KIND,
+    STREAM_SUFFIX,
+    Reporter,
+    add_codec_arguments,
+    milliseconds,
+    open_codec,
+    plan_outputs,
+)
+from .arguments import output_place
 from .numbers import positive
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", metavar="IN", help="images: PNG, JPEG, WebP, TIFF, ...")
-    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="a file, or an existing folder")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=output_place(),
+        required=True,
+        metavar="OUT",
+        help="a file, or an existing folder",
+    )
     add_codec_arguments(parser)
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument(
@@ -77,6 +93,7 @@ class _Work:
 
     def layers(self, files: tuple[Path, Path]) -> tuple[Layers, Metadata]:
         """Read and run the networks."""
+        check_target(files[1])
         start = time.perf_counter()
         picture = read_image(files[0], self._codec.limits)
         seconds = time.perf_counter() - start
@@ -103,7 +120,7 @@ class _Work:
 
 def run(args: argparse.Namespace) -> int:
     check_settings(DEFAULT_QUALITY if args.quality is None else args.quality, args.speed)
-    plan = plan_outputs(args.inputs, args.output, STREAM_SUFFIX)
+    plan = plan_outputs(args.inputs, args.output, STREAM_SUFFIX, STREAM_KIND)
     report = Reporter("compress", args)
     with open_codec(args) as codec:
         work = _Work(codec, args)

@@ -9,17 +9,19 @@ from typing import Any, Final
 
 from ..codec import Codec
 from ..errors import OslicError, VerificationError
-from ..files import write_atomically
+from ..files import check_target, write_atomically
 from ..images import check_writable_kind, encode_image
 from ..pipeline import ahead
 from ._common import (
     Reporter,
     add_codec_arguments,
+    image_name,
     milliseconds,
     open_codec,
     plan_outputs,
     read_stream_file,
 )
+from .arguments import output_place
 
 _DRIFTED: Final = "the estimate differs from the encoder's; expect differences of a few grey levels"
 
@@ -27,7 +29,12 @@ _DRIFTED: Final = "the estimate differs from the encoder's; expect differences o
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", metavar="IN", help=".oslic files")
     parser.add_argument(
-        "-o", "--output", required=True, metavar="OUT", help="an image file, or an existing folder"
+        "-o",
+        "--output",
+        type=output_place(),
+        required=True,
+        metavar="OUT",
+        help="an image file, or an existing folder",
     )
     parser.add_argument(
         "--strict", action="store_true", help="fail if the estimate is not exactly the encoder's"
@@ -37,6 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _one(codec: Codec, source: Path, target: Path, strict: bool) -> dict[str, Any]:
     """Read, decode and write one file; returns its row."""
+    check_target(target)
     start = time.perf_counter()
     data = read_stream_file(source, codec.limits)
     stages = {"read": time.perf_counter() - start}
@@ -45,7 +53,7 @@ def _one(codec: Codec, source: Path, target: Path, strict: bool) -> dict[str, An
     if strict and not decoded.digest_matches:
         raise VerificationError(f"{source}: {_DRIFTED}; leave --strict out to accept them")
     start = time.perf_counter()
-    write_atomically(target, encode_image(decoded.image, decoded.metadata, target))
+    write_atomically(target, encode_image(decoded.image, decoded.metadata, image_name(target)))
     stages["write"] = time.perf_counter() - start
     height, width = decoded.image.shape[:2]
     return {
@@ -62,9 +70,9 @@ def _one(codec: Codec, source: Path, target: Path, strict: bool) -> dict[str, An
 
 
 def run(args: argparse.Namespace) -> int:
-    plan = plan_outputs(args.inputs, args.output, ".png")
+    plan = plan_outputs(args.inputs, args.output, ".png", "an image")
     for target in plan.values():
-        check_writable_kind(target)
+        check_writable_kind(image_name(target))
     report = Reporter("decompress", args)
     with open_codec(args) as codec:
         for (source, target), outcome in ahead(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import io
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import ImageError
+from .arguments import output_file
 from .numbers import at_least
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     encode = actions.add_parser("encode", help="turn an image file into a FLIF file")
     encode.add_argument("input", metavar="IN", help="PNG (8 or 16 bit) or another 8-bit image file")
-    encode.add_argument("output", metavar="OUT.flif")
+    encode.add_argument("output", type=output_file("a FLIF image"), metavar="OUT.flif")
     encode.add_argument(
         "--effort", type=at_least(0), default=60, metavar="N", help="0 (fastest) .. 100 (smallest); 60"
     )
@@ -33,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     decode = actions.add_parser("decode", help="turn a FLIF file into a PNG file")
     decode.add_argument("input", metavar="IN.flif")
-    decode.add_argument("output", metavar="OUT.png")
+    decode.add_argument("output", type=output_file("an image"), metavar="OUT.png")
     info = actions.add_parser("info", help="show what a FLIF file says about itself")
     info.add_argument("input", metavar="IN.flif")
     info.add_argument("--json", action="store_true", help="as JSON")
@@ -75,11 +77,10 @@ def _read_flif(args: argparse.Namespace) -> bytes:
 def _encode(args: argparse.Namespace) -> None:
     from .. import flif
     from ..errors import UsageError
-    from ..files import refuse_overwriting, write_atomically
+    from ..files import write_atomically
 
     if args.effort > 100:
         raise UsageError(f"effort {args.effort} is out of range 0..100")
-    refuse_overwriting([args.input], [args.output])
     pixels, metadata = _read_picture(args.input, args.max_pixels)
     data = flif.encode(
         pixels,
@@ -99,12 +100,12 @@ def _decode(args: argparse.Namespace) -> None:
 
     from .. import flif
     from ..errors import UsageError
-    from ..files import refuse_overwriting, write_atomically
+    from ..files import write_atomically
     from ..flif.deep_png import encode_deep_png
+    from ._common import image_name
 
-    if not args.output.lower().endswith(".png"):
+    if image_name(Path(args.output)).suffix.lower() != ".png":
         raise UsageError(f"cannot write {args.output}: FLIF files are decoded to PNG; end the name in .png")
-    refuse_overwriting([args.input], [args.output])
     data = _read_flif(args)
     pixels = flif.decode(data, max_pixels=args.max_pixels)
     if pixels.dtype == np.uint16:

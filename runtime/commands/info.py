@@ -5,26 +5,35 @@ from __future__ import annotations
 import argparse
 import io
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from PIL import Image
 
 from ..bundle import Bundle, ClassInfo, default_bundle
 from ..codec import decode_labels
+from ..errors import UsageError
 from ..files import write_atomically
 from ..limits import Limits
 from ..stream import StreamInfo, read_info
-from ._common import read_stream_file, table
+from ._common import image_name, read_stream_file, table
+from .arguments import output_file
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
 
+_PALETTE_KINDS: Final = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", metavar="IN", help="an .oslic file")
     parser.add_argument(
-        "--labels", metavar="PNG", help="decode the label map alone and write it to this file"
+        "--labels",
+        type=output_file("an image"),
+        metavar="FILE",
+        help="decode the label map alone and write it to this file: .png, .tif or .bmp",
     )
     parser.add_argument(
         "--bundle", metavar="FOLDER", help="the bundle that names the classes (default: `lite`)"
@@ -74,11 +83,12 @@ def run(args: argparse.Namespace) -> int:
     data = read_stream_file(args.input, limits)
     info = read_info(data, limits)
     if args.labels is not None:
+        kind = _palette_kind(args.labels)
         bundle = Bundle.open(args.bundle or default_bundle())
         labels = decode_labels(data, bundle, limits)
         classes, scale = bundle.manifest.classes, bundle.manifest.label_scale
         full = labels.repeat(scale, axis=0).repeat(scale, axis=1)[: info.header.height, : info.header.width]
-        write_atomically(args.labels, _palette_png(full, classes))
+        write_atomically(args.labels, _palette_image(full, classes, kind))
     facts = _facts(info)
     if args.json:
         print(json.dumps(facts, indent=2))
@@ -87,10 +97,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _palette_png(labels: npt.NDArray[np.uint8], classes: tuple[ClassInfo, ...]) -> bytes:
-    """A palette PNG: its values are the classes, its colours theirs."""
+def _palette_kind(name: str) -> str:
+    """Pillow's name of the format in which a label map is written.
+
+    Raises:
+        UsageError: a format that loses values, or has no palette.
+    """
+    kind = _PALETTE_KINDS.get(image_name(Path(name)).suffix.lower())
+    if kind is None:
+        raise UsageError(
+            f"cannot write {name}: label maps are written with a palette and without loss, in files that end in "
+            f"{', '.join(_PALETTE_KINDS)}"
+        )
+    return kind
+
+
+def _palette_image(labels: npt.NDArray[np.uint8], classes: tuple[ClassInfo, ...], kind: str) -> bytes:
+    """An image file with a palette: its values are the classes, its colours theirs."""
     picture = Image.fromarray(labels)
     picture.putpalette([value for entry in classes for value in entry.color])
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    picture.save(file, kind)
     return file.getvalue()

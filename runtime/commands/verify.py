@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OslicError, VerificationError
+from ..errors import OslicError, VerificationError, printable
 from ..limits import Limits
 from ..pipeline import ahead
 from ..stream import payload, read_info
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
                 message = " ".join(str(outcome).split("\n"))
                 row |= {"exit_code": outcome.exit_code, "error": message}
                 named = message if str(path) in message else f"{path}: {message}"
-                print(f"oslic verify: error: {named}", file=sys.stderr)
+                print(f"oslic verify: error: {printable(named)}", file=sys.stderr)
             else:
                 row |= outcome
             if args.json and not (args.quiet and not failed):
@@ -81,4 +81,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _line(path: Path, row: dict[str, Any]) -> str:
     decoded = ", decodes, digest ok" if row["decoded"] else ""
-    return f"{path}: ok, {row['width']}x{row['height']}, {row['checksums']} checksums{decoded}"
+    return (
+        f"{printable(str(path))}: ok, {row['width']}x{row['height']}, {row['checksums']} checksums{decoded}"
+    )

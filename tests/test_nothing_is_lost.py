@@ -368,6 +368,7 @@ for i in itertools.count():
 @pytest.mark.parametrize("two_steps", [False, True])
 def test_a_killed_replacement_leaves_a_whole_folder(tmp_path, two_steps):
     target = tmp_path / "bundle"
+    folders.write_folder(target, dict.fromkeys("abc", b"first"))
     for i in range(12):
         process = subprocess.Popen(
             [sys.executable, "-c", REPLACE.format(two_steps=two_steps), str(target)], stdout=subprocess.PIPE

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +17,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..runtime.errors import BundleError, OslicError
+from ..runtime.errors import BundleError, OslicError, one_line
+from ..runtime.files import require_regular_file
+from ..runtime.plain_json import parse_object
 from .codec import CodecNetworks
 from .config import ModelConfig
 
@@ -30,6 +33,10 @@ VERSION = "1"
 SHARD_BYTES = 15 * 1024 * 1024
 _ESTIMATE = "gnet."
 _BOOKKEEPING = "num_batches_tracked"
+_MOST_WIDTH = 1 << 16
+_MOST_ENTRIES = 256
+# Fields of a configuration that say how many layers there are.
+_COUNTS = ("depths", "depth", "blocks")
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,9 @@ class Checkpoint:
         Raises:
             BundleError: the weights do not fit the configuration.
         """
-        networks = CodecNetworks(self.config)
+        # Shapes first, on a device without memory: a configuration may state any width.
+        _require_bounded(self.config.to_dict(), len(self.state))
+        networks = self._networks("meta")
         wanted = {k: tuple(v.shape) for k, v in networks.state_dict().items() if not k.endswith(_BOOKKEEPING)}
         found = {k: tuple(v.shape) for k, v in self.state.items()}
         wrong = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
@@ -70,8 +79,18 @@ class Checkpoint:
                 f"{found.get(name, 'missing')}, should be {wanted.get(name, 'absent')} "
                 f"({len(wrong)} of {len(wanted)} tensors differ)"
             )
+        networks = self._networks("cpu")
         networks.load_state_dict(self.state, strict=False)
         return networks.eval()
+
+    def _networks(self, device: str) -> CodecNetworks:
+        try:
+            with torch.device(device):
+                return CodecNetworks(self.config)
+        except (TypeError, ValueError, ArithmeticError, IndexError, RuntimeError, AttributeError) as error:
+            raise BundleError(
+                f"no networks follow from the configuration {self.config.name!r:.80}: {one_line(error, 200)}"
+            ) from error
 
 
 def fingerprint(state: Mapping[str, Tensor], config: ModelConfig) -> str:
@@ -129,8 +148,8 @@ def write(
         "format": FORMAT,
         "version": VERSION,
         "config": checkpoint.config.to_json(),
-        "provenance": json.dumps(checkpoint.provenance, sort_keys=True),
-        "scores": json.dumps(checkpoint.scores, sort_keys=True),
+        "provenance": json.dumps(_finite(checkpoint.provenance), sort_keys=True),
+        "scores": json.dumps(_finite(checkpoint.scores), sort_keys=True),
         "shards": str(len(shards)),
     }
     names = (
@@ -153,6 +172,15 @@ def write(
     except OSError as error:
         raise BundleError(f"cannot write the checkpoint to {folder}: {error}") from error
     return paths
+
+
+def _finite(value: Any) -> Any:
+    """Plain JSON types with null for numbers that JSON does not have: a score may be of nothing."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _halved(name: str) -> bool:
@@ -186,7 +214,7 @@ def _shards(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_file():
+    if path.exists() and not path.is_dir():
         return [path]
     if not path.is_dir():
         raise BundleError(f"there is no checkpoint at {path}")
@@ -209,13 +237,14 @@ def read(path: Path) -> Checkpoint:
     state: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
     for file in files:
+        require_regular_file(file, "weights", BundleError)
         try:
             with safe_open(file, framework="pt") as stored:
                 metadata = stored.metadata() or {}
                 for name in stored.keys():  # noqa: SIM118 (not a dictionary)
-                    state[name] = stored.get_tensor(name).to(torch.float32)
-        except (SafetensorError, OSError) as error:
-            raise BundleError(f"{file} is not a readable safetensors file: {error}") from error
+                    state[name] = _weight(name, stored.get_tensor(name))
+        except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+            raise BundleError(f"{file} is not a readable safetensors file: {one_line(error, 200)}") from error
         if metadata.get("format") != FORMAT:
             raise BundleError(f"{file} is not a checkpoint: its metadata do not say {FORMAT}")
         if metadata.get("version") != VERSION:
@@ -226,10 +255,48 @@ def read(path: Path) -> Checkpoint:
             raise BundleError(
                 f"{path} holds {len(files)} of {metadata.get('shards')} files of its checkpoint"
             )
+    described = {
+        name: parse_object(metadata.get(name, ""), f"{files[-1]}: the description's {name}", BundleError)
+        for name in ("config", "provenance", "scores")
+    }
     try:
-        config = ModelConfig.from_json(metadata["config"])
-        provenance = json.loads(metadata["provenance"])
-        scores = json.loads(metadata["scores"])
-    except (KeyError, ValueError, OslicError) as error:
+        config = ModelConfig.from_dict(described["config"])
+    except (OslicError, ArithmeticError, IndexError) as error:
         raise BundleError(f"{files[-1]}: the checkpoint's description is not readable: {error}") from error
-    return Checkpoint(config, state, provenance, scores)
+    return Checkpoint(config, state, described["provenance"], described["scores"])
+
+
+def _require_bounded(config: dict[str, Any], tensors: int) -> None:
+    """Refuse a configuration that would build layers for ever.
+
+    Args:
+        config: as plain JSON types.
+        tensors: how many weights there are: every layer has at least one.
+
+    Raises:
+        BundleError: naming the field.
+    """
+    waiting: list[tuple[str, Any]] = [("config", config)]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{name}.{key}", entry) for key, entry in value.items()]
+        elif isinstance(value, list):
+            if len(value) > _MOST_ENTRIES:
+                raise BundleError(f"{name} has {len(value)} entries, more than {_MOST_ENTRIES}")
+            waiting += [(name, entry) for entry in value]
+        elif isinstance(value, int | float):
+            most = tensors if name.endswith(_COUNTS) else _MOST_WIDTH
+            if not 0 <= value <= most:
+                raise BundleError(f"{name} is {value!r:.80}, must be 0 to {most}")
+
+
+def _weight(name: str, value: Tensor) -> Tensor:
+    """A stored weight as float32.
+
+    Raises:
+        BundleError: its type is none in which weights are stored.
+    """
+    if not value.is_floating_point():
+        raise BundleError(f"{name} is {value.dtype}: weights are floating-point numbers")
+    return value.to(torch.float32)

@@ -123,7 +123,8 @@ def run_fuzzer(executions, seed):
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert f"replayed {len(inputs)} files" in done.stdout
-    assert f"executed {executions} mutations" in done.stdout
+    executed = re.search(rf"executed {executions} mutations: (\d+) pictures", done.stdout)
+    assert int(executed[1]) >= 0.12 * executions  # fewer, and it is the checks of the end that are fuzzed
 
 
 def test_fuzzing_under_sanitizers():

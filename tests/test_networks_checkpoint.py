@@ -1,6 +1,8 @@
 """Checkpoints: round trips, fingerprints, and files that are not checkpoints."""
 
 import dataclasses
+import json
+import os
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from oslic.networks.checkpoint import Checkpoint, exact_dtype, fingerprint, read
 from oslic.networks.codec import create, load
 from oslic.networks.config import preset
 from oslic.runtime.errors import BundleError
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 
@@ -110,7 +113,7 @@ def test_what_is_no_checkpoint_is_refused(made, tmp_path):
     with pytest.raises(BundleError, match="version 9"):
         read(path)
     save_file({"x": torch.zeros(1)}, path, {"format": "oslic-checkpoint", "version": "1", "shards": "1"})
-    with pytest.raises(BundleError, match="description is not readable"):
+    with pytest.raises(BundleError, match="the description's config is not JSON"):
         read(path)
 
 
@@ -126,3 +129,84 @@ def test_the_file_is_plain_safetensors(made, tmp_path):
     tensors = load_file(path)
     assert set(tensors) == {k for k in made.state if not k.endswith("num_batches_tracked")}
     assert preset("tiny").to_json().encode().replace(b'"', b'\\"') in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"config": "[" * 100_000}, "nested"),
+        ({"scores": "7"}, "not a JSON object"),
+        ({"provenance": '{"a": "\\u0000"}'}, "NUL"),
+        ({"config": "{}"}, "not a configuration"),
+    ],
+)
+def test_absurd_descriptions_are_errors_of_ours(made, tmp_path, metadata, message):
+    (path,) = write(tmp_path, made)
+    whole = {
+        "format": "oslic-checkpoint", "version": "1", "shards": "1", "config": made.config.to_json(),
+        "provenance": "{}", "scores": "{}",
+    }  # fmt: skip
+    save_file(load_file(path), path, whole | metadata)
+    with pytest.raises(BundleError, match=message):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("gnet", "blocks"), 10**9, "must be 0 to"),  # would never end
+        (("segnet", "bottom_depth"), 10**9, "must be 0 to"),
+        (("gnet", "stem"), 10**9, "must be 0 to"),
+        (("gnet", "stem"), 60_000, "should be"),  # 100 GB if it took memory
+        (("gnet", "stem"), -4, "must be 0 to"),
+        (("gnet", "stem"), "wide", "no networks follow"),
+        (("gnet", "stem"), 1.5, "no networks follow|should be"),
+        (("comnet", "widths"), [4], "no networks follow|should be"),
+        (("comnet", "widths"), 4, "no networks follow"),
+        (("segnet", "widths"), [[4]] * 4, "no networks follow"),
+        (("gnet", "down"), [1] * 300, "entries|not a configuration|multiple"),
+        (("embedding",), 50_000, "should be"),
+    ],
+    ids=str,
+)
+def test_absurd_configurations_are_errors_of_ours(made, tmp_path, place, value, message):
+    (path,) = write(tmp_path, made)
+    body = made.config.to_dict()
+    part = body
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    metadata = {
+        "format": "oslic-checkpoint", "version": "1", "shards": "1", "config": json.dumps(body), "provenance": "{}",
+        "scores": "{}",
+    }  # fmt: skip
+    save_file(load_file(path), path, metadata)
+    with pytest.raises(BundleError, match=message):
+        read(path).networks()
+
+
+def test_missing_weights_and_other_types_are_named(made, tmp_path):
+    (path,) = write(tmp_path, made)
+    tensors = load_file(path)
+    with safe_open(path, "pt") as stored:
+        metadata = stored.metadata()
+    without = {k: v for k, v in tensors.items() if k != "gnet.stem.hh.weight"}
+    save_file(without, path, metadata)
+    with pytest.raises(BundleError, match=r"gnet\.stem\.hh\.weight is missing"):
+        read(path).networks()
+    save_file(tensors | {"gnet.stem.hh.weight": torch.zeros(3, dtype=torch.int64)}, path, metadata)
+    with pytest.raises(BundleError, match=r"gnet\.stem\.hh\.weight is torch\.int64"):
+        read(path)
+
+
+def test_weights_are_regular_files(tmp_path):
+    os.mkfifo(tmp_path / "weights.safetensors")
+    with pytest.raises(BundleError, match="a pipe, not a regular file"):
+        read(tmp_path)
+    with pytest.raises(BundleError, match="a pipe, not a regular file"):
+        read(tmp_path / "weights.safetensors")
+
+
+def test_scores_of_nothing_are_null(made, tmp_path):
+    write(tmp_path, dataclasses.replace(made, scores={"iou": [0.5, float("nan")]}))
+    assert read(tmp_path).scores == {"iou": [0.5, None]}

@@ -23,7 +23,8 @@ from oslic.training.packing import pack
 from oslic.training.segmentation import SegmentationOptions, SegmentationTask, smoothness_loss
 from oslic.training.vgg import initialise_encoder, read_weights
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture(autouse=True)
@@ -172,6 +173,50 @@ def test_a_state_of_another_run_is_refused(tmp_path):
     (tmp_path / "state.safetensors").write_bytes(b"x")
     with pytest.raises(DataError, match="not a readable state"):
         segmentation_run(tmp_path).resume()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metadata": {"step": "9" * 5000}}, "its step is"),
+        ({"metadata": {"step": "-1"}}, "its step is"),
+        ({"metadata": {"step": "1_0"}}, "its step is"),
+        ({"metadata": {"best": "\0"}}, "its best score is"),
+        ({"metadata": {"step": None}}, "its step is ''"),
+        ({"drop": "segnet.classifier.weight"}, r"classifier\.weight is missing"),
+        ({"drop": "ema.classifier.weight"}, r"ema\.classifier\.weight is missing"),
+        ({"drop": "adam.segnet.classifier.weight|exp_avg"}, "lacks exp_avg"),
+        ({"resize": "segnet.classifier.weight"}, r"classifier\.weight is \(7,\)"),
+        ({"resize": "adam.segnet.classifier.weight|exp_avg_sq"}, r"\(7,\), of a moment"),
+    ],
+    ids=str,
+)
+def test_absurd_states_are_errors_of_ours_and_change_nothing(tmp_path, change, message):
+    run = segmentation_run(tmp_path, steps=1)
+    run.run()
+    name = next(iter(run.task.objectives))
+    tensors = load_file(run.state_path)
+    with safe_open(run.state_path, "pt") as stored:
+        metadata = stored.metadata() | change.get("metadata", {})
+    where = {k: v.replace("segnet", name) for k, v in change.items() if k != "metadata"}
+    if "drop" in where:
+        del tensors[where["drop"]]
+    if "resize" in where:
+        tensors[where["resize"]] = torch.zeros(7)
+    save_file(tensors, run.state_path, {k: v for k, v in metadata.items() if v is not None})
+    fresh = segmentation_run(tmp_path, steps=1)
+    before = {k: v.clone() for k, v in fresh.main.state_dict().items()}
+    with pytest.raises(DataError, match=message):
+        fresh.resume()
+    assert (fresh.step, states_equal(before, fresh.main.state_dict())) == (0, True)
+
+
+def test_a_pipe_in_place_of_a_state_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "state.safetensors")
+    with pytest.raises(DataError, match="a pipe, not a regular file"):
+        segmentation_run(tmp_path).resume()
+    with pytest.raises(DataError, match="a pipe, not a regular file"):
+        averaged_state(tmp_path / "state.safetensors")
 
 
 def test_the_average_follows_the_weights(tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import signal
 import sys
 import time
@@ -23,7 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from ..runtime.errors import DataError, UsageError, VerificationError
+from ..runtime.errors import DataError, UsageError, VerificationError, one_line
+from ..runtime.files import require_regular_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Batch = TypeVar("Batch")
+# What AdamW keeps of each parameter.
+_MOMENTS = frozenset({"step", "exp_avg", "exp_avg_sq"})
 
 
 @dataclass(frozen=True)
@@ -204,37 +208,40 @@ class Trainer:
         """Continue from the saved state, if there is one; says whether there was.
 
         Raises:
-            DataError: the state is unreadable.
+            DataError: the state is unreadable, or lacks what a run must have.
             UsageError: it belongs to a run of another description.
         """
-        if not self.state_path.is_file():
+        if not self.state_path.exists():
             return False
-        try:
-            with safe_open(self.state_path, framework="pt") as stored:
-                metadata = stored.metadata() or {}
-                tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise DataError(f"{self.state_path} is not a readable state: {error}") from error
+        metadata, tensors = _read_state(self.state_path)
         if metadata.get("description") != self.description:
             raise UsageError(
                 f"{self.state_path} belongs to a run with other settings; give another --out or the same settings"
             )
-        self.step = int(metadata["step"])
-        self.best = float(metadata["best"])
+        step, best = _progress(metadata, self.state_path)
+        _require_tensors(tensors, self._expected(), self.state_path)
+        # Nothing is changed before everything is known to be there.
+        self.step, self.best = step, best
         for key, value in self.ema.values.items():
             value.copy_(tensors[f"ema.{key}"])
         for name, objective in self.task.objectives.items():
             module_state = {key: tensors[f"{name}.{key}"] for key in objective.module.state_dict()}
             objective.module.load_state_dict(module_state)
             for key, parameter in objective.module.named_parameters():
-                prefix = f"adam.{name}.{key}|"
-                moments = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+                moments = _moments(tensors, name, key)
                 if moments:
                     self.optimisers[name].state[parameter] = {
                         k: v if k == "step" else v.to(self.device, memory_format=_format(v))
                         for k, v in moments.items()
                     }
         return True
+
+    def _expected(self) -> dict[str, torch.Size]:
+        """Shapes of the weights that a state must hold, by name."""
+        found = {f"ema.{key}": value.shape for key, value in self.ema.values.items()}
+        for name, objective in self.task.objectives.items():
+            found |= {f"{name}.{key}": value.shape for key, value in objective.module.state_dict().items()}
+        return found
 
     def averaged(self) -> dict[str, Tensor]:
         """The averaged weights of the first objective's module."""
@@ -394,12 +401,67 @@ def averaged_state(path: Path) -> dict[str, Tensor]:
     Raises:
         DataError: the state is missing or unreadable.
     """
+    _, tensors = _read_state(path)
+    return {key[4:]: value for key, value in tensors.items() if key.startswith("ema.")}
+
+
+def _read_state(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a saved state.
+
+    Raises:
+        DataError: it is missing, no regular file, or no safetensors file.
+    """
+    require_regular_file(path, "state", DataError)
     try:
         with safe_open(path, framework="pt") as stored:
-            return {
-                key[4:]: stored.get_tensor(key)
-                for key in stored.keys()  # noqa: SIM118
-                if key.startswith("ema.")
-            }
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} is not a readable state: {error}") from error
+            metadata = dict(stored.metadata() or {})
+            return metadata, {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+        raise DataError(f"{path} is not a readable state: {one_line(error, 200)}") from error
+
+
+def _progress(metadata: Mapping[str, str], path: Path) -> tuple[int, float]:
+    """Step and best score of a state.
+
+    Raises:
+        DataError: they are missing or no numbers.
+    """
+    step, best = metadata.get("step", ""), metadata.get("best", "")
+    if not re.fullmatch(r"[0-9]{1,12}", step):
+        raise DataError(f"{path} is not a readable state: its step is {step[:40]!r}, must be a whole number")
+    try:
+        return int(step), float(best)
+    except ValueError:
+        raise DataError(f"{path} is not a readable state: its best score is {best[:40]!r}") from None
+
+
+def _moments(tensors: Mapping[str, Tensor], name: str, key: str) -> dict[str, Tensor]:
+    """The optimiser's moments of a parameter, by their names."""
+    prefix = f"adam.{name}.{key}|"
+    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _require_tensors(tensors: Mapping[str, Tensor], wanted: Mapping[str, torch.Size], path: Path) -> None:
+    """Refuse a state that lacks weights, or has them in other shapes, moments of the optimiser included.
+
+    Raises:
+        DataError: naming the first.
+    """
+    for key, shape in wanted.items():
+        if key not in tensors or tensors[key].shape != shape:
+            found = tuple(tensors[key].shape) if key in tensors else "missing"
+            raise DataError(f"{path} does not fit this run: {key} is {found}, must be {tuple(shape)}")
+    for key, value in tensors.items():
+        if not key.startswith("adam."):
+            continue
+        parameter, _, moment = key.removeprefix("adam.").partition("|")
+        shape = wanted.get(parameter, torch.Size())
+        if moment not in _MOMENTS or value.shape != (torch.Size() if moment == "step" else shape):
+            raise DataError(
+                f"{path} does not fit this run: {key} is {tuple(value.shape)}, of a moment of {parameter}"
+            )
+    names = {key.partition("|")[0] for key in tensors if key.startswith("adam.")}
+    for name in sorted(names):
+        lacking = sorted(moment for moment in _MOMENTS if f"{name}|{moment}" not in tensors)
+        if lacking:
+            raise DataError(f"{path} does not fit this run: {name} lacks {', '.join(lacking)}")

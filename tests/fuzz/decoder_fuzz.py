@@ -1,0 +1,195 @@
+"""Robustness of the whole decoder: mutates valid streams whose checksums always match, and decodes them.
+
+    python tests/fuzz/decoder_fuzz.py EXECUTIONS SEED
+
+Any outcome but an image or an error of the library is a failure: other exceptions escape and end the program, as does
+an execution of more than `SECONDS`. The input that was running then lies in the file named by FUZZ_LAST.
+
+A wrong checksum would hide everything behind it, so the checksum of this process is always 0, in what is written and in
+what is read: a mutation of any byte is as good as one with its checksum computed again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import os
+import random
+import resource
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import small_bundle
+from oslic.runtime import stream
+from oslic.runtime.codec import Codec
+from oslic.runtime.errors import OslicError
+from oslic.runtime.images import Metadata
+from oslic.runtime.limits import Limits
+from oslic.runtime.stream import read_stream, write_stream
+
+SECONDS = 5
+LIMITS = Limits(pixels=1 << 14, memory=1 << 28)
+# Height, width, channels (0: gray without a third axis), quality.
+SHAPES = (
+    (8, 8, 3, 40),
+    (32, 32, 3, 0),
+    (40, 24, 3, 80),
+    (17, 33, 0, 30),
+    (9, 40, 2, 60),
+    (24, 31, 4, 20),
+    (1, 1, 3, 50),
+)
+
+
+def corpus(codec: Codec) -> list[bytes]:
+    """Small streams of every layout, with and without residual and metadata."""
+    generator = np.random.default_rng(1)
+    streams = []
+    for height, width, channels, quality in SHAPES:
+        size = (height, width, channels) if channels else (height, width)
+        coarse = generator.integers(0, 256, (height // 4 + 1, width // 4 + 1, *size[2:]))
+        image = coarse.repeat(4, 0).repeat(4, 1)[:height, :width] + generator.integers(-9, 10, size)
+        metadata = Metadata(b"profile" * 3, b"Exif" * 4) if quality > 50 else None
+        pixels = np.clip(image, 0, 255).astype(np.uint8)
+        streams.append(codec.compress(pixels, quality, speed=10, metadata=metadata))
+    return streams
+
+
+class Mutator:
+    """Makes streams from streams."""
+
+    def __init__(self, streams: list[bytes], seed: int) -> None:
+        self._streams = streams
+        self._parsed = [read_stream(data, LIMITS) for data in streams]
+        self._random = random.Random(seed)
+
+    def next(self) -> bytes:
+        """Return the next stream."""
+        while True:
+            if self._random.random() < 0.3:
+                data = bytearray(self._random.choice(self._streams))
+                for _ in range(self._random.randint(1, 3)):
+                    self._change(data)
+                return bytes(data)
+            try:
+                return self._rebuilt()
+            except (ValueError, OverflowError):  # what cannot be written is no input
+                continue
+
+    def _rebuilt(self) -> bytes:
+        """A stream put together again from a changed header or changed sections."""
+        info, parts = self._random.choice(self._parsed)
+        header, sections = info.header, dict(parts)
+        for _ in range(self._random.randint(1, 2)):
+            if self._random.random() < 0.25:
+                header = self._changed_header(header)
+                continue
+            kind = self._random.choice(list(sections))
+            match self._random.randrange(12):
+                case 0:
+                    sections[kind] = self._random.choice(self._parsed)[1].get(kind, b"")
+                case 1:
+                    sections[kind] = sections[self._random.choice(list(sections))]
+                case 2 if len(sections) > 1:
+                    del sections[kind]
+                case _:
+                    payload = bytearray(sections[kind])
+                    self._change(payload)
+                    sections[kind] = bytes(payload)
+        return write_stream(header, sections)
+
+    def _changed_header(self, header: stream.Header) -> stream.Header:
+        name = self._random.choice([f.name for f in dataclasses.fields(header)])
+        value = getattr(header, name)
+        if isinstance(value, enum.Enum):
+            value = self._random.choice(list(type(value)))
+        elif isinstance(value, int):
+            value = max(
+                0, self._random.choice((value + self._random.randint(-9, 9), self._random.getrandbits(9)))
+            )
+        elif isinstance(value, bytes):
+            changed = bytearray(value)
+            self._change(changed)
+            value = bytes(changed).ljust(len(value), b"\0")[: len(value)]
+        return dataclasses.replace(header, **{name: value})
+
+    def _change(self, data: bytearray) -> None:
+        if not data:
+            data.append(self._random.randrange(256))
+            return
+        at = self._random.randrange(len(data))
+        match self._random.randrange(8):
+            case 0:
+                del data[at : at + self._random.randint(1, 4)]
+            case 1:
+                data[at:at] = self._random.randbytes(self._random.randint(1, 4))
+            case 2:
+                del data[at:]
+            case 3 | 4:
+                data[at] = self._random.randrange(256)
+            case _:
+                data[at] ^= 1 << self._random.randrange(8)
+
+
+def without_checksums() -> None:
+    """Make every checksum of streams 0, in all modules that took the function over."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("oslic.runtime.") and hasattr(module, "crc32c") and not name.endswith("._native"):
+            module.crc32c = lambda _: 0
+
+
+def run(executions: int, seed: int, folder: Path) -> tuple[int, float]:
+    """Decode mutations.
+
+    Returns:
+        How many were images, and the seconds of the slowest.
+    """
+    without_checksums()
+    small_bundle.write(folder / "bundle")
+    last = os.environ.get("FUZZ_LAST")
+    images, slowest = 0, 0.0
+    with Codec.open(folder / "bundle", "onnxruntime-cpu", 1, LIMITS) as codec:
+        mutator = Mutator(corpus(codec), seed)
+        for _ in range(executions):
+            data = mutator.next()
+            if last:
+                Path(last).write_bytes(data)
+            signal.alarm(SECONDS)
+            start = time.perf_counter()
+            try:
+                codec.decode(data)
+                images += 1
+            except OslicError:
+                pass
+            finally:
+                signal.alarm(0)
+            slowest = max(slowest, time.perf_counter() - start)
+    return images, slowest
+
+
+def main() -> int:
+    """Run; return the exit code."""
+    if len(sys.argv) != 3:
+        print("usage: decoder_fuzz.py EXECUTIONS SEED", file=sys.stderr)
+        return 2
+    warnings.simplefilter("ignore")
+    executions = int(sys.argv[1])
+    with tempfile.TemporaryDirectory() as folder:
+        images, slowest = run(executions, int(sys.argv[2]), Path(folder))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(
+        f"executed {executions} mutations: {images} pictures, slowest {slowest * 1e3:.1f} ms, peak {peak} kB"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -69,7 +69,7 @@ class Side:
         Raises:
             BackendError: the backend is not usable.
         """
-        return Graphs(self.bundle, self.backend, self.options, Limits())
+        return Graphs(self.bundle, self.backend, self.options)
 
     def graph(self, name: GraphName) -> bytes:
         """A graph in the types in which this side computes it, serialised.

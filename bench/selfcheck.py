@@ -80,7 +80,7 @@ def run(bundle: Path | None, image: Path, runs: int, slowdown: float, rule: Sett
     loads = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        graphs = _Slowed(Bundle.open(bundle or default_bundle()), "auto", Options(threads=1), Limits())
+        graphs = _Slowed(Bundle.open(bundle or default_bundle()), "auto", Options(threads=1))
         codec = Codec(graphs, Limits())
         file = folder / "input.png"
         file.write_bytes(encode_image(read_image(image, codec.limits).pixels, Metadata(), file))

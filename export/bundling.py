@@ -19,6 +19,7 @@ from .forms import CostModel, Fixed
 from .fusion import LOWERINGS, Report, fuse, fuse_measured
 from .graphs import serialise
 from .macs import count
+from .memory import GraphMemory, measure
 from .onnx_export import OPSET, export_graph, ports
 from .verify import Difference, Tolerance, compare, require, run
 
@@ -164,13 +165,16 @@ def build_graph(
     return Exported(model, taken, report, tuple(differences))
 
 
-def graph_info(model: ir.Model, name: GraphName, label_scale: int, *, form: str, precision: str) -> GraphInfo:
-    """The manifest's entry of a graph.
+def graph_info(
+    model: ir.Model, name: GraphName, label_scale: int, multiple: int, *, form: str, precision: str
+) -> GraphInfo:
+    """The manifest's entry of a graph; what it takes of memory is measured.
 
     Args:
         model: the graph, with the inputs and the output of a bundle's graph.
         name: which graph.
         label_scale: S.
+        multiple: what sides must be multiples of.
         form: how octave convolutions are written.
         precision: of the heavy layers.
     """
@@ -179,6 +183,10 @@ def graph_info(model: ir.Model, name: GraphName, label_scale: int, *, form: str,
     cost = count(model.graph, shapes)
     pixels = REFERENCE[0] * REFERENCE[1]
     data = serialise(model)
+    memory = measure(data, name, label_scale, multiple)
+    if memory is None:
+        # Twice of what lives at a time covered what was measured elsewhere.
+        memory = GraphMemory(len(data), 2 * cost.peak_bytes / pixels)
     return GraphInfo(
         file=f"{name}.onnx",
         sha256=hashlib.sha256(data).hexdigest(),
@@ -189,7 +197,8 @@ def graph_info(model: ir.Model, name: GraphName, label_scale: int, *, form: str,
         opset=model.graph.opset_imports[""],
         ir_version=model.ir_version,
         macs_per_pixel=cost.macs / pixels,
-        working_bytes_per_pixel=cost.peak_bytes / pixels,
+        working_bytes_per_pixel=round(memory.per_pixel, 1),
+        fixed_bytes=memory.fixed,
         parameters=sum(
             v.const_value.size
             for v in model.graph.initializers.values()
@@ -210,7 +219,9 @@ def manifest(source: Source, graphs: Mapping[GraphName, Exported]) -> Manifest:
         fingerprint=source.identity(),
         license=source.license,
         graphs={
-            name: graph_info(g.model, name, source.label_scale, form=g.form, precision="float32")
+            name: graph_info(
+                g.model, name, source.label_scale, source.multiple, form=g.form, precision="float32"
+            )
             for name, g in graphs.items()
         },
         provenance=source.provenance,

@@ -45,6 +45,7 @@ GRAPH_NAMES: Final[tuple[GraphName, ...]] = get_args(GraphName)
 LABEL_SCALES: Final = (1, 2, 4)
 _MAX_MANIFEST_BYTES: Final = 1 << 20
 _MAX_MULTIPLE: Final = 1024
+_MAX_FIXED_BYTES: Final = 1 << 50
 _MAX_GRAPH_BYTES: Final = (1 << 31) - 1  # of a protobuf message
 _MAX_TEXT: Final = 4096
 _MAX_NAME_BYTES: Final = 255
@@ -81,8 +82,9 @@ class GraphInfo:
         opset: ONNX operator set.
         ir_version: ONNX IR version.
         macs_per_pixel: multiply-accumulates per pixel of the (padded) image.
-        working_bytes_per_pixel: activation memory that a run needs per pixel of the image.
+        working_bytes_per_pixel: memory that a run takes per pixel of the (padded) image, as the exporter measured it.
         parameters: number of weights.
+        fixed_bytes: memory that the loaded graph takes, its weights included, as the exporter measured it.
     """
 
     file: str
@@ -96,6 +98,7 @@ class GraphInfo:
     macs_per_pixel: float
     working_bytes_per_pixel: float
     parameters: int
+    fixed_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -247,10 +250,12 @@ def _graph(entry: Any, where: str) -> GraphInfo:
     parts["inputs"] = tuple(_list(parts["inputs"], f"{where}.inputs"))
     for text in (*parts["inputs"], *(parts[k] for k in ("file", "sha256", "output", "form", "precision"))):
         _require_text(text, where)
+    parts.setdefault("fixed_bytes", 0)
     for key in ("macs_per_pixel", "working_bytes_per_pixel", "parameters"):
         _require_number(parts[key], f"{where}.{key}")
     for key in ("opset", "ir_version"):
         _require_whole(parts[key], f"{where}.{key}", _MAX_VERSION)
+    _require_whole(parts["fixed_bytes"], f"{where}.fixed_bytes", _MAX_FIXED_BYTES)
     return GraphInfo(**parts)
 
 

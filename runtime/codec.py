@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
@@ -27,6 +28,7 @@ from .errors import BundleError, UsageError, VerificationError
 from .graphs import Graphs
 from .images import Metadata
 from .limits import Limits
+from .memory import MemoryBudget, MemoryUse, decoding_use, encoding_use, networks_use, residual_use
 from .pixels import ceil_div, join, layout_of, luma, split
 from .planes import decode_plane, encode_plane
 from .stages import Stages
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
     Pixels = npt.NDArray[np.uint8]
 
 DEFAULT_QUALITY: Final = 60
+# Below this limit on memory, ONNX Runtime keeps none of its own from image to image: an eighth of it would be taken.
+_ROOMY: Final = 4 << 30
 
 
 class DriftWarning(UserWarning):
@@ -196,12 +200,26 @@ class Codec:
     Args:
         graphs: the bundle's graphs on a backend.
         limits: what to refuse.
+
+    Attributes:
+        graphs: as given.
+        bundle: of the graphs.
+        limits: as given.
+        encoding: memory that compressing an image takes.
+        decoding: memory that decompressing a stream takes.
     """
 
     def __init__(self, graphs: Graphs, limits: Limits) -> None:
         self.graphs = graphs
         self.bundle = graphs.bundle
         self.limits = limits
+        infos = self.bundle.manifest.graphs
+        self.encoding = encoding_use(infos.values())
+        self.decoding = decoding_use([infos["synthesise"]])
+        self._networks = networks_use(infos.values())
+        self._residual = residual_use(infos.values())
+        # What is fixed is taken once, whatever number of images is in work.
+        self._budget = MemoryBudget(limits.memory - self._networks.fixed)
 
     @classmethod
     def open(
@@ -237,9 +255,12 @@ class Codec:
         limits = limits or Limits()
         options = options or Options()
         options = replace(
-            options, threads=threads or options.threads, precision=precision or options.precision
+            options,
+            threads=threads or options.threads,
+            precision=precision or options.precision,
+            keep_memory=options.keep_memory and limits.memory >= _ROOMY,
         )
-        return cls(Graphs(opened, backend, options, limits), limits)
+        return cls(Graphs(opened, backend, options), limits)
 
     def close(self) -> None:
         """Give back what the backend holds."""
@@ -250,6 +271,24 @@ class Codec:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def check_size(self, width: int, height: int, use: MemoryUse) -> None:
+        """Refuse an image that is too large, before anything is taken for it.
+
+        Args:
+            width: of the image.
+            height: of the image.
+            use: `encoding` or `decoding`, what the work takes.
+
+        Raises:
+            LimitError: too many pixels, or too much memory; the message names a size that fits.
+        """
+        self.limits.check_pixels(width, height)
+        self.limits.check_memory(width, height, use, self.bundle.manifest.multiple)
+
+    def _reserve(self, width: int, height: int, use: MemoryUse) -> AbstractContextManager[None]:
+        """Wait until there is memory for this image beside those that other threads work on."""
+        return self._budget.reserve(use.at(width * height) - use.fixed)
 
     # -- encoding --------------------------------------------------------------------------------------------
 
@@ -265,8 +304,12 @@ class Codec:
         """
         layout = layout_of(image)
         height, width = image.shape[:2]
-        self.limits.check_pixels(width, height)
-        self.graphs.check_memory(height, width, *GRAPH_NAMES)
+        self.check_size(width, height, self.encoding)
+        with self._reserve(width, height, self._networks):
+            return self._layers(image, layout)
+
+    def _layers(self, image: Pixels, layout: Layout) -> Layers:
+        height, width = image.shape[:2]
         color, alpha = split(image, layout)
         rgb = np.repeat(color[:, :, np.newaxis], 3, axis=2) if layout.is_gray else color
         stages = Stages()
@@ -317,7 +360,8 @@ class Codec:
         sections = dict(layers.sections)
         coded = None
         if quality != 0:
-            with stages.measure("residual"):
+            height, width = layers.image.shape[:2]
+            with self._reserve(width, height, self._residual), stages.measure("residual"):
                 coded = residual.encode(layers.color, layers.estimate, quality=quality, speed=speed)
             sections[SectionType.RESIDUAL] = coded.payload
         if metadata is not None:
@@ -400,12 +444,16 @@ class Codec:
 
     def decode(self, data: bytes) -> Decoded:
         """Decompress a stream, and return its layers and times as well. A digest that differs raises nothing."""
-        stages = Stages()
         info, parts = read_stream(data, self.limits)
         header = info.header
         _check_fingerprint(header, self.bundle)
+        self.check_size(header.width, header.height, self.decoding)
+        with self._reserve(header.width, header.height, self.decoding):
+            return self._decode(header, parts)
+
+    def _decode(self, header: Header, parts: dict[SectionType, bytes]) -> Decoded:
+        stages = Stages()
         height, width = header.height, header.width
-        self.graphs.check_memory(height, width, "synthesise")
         self.graphs.load("synthesise")
         compact_shape = (ceil_div(height, COMPACT_SCALE), ceil_div(width, COMPACT_SCALE), 3)
         with stages.measure("labels"):

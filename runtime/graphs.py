@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from .backends import Options, Runner, select
 from .bundle import COMPACT_SCALE, Bundle, GraphName, Manifest
 from .errors import BundleError
-from .limits import Limits
 from .pixels import ceil_div, extend
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     Pixels = npt.NDArray[np.uint8]
-
-# Pixels, estimate, residual, samples and the reconstruction, with their temporaries.
-_ARRAY_BYTES_PER_PIXEL: Final = 32
 
 
 class Graphs:
@@ -31,7 +27,6 @@ class Graphs:
         bundle: whose graphs.
         backend: a name from `oslic backends`, or "auto" for the best that is present.
         options: threads and precision.
-        limits: what to refuse.
 
     Raises:
         BackendError: the backend is not usable; the message says why.
@@ -40,10 +35,9 @@ class Graphs:
         PassedOverWarning: "auto" took a slower backend than this machine or this bundle is meant for.
     """
 
-    def __init__(self, bundle: Bundle, backend: str, options: Options, limits: Limits) -> None:
+    def __init__(self, bundle: Bundle, backend: str, options: Options) -> None:
         self.bundle = bundle
         self.selection = select(backend, bundle, options)
-        self._limits = limits
         self._runners: dict[GraphName, Runner] = {}
         self._loading = threading.Lock()
 
@@ -86,17 +80,6 @@ class Graphs:
     def _padded(self, height: int, width: int) -> tuple[int, int]:
         multiple = self.bundle.manifest.multiple
         return ceil_div(height, multiple) * multiple, ceil_div(width, multiple) * multiple
-
-    def check_memory(self, height: int, width: int, *graphs: GraphName) -> None:
-        """Refuse an image whose graphs need more memory than the limits allow.
-
-        Raises:
-            LimitError: the message names a size that fits.
-        """
-        padded = self._padded(height, width)
-        infos = self.bundle.manifest.graphs
-        most = max(infos[graph].working_bytes_per_pixel for graph in graphs)
-        self._limits.check_memory(padded[1], padded[0], most + _ARRAY_BYTES_PER_PIXEL)
 
     def segment(self, image: Pixels) -> Pixels:
         """Return the label map as it is stored.

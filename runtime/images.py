@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +15,7 @@ from .errors import DataError, ImageError, OslicError, UsageError
 from .files import read_file
 from .ledger import note_inputs
 from .limits import Limits
+from .memory import READING, MemoryUse
 from .pillow import checking_pixels
 
 if TYPE_CHECKING:
@@ -104,25 +106,38 @@ def _mode_of(image: Image.Image, name: str) -> str:
     raise ImageError(f"{name}: images of mode {image.mode} are not supported: convert to 8-bit gray or RGB")
 
 
-def decode_image(data: bytes, limits: Limits, name: str = "the input") -> Picture:
+def decode_image(
+    data: bytes, limits: Limits, name: str = "the input", *, use: MemoryUse = READING
+) -> Picture:
     """Decode an image file's bytes.
 
     EXIF orientation is applied; palette images become the colours they show; gray stays gray; alpha is kept. Of the
     pictures that a camera puts into one JPEG file (MPO: previews, gain maps, second views), the first is taken.
 
+    Args:
+        data: the file.
+        limits: on pixels and memory; checked before any pixel is decoded.
+        name: of the file, for messages.
+        use: memory that the work on the picture takes.
+
     Raises:
         ImageError: empty, not an image, an animation, or 16-bit, CMYK and other kinds that would lose by 8-bit RGB.
-        LimitError: more pixels than the limit.
+        LimitError: more pixels or memory than the limits.
     """
     if not data:
         raise ImageError(f"{name} is empty (0 bytes)")
     if _is_deep_png(data):
         raise ImageError(f"{name} is a 16-bit PNG: only 8 bits a sample are supported; convert it first")
-    with checking_pixels(limits.check_pixels):
-        return _decode(data, limits, name)
+
+    def check(width: int, height: int) -> None:
+        limits.check_pixels(width, height)
+        limits.check_memory(width, height, use)
+
+    with checking_pixels(check):
+        return _decode(data, check, limits, name)
 
 
-def _decode(data: bytes, limits: Limits, name: str) -> Picture:
+def _decode(data: bytes, check: Callable[[int, int], None], limits: Limits, name: str) -> Picture:
     try:
         image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
@@ -132,7 +147,7 @@ def _decode(data: bytes, limits: Limits, name: str) -> Picture:
     except Exception as error:  # Pillow's readers raise what they come across in damaged files
         raise ImageError(f"{name} cannot be read as an image: {error}") from error
     with image:
-        limits.check_pixels(image.width, image.height)
+        check(image.width, image.height)
         try:
             _refuse_kinds(image, name)
             turned = ImageOps.exif_transpose(image)
@@ -190,14 +205,14 @@ def find_images(folder: str | Path) -> list[Path]:
     return images
 
 
-def read_image(path: str | Path, limits: Limits) -> Picture:
+def read_image(path: str | Path, limits: Limits, *, use: MemoryUse = READING) -> Picture:
     """Read an image file: see `decode_image`.
 
     Raises:
         UsageError: the file cannot be read.
         LimitError: it has more bytes than an image within the limits.
     """
-    return decode_image(read_file(path, "image", limits.image_bytes), limits, str(path))
+    return decode_image(read_file(path, "image", limits.image_bytes), limits, str(path), use=use)
 
 
 def check_writable_kind(path: str | Path) -> None:

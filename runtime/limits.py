@@ -3,32 +3,90 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from .errors import LimitError
 
+if TYPE_CHECKING:
+    from .memory import MemoryUse
 
-def available_memory() -> int:
-    """Return the bytes that this process may still take: the machine's, or its control group's if less.
+_NO_PROC: Final = 4 << 30
+# Version 1 of control groups writes "no limit" as the largest number of whole pages.
+_UNLIMITED: Final = 1 << 60
 
+
+def available_memory(root: str | Path = "/") -> int:
+    """Return the bytes that this process may still take: the machine's, or those of a control group that has less.
+
+    All groups above the process's own count, of version 1 and 2. Pages that a group only caches files in are free.
     Falls back to 4 GiB where neither `/proc/meminfo` nor a control group can be read.
+
+    Args:
+        root: where `proc` and `sys` are.
     """
-    amounts = []
+    base = Path(root)
+    amounts = [_number_behind(base / "proc/meminfo", "MemAvailable:", 1024)]
+    for folder, most, used, cached in _groups(base):
+        limit, usage = _number(folder / most), _number(folder / used)
+        if limit is not None and usage is not None and limit < _UNLIMITED:
+            reclaimable = _number_behind(folder / "memory.stat", cached, 1) or 0
+            amounts.append(max(0, limit - max(0, usage - reclaimable)))
+    return min((amount for amount in amounts if amount is not None), default=_NO_PROC)
+
+
+def _groups(base: Path) -> Iterator[tuple[Path, str, str, str]]:
+    """Folders of the control groups that hold the process, and the names of their limit, usage and file cache."""
+    mount = base / "sys/fs/cgroup"
+    for version, path in _memberships(base):
+        if version == 2:
+            names = ("memory.max", "memory.current", "inactive_file")
+            # Beside controllers of version 1 the tree of version 2 stands in a folder of its own.
+            top = mount / "unified" if (mount / "unified").is_dir() else mount
+        else:
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            top = mount / "memory"
+        # A container often sees its own group as the top, under a path that is valid outside only.
+        inner = [top.joinpath(*path.parts[: i + 1]) for i in range(len(path.parts))]
+        for folder in (top, *inner):
+            yield folder, *names
+
+
+def _memberships(base: Path) -> Iterator[tuple[int, Path]]:
+    """Version and path, relative to the top, of the process's memory groups."""
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        amounts += [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
+        lines = (base / "proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = ["0::/", "1:memory:/"]
+    for line in lines:
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        relative = Path(*(part for part in path.split("/") if part not in {"", ".", ".."}))
+        if number == "0" and not controllers:
+            yield 2, relative
+        elif "memory" in controllers.split(","):
+            yield 1, relative
+
+
+def _number(file: Path) -> int | None:
+    try:
+        return int(file.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _number_behind(file: Path, word: str, unit: int) -> int | None:
+    """The number behind a word at the start of a line, times `unit`."""
+    try:
+        for line in file.read_text(encoding="ascii").splitlines():
+            parts = line.split()
+            if parts and parts[0] == word:
+                return int(parts[1]) * unit
     except (OSError, ValueError, IndexError):
         pass
-    group = Path("/sys/fs/cgroup")
-    try:
-        most = (group / "memory.max").read_text(encoding="ascii").strip()
-        if most != "max":
-            used = int((group / "memory.current").read_text(encoding="ascii"))
-            amounts.append(max(0, int(most) - used))
-    except (OSError, ValueError):
-        pass
-    return min(amounts, default=4 << 30)
+    return None
 
 
 @dataclass(frozen=True)
@@ -40,16 +98,16 @@ class Limits:
         stream_bytes: length of a stream, and of each of its sections.
         sections: number of sections of a stream.
         tiles: number of tiles of a stream.
-        metadata_bytes: length of an ICC profile or EXIF block.
-        memory: bytes that the networks may take; 90 % of what is available when the limits are made.
+        metadata_bytes: length of a profile or another block of metadata.
+        memory: bytes that the process may take; half of what is free when the limits are made.
     """
 
-    pixels: int = 1 << 28
+    pixels: int = 64_000_000
     stream_bytes: int = 1 << 31
     sections: int = 16
     tiles: int = 1 << 12
     metadata_bytes: int = 1 << 24
-    memory: int = field(default_factory=lambda: available_memory() * 9 // 10)
+    memory: int = field(default_factory=lambda: available_memory() // 2)
 
     @property
     def image_bytes(self) -> int:
@@ -60,15 +118,37 @@ class Limits:
         """Raise LimitError if an image of this size has too many pixels."""
         if width * height > self.pixels:
             raise LimitError(
-                f"the image is {width}x{height} = {width * height} pixels, more than the limit of {self.pixels}"
+                f"the image is {width}x{height} = {width * height} pixels, more than the limit of {self.pixels} "
+                "(--max-pixels)"
             )
 
-    def check_memory(self, width: int, height: int, bytes_per_pixel: float) -> None:
-        """Raise LimitError if the networks would need more memory than the limit, naming a size that fits."""
-        need = int(width * height * bytes_per_pixel)
-        if need > self.memory:
-            shrink = math.sqrt(self.memory / need)
-            raise LimitError(
-                f"the image is {width}x{height}: the networks would need {need >> 20} MiB, the limit is "
-                f"{self.memory >> 20} MiB; {int(width * shrink)}x{int(height * shrink)} would fit"
-            )
+    def check_memory(self, width: int, height: int, use: MemoryUse, multiple: int = 1) -> None:
+        """Raise LimitError if an image would need more memory than the limit, naming a size that fits.
+
+        Args:
+            width: of the image.
+            height: of the image.
+            use: what the work takes.
+            multiple: sides are extended to multiples of it.
+        """
+        padded = [-(-side // multiple) * multiple for side in (width, height)]
+        need = use.at(padded[0] * padded[1])
+        if need <= self.memory:
+            return
+        fits = _fitting(padded[0], padded[1], int((self.memory - use.fixed) / use.per_pixel), multiple)
+        remedy = "no image would fit" if fits is None else f"{fits[0]}x{fits[1]} would fit"
+        raise LimitError(
+            f"the image is {width}x{height}: it would need {-(-need >> 20)} MiB of memory, the limit is "
+            f"{self.memory >> 20} MiB (--max-memory); {remedy}"
+        )
+
+
+def _fitting(width: int, height: int, pixels: int, multiple: int) -> tuple[int, int] | None:
+    """A size of about the same proportions, in whole multiples, of at most so many pixels; None if there is none."""
+    if pixels < multiple * multiple:
+        return None
+    shrink = math.sqrt(pixels / (width * height))
+    long, short = max(width, height), min(width, height)
+    short = max(multiple, int(short * shrink) // multiple * multiple)
+    short, long = sorted((short, min(long, pixels // short // multiple * multiple)))
+    return (long, short) if width >= height else (short, long)

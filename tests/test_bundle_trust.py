@@ -57,7 +57,7 @@ def change_manifest(folder, place, value):
 
 def synthesise(folder, timeout=None):
     options = Options(threads=1, timeout=timeout)
-    with Graphs(Bundle.open(folder), "onnxruntime-cpu", options, Limits()) as graphs:
+    with Graphs(Bundle.open(folder), "onnxruntime-cpu", options) as graphs:
         return graphs.synthesise(np.zeros((4, 4, 3), np.uint8), np.zeros((8, 8), np.uint8), 32, 32)
 
 

@@ -240,7 +240,7 @@ def test_other_arrays_are_refused(codec, image):
 
 
 def test_sizes_beyond_the_memory_limit_name_one_that_fits(photo):
-    with Codec.open(limits=Limits(memory=2 << 20)) as small:
+    with Codec.open(limits=Limits(memory=140 << 20)) as small:
         with pytest.raises(LimitError, match=r"\d+x\d+ would fit"):
             small.compress(photo)
         assert small.graphs._runners == {}

@@ -17,7 +17,7 @@ from oslic.runtime.images import (
     find_images,
     read_image,
 )
-from oslic.runtime.limits import Limits, available_memory
+from oslic.runtime.limits import Limits
 from PIL import Image, ImageCms
 
 LIMITS = Limits()
@@ -225,20 +225,6 @@ def test_lossy_or_unknown_endings_are_refused():
     for name in ("x.jpg", "x", "x.avif"):
         with pytest.raises(UsageError, match="no lossless image format"):
             check_writable_kind(name)
-
-
-def test_memory_limit_names_a_size_that_fits():
-    limits = Limits(memory=100 << 20)
-    limits.check_memory(500, 400, 400)
-    with pytest.raises(LimitError, match="would fit") as caught:
-        limits.check_memory(4000, 3000, 400)
-    width, height = (int(x) for x in str(caught.value).rsplit("; ", 1)[1].split()[0].split("x"))
-    limits.check_memory(width, height, 400)
-    assert width * height * 400 > 0.99 * (100 << 20)
-
-
-def test_available_memory_is_plausible():
-    assert 64 << 20 < available_memory() < 1 << 46
 
 
 def test_images_of_a_folder_are_told_by_their_endings(tmp_path):

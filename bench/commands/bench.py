@@ -16,6 +16,7 @@ _MEASUREMENTS: Final[dict[str, tuple[str, str]]] = {
     "fusion": ("fusion", "naive, fused and plain forms of the same networks"),
     "flif": ("flif", "bytes and speed of the lossless layers, beside peers"),
     "drift": ("drift", "estimates of every backend against float32 on the CPU"),
+    "memory": ("memory", "peaks of memory beside what is predicted"),
     "gpu": ("gpu", "everything that needs a GPU, in one command"),
     "int8": ("int8", "a float bundle against the int8 bundle made from it"),
     "report": ("report", "result files into one HTML page and Markdown tables"),

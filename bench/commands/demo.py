@@ -9,6 +9,7 @@ from typing import Any
 
 from ...runtime.bundle import GRAPH_NAMES
 from ...runtime.codec import DEFAULT_QUALITY, Codec
+from ...runtime.commands.limits import add_limit_arguments, limits_of
 from ...runtime.errors import UsageError, printable
 from ...runtime.files import write_atomically
 from ...runtime.images import read_image
@@ -28,10 +29,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--backend", default="auto", metavar="NAME")
     parser.add_argument("--quality", type=int, default=DEFAULT_QUALITY, metavar="Q", help="0..100")
+    add_limit_arguments(parser)
 
 
 def _measure(codec: Codec, source: Path, folder: Path, quality: int) -> dict[str, Any]:
-    picture = read_image(source, codec.limits)
+    picture = read_image(source, codec.limits, use=codec.encoding)
     image = picture.pixels
     encoded = codec.finish(codec.layers(image), quality=quality, metadata=picture.metadata)
     write_atomically(folder / f"{source.stem}.oslic", encoded.data)
@@ -90,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.output)
     if not folder.is_dir():
         raise UsageError(f"the output folder {folder} does not exist; create it first")
-    with Codec.open(args.bundle, args.backend) as codec:
+    with Codec.open(args.bundle, args.backend, limits=limits_of(args)) as codec:
         codec.graphs.load(*GRAPH_NAMES)
         name = printable(codec.bundle.manifest.name)
         print(f"bundle {codec.bundle.path} ({name}), {codec.graphs.selection.reason}")

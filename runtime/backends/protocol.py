@@ -32,6 +32,8 @@ class Options:
             no limit. Engines cannot be interrupted: they do not take it.
         trust_engines: whether engines may be loaded that this user did not build on this machine (see
             `engine_trust`). Loading an engine can run code.
+        keep_memory: whether ONNX Runtime on the CPU keeps the memory of small images for the next one, which is
+            some 10 % faster; that of images above 1 megapixel is always given back.
     """
 
     threads: int | None = None
@@ -40,6 +42,7 @@ class Options:
     optimise: bool = True
     timeout: float | None = None
     trust_engines: bool = False
+    keep_memory: bool = True
 
     def __post_init__(self) -> None:
         if self.timeout is not None and not 0 < self.timeout <= _MOST_SECONDS:

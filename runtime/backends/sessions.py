@@ -292,13 +292,24 @@ class HostRunner:
         session: with one output.
         name: of the graph, for messages.
         timeout: see `Options`.
+        gives_back: whether a run returns its memory to the system, by the shape of the first input; None: it is kept
+            for the next one.
     """
 
-    def __init__(self, onnxruntime: Any, session: Any, name: str, *, timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        onnxruntime: Any,
+        session: Any,
+        name: str,
+        *,
+        timeout: float | None = None,
+        gives_back: Callable[[tuple[int, ...]], bool] | None = None,
+    ) -> None:
         self._api = onnxruntime
         self._session = session
         self._name = name
         self._timeout = timeout
+        self._gives_back = gives_back
         self._inputs = [value.name for value in session.get_inputs()]
         self._outputs = [session.get_outputs()[0].name]
 
@@ -308,6 +319,8 @@ class HostRunner:
             raise BackendError(f"the {self._name} graph was closed")
         arrays = [x if isinstance(x, np.ndarray) else _in_host_memory(view(x)) for x in inputs]
         options = self._api.RunOptions()
+        if self._gives_back is not None and arrays and self._gives_back(arrays[0].shape):
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         try:
             with time_limit(self._timeout, _stopper(options), f"the {self._name} graph"):
                 feeds = dict(zip(self._inputs, arrays, strict=True))

@@ -20,6 +20,7 @@ from ..ledger import current
 from ..limits import Limits
 from ..stream import read_info
 from .arguments import require_ending
+from .limits import add_limit_arguments, limits_of
 
 STREAM_SUFFIX: Final = ".oslic"
 STREAM_KIND: Final = "an OSLIC stream"
@@ -49,6 +50,7 @@ def add_codec_arguments(
     )
     add_trust_argument(parser)
     parser.add_argument("--json", action="store_true", help=json_help)
+    add_limit_arguments(parser)
 
 
 def add_trust_argument(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +67,14 @@ def open_codec(args: argparse.Namespace) -> Codec:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", PassedOverWarning)
         options = Options(timeout=args.timeout, trust_engines=args.trust_engines)
-        codec = Codec.open(args.bundle, args.backend, args.threads, precision=args.precision, options=options)
+        codec = Codec.open(
+            args.bundle,
+            args.backend,
+            args.threads,
+            limits_of(args),
+            precision=args.precision,
+            options=options,
+        )
     for warning in caught:
         if issubclass(warning.category, PassedOverWarning):
             print(f"oslic: warning: {printable(str(warning.message))}", file=sys.stderr)

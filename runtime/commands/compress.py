@@ -95,7 +95,7 @@ class _Work:
         """Read and run the networks."""
         check_target(files[1])
         start = time.perf_counter()
-        picture = read_image(files[0], self._codec.limits)
+        picture = read_image(files[0], self._codec.limits, use=self._codec.encoding)
         seconds = time.perf_counter() - start
         layers = self._codec.layers(picture.pixels)
         layers.stages.seconds = {"read": seconds, **layers.stages.seconds}

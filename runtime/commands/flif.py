@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import ImageError
 from .arguments import output_file
+from .limits import add_limit_arguments, limits_of
 from .numbers import at_least
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from ..limits import Limits
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -40,22 +43,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     info.add_argument("input", metavar="IN.flif")
     info.add_argument("--json", action="store_true", help="as JSON")
     for action in (encode, decode, info):
-        action.add_argument(
-            "--max-pixels", type=at_least(1), default=1 << 26, metavar="N", help="refuse larger images (2^26)"
-        )
+        add_limit_arguments(action)
 
 
-def _read_picture(path: str, max_pixels: int) -> tuple[npt.NDArray[Any], dict[str, bytes]]:
+def _read_picture(path: str, limits: Limits) -> tuple[npt.NDArray[Any], dict[str, bytes]]:
     from ..files import read_file
-    from ..flif.deep_png import decode_deep_png, is_deep_png
+    from ..flif.deep_png import decode_deep_png, deep_png_size, is_deep_png
     from ..images import decode_image
-    from ..limits import Limits
+    from ..memory import LOSSLESS
 
-    limits = Limits(pixels=max_pixels)
     data = read_file(path, "image", limits.image_bytes)
     if is_deep_png(data):
-        return decode_deep_png(data, max_pixels, path), {}
-    picture = decode_image(data, limits, path)
+        limits.check_memory(*deep_png_size(data), LOSSLESS)
+        return decode_deep_png(data, limits.pixels, path), {}
+    picture = decode_image(data, limits, path, use=LOSSLESS)
     pixels = picture.pixels
     if pixels.ndim == 3 and pixels.shape[2] == 2:
         pixels = pixels[:, :, [0, 0, 0, 1]]  # FLIF has no gray with alpha
@@ -63,12 +64,11 @@ def _read_picture(path: str, max_pixels: int) -> tuple[npt.NDArray[Any], dict[st
     return pixels, {name: content for name, content in metadata.items() if content}
 
 
-def _read_flif(args: argparse.Namespace) -> bytes:
+def _read_flif(args: argparse.Namespace, limits: Limits) -> bytes:
     """Read a FLIF file; of any other file only the head, which the decoder refuses."""
     from ..files import read_file
-    from ..limits import Limits
 
-    most = Limits(pixels=args.max_pixels).image_bytes
+    most = limits.image_bytes
     return read_file(
         args.input, "FLIF file", most, expected=lambda head: most if head.startswith(b"FLIF") else len(head)
     )
@@ -81,7 +81,7 @@ def _encode(args: argparse.Namespace) -> None:
 
     if args.effort > 100:
         raise UsageError(f"effort {args.effort} is out of range 0..100")
-    pixels, metadata = _read_picture(args.input, args.max_pixels)
+    pixels, metadata = _read_picture(args.input, limits_of(args))
     data = flif.encode(
         pixels,
         effort=args.effort,
@@ -102,16 +102,20 @@ def _decode(args: argparse.Namespace) -> None:
     from ..errors import UsageError
     from ..files import write_atomically
     from ..flif.deep_png import encode_deep_png
+    from ..memory import LOSSLESS
     from ._common import image_name
 
     if image_name(Path(args.output)).suffix.lower() != ".png":
         raise UsageError(f"cannot write {args.output}: FLIF files are decoded to PNG; end the name in .png")
-    data = _read_flif(args)
-    pixels = flif.decode(data, max_pixels=args.max_pixels)
+    limits = limits_of(args)
+    data = _read_flif(args, limits)
+    header = flif.read_header(data, max_pixels=limits.pixels)
+    limits.check_memory(header.width, header.height, LOSSLESS)
+    pixels = flif.decode(data, max_pixels=limits.pixels)
     if pixels.dtype == np.uint16:
         write_atomically(args.output, encode_deep_png(cast("npt.NDArray[np.uint16]", pixels)))
         return
-    metadata = flif.read_metadata(data, max_pixels=args.max_pixels)
+    metadata = flif.read_metadata(data, max_pixels=limits.pixels)
     extras = {"icc_profile": metadata.get("iCCP"), "exif": metadata.get("eXif")}
     file = io.BytesIO()
     try:
@@ -124,8 +128,9 @@ def _decode(args: argparse.Namespace) -> None:
 def _info(args: argparse.Namespace) -> None:
     from .. import flif
 
-    data = _read_flif(args)
-    header = flif.read_header(data, max_pixels=args.max_pixels)
+    limits = limits_of(args)
+    data = _read_flif(args, limits)
+    header = flif.read_header(data, max_pixels=limits.pixels)
     kinds = {1: "gray", 3: "RGB", 4: "RGBA"}
     facts: dict[str, Any] = {
         "width": header.width,

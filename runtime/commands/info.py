@@ -14,10 +14,10 @@ from ..bundle import Bundle, ClassInfo, default_bundle
 from ..codec import decode_labels
 from ..errors import UsageError
 from ..files import write_atomically
-from ..limits import Limits
 from ..stream import StreamInfo, read_info
 from ._common import image_name, read_stream_file, table
 from .arguments import output_file
+from .limits import add_limit_arguments, limits_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--bundle", metavar="FOLDER", help="the bundle that names the classes (default: `lite`)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    add_limit_arguments(parser)
 
 
 def _facts(info: StreamInfo) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def _print(facts: dict[str, Any]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    limits = Limits()
+    limits = limits_of(args)
     data = read_stream_file(args.input, limits)
     info = read_info(data, limits)
     if args.labels is not None:

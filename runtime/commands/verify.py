@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OslicError, VerificationError, printable
-from ..limits import Limits
 from ..pipeline import ahead
 from ..stream import payload, read_info
 from ._common import add_codec_arguments, open_codec, read_stream_file
+from .limits import limits_of
 
 if TYPE_CHECKING:
     from ..codec import Codec
+    from ..limits import Limits
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     exit_code = 0
     with ExitStack() as stack:
         codec = None if args.checksums else stack.enter_context(open_codec(args))
-        limits = Limits() if codec is None else codec.limits
+        limits = limits_of(args) if codec is None else codec.limits
         for path, outcome in ahead(map(Path, args.inputs), lambda path: _check(path, codec, limits)):
             failed = isinstance(outcome, OslicError)
             row: dict[str, Any] = {"input": str(path), "ok": not failed, "exit_code": 0}

@@ -23,6 +23,11 @@ def is_deep_png(data: bytes) -> bool:
     return data[:8] == _SIGNATURE and data[12:16] == b"IHDR" and data[24:25] == b"\x10"
 
 
+def deep_png_size(data: bytes) -> tuple[int, int]:
+    """Width and height that a PNG's header names; the header of `is_deep_png` is there."""
+    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+
+
 def _chunks(data: bytes, name: str) -> list[tuple[bytes, bytes]]:
     found, position = [], len(_SIGNATURE)
     while position + 12 <= len(data):

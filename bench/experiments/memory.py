@@ -1,0 +1,145 @@
+"""A process's peak of memory beside the prediction that images are refused by."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from ...runtime.bundle import Bundle
+from ...runtime.errors import OslicError, UsageError
+from ...runtime.images import Metadata, encode_image, read_image
+from ...runtime.limits import Limits
+from ...runtime.memory import decoding_use, encoding_use, networks_use, resident_memory, residual_use
+from ...runtime.pixels import ceil_div
+from .. import environment
+from ..picture import as_rgb
+
+FORMAT: Final = "oslic-bench-memory"
+VERSION: Final = 1
+_TIMEOUT_S: Final = 900
+
+
+def peak(arguments: Sequence[str]) -> int:
+    """The most memory that an `oslic` command holds, run in a process of its own, in bytes.
+
+    Raises:
+        OslicError: the command fails.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", f"{__package__}.peak", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise OslicError(f"oslic {arguments[0]} failed: {said[-1]}")
+    return int(done.stdout.splitlines()[-1])
+
+
+def predictions(bundle: Bundle, pixels: int) -> dict[tuple[str, int], int]:
+    """Bytes by command and number of files, two of which are in work at a time."""
+    infos = bundle.manifest.graphs
+    networks, coder = networks_use(infos.values()), residual_use(infos.values())
+    decoding = decoding_use([infos["synthesise"]])
+    return {
+        ("compress", 1): encoding_use(infos.values()).at(pixels),
+        ("compress", 3): networks.at(pixels) + int(coder.per_pixel * pixels),
+        ("decompress", 1): decoding.at(pixels),
+        ("decompress", 3): decoding.at(2 * pixels),
+    }
+
+
+def run(
+    bundle: Bundle,
+    image: Path,
+    megapixels: Sequence[float],
+    threads: int | None,
+    progress: Callable[[str], Any],
+) -> dict[str, Any]:
+    """Measure compressing and decompressing, one file and three.
+
+    Args:
+        bundle: the networks.
+        image: a photograph; it is scaled to every size.
+        megapixels: sizes.
+        threads: of the networks.
+        progress: gets a line for the user as each row is done.
+
+    Returns:
+        The result file: rows of command, files, size, predicted and measured bytes.
+
+    Raises:
+        UsageError: this system does not say how much memory a process holds.
+    """
+    if resident_memory() is None:
+        raise UsageError("this system does not say how much memory a process holds: run it on Linux")
+    source = Image.fromarray(as_rgb(read_image(image, Limits()).pixels))
+    options = ["--bundle", str(bundle.path), "--backend", "onnxruntime-cpu", "--max-memory", "1T"]
+    options += [] if threads is None else ["--threads", str(threads)]
+    multiple = bundle.manifest.multiple
+    rows = []
+    for size in megapixels:
+        height = math.isqrt(int(size * 1e6 * 3 / 4))
+        width = height * 4 // 3
+        pixels = np.asarray(source.resize((width, height), Image.Resampling.BICUBIC))
+        padded = ceil_div(width, multiple) * ceil_div(height, multiple) * multiple * multiple
+        with tempfile.TemporaryDirectory() as folder:
+            work = Path(folder)
+            for name in ("coded", "back"):
+                (work / name).mkdir()
+            for i in range(3):
+                name = f"{i}.png"
+                (work / name).write_bytes(encode_image(pixels, Metadata(), name))
+            for (command, files), predicted in predictions(bundle, padded).items():
+                inputs, output = (".", "coded") if command == "compress" else ("coded", "back")
+                suffix = ".png" if command == "compress" else ".oslic"
+                names = [str(work / inputs / f"{i}{suffix}") for i in range(files)]
+                if command == "decompress" and files == 1:
+                    peak(
+                        [
+                            "compress",
+                            *(str(work / f"{i}.png") for i in range(3)),
+                            "-o",
+                            str(work / output),
+                            *options,
+                        ]
+                    )
+                measured = peak([command, *names, "-o", str(work / output), *options])
+                rows.append(
+                    {
+                        "command": command,
+                        "files": files,
+                        "width": width,
+                        "height": height,
+                        "predicted_bytes": predicted,
+                        "measured_bytes": measured,
+                    }
+                )
+                progress(describe(rows[-1]))
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "bundle": {"name": bundle.manifest.name, "fingerprint": bundle.manifest.fingerprint},
+        "threads": threads,
+        "environment": environment.describe(),
+        "rows": rows,
+    }
+
+
+def describe(row: dict[str, Any]) -> str:
+    """A row as a line."""
+    predicted, measured = row["predicted_bytes"], row["measured_bytes"]
+    return (
+        f"{row['command']:<10} {row['files']} x {row['width']}x{row['height']}: measured {measured >> 20} MiB, "
+        f"predicted {predicted >> 20} MiB ({100 * (predicted / measured - 1):+.1f} %)"
+    )

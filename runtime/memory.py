@@ -47,7 +47,7 @@ READING: Final = MemoryUse(48 << 20, 16.0)
 """Decoding an image file: what Pillow holds, its copies, and the array."""
 
 
-LOSSLESS: Final = MemoryUse(48 << 20, 64.0)
+LOSSLESS: Final = MemoryUse(48 << 20, 80.0)
 """Coding or decoding a FLIF file of any kind, its pixels and the image file included."""
 
 

@@ -20,7 +20,6 @@ from oslic.runtime.codec import Codec
 from oslic.runtime.errors import BackendError, BundleError, LimitError, UsageError
 from oslic.runtime.graph_safety import require_self_contained
 from oslic.runtime.graphs import Graphs
-from oslic.runtime.limits import Limits
 from oslic.runtime.plain_json import MOST_DEPTH, parse_object
 
 CASES = Path(__file__).parent / "data" / "bundle"

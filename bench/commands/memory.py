@@ -8,8 +8,9 @@ import json
 from pathlib import Path
 
 from ...runtime.bundle import Bundle, default_bundle
+from ...runtime.commands.arguments import output_file
 from ...runtime.commands.numbers import at_least, positive
-from ...runtime.files import check_target, refuse_overwriting, write_atomically
+from ...runtime.files import write_atomically
 from ..experiments.memory import run as measure
 
 
@@ -19,7 +20,7 @@ def _sizes(text: str) -> tuple[float, ...]:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", type=Path, metavar="IMAGE", help="a photograph; it is scaled to every size")
-    parser.add_argument("-o", "--output", metavar="JSON", help="write the result")
+    parser.add_argument("-o", "--output", type=output_file("JSON"), metavar="JSON", help="write the result")
     parser.add_argument("--bundle", metavar="FOLDER", help="the networks (default: the shipped bundle)")
     parser.add_argument(
         "--sizes", type=_sizes, default=(2.0, 6.0, 12.0), metavar="A,B", help="megapixels (default: 2,6,12)"
@@ -28,8 +29,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    check_target(args.output)
-    refuse_overwriting([args.image], [args.output] if args.output else [])
     bundle = Bundle.open(args.bundle or default_bundle())
     show = functools.partial(print, flush=True)
     result = measure(bundle, args.image, args.sizes, args.threads, show)

@@ -135,9 +135,8 @@ class OnnxRuntimeCpu:
         sessions.require_precision(self._bundle, graph, self.name, self._options)
         data = self._bundle.read_graph(graph)
         try:
-            return graph_runner(
+            session = open_session(
                 data,
-                graph,
                 self._options.threads,
                 weight_limit=weight_limit(self._bundle.manifest, graph),
                 optimise=self._options.optimise,

@@ -268,19 +268,20 @@ def test_outputs_of_graphs_are_checked(copy, case, message):
         synthesise(copy)
 
 
-def test_a_graph_that_never_ends_is_stopped_where_that_is_asked_for(copy, tmp_path, capsys):
+def test_a_graph_that_never_ends_is_stopped_where_that_is_asked_for(copy, tmp_path, capfd):
     put_graph(copy, "synthesise", (CASES / "infinite-loop2.onnx").read_bytes())
     start = time.monotonic()
     with pytest.raises(LimitError, match=r"the synthesise graph took longer than the time limit of 0\.5 s"):
         synthesise(copy, timeout=0.5)
     assert time.monotonic() - start < 20
-    np.save(tmp_path / "unused.npy", np.zeros(1))
     sample = Path(__file__).parent.parent / "samples" / "coffee.png"
     code = main(
         ["compress", str(sample), "-o", str(tmp_path / "o.oslic"), "--bundle", str(copy), "--timeout", "1"]
     )
     assert code == LimitError.exit_code
-    assert "time limit of 1 s" in capsys.readouterr().err
+    error = capfd.readouterr().err
+    assert "time limit of 1 s" in error
+    assert error.count("\n") == 1  # ONNX Runtime's own log is silent
     with pytest.raises(UsageError, match="time limit is 0"):
         Options(timeout=0)
 

@@ -12,6 +12,7 @@ import octave_styles as styles
 import onnx
 import onnx_ir as ir
 import pytest
+import small_bundle
 from host_product import HostDriver, product
 from oslic.export import engines
 from oslic.export.engines import Options, Profile, build_plan, load_product, prepare, require_supported
@@ -19,8 +20,9 @@ from oslic.export.forms import CostModel, Fixed
 from oslic.export.fusion import fuse, random_inputs
 from oslic.export.precision import require_buildable, rest_to_half, to_half
 from oslic.export.verify import Tolerance, compare, run
+from oslic.runtime import engine_trust
 from oslic.runtime.bundle import GRAPH_NAMES, Bundle, default_bundle
-from oslic.runtime.engines import EngineInfo, read_engine
+from oslic.runtime.engines import EngineInfo, choose_engine, read_engine
 from oslic.runtime.errors import BackendError, DependencyError, UsageError
 from test_fusion import SHAPE, export
 
@@ -188,6 +190,51 @@ def test_layers_of_engines_for_later_versions_are_described():
 
 
 @needs_rtx
+def test_what_is_built_is_recorded_outside_of_the_bundle(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    bundle = small_bundle.write(tmp_path / "bundle")
+    profile = Profile.parse("1x32x32,1x64x64,1x64x64")
+    options = Options(optimization_level=0)
+    engines.build_engine(bundle, "synthesise", "tensorrt-rtx", "fp32", [profile], options=options)
+    info = EngineInfo.read(bundle.path / "engines" / "synthesise.tensorrt-rtx.fp32.json")
+    assert engine_trust.built_here(info)
+    assert [file.name for file in (tmp_path / "state" / "oslic" / "engines").iterdir()] == [info.sha256]
+    assert not engine_trust.built_here(dataclasses.replace(info, sha256="ab" * 32))
+    assert not engine_trust.built_here(dataclasses.replace(info, version_compatible=True))
+    here = {"version": info.version, "gpu": None, "precision": None}
+    assert choose_engine(bundle, "synthesise", "tensorrt-rtx", **here)[1] == info
+    # The bundle elsewhere, or for somebody else: the record does not go with it.
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "other"))
+    with pytest.raises(BackendError, match="loading an engine can run code"):
+        choose_engine(bundle, "synthesise", "tensorrt-rtx", **here)
+
+
+@needs_rtx
+def test_where_nothing_can_be_recorded_nothing_is_built(tmp_path, monkeypatch):
+    (tmp_path / "state").write_text("a file")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    bundle = small_bundle.write(tmp_path / "bundle")
+    with pytest.raises(UsageError, match="set XDG_STATE_HOME to one that can"):
+        engines.build_engine(
+            bundle, "synthesise", "tensorrt-rtx", "fp32", [engines.DEFAULT_PROFILE], options=Options()
+        )
+    assert not (bundle.path / "engines").exists()
+
+
+def test_records_lie_where_the_system_keeps_state(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for named in ("", "relative/state"):
+        monkeypatch.setenv("XDG_STATE_HOME", named)
+        assert engine_trust.state_folder() == tmp_path / ".local" / "state" / "oslic" / "engines"
+    monkeypatch.delenv("XDG_STATE_HOME")
+    engine_trust.record(INFO_WITH_IMAGE)
+    assert engine_trust.built_here(INFO_WITH_IMAGE)
+    assert (tmp_path / ".local/state/oslic/engines").stat().st_mode & 0o077 == 0
+    (tmp_path / ".local/state/oslic/engines" / INFO_WITH_IMAGE.sha256).write_text("{damaged")
+    assert not engine_trust.built_here(INFO_WITH_IMAGE)
+
+
+@needs_rtx
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("graph", GRAPH_NAMES)
@@ -328,9 +375,14 @@ INFO = EngineInfo(
 )
 
 
+INFO_WITH_IMAGE = dataclasses.replace(
+    INFO, profiles=({"image": ((1, 32, 32, 3), (1, 64, 96, 3), (2, 64, 96, 3))},)
+)
+
+
 def test_sidecars_come_back_as_they_were(tmp_path):
     path = tmp_path / "synthesise.json"
-    info = dataclasses.replace(INFO, profiles=({"image": ((1, 32, 32, 3), (1, 64, 96, 3), (2, 64, 96, 3))},))
+    info = INFO_WITH_IMAGE
     path.write_text(info.to_json())
     assert EngineInfo.read(path) == info
     path.write_text(path.read_text().replace('"oslic-engine"', '"other"'))

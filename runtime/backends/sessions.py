@@ -134,7 +134,8 @@ class Provider:
 def session_options(onnxruntime: Any, threads: int | None, *, optimise: bool = True) -> Any:
     """Options that all our sessions have; see `protocol.Options`."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    # Errors are raised as well; a run that is stopped would print one.
+    options.log_severity_level = _FATAL
     if threads is not None:
         options.intra_op_num_threads = threads
     # Workers that spin between the graphs take the cores from the entropy coders.

@@ -492,6 +492,26 @@ def _before_after(title: str, values: dict[str, Any], digits: int) -> tuple[str,
     return title, f"{before:.{digits}f}", f"{after:.{digits}f}", f"{after - before:+.{digits}f}"
 
 
+def _fuzz_section(result: dict[str, Any]) -> Section:
+    targets = result["targets"]
+    section = Section("Fuzzing", environment=next(iter(targets.values()))["environment"])
+    columns = ("target", "executions", "decoded", "failures", "slowest ms", "peak MB")
+    rows = tuple(
+        (
+            name,
+            str(counts["executions"]),
+            f"{100 * counts['decoded_share']:.1f} %",
+            str(counts["failures"]),
+            f"{counts['slowest_ms']:.0f}",
+            f"{counts['peak_bytes'] / 1e6:.0f}",
+        )
+        for name, counts in targets.items()
+    )
+    note = "Failures: crashes, reports of sanitizers, errors that are not the library's, and executions over a limit."
+    section.tables.append(Table("Executions on damaged files", columns, rows, note))
+    return section
+
+
 def _selfcheck_section(result: dict[str, Any]) -> Section:
     setting = result["settings"]
     section = Section("Can a change be told from noise?", environment=result["environment"])
@@ -517,6 +537,7 @@ _SECTIONS: Final = {
     "oslic-bench-gpu": _gpu_section,
     "oslic-bench-drift": _drift_section,
     "oslic-compare": _compare_section,
+    "oslic-fuzz-campaign": _fuzz_section,
     "oslic-bench-selfcheck": _selfcheck_section,
 }
 

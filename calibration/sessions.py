@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..runtime.backends.onnxruntime_cpu import open_session
-from ..runtime.errors import BackendError
+from ..runtime.errors import BackendError, BundleError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -40,8 +40,8 @@ class Session:
         self._where = where
         try:
             self._session = open_session(data, threads, weight_limit=weight_limit, profile=profile)
-        except BackendError as error:
-            raise BackendError(f"{where}: {error}") from error
+        except (BackendError, BundleError) as error:
+            raise type(error)(f"{where}: {error}") from error
 
     def run(
         self, feeds: Mapping[str, npt.NDArray[Any]], names: Sequence[str] | None = None

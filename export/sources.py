@@ -16,6 +16,7 @@ from ..networks.codec import CodecNetworks
 from ..networks.deploy import deployable
 from ..runtime.bundle import GRAPH_NAMES, ClassInfo, GraphName
 from ..runtime.errors import BundleError, UsageError
+from ..runtime.files import require_regular_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -131,6 +132,7 @@ def _load(made: Source | CodecNetworks, weights: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    require_regular_file(weights, "weights", BundleError)
     holder: nn.Module = made if isinstance(made, CodecNetworks) else nn.ModuleDict(dict(made.graphs.items()))
     try:
         holder.load_state_dict(load_file(weights))

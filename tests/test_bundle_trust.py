@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import small_bundle
 from onnx import TensorProto, helper, numpy_helper
 from oslic.runtime.backends import Options
+from oslic.runtime.backends.onnxruntime_cpu import open_session
 from oslic.runtime.bundle import Bundle, default_bundle
 from oslic.runtime.cli import main
 from oslic.runtime.codec import Codec
@@ -284,6 +286,21 @@ def test_a_graph_that_never_ends_is_stopped_where_that_is_asked_for(copy, tmp_pa
     assert error.count("\n") == 1  # ONNX Runtime's own log is silent
     with pytest.raises(UsageError, match="time limit is 0"):
         Options(timeout=0)
+
+
+def test_loading_a_graph_is_within_the_time_limit_too():
+    data = Bundle.open(default_bundle()).read_graph("segment")
+    with pytest.raises(LimitError, match=r"loading the graph took longer than the time limit of 0\.0001 s"):
+        open_session(data, 1, timeout=1e-4)
+    open_session(data, 1, timeout=600)
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "synthesise.onnx"])
+def test_a_pipe_in_place_of_a_file_of_a_bundle_is_refused(copy, file):
+    (copy / file).unlink()
+    os.mkfifo(copy / file)
+    with pytest.raises(BundleError, match="a pipe, not a regular file"):
+        Bundle.open(copy).read_graph("synthesise")
 
 
 def test_values_of_outputs_are_those_that_the_manifest_allows(copy):

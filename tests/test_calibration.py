@@ -602,7 +602,7 @@ def test_onnx_runtimes_failures_name_the_graph():
     session = Session(data, 1, where="graphs/some.onnx")
     with pytest.raises(BackendError, match=r"graphs/some\.onnx.*x float32 \(1, 3, 4, 4\)"):
         session.run({"x": np.zeros((1, 3, 4, 4), np.float32)})
-    with pytest.raises(BackendError, match=r"graphs/some\.onnx"):
+    with pytest.raises(BundleError, match=r"graphs/some\.onnx"):
         Session(b"no model", 1, where="graphs/some.onnx")
 
 

@@ -26,6 +26,7 @@ class Session:
 
     Raises:
         BackendError: ONNX Runtime cannot load the model.
+        BundleError: it is no valid model.
     """
 
     def __init__(

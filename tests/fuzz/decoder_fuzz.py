@@ -189,9 +189,8 @@ def main() -> int:
     executions = int(sys.argv[1])
     with tempfile.TemporaryDirectory() as folder:
         images, slowest = run(executions, int(sys.argv[2]), Path(folder))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(
-        f"executed {executions} mutations: {images} pictures, slowest {slowest * 1e3:.1f} ms, peak {peak} kB"
+        f"executed {executions} mutations: {images} pictures, slowest {slowest * 1e3:.1f} ms, peak {peak_memory()} kB"
     )
     return 0
 

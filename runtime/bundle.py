@@ -419,14 +419,18 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes], *
 
     Raises:
         UsageError: the folder exists and is not to be replaced, or cannot be written.
-        BundleError: a graph is missing, or is not the one that the manifest describes.
+        BundleError: a graph is missing, or is not the one that the manifest describes; or the bundle could not be read.
     """
     require_free(folder, replace=replace)
+    text = manifest.to_json().encode("utf-8", "backslashreplace")
+    Manifest.from_json(text, "the manifest of the new bundle")
     for name, graph in manifest.graphs.items():
-        if hashlib.sha256(files.get(graph.file, b"")).hexdigest() != graph.sha256:
+        data = files.get(graph.file, b"")
+        if hashlib.sha256(data).hexdigest() != graph.sha256:
             raise BundleError(f"the graph {name} changed while the bundle was written")
+        require_self_contained(data, f"the {name} graph of the new bundle")
     try:
-        write_folder(folder, {**files, MANIFEST_NAME: manifest.to_json().encode()})
+        write_folder(folder, {**files, MANIFEST_NAME: text})
     except OSError as error:
         raise UsageError(f"cannot write {folder}: {error.strerror}; nothing was left behind") from error
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 import shutil
 import time
+from copy import deepcopy as copy_of
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,10 @@ import small_bundle
 from onnx import TensorProto, helper, numpy_helper
 from oslic.runtime.backends import Options
 from oslic.runtime.backends.onnxruntime_cpu import open_session
-from oslic.runtime.bundle import Bundle, default_bundle
+from oslic.runtime.bundle import Bundle, Manifest, default_bundle, write_bundle
 from oslic.runtime.cli import main
 from oslic.runtime.codec import Codec
+from oslic.runtime.engines import EngineInfo, rebuild_command
 from oslic.runtime.errors import BackendError, BundleError, LimitError, UsageError
 from oslic.runtime.graph_safety import require_self_contained
 from oslic.runtime.graphs import Graphs
@@ -295,6 +298,27 @@ def test_loading_a_graph_is_within_the_time_limit_too():
     open_session(data, 1, timeout=600)
 
 
+def test_a_bundle_that_could_not_be_read_is_not_written(plain, tmp_path):
+    bundle = Bundle.open(plain)
+    files = {graph.file: bundle.read_graph(name) for name, graph in bundle.manifest.graphs.items()}
+    for change in ({"provenance": {"loss": float("nan")}}, {"name": "\ud800"}, {"license": "x" * 5000}):
+        with pytest.raises(BundleError, match="the manifest of the new bundle"):
+            write_bundle(
+                tmp_path / "new", dataclasses.replace(bundle.manifest, **change), files, replace=False
+            )
+    outside = PLACES["initializer"].SerializeToString()
+    graphs = dict(bundle.manifest.graphs)
+    graphs["segment"] = dataclasses.replace(graphs["segment"], sha256=hashlib.sha256(outside).hexdigest())
+    with pytest.raises(BundleError, match=r"the segment graph of the new bundle .*external data"):
+        write_bundle(
+            tmp_path / "new",
+            dataclasses.replace(bundle.manifest, graphs=graphs),
+            files | {graphs["segment"].file: outside},
+            replace=False,
+        )
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("file", ["manifest.json", "synthesise.onnx"])
 def test_a_pipe_in_place_of_a_file_of_a_bundle_is_refused(copy, file):
     (copy / file).unlink()
@@ -419,3 +443,62 @@ def test_a_streams_error_names_the_bundle_escaped(copy, tmp_path, capsys):
     captured = capsys.readouterr()
     assert "evil" in captured.err
     assert all(c.isprintable() or c == "\n" for c in captured.err + captured.out)
+
+
+# -- mutations --------------------------------------------------------------------------------------------------------
+
+VALUES = (
+    None, True, 0, -1, 2, 8, 10**9, 2**62, 1.5, 1e300, "", "x", "x" * 300, EVIL, "/etc/passwd", "../x", [], [1], [[1]],
+    {}, {"a": 1}, ["a"] * 300, [0] * 4,
+)  # fmt: skip
+
+
+def mutated(random, body):
+    """A JSON value with one to three parts dropped, added or replaced."""
+    body = json.loads(json.dumps(body))
+    for _ in range(random.integers(1, 4)):
+        part = body
+        while True:
+            keys = list(part) if isinstance(part, dict) else range(len(part))
+            key = keys[random.integers(len(keys))]
+            if isinstance(part[key], dict | list) and part[key] and random.random() < 0.8:
+                part = part[key]
+                continue
+            break
+        if random.random() < 0.2 and isinstance(part, dict) and len(body) > 1:
+            del part[key]
+        else:
+            part[key] = copy_of(VALUES[random.integers(len(VALUES))])
+        if not body:
+            break
+    return body
+
+
+def test_mutated_manifests_and_sidecars_are_read_or_refused(tmp_path):
+    random = np.random.default_rng(8)
+    manifest = json.loads((default_bundle() / "manifest.json").read_text())
+    del manifest["provenance"], manifest["tools"]  # free fields: nearly all of a manifest by size
+    side = EngineInfo(
+        file="a.engine", sha256="ab" * 32, graph="synthesise", graph_sha256="ab" * 32, backend="tensorrt", version="1",
+        precision="fp16", gpu="9.0", profiles=({"image": ((1, 8, 8, 3), (1, 64, 64, 3), (4, 128, 128, 3))},),
+    )  # fmt: skip
+    side = json.loads(side.to_json())
+    read, messages = {"manifest": 0, "sidecar": 0}, []
+    for _ in range(600):
+        try:
+            found = Manifest.from_json(json.dumps(mutated(random, manifest)))
+            assert Manifest.from_json(found.to_json()) == found
+            read["manifest"] += 1
+        except BundleError as error:
+            messages.append(str(error))
+        (tmp_path / "a.json").write_text(json.dumps(mutated(random, side)))
+        try:
+            info = EngineInfo.read(tmp_path / "a.json")
+            rebuild_command(tmp_path, info)
+            info.misfit("ab" * 32, "1.2", "9.0")
+            read["sidecar"] += 1
+        except BackendError as error:
+            messages.append(str(error))
+    assert max(map(len, messages)) < 1000
+    assert 5 < read["manifest"] < 500
+    assert 5 < read["sidecar"] < 500

@@ -796,7 +796,7 @@ def test_engines_run_only_if_built_here_or_trusted(bundle, monkeypatch, tmp_path
         choose_engine(bundle, "synthesise", "tensorrt", **HERE)
 
 
-def test_untrusted_engines_are_neither_deserialised_nor_asked_about(stand_in, monkeypatch, tmp_path):
+def test_untrusted_engines_are_neither_deserialized_nor_asked_about(stand_in, monkeypatch, tmp_path):
     bundle, module, _ = stand_in
     loaded = []
     real = module.Runtime.deserialize_cuda_engine

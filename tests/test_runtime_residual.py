@@ -190,7 +190,7 @@ def test_only_the_kind_of_picture_that_streams_have_is_decoded(changes, message)
             avif.wrap(data, 48, 32, monochrome=False)
 
 
-def test_colour_in_gray_layouts_and_gray_in_colour_are_refused():
+def test_color_in_gray_layouts_and_gray_in_color_are_refused():
     avif.wrap(_sequence_header(48, 32, monochrome=True) + b"\x32\0", 48, 32, monochrome=True)
     with pytest.raises(StreamError, match="must be 8 bit, one plane"):
         avif.wrap(_sequence_header(48, 32) + b"\x32\0", 48, 32, monochrome=True)

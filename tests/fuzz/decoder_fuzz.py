@@ -21,13 +21,13 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import small_bundle
-from oslic.runtime import stream
 from oslic.runtime.codec import Codec
 from oslic.runtime.errors import OslicError
 from oslic.runtime.images import Metadata
@@ -62,12 +62,27 @@ def corpus(codec: Codec) -> list[bytes]:
     return streams
 
 
+def take_apart(data: bytes) -> tuple[Any, dict[Any, bytes]]:
+    """The header and the payloads of a valid stream."""
+    info, parts = read_stream(data, LIMITS)
+    return info.header, dict(parts)
+
+
+def put_together(header: Any, parts: dict[Any, bytes]) -> bytes:
+    """A stream of a header and payloads, whatever they are.
+
+    Raises:
+        ValueError, OverflowError: that cannot be written.
+    """
+    return write_stream(header, parts)
+
+
 class Mutator:
     """Makes streams from streams."""
 
     def __init__(self, streams: list[bytes], seed: int) -> None:
         self._streams = streams
-        self._parsed = [read_stream(data, LIMITS) for data in streams]
+        self._parsed = [take_apart(data) for data in streams]
         self._random = random.Random(seed)
 
     def next(self) -> bytes:
@@ -80,35 +95,38 @@ class Mutator:
                 return bytes(data)
             try:
                 return self._rebuilt()
-            except (ValueError, OverflowError):  # what cannot be written is no input
+            except (ValueError, OverflowError, OslicError):  # what cannot be written is no input
                 continue
 
     def _rebuilt(self) -> bytes:
         """A stream put together again from a changed header or changed sections."""
-        info, parts = self._random.choice(self._parsed)
-        header, sections = info.header, dict(parts)
+        header, parts = self._random.choice(self._parsed)
+        parts = dict(parts)
         for _ in range(self._random.randint(1, 2)):
             if self._random.random() < 0.25:
-                header = self._changed_header(header)
+                header = self._changed_fields(header)
                 continue
-            kind = self._random.choice(list(sections))
+            kind = self._random.choice(list(parts))
             match self._random.randrange(12):
                 case 0:
-                    sections[kind] = self._random.choice(self._parsed)[1].get(kind, b"")
+                    parts[kind] = self._random.choice(self._parsed)[1].get(kind, b"")
                 case 1:
-                    sections[kind] = sections[self._random.choice(list(sections))]
-                case 2 if len(sections) > 1:
-                    del sections[kind]
+                    parts[kind] = parts[self._random.choice(list(parts))]
+                case 2 if len(parts) > 1:
+                    del parts[kind]
                 case _:
-                    payload = bytearray(sections[kind])
+                    payload = bytearray(parts[kind])
                     self._change(payload)
-                    sections[kind] = bytes(payload)
-        return write_stream(header, sections)
+                    parts[kind] = bytes(payload)
+        return put_together(header, parts)
 
-    def _changed_header(self, header: stream.Header) -> stream.Header:
+    def _changed_fields(self, header: Any) -> Any:
+        """A dataclass with one field changed, or a field of a field."""
         name = self._random.choice([f.name for f in dataclasses.fields(header)])
         value = getattr(header, name)
-        if isinstance(value, enum.Enum):
+        if dataclasses.is_dataclass(value):
+            value = self._changed_fields(value)
+        elif isinstance(value, enum.Enum):
             value = self._random.choice(list(type(value)))
         elif isinstance(value, int):
             value = max(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, Final
 
 from ..runtime.errors import DataError
 from .metrics import BdMethod, bd_rate
+from .result_files import read_json
 
 QUALITY_METRICS: Final = ("psnr", "psnr_ycbcr", "ms_ssim", "ssimulacra2")
 
@@ -137,7 +137,7 @@ def read_anchor(path: Path) -> Curve:
         DataError: not such a file.
     """
     try:
-        body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        body: dict[str, Any] = read_json(path, "curve")
         results = body["results"]
         rates = [float(x) for x in results["bpp"]]
         names = {"psnr": ("psnr-rgb", "psnr"), "ms_ssim": ("ms-ssim-rgb", "ms-ssim")}
@@ -146,7 +146,7 @@ def read_anchor(path: Path) -> Curve:
             found = next((results[key] for key in keys if key in results), None)
             if found is not None and len(found) == len(rates):
                 scores[metric] = [float(x) for x in found]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not a rate-distortion result in CompressAI's schema: {error}") from error
     order = sorted(range(len(rates)), key=rates.__getitem__)
     return Curve(

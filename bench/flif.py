@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..runtime import flif
 from ..runtime.errors import DataError, DependencyError, VerificationError
+from ..runtime.ledger import note_inputs
 from . import environment
 from .libflif import LibFlif
 from .timing import Settings, Timing, measure, percentile, ratio
@@ -86,13 +87,19 @@ def coders(efforts: Sequence[int], libflif: str | None) -> dict[str, Coder]:
     return found
 
 
+def _pngs(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.glob("*.png") if path.is_file())
+    note_inputs(*found)
+    return found
+
+
 def label_maps(folder: Path) -> list[Pixels]:
     """Read label maps: gray or palette PNGs, whose values are class numbers.
 
     Raises:
         DataError: the folder holds none.
     """
-    maps = [np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))]
+    maps = [np.asarray(Image.open(path)) for path in _pngs(folder)]
     if not maps:
         raise DataError(f"no label maps (*.png) in {folder}")
     return maps
@@ -105,7 +112,7 @@ def box_averages(folder: Path, levels: int) -> list[Pixels]:
         DataError: the folder holds no photographs.
     """
     made = []
-    for path in sorted(folder.glob("*.png")):
+    for path in _pngs(folder):
         image = np.asarray(Image.open(path).convert("RGB"), np.float64)
         height, width = (side // BOX for side in image.shape[:2])
         boxes = image[: height * BOX, : width * BOX].reshape(height, BOX, width, BOX, 3).mean((1, 3))

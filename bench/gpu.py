@@ -23,6 +23,7 @@ from ..runtime.errors import DataError, DependencyError, DeviceError, UsageError
 from ..runtime.files import write_atomically
 from . import environment
 from .gpu_section import CUT, held_back
+from .result_files import read_json
 
 FORMAT: Final = "oslic-bench-gpu"
 VERSION: Final = 1
@@ -206,13 +207,10 @@ def read_earlier(path: Path, plan: Plan) -> dict[str, dict[str, Any]]:
     Raises:
         DataError: the file holds something else.
     """
-    if not path.is_file():
+    if not path.exists():
         return {}
-    try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}; give another name") from error
-    if not isinstance(earlier, dict) or earlier.get("format") != FORMAT:
+    earlier = read_json(path, "result")
+    if earlier.get("format") != FORMAT:
         raise DataError(f"{path} is not a result of `oslic bench gpu`; give another name")
     if (earlier.get("device"), earlier.get("gpu")) != (plan.device, _gpu_name(plan.device)):
         raise DataError(f"{path} was measured on {earlier.get('gpu')}; give another name for this machine")

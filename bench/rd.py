@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final
@@ -190,6 +190,9 @@ def measure(jobs: list[Job], partial: Path, *, processes: int, progress: bool = 
                             file=sys.stderr,
                         )
         except BaseException:
+            # Leaving the pool waits for its processes, which may have minutes to go.
+            for process in active_children():
+                process.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     if progress:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +10,7 @@ from ..runtime.errors import DataError
 from . import latency, rd
 from .gpu_section import held_back
 from .report import Section, Table
+from .result_files import read_json
 from .svg import Bar, Line, bar_chart, line_chart
 
 _LAYERS: Final = "Bytes per layer, mean over the images"
@@ -552,11 +552,8 @@ def read_result(path: Path) -> dict[str, Any]:
     Raises:
         DataError: not a result file, of an unknown kind, or of another version of its kind.
     """
-    try:
-        body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        kind = body["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not a result of `oslic bench`: {error}") from error
+    body = read_json(path, "result")
+    kind = body.get("format")
     if kind not in _SECTIONS:
         raise DataError(f"{path} is of the kind {kind!r}; a report knows {', '.join(_SECTIONS)}")
     version, known = body.get("version"), _VERSIONS.get(kind, 1)

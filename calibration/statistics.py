@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from onnx import TensorProto, helper
 
-from ..runtime.errors import DataError, UsageError
-from ..runtime.files import write_atomically
+from ..runtime.errors import DataError, OslicError, UsageError
+from ..runtime.files import read_regular_file, write_atomically
 from .graph import Graph
 from .sessions import Session
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 BINS: Final = 2048
 """Bins of a histogram; even. 16 of them for each step of int8 at the least."""
 _VERSION: Final = 1
+_MOST_BYTES: Final = 1 << 30
 _AT_A_TIME: Final = 96
 
 
@@ -222,8 +223,8 @@ class Cache:
             return collect(graph, names, feeds, threads, where), False
         path = self.folder / f"{_key(graph, names, feeds)}.npz"
         # A damaged file is measured again.
-        with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-            return Statistics.from_bytes(path.read_bytes()), True
+        with contextlib.suppress(OslicError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            return Statistics.from_bytes(read_regular_file(path, "statistics", _MOST_BYTES)), True
         result = collect(graph, names, feeds, threads, where)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

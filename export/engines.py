@@ -19,7 +19,7 @@ from ..runtime.backends.tensorrt import Log, logger, make
 from ..runtime.backends.tensorrt import load_product as import_product
 from ..runtime.engines import FOLDER, LAYERS_SUFFIX, EngineInfo, Product, Shapes
 from ..runtime.errors import BackendError, DependencyError, UsageError
-from ..runtime.files import write_atomically
+from ..runtime.files import read_regular_file, write_atomically
 from .graphs import serialise
 from .onnx_export import ports
 from .precision import require_buildable, rest_to_half, to_half
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "int8-fp16"]
 
 # Warnings of the parser after which the engine would compute other numbers than the graph.
+_MOST_CACHE_BYTES: Final = 1 << 30
 _CHANGES_NUMBERS: Final = re.compile(
     r"uint8.*int8|clamp|out of range|truncat|will be cast|precision loss", re.IGNORECASE
 )
@@ -253,7 +254,8 @@ def build_plan(
     config = _configure(trt, builder, options)
     cache = None
     if options.timing_cache is not None:
-        known = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
+        path = options.timing_cache
+        known = read_regular_file(path, "timing cache", _MOST_CACHE_BYTES) if path.exists() else b""
         cache = config.create_timing_cache(known)
         config.set_timing_cache(cache, ignore_mismatch=False)
     for shapes in profiles:

@@ -89,6 +89,8 @@ def from_checkpoint(path: Path) -> Source:
     Raises:
         BundleError: it is missing, damaged, or does not fit its configuration.
     """
+    for file in path.glob("weights*.safetensors"):
+        require_regular_file(file, "weights", BundleError)
     checkpoint = read(path)
     provenance = {**checkpoint.provenance, "scores": checkpoint.scores}
     return _ours(checkpoint.networks(), provenance, checkpoint.fingerprint)
@@ -134,6 +136,7 @@ def _load(made: Source | CodecNetworks, weights: Path) -> None:
 
     require_regular_file(weights, "weights", BundleError)
     holder: nn.Module = made if isinstance(made, CodecNetworks) else nn.ModuleDict(dict(made.graphs.items()))
+    require_regular_file(weights, "weights", BundleError)
     try:
         holder.load_state_dict(load_file(weights))
     except (OSError, SafetensorError, RuntimeError) as error:

@@ -104,7 +104,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     """Write `data` to `path`: the file appears whole or not at all.
 
     A link stays what it is, and the file that it names is written. Devices, pipes and descriptors (`/dev/stdout`) take
-    the bytes as they come. A file that is replaced keeps its permissions.
+    the bytes as they come. A file that is replaced keeps its owner and permissions.
 
     Raises:
         UsageError: as `check_target`; the folder cannot be written to, or is full: nothing is left behind.
@@ -122,7 +122,9 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with os.fdopen(handle, "wb") as file:
             if status is not None:
-                os.fchmod(handle, stat.S_IMODE(status.st_mode))
+                with contextlib.suppress(OSError):  # the superuser alone may
+                    os.fchown(handle, status.st_uid, status.st_gid)
+                os.fchmod(handle, status.st_mode & 0o777)
             file.write(data)
             file.flush()
             os.fsync(handle)

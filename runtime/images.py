@@ -198,7 +198,10 @@ def find_images(folder: str | Path) -> list[Path]:
         raise DataError(f"the folder of images {path} does not exist")
     if not path.is_dir():
         raise DataError(f"{path} is not a folder; name a folder of images")
-    images = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS)
+    # No pipes or devices: who names a folder waits for none of them.
+    images = sorted(
+        p for p in path.iterdir() if p.suffix.lower() in ENDINGS and (p.is_file() or not p.exists())
+    )
     if not images:
         raise DataError(f"the folder {path} holds no images ({', '.join(sorted(ENDINGS))})")
     note_inputs(*images)

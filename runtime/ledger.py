@@ -79,7 +79,8 @@ class Ledger:
         with self._lock:
             other = self._outputs.get(real)
             if other is not None and not _takes_many(path):
-                raise UsageError(f"{other.name} and {path} are the same file: it would be written twice")
+                both = "" if other.name == str(path) else f" and {path} are the same file: it"
+                raise UsageError(f"{other.name}{both} would be written twice: give different names")
             self.check(path)
             self._outputs[real] = _Output(str(path), update)
 
@@ -143,6 +144,18 @@ def opened() -> Iterator[Ledger]:
 def current() -> Ledger | None:
     """The ledger of the call that is running; None outside the command line."""
     return _current[-1] if _current else None
+
+
+def declare_outputs(*paths: str | Path) -> None:
+    """Enter files that the running call is going to write, if their names are not those of arguments.
+
+    Raises:
+        UsageError: one of them is an input of the call, or another of its outputs.
+    """
+    ledger = current()
+    if ledger is not None:
+        for path in paths:
+            ledger.declare_output(path)
 
 
 def note_inputs(*paths: str | Path) -> None:

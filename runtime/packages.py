@@ -63,7 +63,8 @@ def naming_missing(command: str, extra: str | None) -> Iterator[None]:
         extra: of this distribution, or several with commas between them, that bring it; None: none does.
 
     Raises:
-        DependencyError: in place of ModuleNotFoundError, unless a part of this distribution is missing.
+        DependencyError: in place of ModuleNotFoundError, unless a part of this distribution is missing; and of the
+            ImportError of a package whose libraries do not load.
     """
     try:
         yield
@@ -72,3 +73,11 @@ def naming_missing(command: str, extra: str | None) -> Iterator[None]:
             raise
         remedy = f"pip install 'oslic[{extra}]'" if extra else f"pip install {error.name}"
         raise DependencyError(f"`{command}` needs the package {error.name}: {remedy}") from error
+    except ImportError as error:
+        if error.path is None or not error.path.endswith(
+            ".so"
+        ):  # of a module that lacks a name: a fault of ours
+            raise
+        raise DependencyError(
+            f"`{command}` needs the package {error.name}, which does not load: {error}"
+        ) from error

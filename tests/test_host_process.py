@@ -157,3 +157,32 @@ def test_the_guard_of_the_host_holds_for_the_host_while_we_work(monkeypatch):
     assert all(refused)
     with pytest.raises(Image.DecompressionBombError):
         Image.open(io.BytesIO(data))
+
+
+@pytest.mark.parametrize("mebibytes", [700, 1100, 1500])
+def test_too_little_memory_is_one_line_and_an_exit_code(tmp_path, mebibytes):
+    """Wherever it is missed: by NumPy, Pillow, FLIF or ONNX Runtime, whose own log says nothing."""
+    photo = tmp_path / "a.png"
+    Image.fromarray(np.zeros((3000, 3000, 3), np.uint8)).save(photo)
+    command = [
+        sys.executable,
+        "-m",
+        "oslic.runtime.cli",
+        "compress",
+        str(photo),
+        "-o",
+        str(tmp_path / "a.oslic"),
+    ]
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -v {mebibytes << 10}; exec \"$@\"", "bash", *command],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 7
+    assert done.stderr.startswith(f"oslic compress: error: {photo}: ")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [photo]
+    debugged = subprocess.run(
+        ["bash", "-c", f"ulimit -v {mebibytes << 10}; exec \"$@\"", "bash", *command, "--debug"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "Traceback" in debugged.stderr

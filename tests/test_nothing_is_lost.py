@@ -153,7 +153,7 @@ def test_two_outputs_are_two_files(folder, capsys):
     before = _contents(folder)
     for other in ("r.md", "./r.md", f"{folder}/r.md"):
         assert _main(folder, "bench", "report", "a.json", "--markdown", "r.md", "--readme", other) == 2
-        assert "are the same file: it would be written twice" in capsys.readouterr().err
+        assert "would be written twice" in capsys.readouterr().err
     (folder / "out").mkdir()
     (folder / "out" / "b.oslic").symlink_to("a.oslic")
     shutil.copy(folder / "a.png", folder / "b.png")
@@ -163,6 +163,51 @@ def test_two_outputs_are_two_files(folder, capsys):
     (folder / "b.png").unlink()
     shutil.rmtree(folder / "out")
     assert _contents(folder) == before
+
+
+def test_two_inputs_of_one_name_are_not_shown_in_one_picture(folder, capsys):
+    """`oslic demo` named what it wrote after the inputs' names without their folders."""
+    (folder / "out").mkdir()
+    (folder / "more").mkdir()
+    shutil.copy(folder / "a.png", folder / "more" / "a.png")
+    assert _main(folder, "demo", "a.png", "more/a.png", "-o", "out") == 2
+    assert "out/a.oslic would be written twice" in capsys.readouterr().err
+    shutil.copy(folder / "a.png", folder / "a.layers.png")
+    assert _main(folder, "demo", "a.png", "a.layers.png", "-o", ".") == 2
+    assert "a.layers.png would be written over the input a.layers.png" in capsys.readouterr().err
+    assert list((folder / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["compress", "a.png", "-o", ""], "the name of an output is empty"),
+        (["bench", "report", "a.json", "-o", ""], "the name of an output is empty"),
+        (["info", "a.oslic", "--labels", "new.png/"], "it names a folder"),
+        (["compress", "a.png", "-o", "new/"], "create it first"),
+        (["info", "a.oslic", "--labels", "none/new.png"], "does not exist; create it first"),
+        (["info", "a.oslic", "--labels", "bundle"], "it is a folder"),
+    ],
+)
+def test_names_that_are_no_files_are_refused(folder, capsys, words, message):
+    before = _contents(folder)
+    capsys.readouterr()
+    assert _main(folder, *words) == 2
+    assert message in capsys.readouterr().err
+    assert _contents(folder) == before
+
+
+def test_files_that_an_earlier_run_did_not_leave_are_not_taken_for_its_own(folder, capsys):
+    """Both commands would remove them in the end."""
+    (folder / "r.json.partial").write_text("a diary")
+    assert _main(folder, "bench", "rd", ".", "-o", "r.json", "--peers", "none", "--metrics", "psnr") == 10
+    assert "is not what an earlier run left" in capsys.readouterr().err
+    assert (folder / "r.json.partial").read_text() == "a diary"
+    (folder / "g.json.work").mkdir()
+    (folder / "g.json.work" / "diary").touch()
+    assert _main(folder, "bench", "gpu", "-o", "g.json", "--device", "cpu", "--quick") == 2
+    assert "holds files that are not of `oslic bench gpu`" in capsys.readouterr().err
+    assert (folder / "g.json.work" / "diary").exists()
 
 
 def test_several_outputs_may_go_to_a_device(folder):

@@ -13,9 +13,11 @@ from ...runtime.commands.limits import add_limit_arguments, limits_of
 from ...runtime.errors import UsageError, printable
 from ...runtime.files import write_atomically
 from ...runtime.images import read_image
+from ...runtime.ledger import declare_outputs
 from ..metrics import ms_ssim, psnr
 from ..picture import as_rgb, layer_sheet
 
+_ENDINGS = (".oslic", ".layers.png")
 _STAGES = ("segment", "analyse", "synthesise", "labels", "compact", "residual")
 
 
@@ -36,7 +38,7 @@ def _measure(codec: Codec, source: Path, folder: Path, quality: int) -> dict[str
     picture = read_image(source, codec.limits, use=codec.encoding)
     image = picture.pixels
     encoded = codec.finish(codec.layers(image), quality=quality, metadata=picture.metadata)
-    write_atomically(folder / f"{source.stem}.oslic", encoded.data)
+    write_atomically(folder / f"{source.stem}{_ENDINGS[0]}", encoded.data)
     decoded = codec.decode(encoded.data)
     pixels = image.shape[0] * image.shape[1]
     sizes = encoded.section_bytes
@@ -62,7 +64,7 @@ def _measure(codec: Codec, source: Path, folder: Path, quality: int) -> dict[str
     }
     sheet = io.BytesIO()
     layer_sheet(image, decoded, codec.bundle.manifest, captions).save(sheet, "PNG")
-    write_atomically(folder / f"{source.stem}.layers.png", sheet.getvalue())
+    write_atomically(folder / f"{source.stem}{_ENDINGS[1]}", sheet.getvalue())
     return row
 
 
@@ -92,6 +94,9 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.output)
     if not folder.is_dir():
         raise UsageError(f"the output folder {folder} does not exist; create it first")
+    declare_outputs(
+        *(folder / f"{Path(source).stem}{ending}" for source in args.inputs for ending in _ENDINGS)
+    )
     with Codec.open(args.bundle, args.backend, limits=limits_of(args)) as codec:
         codec.graphs.load(*GRAPH_NAMES)
         name = printable(codec.bundle.manifest.name)

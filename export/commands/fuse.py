@@ -135,6 +135,8 @@ def _read_graph(path: Path) -> ir.Model:
         model = ir.load(path)  # not from the bytes: weights may lie beside it
     except Exception as error:  # protobuf's and onnx-ir's exceptions have no common base but this
         raise UsageError(f"{path} is not an ONNX graph: {error}") from error
+    for file in _external_files(path, model):
+        require_regular_file(file, "weights")
     try:
         ir.external_data.load_to_model(model)
     except (OSError, ValueError) as error:
@@ -142,13 +144,43 @@ def _read_graph(path: Path) -> ir.Model:
     return model
 
 
+def _external_files(path: Path, model: ir.Model) -> set[Path]:
+    """Files beside a graph that hold weights of it.
+
+    Raises:
+        UsageError: one lies elsewhere; ONNX allows none, and a graph could name any file of this machine.
+    """
+    import onnx_ir as ir
+
+    from ...runtime.errors import UsageError
+
+    found = set()
+    for graph in (model.graph, *model.graph.subgraphs(), *(f.graph for f in model.functions.values())):
+        tensors = [value.const_value for value in graph.initializers.values()]
+        for node in graph:
+            for attribute in node.attributes.values():
+                if attribute.type == ir.AttributeType.TENSOR:
+                    tensors.append(attribute.value)
+                elif attribute.type == ir.AttributeType.TENSORS:
+                    tensors += attribute.value
+        for tensor in tensors:
+            if isinstance(tensor, ir.ExternalTensor):
+                place = Path(tensor.location)
+                if place.is_absolute() or ".." in place.parts:
+                    raise UsageError(f"{path} has weights in {place}: only files beside the graph are read")
+                found.add(path.parent / place)
+    return found
+
+
 def _arrays(path: Path, model: ir.Model) -> dict[str, npt.NDArray[Any]]:
     """Arrays of a file of NumPy's, one for each input of a graph."""
     import numpy as np
 
     from ...runtime.errors import UsageError
+    from ...runtime.files import require_regular_file
 
     none = f"{path} holds no arrays by input name (numpy.savez)"
+    require_regular_file(path, "arrays")
     try:
         file = np.load(path, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):

@@ -58,6 +58,8 @@ _SIZE_ARITHMETIC: Final = frozenset(
 _NO_MODEL: Final = frozenset({"InvalidGraph", "InvalidProtobuf"})
 _MOST_SLOTS: Final = 8
 _NO_GRAPH: Final = "-1"
+# How ONNX Runtime says that there is no memory; its exceptions are those of all other failures.
+_OUT_OF_MEMORY: Final = ("std::bad_alloc", "Failed to allocate memory")
 
 
 def find_onnxruntime() -> tuple[Any, str]:
@@ -79,9 +81,13 @@ def find_onnxruntime() -> tuple[Any, str]:
         return None, f"ONNX Runtime is installed but does not load: {error}"
     if not hasattr(module, "InferenceSession"):
         return None, "ONNX Runtime is only partly installed: pip install --force-reinstall onnxruntime"
-    if ours and not logging.getLogger(NAMESPACE).isEnabledFor(logging.DEBUG):
+    if ours and not _debugging():
         module.set_default_logger_severity(_FATAL)
     return module, ""
+
+
+def _debugging() -> bool:
+    return logging.getLogger(NAMESPACE).isEnabledFor(logging.DEBUG)
 
 
 def require_onnxruntime(purpose: str) -> Any:
@@ -134,8 +140,9 @@ class Provider:
 def session_options(onnxruntime: Any, threads: int | None, *, optimise: bool = True) -> Any:
     """Options that all our sessions have; see `protocol.Options`."""
     options = onnxruntime.SessionOptions()
-    # Errors are raised as well; a run that is stopped would print one.
-    options.log_severity_level = _FATAL
+    if not _debugging():
+        # What it calls an error is raised as well; a run that is stopped would print one.
+        options.log_severity_level = _FATAL
     if threads is not None:
         options.intra_op_num_threads = threads
     # Workers that spin between the graphs take the cores from the entropy coders.
@@ -275,8 +282,12 @@ def _misplaced(session: Any, allowed: set[str]) -> Counter[str]:
     )
 
 
-def _failure(name: str, shapes: Sequence[tuple[int, ...]], error: Exception) -> BackendError:
+def _failure(name: str, shapes: Sequence[tuple[int, ...]], error: Exception) -> BackendError | LimitError:
     listed = ", ".join(str(shape) for shape in shapes)
+    if any(words in str(error) for words in _OUT_OF_MEMORY):
+        return LimitError(
+            f"not enough memory for the {name} graph on inputs {listed}: free some, or take a smaller image"
+        )
     return BackendError(f"ONNX Runtime failed in the {name} graph on inputs {listed}: {one_line(error)}")
 
 

@@ -16,7 +16,7 @@ from ..codec import Codec
 from ..engines import PRECISIONS
 from ..errors import OslicError, UsageError, printable
 from ..files import descriptor, read_file
-from ..ledger import current
+from ..ledger import declare_outputs
 from ..limits import Limits
 from ..stream import read_info
 from .arguments import require_ending
@@ -108,10 +108,7 @@ def plan_outputs(inputs: list[str], output: str, suffix: str, kind: str) -> dict
                 f"{made[file]} and {source} would both be written to {file}: give them different names"
             )
         made[file] = source
-    ledger = current()
-    if ledger is not None:
-        for file in made:
-            ledger.declare_output(file)
+    declare_outputs(*made)
     for file in made:
         require_ending(file, kind)
     return dict(plan)

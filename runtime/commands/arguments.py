@@ -82,6 +82,10 @@ def output_place() -> Callable[[str], Output]:
 
 def _type(kind: str | None, *, is_file: bool, update: bool) -> Callable[[str], Output]:
     def named(text: str) -> Output:
+        if not text:
+            raise UsageError("the name of an output is empty: is a variable of the shell unset?")
+        if is_file and text.endswith("/"):
+            raise UsageError(f"cannot write {text}: it names a folder, give the name of a file")
         output = Output(text)
         output.is_file, output.kind, output.update = is_file, kind, update
         return output

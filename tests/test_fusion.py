@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import warnings
 
@@ -729,8 +730,33 @@ def test_weights_that_are_missing_beside_the_graph_are_named(tmp_path, capsys):
     (tmp_path / "in.data").unlink()
     assert main(["fuse", str(tmp_path / "in.onnx"), "-o", str(tmp_path / "out.onnx")]) == 2
     error = capsys.readouterr().err
-    assert "lie in files beside it cannot be read" in error
+    assert "cannot read the weights" in error
     assert "in.data" in error
+
+
+def test_weights_beside_the_graph_are_inputs_and_regular_files(tmp_path, capsys):
+    """A pipe in their place was waited for without end; a graph may not name files elsewhere."""
+    source, data = tmp_path / "in.onnx", tmp_path / "in.data"
+    ir.save(export(styles.Ours()), source, external_data="in.data", size_threshold_bytes=0)
+    content = data.read_bytes()
+    (tmp_path / "link.onnx").hardlink_to(data)
+    for output in ("in.data", "link.onnx"):
+        assert main(["fuse", str(source), "-o", str(tmp_path / output)]) == 2
+        assert "would be written over the input" in capsys.readouterr().err
+        assert data.read_bytes() == content
+    data.unlink()
+    os.mkfifo(data)
+    assert main(["fuse", str(source), "-o", str(tmp_path / "out.onnx")]) == 2
+    assert "in.data: it is a pipe, not a regular file" in capsys.readouterr().err
+    graph = onnx.load(source, load_external_data=False)
+    for place in ("/etc/hostname", "../in.data"):
+        for weight in graph.graph.initializer:
+            for entry in weight.external_data:
+                if entry.key == "location":
+                    entry.value = place
+        source.write_bytes(graph.SerializeToString())
+        assert main(["fuse", str(source), "-o", str(tmp_path / "out.onnx")]) == 2
+        assert f"{place}: only files beside the graph are read" in capsys.readouterr().err
 
 
 def test_given_inputs_are_checked_by_name(tmp_path, capsys):

@@ -16,8 +16,9 @@ from ..runtime.bundle import GRAPH_NAMES, Bundle
 from ..runtime.codec import Codec
 from ..runtime.errors import DataError
 from ..runtime.files import write_atomically
-from ..runtime.images import Metadata, encode_image, find_images, read_image
+from ..runtime.images import encode_image, find_images, read_image
 from ..runtime.limits import Limits
+from ..runtime.metadata import Metadata
 from . import environment
 from .coders import ours
 from .curves import bd_rate_by_image

@@ -17,7 +17,8 @@ from ..runtime.bundle import GRAPH_NAMES
 from ..runtime.codec import Codec
 from ..runtime.errors import OslicError
 from ..runtime.files import write_atomically
-from ..runtime.images import Metadata, encode_image, read_image
+from ..runtime.images import encode_image, read_image
+from ..runtime.metadata import Metadata
 from ..runtime.pipeline import overlap
 from . import environment
 from .coders import CoderSpec

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..runtime.pixels import join, layout_of, split
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -44,6 +46,11 @@ def enlarge_compact(compact: Pixels, levels: int, height: int, width: int) -> Pi
     return np.ascontiguousarray(stretched.repeat(8, axis=0).repeat(8, axis=1)[:height, :width])
 
 
+def with_alpha_of(color: Pixels, image: Pixels) -> Pixels:
+    """Return the colour of an image, uint8 (H, W) or (H, W, 3), with the alpha of another one, if that has any."""
+    return join(color, split(image, layout_of(image))[1])
+
+
 def show_residual(image: Pixels, estimate: Pixels) -> Pixels:
     """Return image - estimate around mid-gray, clipped to -128..127, uint8, the shape of `as_rgb(image)`."""
     shown: Pixels = np.clip(as_rgb(image).astype(np.int16) - as_rgb(estimate) + 128, 0, 255).astype(np.uint8)
@@ -77,12 +84,13 @@ def layer_sheet(image: Pixels, decoded: Decoded, manifest: Manifest, captions: d
         captions: text to put behind a panel's name (`original`, `labels`, `compact`, ...), where there is any.
     """
     height, width = image.shape[:2]
+    estimate = with_alpha_of(decoded.estimate, image)
     panels = {
         "original": image,
         "labels": color_labels(decoded.labels, manifest, height, width),
         "compact": enlarge_compact(decoded.compact, manifest.levels, height, width),
-        "estimate": decoded.estimate,
-        "residual": show_residual(image, decoded.estimate),
+        "estimate": estimate,
+        "residual": show_residual(image, estimate),
         "reconstruction": decoded.image,
     }
     named = [(f"{name}  {captions.get(name, '')}".rstrip(), pixels) for name, pixels in panels.items()]

@@ -12,8 +12,9 @@ from ..runtime.backends import Options
 from ..runtime.bundle import Bundle, default_bundle
 from ..runtime.codec import Codec
 from ..runtime.graphs import Graphs
-from ..runtime.images import Metadata, encode_image, read_image
+from ..runtime.images import encode_image, read_image
 from ..runtime.limits import Limits
+from ..runtime.metadata import Metadata
 from . import environment, latency
 from .comparison import Margins, compare
 from .timing import Candidate, Settings, measure

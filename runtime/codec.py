@@ -26,10 +26,10 @@ from .backends import Options
 from .bundle import COMPACT_SCALE, GRAPH_NAMES, Bundle, Manifest, default_bundle
 from .errors import BundleError, UsageError, VerificationError
 from .graphs import Graphs
-from .images import Metadata
 from .limits import Limits
 from .memory import MemoryBudget, MemoryUse, decoding_use, encoding_use, networks_use, residual_use
-from .pixels import ceil_div, join, layout_of, luma, split
+from .metadata import Metadata, from_sections, to_sections
+from .pixels import ceil_div, fill_hidden, join, layout_of, luma, split
 from .planes import decode_plane, encode_plane
 from .stages import Stages
 from .stream import (
@@ -63,7 +63,7 @@ class Layers:
     """Everything about an image that does not depend on the quality.
 
     Attributes:
-        image: uint8, as given: (H, W), (H, W, 2), (H, W, 3) or (H, W, 4).
+        image: uint8, (H, W), (H, W, 2), (H, W, 3) or (H, W, 4): as given, but for colour that nobody sees.
         layout: the channels of `image`.
         labels: s, uint8 (ceil(H/S), ceil(W/S)).
         compact: c, uint8 (ceil(H/8), ceil(W/8), 3), values 0..L-1.
@@ -117,7 +117,7 @@ class Decoded:
 
     Attributes:
         image: uint8, the shape that was compressed.
-        metadata: ICC and EXIF.
+        metadata: what travels beside the pixels.
         header: of the stream.
         labels: s, uint8.
         compact: c, uint8.
@@ -292,11 +292,12 @@ class Codec:
 
     # -- encoding --------------------------------------------------------------------------------------------
 
-    def layers(self, image: Pixels) -> Layers:
+    def layers(self, image: Pixels, *, keep_invisible: bool = False) -> Layers:
         """Run the networks and code the lossless layers: all that does not depend on the quality.
 
         Args:
             image: uint8, (H, W), (H, W, 2), (H, W, 3) or (H, W, 4).
+            keep_invisible: whether colour under alpha 0 is coded as it is; else by what is cheap.
 
         Raises:
             ImageError: another shape or dtype.
@@ -306,11 +307,14 @@ class Codec:
         height, width = image.shape[:2]
         self.check_size(width, height, self.encoding)
         with self._reserve(width, height, self._networks):
-            return self._layers(image, layout)
+            return self._layers(image, layout, keep_invisible)
 
-    def _layers(self, image: Pixels, layout: Layout) -> Layers:
+    def _layers(self, image: Pixels, layout: Layout, keep_invisible: bool) -> Layers:
         height, width = image.shape[:2]
         color, alpha = split(image, layout)
+        if alpha is not None and not keep_invisible:
+            color = fill_hidden(color, alpha)
+            image = join(color, alpha)
         rgb = np.repeat(color[:, :, np.newaxis], 3, axis=2) if layout.is_gray else color
         stages = Stages()
         self.graphs.load(*GRAPH_NAMES)
@@ -348,7 +352,7 @@ class Codec:
             layers: from `layers`.
             quality: 1..100 for the residual; 0 leaves it out, the reconstruction is then the estimate.
             speed: 0..10 of the residual coder.
-            metadata: ICC and EXIF to carry.
+            metadata: to carry.
 
         Raises:
             UsageError: quality or speed out of range.
@@ -365,8 +369,7 @@ class Codec:
                 coded = residual.encode(layers.color, layers.estimate, quality=quality, speed=speed)
             sections[SectionType.RESIDUAL] = coded.payload
         if metadata is not None:
-            known = {SectionType.ICC: metadata.icc, SectionType.EXIF: metadata.exif}
-            sections |= {kind: content for kind, content in known.items() if content}
+            sections |= to_sections(metadata)
         header = stream_header(
             layers.image.shape, layers.layout, self.bundle.manifest.fingerprint, coded, layers.digest
         )
@@ -382,6 +385,7 @@ class Codec:
         *,
         speed: int = residual.DEFAULT_SPEED,
         metadata: Metadata | None = None,
+        keep_invisible: bool = False,
     ) -> bytes:
         """Compress an image.
 
@@ -389,7 +393,8 @@ class Codec:
             image: uint8, (H, W) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB or (H, W, 4) RGBA.
             quality: 0..100; 0 stores no residual.
             speed: 0..10 of the residual coder: larger is faster and costs bits.
-            metadata: ICC and EXIF to carry.
+            metadata: to carry.
+            keep_invisible: whether colour under alpha 0 is coded as it is; else by what is cheap.
 
         Returns:
             The `.oslic` file's bytes.
@@ -399,7 +404,8 @@ class Codec:
             LimitError: larger than the limits.
             UsageError: quality or speed out of range.
         """
-        return self.finish(self.layers(image), quality=quality, speed=speed, metadata=metadata).data
+        layers = self.layers(image, keep_invisible=keep_invisible)
+        return self.finish(layers, quality=quality, speed=speed, metadata=metadata).data
 
     def reconstruct(self, layers: Layers, encoded: Encoded) -> Pixels:
         """Return what the decoder will make of `encoded`, in the shape of the image."""
@@ -484,7 +490,7 @@ class Codec:
         if header.layout.has_alpha:
             with stages.measure("alpha"):
                 alpha = decode_plane(parts[SectionType.ALPHA], (height, width), "alpha")
-        metadata = Metadata(parts.get(SectionType.ICC, b""), parts.get(SectionType.EXIF, b""))
+        metadata = from_sections(parts)
         matches = estimate_digest(estimate) == header.digest
         return Decoded(
             join(color, alpha),

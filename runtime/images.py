@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +16,9 @@ from .files import read_file
 from .ledger import note_inputs
 from .limits import Limits
 from .memory import READING, MemoryUse
+from .metadata import Metadata, Resolution, Unit, color_of, png_chunks, resolution
 from .pillow import checking_pixels
+from .png import add_chunks, chunks_before_pixels
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -43,6 +45,10 @@ _WRITERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     ".bmp": ("BMP", {}),
     ".ppm": ("PPM", {}),
 }
+# Formats whose files hold several pictures that are one for the user: previews and gain maps, layers.
+_PARTS_OF_ONE: Final = frozenset({"MPO", "PSD"})
+_PROFILE_SPACES: Final = frozenset({b"GRAY", b"RGB ", b"CMYK"})
+_XMP_TAG: Final = 700
 # Neither alpha, of which Pillow would drop all but the colour, nor metadata.
 _BARE: Final = frozenset({"BMP", "PPM"})
 # Fields of EXIF blocks that in a TIFF file say how the pixels are stored.
@@ -59,29 +65,18 @@ _TIFF_STRUCTURE: Final = frozenset(
 
 
 @dataclass(frozen=True)
-class Metadata:
-    r"""What travels beside the pixels.
-
-    Attributes:
-        icc: ICC profile; empty for none.
-        exif: EXIF block with its `Exif\0\0` prefix, the orientation tag removed; empty for none.
-    """
-
-    icc: bytes = b""
-    exif: bytes = b""
-
-
-@dataclass(frozen=True)
 class Picture:
     """A decoded image file.
 
     Attributes:
         pixels: uint8, (H, W) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB or (H, W, 4) RGBA.
-        metadata: ICC and EXIF.
+        metadata: what the file says beside the pixels.
+        notes: what of it was left out and why, each a line for the user.
     """
 
     pixels: npt.NDArray[np.uint8]
     metadata: Metadata
+    notes: tuple[str, ...] = ()
 
 
 def _is_deep_png(data: bytes) -> bool:
@@ -156,13 +151,16 @@ def _decode(data: bytes, check: Callable[[int, int], None], limits: Limits, name
             raise
         except Exception as error:  # as above
             raise ImageError(f"{name} is damaged: {error or type(error).__name__}") from error
-        return Picture(pixels, _metadata(turned, limits, name))
+        return _picture(pixels, data, image, turned, limits=limits, name=name)
 
 
 def _refuse_kinds(image: Image.Image, name: str) -> None:
     """Raise ImageError if the image would lose by becoming one picture of 8 bits a sample."""
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":
+    if image.format == "TIFF":
+        # Counting them would walk a chain of any length.
+        if _has_second_page(image):
+            raise ImageError(f"{name} has several pages: save the one to compress as a file of its own")
+    elif image.format not in _PARTS_OF_ONE and (frames := getattr(image, "n_frames", 1)) > 1:
         raise ImageError(f"{name} is an animation of {frames} frames: only still images are supported")
     if image.mode in _REFUSED:
         raise ImageError(f"{name} is a {_REFUSED[image.mode]} image: convert it to 8-bit gray or RGB first")
@@ -170,21 +168,98 @@ def _refuse_kinds(image: Image.Image, name: str) -> None:
         raise ImageError(f"{name} has more than 8 bits a sample: convert it to 8-bit gray or RGB first")
 
 
-def _metadata(image: Image.Image, limits: Limits, name: str) -> Metadata:
-    icc = image.info.get("icc_profile") or b""
+def _has_second_page(image: Image.Image) -> bool:
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    finally:
+        image.seek(0)
+    return True
+
+
+def _picture(
+    pixels: npt.NDArray[np.uint8],
+    data: bytes,
+    image: Image.Image,
+    turned: Image.Image,
+    *,
+    limits: Limits,
+    name: str,
+) -> Picture:
+    """Put pixels and metadata together.
+
+    Args:
+        pixels: the picture as it is to be seen.
+        data: the file.
+        image: as it was opened.
+        turned: by the orientation that EXIF names.
+        limits: on the bytes of each block.
+        name: of the file, for messages.
+    """
+    notes = []
+    icc = bytes(turned.info.get("icc_profile") or b"")
+    wanted = b"GRAY" if pixels.ndim == 2 or pixels.shape[2] == 2 else b"RGB "
+    if icc and icc[16:20] in _PROFILE_SPACES - {wanted}:
+        # PNG forbids it, and viewers ignore it or show wrong colours.
+        kind = icc[16:20].decode("ascii").strip()
+        notes.append(
+            f"its {kind} profile does not fit {'gray' if wanted == b'GRAY' else 'RGB'} pixels: left out"
+        )
+        icc = b""
+    xmp = turned.info.get("xmp") or b""
+    metadata = Metadata(
+        icc,
+        _exif(turned, name),
+        xmp.encode("utf-8", "replace") if isinstance(xmp, str) else bytes(xmp).rstrip(b"\0"),
+        color_of(dict(chunks_before_pixels(data))),
+        _resolution(image, swapped=image.size != turned.size),
+    )
+    if max(map(len, (metadata.icc, metadata.exif, metadata.xmp))) > limits.metadata_bytes:
+        raise ImageError(
+            f"{name} has a profile, EXIF block or XMP packet of more than {limits.metadata_bytes} bytes: strip it"
+        )
+    return Picture(pixels, metadata, tuple(notes))
+
+
+def _exif(image: Image.Image, name: str) -> bytes:
+    """The EXIF block of an image that stands upright, with the image's size where it names one."""
     try:
         exif = image.getexif()
         exif.pop(ExifTags.Base.Orientation, None)
-        block = exif.tobytes() if len(exif) else b""
-    except Exception as error:  # as above
+        _set_size(exif, ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength, image.size)
+        if ExifTags.IFD.Exif in exif:
+            inner = exif.get_ifd(ExifTags.IFD.Exif)
+            _set_size(inner, ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight, image.size)
+        return exif.tobytes() if len(exif) else b""
+    except Exception as error:  # Pillow's readers raise what they come across in damaged files
         raise ImageError(
             f"{name} has a damaged EXIF block: {error or type(error).__name__}; strip it"
         ) from error
-    if max(len(icc), len(block)) > limits.metadata_bytes:
-        raise ImageError(
-            f"{name} has a profile or EXIF block of more than {limits.metadata_bytes} bytes: strip it"
-        )
-    return Metadata(bytes(icc), block)
+
+
+def _set_size(tags: MutableMapping[int, Any], across: int, down: int, size: tuple[int, int]) -> None:
+    for tag, value in ((across, size[0]), (down, size[1])):
+        if tag in tags:
+            tags[tag] = value
+
+
+def _resolution(image: Image.Image, *, swapped: bool) -> Resolution | None:
+    """Pixels per unit of length; across and down change places with the image's sides."""
+    info: Mapping[Any, Any] = image.info
+    try:
+        if "jfif_density" in info:
+            x, y = info["jfif_density"]
+            unit = {1: Unit.INCH, 2: Unit.CENTIMETER}.get(info.get("jfif_unit", 0), Unit.ASPECT)
+        elif "dpi" in info:
+            (x, y), unit = info["dpi"], Unit.INCH
+        elif "aspect" in info:
+            (x, y), unit = info["aspect"], Unit.ASPECT
+        else:
+            return None
+        return resolution(float(y), float(x), unit) if swapped else resolution(float(x), float(y), unit)
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        return None
 
 
 def find_images(folder: str | Path) -> list[Path]:
@@ -235,29 +310,58 @@ def encode_image(pixels: npt.NDArray[np.uint8], metadata: Metadata, path: str | 
     kind, options = _WRITERS[Path(path).suffix.lower()]
     if kind in _BARE and pixels.ndim == 3 and pixels.shape[2] in {2, 4}:
         raise UsageError(f"cannot write {path}: {kind} files hold no alpha; write .png, .tif or .webp")
-    image = Image.fromarray(pixels)
-    extras: dict[str, Any] = {}
-    if kind not in _BARE:
-        extras = {
-            key: value for key, value in (("icc_profile", metadata.icc), ("exif", metadata.exif)) if value
-        }
     file = io.BytesIO()
     try:
-        if kind == "TIFF" and metadata.exif:
+        extras = _extras(kind, metadata)
+        if kind == "TIFF" and "exif" in extras:
             # Pillow writes EXIF with its sub-directories into uncompressed files only.
-            options, extras["exif"] = {}, _without_structure(metadata.exif)
-        image.save(file, kind, **options, **extras)
+            options = {}
+        Image.fromarray(pixels).save(file, kind, **options, **extras)
     except Exception as error:  # Pillow's writers raise what they come across in EXIF
         raise UsageError(
             f"cannot write {path}: {kind} does not hold this image or its metadata: {error or type(error).__name__}; "
             "write another kind (.png)"
         ) from error
-    return file.getvalue()
+    return add_chunks(file.getvalue(), png_chunks(metadata)) if kind == "PNG" else file.getvalue()
+
+
+def _extras(kind: str, metadata: Metadata) -> dict[str, Any]:
+    """What Pillow's writer of a format takes of the metadata."""
+    extras: dict[str, Any] = {}
+    if kind not in _BARE:
+        extras = {"icc_profile": metadata.icc, "exif": metadata.exif}
+    if kind == "WEBP":
+        extras["xmp"] = metadata.xmp
+    if kind == "TIFF" and (metadata.exif or metadata.xmp):
+        extras["exif"] = _without_structure(metadata.exif)
+        if metadata.xmp:
+            extras["exif"][_XMP_TAG] = metadata.xmp
+    if kind in {"TIFF", "BMP"} and metadata.resolution is not None:
+        extras["dpi"] = metadata.resolution.per_inch
+    return {key: value for key, value in extras.items() if value}
+
+
+def left_out(metadata: Metadata, path: str | Path) -> tuple[str, ...]:
+    """What `encode_image` does not write into a file of this name, in words for a warning."""
+    kind = _WRITERS[Path(path).suffix.lower()][0]
+    has_length = metadata.resolution is not None and metadata.resolution.per_inch is not None
+    lost = {
+        "the ICC profile": bool(metadata.icc) and kind in _BARE,
+        "EXIF": bool(metadata.exif) and kind in _BARE,
+        "XMP": bool(metadata.xmp) and kind in _BARE,
+        "the meaning of its colors (" + ", ".join(name.decode() for name, _ in metadata.color) + ")": (
+            metadata.changes_colors and kind != "PNG"
+        ),
+        "the resolution": metadata.resolution is not None
+        and not (kind == "PNG" or (kind in {"TIFF", "BMP"} and has_length)),
+    }
+    return tuple(what for what, gone in lost.items() if gone)
 
 
 def _without_structure(block: bytes) -> Image.Exif:
     exif = Image.Exif()
-    exif.load(block)
+    if block:
+        exif.load(block)
     for tag in [tag for tag in exif if ExifTags.TAGS.get(tag) in _TIFF_STRUCTURE]:
         del exif[tag]
     return exif

@@ -108,7 +108,12 @@ def ahead(
 
 
 def compress_many(
-    codec: Codec, images: Iterable[Pixels], *, quality: int, speed: int = DEFAULT_SPEED
+    codec: Codec,
+    images: Iterable[Pixels],
+    *,
+    quality: int,
+    speed: int = DEFAULT_SPEED,
+    keep_invisible: bool = False,
 ) -> Iterator[bytes | OslicError]:
     """Compress many images, the residual of one beside the networks of the next.
 
@@ -117,13 +122,16 @@ def compress_many(
         images: uint8, as for `Codec.compress`; taken one by one, at most two are held.
         quality: 0..100, as for `Codec.compress`.
         speed: 0..10 of the residual coder.
+        keep_invisible: as for `Codec.compress`.
 
     Yields:
         In the order of the images, the bytes that `Codec.compress` gives, or the error of that image: a bad image
         does not stop the others.
     """
     for _, outcome in overlap(
-        images, codec.layers, lambda _, layers: codec.finish(layers, quality=quality, speed=speed).data
+        images,
+        lambda image: codec.layers(image, keep_invisible=keep_invisible),
+        lambda _, layers: codec.finish(layers, quality=quality, speed=speed).data,
     ):
         yield outcome
 

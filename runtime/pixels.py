@@ -68,6 +68,59 @@ def ceil_div(value: int, divisor: int) -> int:
     return -(-value // divisor)
 
 
+def visible_psnr(image: Pixels, other: Pixels) -> float:
+    """Return the PSNR of what is to be seen of two uint8 images of one shape, in dB; infinite if it is equal.
+
+    Alpha is lossless, so it does not count; nor does colour where alpha is 0.
+    """
+    layout = layout_of(image)
+    if not layout.has_alpha:
+        return psnr(image, other)
+    seen = image[:, :, -1] > 0
+    return psnr(image[seen][:, :-1], other[seen][:, :-1]) if seen.any() else float("inf")
+
+
+def fill_hidden(color: Pixels, alpha: Pixels) -> Pixels:
+    """Replace the colour of pixels that nobody sees by what is cheap to code: a smooth continuation of the others.
+
+    Args:
+        color: (H, W) or (H, W, 3).
+        alpha: (H, W).
+
+    Returns:
+        `color` where alpha is above 0, means of ever larger neighbourhoods elsewhere, mid-gray if nothing is seen.
+    """
+    seen = alpha > 0
+    if seen.all():
+        return color
+    samples = color.reshape(*alpha.shape, -1)
+    filled = _filled(samples.astype(np.float32), seen.astype(np.float32)[:, :, np.newaxis])
+    smooth = np.clip(np.rint(filled), 0, 255).astype(np.uint8)
+    return np.where(seen[:, :, np.newaxis], samples, smooth).reshape(color.shape)
+
+
+def _filled(samples: npt.NDArray[np.float32], weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Samples (H, W, C) where the weight (H, W, 1) is 1; elsewhere those of half the size, which are means."""
+    height, width = weight.shape[:2]
+    if height == width == 1:
+        return np.where(weight > 0, samples, np.float32(128))
+    even = ((0, height % 2), (0, width % 2), (0, 0))
+
+    def halved(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        padded = np.pad(values, even)
+        parts = (padded[i::2, j::2] for i in (0, 1) for j in (0, 1))
+        total = next(parts).copy()
+        for part in parts:
+            total += part
+        return total
+
+    count = halved(weight)
+    means = (halved(samples * weight) / np.maximum(count, 1)).astype(np.float32, copy=False)
+    coarse = _filled(means, np.minimum(count, np.float32(1)))
+    repeated = coarse.repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
+    return np.where(weight > 0, samples, repeated)
+
+
 def psnr(image: Pixels, other: Pixels) -> float:
     """Return the PSNR over all channels of two uint8 images of one shape, in dB; infinite for equal ones."""
     difference = np.subtract(image, other, dtype=np.float32)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from . import residual
 from .errors import RateError
-from .pixels import psnr
+from .pixels import visible_psnr
 
 if TYPE_CHECKING:
     from .codec import Codec, Encoded, Layers
-    from .images import Metadata
+    from .metadata import Metadata
 
 
 def highest_within(
@@ -30,7 +30,7 @@ def highest_within(
         layers: from `Codec.layers`.
         bits_per_pixel: the most that the stream may take.
         speed: 0..10 of the residual coder.
-        metadata: ICC and EXIF to carry.
+        metadata: to carry.
 
     Raises:
         RateError: below the floor: what labels, compact image, alpha and metadata take.
@@ -64,9 +64,9 @@ def lowest_reaching(
     Args:
         codec: the codec that made `layers`.
         layers: from `Codec.layers`.
-        min_psnr: over all channels, dB.
+        min_psnr: of what is to be seen, dB; see `pixels.visible_psnr`.
         speed: 0..10 of the residual coder.
-        metadata: ICC and EXIF to carry.
+        metadata: to carry.
 
     Raises:
         RateError: above what the highest quality reaches.
@@ -74,7 +74,7 @@ def lowest_reaching(
     attempt = _attempts(codec, layers, speed, metadata)
 
     def reached(quality: int) -> float:
-        return psnr(layers.image, codec.reconstruct(layers, attempt(quality)))
+        return visible_psnr(layers.image, codec.reconstruct(layers, attempt(quality)))
 
     if reached(0) >= min_psnr:
         return attempt(0)

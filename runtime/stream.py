@@ -85,6 +85,9 @@ class SectionType(enum.IntEnum):
     ALPHA = 0x04
     ICC = 0x81
     EXIF = 0x82
+    XMP = 0x83
+    COLOR = 0x84
+    RESOLUTION = 0x85
 
 
 _KNOWN: Final = frozenset(int(kind) for kind in SectionType)

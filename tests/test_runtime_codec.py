@@ -24,8 +24,8 @@ from oslic.runtime.errors import (
     UsageError,
     VerificationError,
 )
-from oslic.runtime.images import Metadata
 from oslic.runtime.limits import Limits
+from oslic.runtime.metadata import Metadata
 from oslic.runtime.pixels import psnr
 from oslic.runtime.planes import decode_plane, encode_plane
 from oslic.runtime.search import highest_within, lowest_reaching

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from oslic.runtime.errors import DataError, ImageError, LimitError, UsageError
 from oslic.runtime.images import (
-    Metadata,
     check_writable_kind,
     decode_image,
     encode_image,
@@ -18,6 +17,7 @@ from oslic.runtime.images import (
     read_image,
 )
 from oslic.runtime.limits import Limits
+from oslic.runtime.metadata import Metadata
 from PIL import Image, ImageCms
 
 LIMITS = Limits()

@@ -15,7 +15,7 @@ from ...runtime.files import write_atomically
 from ...runtime.images import read_image
 from ...runtime.ledger import declare_outputs
 from ..metrics import ms_ssim, psnr
-from ..picture import as_rgb, layer_sheet
+from ..picture import as_rgb, layer_sheet, with_alpha_of
 
 _ENDINGS = (".oslic", ".layers.png")
 _STAGES = ("segment", "analyse", "synthesise", "labels", "compact", "residual")
@@ -42,14 +42,15 @@ def _measure(codec: Codec, source: Path, folder: Path, quality: int) -> dict[str
     decoded = codec.decode(encoded.data)
     pixels = image.shape[0] * image.shape[1]
     sizes = encoded.section_bytes
+    estimate = with_alpha_of(decoded.estimate, image)
     row = {
         "image": source.name,
         "size": f"{image.shape[1]}x{image.shape[0]}",
         "sizes": sizes,
         "bytes": len(encoded.data),
         "bpp": len(encoded.data) * 8 / pixels,
-        "estimate_psnr": psnr(as_rgb(image), as_rgb(decoded.estimate)),
-        "psnr": psnr(image, decoded.image),
+        "estimate_psnr": psnr(as_rgb(image), as_rgb(estimate)),
+        "psnr": psnr(as_rgb(image), as_rgb(decoded.image)),
         "ms_ssim": ms_ssim(as_rgb(image), as_rgb(decoded.image)) if min(image.shape[:2]) > 160 else None,
         "encode": encoded.stages,
         "decode": decoded.stages,

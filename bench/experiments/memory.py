@@ -15,9 +15,10 @@ from PIL import Image
 
 from ...runtime.bundle import Bundle
 from ...runtime.errors import OslicError, UsageError
-from ...runtime.images import Metadata, encode_image, read_image
+from ...runtime.images import encode_image, read_image
 from ...runtime.limits import Limits
 from ...runtime.memory import decoding_use, encoding_use, networks_use, resident_memory, residual_use
+from ...runtime.metadata import Metadata
 from ...runtime.pixels import ceil_div
 from .. import environment
 from ..picture import as_rgb

@@ -11,9 +11,9 @@ from typing import Any
 from ..codec import DEFAULT_QUALITY, Codec, Encoded, Layers, check_settings
 from ..errors import OslicError
 from ..files import check_target, write_atomically
-from ..images import Metadata, read_image
+from ..images import Picture, read_image
 from ..pipeline import overlap
-from ..pixels import psnr
+from ..pixels import psnr, visible_psnr
 from ..residual import DEFAULT_SPEED, MAX_SPEED
 from ..search import highest_within, lowest_reaching
 from ._common import (
@@ -48,7 +48,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--bpp", type=positive, metavar="B", help="at most this many bits per pixel, headers included"
     )
     rate.add_argument(
-        "--psnr", type=positive, metavar="P", help="at least this PSNR in dB, over all channels"
+        "--psnr",
+        type=positive,
+        metavar="P",
+        help="at least this PSNR in dB, of the colors that are to be seen",
+    )
+    parser.add_argument(
+        "--keep-invisible", action="store_true", help="keep the colors of pixels whose alpha is 0"
     )
     parser.add_argument(
         "--speed",
@@ -91,19 +97,20 @@ class _Work:
         self._codec = codec
         self._args = args
 
-    def layers(self, files: tuple[Path, Path]) -> tuple[Layers, Metadata]:
+    def layers(self, files: tuple[Path, Path]) -> tuple[Layers, Picture]:
         """Read and run the networks."""
         check_target(files[1])
         start = time.perf_counter()
         picture = read_image(files[0], self._codec.limits, use=self._codec.encoding)
         seconds = time.perf_counter() - start
-        layers = self._codec.layers(picture.pixels)
+        layers = self._codec.layers(picture.pixels, keep_invisible=self._args.keep_invisible)
         layers.stages.seconds = {"read": seconds, **layers.stages.seconds}
-        return layers, picture.metadata
+        return layers, picture
 
-    def finish(self, files: tuple[Path, Path], half: tuple[Layers, Metadata]) -> dict[str, Any]:
+    def finish(self, files: tuple[Path, Path], half: tuple[Layers, Picture]) -> dict[str, Any]:
         """Code the residual, write the stream, say what came of it."""
-        args, (layers, metadata) = self._args, half
+        args, (layers, picture) = self._args, half
+        metadata = picture.metadata
         if args.bpp is not None:
             encoded = highest_within(self._codec, layers, args.bpp, speed=args.speed, metadata=metadata)
         elif args.psnr is not None:
@@ -114,8 +121,8 @@ class _Work:
         start = time.perf_counter()
         write_atomically(files[1], encoded.data)
         encoded.stages["write"] = time.perf_counter() - start
-        quality_db = psnr(layers.image, self._codec.reconstruct(layers, encoded))
-        return _row(*files, layers, encoded, quality_db)
+        quality_db = visible_psnr(layers.image, self._codec.reconstruct(layers, encoded))
+        return _row(*files, layers, encoded, quality_db) | {"notes": list(picture.notes)}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -128,6 +135,8 @@ def run(args: argparse.Namespace) -> int:
             if isinstance(outcome, OslicError):
                 report.failed(source, outcome)
                 continue
+            for note in outcome["notes"]:
+                report.warn(f"{source}: {note}")
             quality_db = float("inf") if outcome["psnr"] is None else outcome["psnr"]
             report.done(
                 outcome,

@@ -10,7 +10,7 @@ from typing import Any, Final
 from ..codec import Codec
 from ..errors import OslicError, VerificationError
 from ..files import check_target, write_atomically
-from ..images import check_writable_kind, encode_image
+from ..images import check_writable_kind, encode_image, left_out
 from ..pipeline import ahead
 from ._common import (
     Reporter,
@@ -58,6 +58,7 @@ def _one(codec: Codec, source: Path, target: Path, strict: bool) -> dict[str, An
     height, width = decoded.image.shape[:2]
     return {
         "input": str(source),
+        "left_out": list(left_out(decoded.metadata, image_name(target))),
         "output": str(target),
         "width": width,
         "height": height,
@@ -83,6 +84,9 @@ def run(args: argparse.Namespace) -> int:
                 continue
             if not outcome["digest_matches"]:
                 report.warn(f"{source}: {_DRIFTED}")
+            if outcome["left_out"]:
+                lost = ", ".join(outcome["left_out"])
+                report.warn(f"{source}: {target.suffix} files do not hold {lost}; write .png")
             state = "ok" if outcome["digest_matches"] else "DIFFERS"
             report.done(
                 outcome, f"{source} -> {target}: {outcome['width']}x{outcome['height']}, digest {state}"

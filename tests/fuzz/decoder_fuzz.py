@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import small_bundle
 from oslic.runtime.codec import Codec
 from oslic.runtime.errors import OslicError
-from oslic.runtime.images import Metadata
 from oslic.runtime.limits import Limits
+from oslic.runtime.metadata import Metadata
 from oslic.runtime.stream import read_stream, write_stream
 
 SECONDS = 5

@@ -222,15 +222,16 @@ class _Tally:
         )
 
 
-def read_padded(path: Path, multiple: int, most: int | None) -> Pixels:
+def read_padded(path: Path, multiple: int, most: int | None, limits: Limits | None = None) -> Pixels:
     """An image as a batch of one, uint8 (1, H, W, 3), extended to multiples by its edge.
 
     Args:
         path: image file.
         multiple: what H and W become multiples of.
         most: crop to this height and width first; None: as it is.
+        limits: what to refuse; None for the defaults.
     """
-    pixels = as_rgb(read_image(path, Limits()).pixels)
+    pixels = as_rgb(read_image(path, limits or Limits()).pixels)
     if most is not None:
         pixels = pixels[:most, :most]
     below, right = (-side % multiple for side in pixels.shape[:2])
@@ -259,7 +260,13 @@ def tolerances(
 
 
 def run(
-    one: Side, other: Side, images: Sequence[Path], allowed: Mapping[GraphName, Tolerance], most: int | None
+    one: Side,
+    other: Side,
+    images: Sequence[Path],
+    allowed: Mapping[GraphName, Tolerance],
+    most: int | None,
+    *,
+    limits: Limits | None = None,
 ) -> dict[str, Any]:
     """Compare the outputs of two sides on the same inputs, and their estimates end to end.
 
@@ -272,6 +279,7 @@ def run(
         images: photographs.
         allowed: what may differ, by graph.
         most: crop images to this side; None: as they are.
+        limits: what to refuse; None for the defaults.
 
     Returns:
         The result, ready for JSON.
@@ -281,7 +289,7 @@ def run(
     whole = _Tally("synthesise", "end to end", replace(allowed["synthesise"], share=1.0, limit=None))
     with one.graphs() as a, other.graphs() as b:
         for path in images:
-            x = read_padded(path, manifest.multiple, most)
+            x = read_padded(path, manifest.multiple, most, limits)
             labels = a.run("segment", x)
             compact = a.run("analyse", x, labels)
             estimate = a.run("synthesise", compact, labels)

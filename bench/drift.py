@@ -15,6 +15,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.codec import Codec, DriftWarning
 from ..runtime.errors import BundleError
 from ..runtime.images import read_image
+from ..runtime.limits import Limits
 from ..runtime.residual import decode
 from . import environment
 from .metrics import psnr
@@ -51,7 +52,13 @@ def _differences(one: Pixels, other: Pixels) -> npt.NDArray[np.int64]:
 
 
 def run(
-    bundle: Bundle, others: dict[str, Path], images: list[Path], *, quality: int, threads: int | None
+    bundle: Bundle,
+    others: dict[str, Path],
+    images: list[Path],
+    *,
+    quality: int,
+    threads: int | None,
+    limits: Limits | None = None,
 ) -> dict[str, Any]:
     """Compare the estimates of all candidates with the reference's on the same compact images and labels.
 
@@ -61,18 +68,19 @@ def run(
         images: photographs.
         quality: of the residual, for the effect on the final PSNR.
         threads: CPU threads of the reference; the reference is also compared with itself on one thread.
+        limits: what to refuse; None for the defaults.
 
     Returns:
         The result, ready for JSON.
     """
     rows = []
-    with Codec.open(bundle, _REFERENCE_BACKEND, threads) as reference:
+    with Codec.open(bundle, _REFERENCE_BACKEND, threads, limits) as reference:
         pictures = [as_rgb(read_image(path, reference.limits).pixels) for path in images]
         layers = [reference.layers(picture) for picture in pictures]
         streams = [reference.finish(layer, quality=quality) for layer in layers]
         everything = {"same, one thread": (bundle, _REFERENCE_BACKEND), **candidates(bundle, others)}
         for name, (opened, backend) in everything.items():
-            with Codec.open(opened, backend, 1 if name == "same, one thread" else threads) as codec:
+            with Codec.open(opened, backend, 1 if name == "same, one thread" else threads, limits) as codec:
                 rows.append(_row(name, codec, reference, list(zip(layers, streams, strict=True))))
     return {
         "format": FORMAT,

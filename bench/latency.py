@@ -18,6 +18,7 @@ from ..runtime.codec import Codec
 from ..runtime.errors import OslicError
 from ..runtime.files import write_atomically
 from ..runtime.images import encode_image, read_image
+from ..runtime.limits import Limits
 from ..runtime.metadata import Metadata
 from ..runtime.pipeline import overlap
 from . import environment
@@ -187,6 +188,7 @@ def run(
     peers: list[CoderSpec],
     rule: Settings,
     images: int,
+    limits: Limits | None = None,
 ) -> dict[str, Any]:
     """Measure all setups and peers on one image, interleaved.
 
@@ -197,6 +199,7 @@ def run(
         peers: each is measured at the setting nearest in PSNR to the first of `setups`.
         rule: when to stop.
         images: length of the throughput run; 0: none.
+        limits: what to refuse; None for the defaults.
 
     Returns:
         The result, ready for JSON.
@@ -204,7 +207,7 @@ def run(
     loads = {setup.name: load_times(setup) for setup in setups}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        codecs = {s.name: Codec.open(s.bundle, s.backend, s.threads) for s in setups}
+        codecs = {s.name: Codec.open(s.bundle, s.backend, s.threads, limits) for s in setups}
         picture = read_image(source, codecs[setups[0].name].limits)
         image = picture.pixels if size is None else fit(picture.pixels, *size)
         file = folder / "input.png"

@@ -64,7 +64,15 @@ def _result(codec: Codec, file: Path, folder: Path, rule: Settings) -> dict[str,
     }
 
 
-def run(bundle: Path | None, image: Path, runs: int, slowdown: float, rule: Settings) -> dict[str, Any]:
+def run(
+    bundle: Path | None,
+    image: Path,
+    runs: int,
+    slowdown: float,
+    rule: Settings,
+    *,
+    limits: Limits | None = None,
+) -> dict[str, Any]:
     """Compare equal builds, and a slowed one with its original, `runs` times each.
 
     Args:
@@ -73,6 +81,7 @@ def run(bundle: Path | None, image: Path, runs: int, slowdown: float, rule: Sett
         runs: comparisons of each kind.
         slowdown: factor of the stage `synthesise` in the slowed build.
         rule: when a measurement stops.
+        limits: what to refuse; None for the defaults.
 
     Returns:
         The verdicts on that stage, ready for JSON.
@@ -82,7 +91,7 @@ def run(bundle: Path | None, image: Path, runs: int, slowdown: float, rule: Sett
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         graphs = _Slowed(Bundle.open(bundle or default_bundle()), "auto", Options(threads=1))
-        codec = Codec(graphs, Limits())
+        codec = Codec(graphs, limits or Limits())
         file = folder / "input.png"
         file.write_bytes(encode_image(read_image(image, codec.limits).pixels, Metadata(), file))
         with codec:

@@ -109,7 +109,7 @@ def calibrate_bundle(
         raise BundleError(
             f"{bundle.path} is already quantised; calibrate the float32 bundle that it was made from"
         )
-    photographs = read_photographs(options.images, 2 * options.count, manifest.multiple)
+    photographs = read_photographs(options.images, 2 * options.count, manifest.multiple, options.limits)
     networks = FloatNetworks(bundle, options.threads)
     layers = [networks.layers(photograph) for photograph in photographs]
     # Ranges are measured on every other photograph, and judged on the rest.

@@ -35,13 +35,16 @@ class Photograph:
     pixels: Pixels
 
 
-def read_photographs(folder: Path, count: int, multiple: int) -> list[Photograph]:
+def read_photographs(
+    folder: Path, count: int, multiple: int, limits: Limits | None = None
+) -> list[Photograph]:
     """Read photographs of a folder, evenly spread over its names, each cut to its middle.
 
     Args:
         folder: image files; other files are passed over, sub-folders are not entered.
         count: how many at the most.
         multiple: what heights and widths must be multiples of.
+        limits: what to refuse; None for the defaults.
 
     Returns:
         At least one photograph.
@@ -52,11 +55,11 @@ def read_photographs(folder: Path, count: int, multiple: int) -> list[Photograph
     """
     files = find_images(folder)
     chosen = [files[i * len(files) // count] for i in range(count)] if len(files) > count else files
-    return [_crop(path, multiple) for path in chosen]
+    return [_crop(path, multiple, limits or Limits()) for path in chosen]
 
 
-def _crop(path: Path, multiple: int) -> Photograph:
-    pixels = read_image(path, Limits()).pixels
+def _crop(path: Path, multiple: int, limits: Limits) -> Photograph:
+    pixels = read_image(path, limits).pixels
     if pixels.ndim != 3 or pixels.shape[2] < 3:
         raise DataError(f"{path} is gray; the networks see colour, calibrate with colour photographs")
     height, width = (

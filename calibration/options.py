@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..runtime.bundle import GRAPH_NAMES, GraphName
 from ..runtime.errors import UsageError
+from ..runtime.limits import Limits
 from ..runtime.quantization import EXACT_WEIGHT_LIMIT
 from .ranges import RangeMethod
 from .scales import AnyScale, ScaleRule
@@ -29,6 +30,7 @@ class Options:
         time_decides: layers whose int8 kernels are clearly slower on this machine stay in float.
         threads: threads per run.
         cache: of the statistics.
+        limits: on the photographs.
     """
 
     images: Path
@@ -42,6 +44,7 @@ class Options:
     time_decides: bool = True
     threads: int = 1
     cache: Cache = field(default_factory=lambda: Cache(None))
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def weight_limit(self) -> int:

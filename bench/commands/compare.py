@@ -7,6 +7,7 @@ import json
 
 from ...runtime.bundle import GRAPH_NAMES, Bundle, GraphName
 from ...runtime.commands.arguments import output_file
+from ...runtime.commands.limits import add_limit_arguments, limits_of
 from ...runtime.commands.numbers import at_least, not_negative
 from ...runtime.errors import UsageError, VerificationError
 from ...runtime.files import write_atomically
@@ -54,6 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=at_least(1), metavar="N")
     parser.add_argument("-o", "--output", type=output_file("JSON"), metavar="JSON", help="write the result")
+    add_limit_arguments(parser)
 
 
 def _bounds(args: argparse.Namespace, outputs: set[str]) -> dict[str, dict[str, float]]:
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     outputs = {graph.output for graph in bundle.manifest.graphs.values()}
     with open_sides(args.backends.split(","), bundle, other, args.threads) as (one, two):
         allowed = tolerances(one, two, _bounds(args, outputs))
-        result = compare_all(one, two, images, allowed, args.size)
+        result = compare_all(one, two, images, allowed, args.size, limits=limits_of(args))
         print(f"{two.label} ({two.precision}) against {one.label} ({one.precision}), {len(images)} images")
         print(table(result))
         if args.bisect:
@@ -99,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
                 default if args.layer_rtol is None else args.layer_rtol,
                 share=args.layer_share,
             )
-            x = read_padded(images[0], bundle.manifest.multiple, args.size or 256)
+            x = read_padded(images[0], bundle.manifest.multiple, args.size or 256, limits_of(args))
             with one.graphs() as graphs:
                 labels = graphs.run("segment", x)
                 compact = graphs.run("analyse", x, labels)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...runtime.bundle import Bundle, default_bundle
 from ...runtime.commands.arguments import output_file
+from ...runtime.commands.limits import add_limit_arguments, limits_of
 from ...runtime.commands.numbers import at_least
 from ...runtime.errors import UsageError
 from ...runtime.files import write_atomically
@@ -24,6 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--quality", type=int, default=60, metavar="Q")
     parser.add_argument("--threads", type=at_least(1), metavar="N")
+    add_limit_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,7 +36,14 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"--other {text!r} must be NAME=FOLDER")
         others[name] = Path(folder)
     bundle = Bundle.open(args.bundle or default_bundle())
-    result = measure(bundle, others, find_images(args.images), quality=args.quality, threads=args.threads)
+    result = measure(
+        bundle,
+        others,
+        find_images(args.images),
+        quality=args.quality,
+        threads=args.threads,
+        limits=limits_of(args),
+    )
     for row in result["rows"]:
         between = "equal" if row["psnr_between_db"] is None else f"{row['psnr_between_db']:.1f} dB between"
         print(

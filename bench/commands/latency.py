@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ...runtime.commands.arguments import output_file
+from ...runtime.commands.limits import add_limit_arguments, limits_of
 from ...runtime.commands.numbers import at_least, positive, width_by_height
 from ..coders import TIMED_PEERS
 from ..latency import Setup, table, write
@@ -53,6 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--throughput", type=at_least(0), default=0, metavar="N", help="also run N images as a pipeline"
     )
+    add_limit_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,7 +66,13 @@ def run(args: argparse.Namespace) -> int:
         setups.append(Setup(label, folder or None, args.backend, args.threads, args.speed, args.quality))
     rule = Settings(min_samples=args.min_samples, max_error=args.max_error, timeout=args.timeout)
     result = measure_all(
-        setups, Path(args.image), size=args.size, peers=specs, rule=rule, images=args.throughput
+        setups,
+        Path(args.image),
+        size=args.size,
+        peers=specs,
+        rule=rule,
+        images=args.throughput,
+        limits=limits_of(args),
     )
     print(table(result))
     for name, made in result["coded"].items():

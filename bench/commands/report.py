@@ -11,6 +11,7 @@ import numpy as np
 
 from ...runtime.codec import Codec
 from ...runtime.commands.arguments import output_file
+from ...runtime.commands.limits import add_limit_arguments, limits_of
 from ...runtime.errors import UsageError
 from ...runtime.files import read_regular_file, write_atomically
 from ...runtime.images import read_image
@@ -55,6 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--bundle", metavar="FOLDER", help="for --visual (default: the shipped bundle)")
     parser.add_argument("--title", default="OSLIC: measured figures")
+    add_limit_arguments(parser)
 
 
 def _at_size(image: Pixels, coder: Coder, size: int) -> tuple[Pixels, int]:
@@ -105,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         comparisons: list[Comparison] = []
         if args.visual:
-            with Codec.open(args.bundle) as codec:
+            with Codec.open(args.bundle, limits=limits_of(args)) as codec:
                 comparisons = [c for path in args.visual for c in _comparisons(path, codec)]
         write_atomically(args.output, html(parts, comparisons, args.title).encode())
         print(f"wrote {args.output}")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ...runtime.commands.arguments import output_file
+from ...runtime.commands.limits import add_limit_arguments, limits_of
 from ...runtime.commands.numbers import at_least, positive
 from ...runtime.files import write_atomically
 from ..selfcheck import run as check
@@ -26,10 +27,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=positive, default=Settings().timeout, metavar="SECONDS", help="per measurement"
     )
+    add_limit_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    result = check(args.bundle, args.image, args.runs, args.slowdown, Settings(timeout=args.timeout))
+    result = check(
+        args.bundle,
+        args.image,
+        args.runs,
+        args.slowdown,
+        Settings(timeout=args.timeout),
+        limits=limits_of(args),
+    )
     print(f"equal builds called SAME: {result['equal_called_same']} of {args.runs}")
     print(f"a stage x{args.slowdown:g} called SLOWER: {result['slowed_called_slower']} of {args.runs}")
     if args.output:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...runtime.bundle import GRAPH_NAMES
+from ...runtime.commands.limits import add_limit_arguments, limits_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +82,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--camvid", type=Path, metavar="DIR", help="also report the mIoU on DIR/test and DIR/testannot"
     )
+    add_limit_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -105,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
         time_decides=not args.ignore_time,
         threads=args.threads,
         cache=Cache(args.cache),
+        limits=limits_of(args),
     )
     report = calibrate_bundle(
         Bundle.open(args.bundle),

@@ -512,6 +512,27 @@ def _fuzz_section(result: dict[str, Any]) -> Section:
     return section
 
 
+def _memory_section(result: dict[str, Any]) -> Section:
+    section = Section("Memory", environment=result["environment"])
+    columns = ("command", "files", "size", "measured MiB", "predicted MiB", "difference")
+    rows = tuple(
+        (
+            row["command"],
+            str(row["files"]),
+            f"{row['width']}x{row['height']}",
+            str(row["measured_bytes"] >> 20),
+            str(row["predicted_bytes"] >> 20),
+            f"{100 * (row['predicted_bytes'] / row['measured_bytes'] - 1):+.1f} %",
+        )
+        for row in result["rows"]
+    )
+    note = (
+        "Peaks of whole processes. With several files, two of which are in work, the prediction is a bound."
+    )
+    section.tables.append(Table("Peaks beside their predictions", columns, rows, note))
+    return section
+
+
 def _selfcheck_section(result: dict[str, Any]) -> Section:
     setting = result["settings"]
     section = Section("Can a change be told from noise?", environment=result["environment"])
@@ -538,6 +559,7 @@ _SECTIONS: Final = {
     "oslic-bench-drift": _drift_section,
     "oslic-compare": _compare_section,
     "oslic-fuzz-campaign": _fuzz_section,
+    "oslic-bench-memory": _memory_section,
     "oslic-bench-selfcheck": _selfcheck_section,
 }
 

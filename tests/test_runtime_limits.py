@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from oslic.bench.experiments.memory import predictions
+from oslic.runtime.bundle import Bundle, default_bundle
 from oslic.runtime.codec import Codec
 from oslic.runtime.commands.limits import byte_size
 from oslic.runtime.errors import LimitError
@@ -241,3 +244,16 @@ def test_the_command_lines_limits_hold(tmp_path, samples):
     for command in (["decompress", stream, "-o", str(tmp_path / "x.png")], ["info", stream]):
         code, said, _ = _peak(*command, "--max-pixels", "1000")
         assert (code, "more than the limit of 1000" in said) == (LimitError.exit_code, True)
+
+
+def test_measured_peaks_lie_within_15_percent_of_their_predictions():
+    file = Path(__file__).parent.parent / "bench" / "results" / "memory-lite-cpu.json"
+    rows = [row for row in json.loads(file.read_text())["rows"] if row["files"] == 1]
+    assert sorted((row["command"], round(row["width"] * row["height"] / 1e6)) for row in rows) == [
+        (command, size) for command in ("compress", "decompress") for size in (2, 6, 12)
+    ]
+    known = Bundle.open(default_bundle())
+    for row in rows:
+        padded = -(-row["width"] // 32) * -(-row["height"] // 32) * 32 * 32
+        now = predictions(known, padded)[row["command"], 1]
+        assert 1 <= now / row["measured_bytes"] <= 1.15

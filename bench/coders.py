@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from PIL import Image, features
 
-from ..runtime.bundle import Bundle, default_bundle
+from ..runtime.bundle_finder import open_bundle
 from ..runtime.codec import Codec, Layers
 from ..runtime.errors import BackendError, DependencyError, UsageError
 from ..runtime.limits import Limits
@@ -287,7 +287,7 @@ def ours(
     Raises:
         BundleError: no bundle there, or a damaged one.
     """
-    manifest = Bundle.open(bundle or default_bundle()).manifest
+    manifest = open_bundle(bundle).manifest
     options = {
         "bundle": bundle,
         "backend": backend,

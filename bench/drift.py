@@ -17,6 +17,8 @@ from ..runtime.errors import BundleError
 from ..runtime.images import read_image
 from ..runtime.limits import Limits
 from ..runtime.residual import decode
+from ..runtime.segmentation import labels_on
+from ..runtime.tiling import Box
 from . import environment
 from .metrics import psnr
 from .picture import as_rgb
@@ -100,10 +102,12 @@ def _row(name: str, codec: Codec, reference: Codec, coded: list[tuple[Any, Any]]
     between, changes, says = [], [], set()
     for layers, stream in coded:
         height, width = layers.image.shape[:2]
-        estimate = codec.graphs.synthesise(layers.compact, layers.labels, height, width)
+        scale = codec.bundle.manifest.label_scale
+        labels = labels_on(layers.labels, layers.label_scale, Box(0, 0, width, height), scale)
+        estimate = codec.graphs.synthesise(layers.compact, labels, height, width)
         counts += _differences(estimate, layers.estimate)
         between.append(psnr(layers.estimate, estimate))
-        final = decode(stream.residual, estimate)
+        final = decode(stream.residuals[0], estimate)
         changes.append(psnr(layers.image, final) - psnr(layers.image, reference.reconstruct(layers, stream)))
         says.add(_verdict(codec, stream.data))
     finite = [value for value in between if math.isfinite(value)]

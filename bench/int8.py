@@ -19,6 +19,7 @@ from ..runtime.files import write_atomically
 from ..runtime.images import encode_image, find_images, read_image
 from ..runtime.limits import Limits
 from ..runtime.metadata import Metadata
+from ..runtime.segmentation import reduce_image, reduction_for
 from . import environment
 from .coders import ours
 from .curves import bd_rate_by_image
@@ -219,8 +220,11 @@ def labels(
             for frame, annotation in frames:
                 with Image.open(annotation) as opened:
                     truth = np.asarray(opened)
-                small = codec.graphs.segment(as_rgb(read_image(frame, codec.limits).pixels))
-                found = small.repeat(scale, 0).repeat(scale, 1)[: truth.shape[0], : truth.shape[1]]
+                pixels = as_rgb(read_image(frame, codec.limits).pixels)
+                factor = reduction_for(*pixels.shape[:2])
+                small = codec.graphs.segment(reduce_image(pixels, factor))
+                full = small.repeat(scale * factor, 0).repeat(scale * factor, 1)
+                found = full[: truth.shape[0], : truth.shape[1]]
                 if truth.ndim != 2 or found.shape != truth.shape:
                     raise DataError(
                         f"the label map {annotation} has shape {truth.shape}, the frame {found.shape}"

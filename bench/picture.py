@@ -33,9 +33,8 @@ def as_rgb(image: Pixels) -> Pixels:
     return np.ascontiguousarray(rgb)
 
 
-def color_labels(labels: Pixels, manifest: Manifest, height: int, width: int) -> Pixels:
-    """Return a label map in its classes' colours at full size, uint8 (height, width, 3)."""
-    scale = manifest.label_scale
+def color_labels(labels: Pixels, scale: int, manifest: Manifest, height: int, width: int) -> Pixels:
+    """Return a label map of 1/`scale` in its classes' colors at full size, uint8 (height, width, 3)."""
     colors = np.array([c.color for c in manifest.classes], dtype=np.uint8)
     return np.ascontiguousarray(colors[labels.repeat(scale, axis=0).repeat(scale, axis=1)[:height, :width]])
 
@@ -84,10 +83,11 @@ def layer_sheet(image: Pixels, decoded: Decoded, manifest: Manifest, captions: d
         captions: text to put behind a panel's name (`original`, `labels`, `compact`, ...), where there is any.
     """
     height, width = image.shape[:2]
+    assert decoded.estimate is not None
     estimate = with_alpha_of(decoded.estimate, image)
     panels = {
         "original": image,
-        "labels": color_labels(decoded.labels, manifest, height, width),
+        "labels": color_labels(decoded.labels, decoded.parameters.label_scale, manifest, height, width),
         "compact": enlarge_compact(decoded.compact, manifest.levels, height, width),
         "estimate": estimate,
         "residual": show_residual(image, estimate),

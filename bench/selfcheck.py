@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ..runtime.backends import Options
-from ..runtime.bundle import Bundle, default_bundle
+from ..runtime.bundle_finder import open_bundle
 from ..runtime.codec import Codec
 from ..runtime.graphs import Graphs
 from ..runtime.images import encode_image, read_image
@@ -90,7 +90,7 @@ def run(
     loads = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        graphs = _Slowed(Bundle.open(bundle or default_bundle()), "auto", Options(threads=1))
+        graphs = _Slowed(open_bundle(bundle), "auto", Options(threads=1))
         codec = Codec(graphs, limits or Limits())
         file = folder / "input.png"
         file.write_bytes(encode_image(read_image(image, codec.limits).pixels, Metadata(), file))

@@ -9,6 +9,9 @@ import numpy as np
 
 from ..bench.metrics import psnr
 from ..runtime.bundle import Bundle, GraphName
+from ..runtime.pixels import ceil_div, extend
+from ..runtime.segmentation import labels_on, reduce_image, reduction_for
+from ..runtime.tiling import Box
 from .images import Photograph
 from .sessions import Session
 
@@ -28,13 +31,17 @@ class Layers:
     Attributes:
         name: of the file.
         image: uint8 (1, H, W, 3).
-        labels: uint8 (1, H/S, W/S).
+        seen: uint8 (1, h, w, 3), the image as `segment` sees it: reduced and padded.
+        label_map: uint8 (1, h/Q, w/Q), what `segment` makes of it.
+        labels: uint8 (1, H/Q, W/Q), the same on the image's grid.
         compact: uint8 (1, H/8, W/8, 3).
         estimate: uint8 (1, H, W, 3).
     """
 
     name: str
     image: Pixels
+    seen: Pixels
+    label_map: Pixels
     labels: Pixels
     compact: Pixels
     estimate: Pixels
@@ -42,7 +49,7 @@ class Layers:
     def feeds(self, graph: GraphName) -> dict[str, Pixels]:
         """The inputs of a graph by name."""
         return {
-            "segment": {"image": self.image},
+            "segment": {"image": self.seen},
             "analyse": {"image": self.image, "labels": self.labels},
             "synthesise": {"compact": self.compact, "labels": self.labels},
         }[graph]
@@ -58,6 +65,8 @@ class FloatNetworks:
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
         names: tuple[GraphName, ...] = ("segment", "analyse", "synthesise")
+        self._multiple = bundle.manifest.multiple
+        self._label_scale = bundle.manifest.label_scale
         self._sessions = {
             name: Session(bundle.read_graph(name), threads, where=str(bundle.graph_path(name)))
             for name in names
@@ -71,10 +80,23 @@ class FloatNetworks:
     def layers(self, photograph: Photograph) -> Layers:
         """Run all three."""
         image = photograph.pixels[np.newaxis]
-        labels = self.run("segment", {"image": image})
+        seen = self._seen(photograph.pixels)[np.newaxis]
+        label_map = self.run("segment", {"image": seen})
+        labels = self.spread(label_map, image)
         compact = self.run("analyse", {"image": image, "labels": labels})
         estimate = self.run("synthesise", {"compact": compact, "labels": labels})
-        return Layers(photograph.name, image, labels, compact, estimate)
+        return Layers(photograph.name, image, seen, label_map, labels, compact, estimate)
+
+    def _seen(self, pixels: Pixels) -> Pixels:
+        small = reduce_image(pixels, reduction_for(*pixels.shape[:2]))
+        height, width = (ceil_div(side, self._multiple) * self._multiple for side in small.shape[:2])
+        return extend(small, height, width)
+
+    def spread(self, label_map: Pixels, image: Pixels) -> Pixels:
+        """A label map, (1, h/Q, w/Q), on the grid of its image, (1, H, W, 3): uint8 (1, H/Q, W/Q)."""
+        height, width = image.shape[1:3]
+        scale = self._label_scale * reduction_for(height, width)
+        return labels_on(label_map[0], scale, Box(0, 0, width, height), self._label_scale)[np.newaxis]
 
 
 @dataclass(frozen=True)
@@ -123,7 +145,7 @@ class Judge:
         outputs = [session.run(layer.feeds(graph))[0] for layer in self._layers]
         if graph == "segment":
             same = float(
-                np.mean([np.mean(o == x.labels) for o, x in zip(outputs, self._layers, strict=True)])
+                np.mean([np.mean(o == x.label_map) for o, x in zip(outputs, self._layers, strict=True)])
             )
             return Damage(1 - same, self.float_db(), same)
         agreement, estimates = [], []
@@ -148,10 +170,11 @@ class Judge:
         }
         same, changed, estimates = [], [], []
         for layer in self._layers:
-            (labels,) = sessions["segment"].run({"image": layer.image})
+            (label_map,) = sessions["segment"].run({"image": layer.seen})
+            labels = self._networks.spread(label_map, layer.image)
             (compact,) = sessions["analyse"].run({"image": layer.image, "labels": labels})
             (estimate,) = sessions["synthesise"].run({"compact": compact, "labels": labels})
-            same.append(np.mean(labels == layer.labels))
+            same.append(np.mean(label_map == layer.label_map))
             changed.append(np.mean(compact != layer.compact))
             estimates.append(_psnr(layer.image, estimate))
         return {

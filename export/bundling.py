@@ -224,6 +224,8 @@ def manifest(source: Source, graphs: Mapping[GraphName, Exported]) -> Manifest:
             )
             for name, g in graphs.items()
         },
+        preview=source.colors(),
+        groups=dict(source.groups),
         provenance=source.provenance,
         tools=installed("oslic", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime"),
     )

@@ -13,8 +13,9 @@ from torch import nn
 
 from ..networks.checkpoint import fingerprint, read
 from ..networks.codec import CodecNetworks
+from ..networks.config import groups_of
 from ..networks.deploy import deployable
-from ..runtime.bundle import GRAPH_NAMES, ClassInfo, GraphName
+from ..runtime.bundle import GRAPH_NAMES, ClassInfo, GraphName, Preview
 from ..runtime.errors import BundleError, UsageError
 from ..runtime.files import require_regular_file
 
@@ -37,6 +38,8 @@ class Source:
         fingerprint: what defines the estimate, 64 hexadecimal digits; None: hashed from the state of
             `synthesise`, names, shapes and values.
         license: terms of the weights.
+        preview: from levels to colors, see `Manifest`; None: levels are shades.
+        groups: names for several classes together.
         provenance: where they come from, plain JSON types.
     """
 
@@ -49,7 +52,16 @@ class Source:
     multiple: int
     fingerprint: str | None = None
     license: str = "unknown"
+    preview: Preview | None = None
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def colors(self) -> Preview:
+        """The matrix from levels to colors: the given one, or level 0 as black and level L - 1 as white."""
+        if self.preview is not None:
+            return self.preview
+        step = 255.0 / (self.levels - 1)
+        return ((step, 0.0, 0.0, 0.0), (0.0, step, 0.0, 0.0), (0.0, 0.0, step, 0.0))
 
     def identity(self) -> str:
         """The fingerprint, computed if it was not given."""
@@ -79,6 +91,8 @@ def _ours(networks: CodecNetworks, provenance: dict[str, Any], identity: str) ->
         multiple=config.multiple,
         fingerprint=identity,
         license=str(provenance.get("license", "unknown")),
+        preview=networks.gnet.preview(),
+        groups=groups_of(config.classes),
         provenance=provenance,
     )
 

@@ -30,7 +30,7 @@ from .ledger import note_inputs
 from .plain_json import parse_object
 
 FORMAT: Final = "oslic-bundle"
-VERSION: Final = 1
+VERSION: Final = 2
 MANIFEST_NAME: Final = "manifest.json"
 ENGINES_NAME: Final = "engines"
 REPORT_NAMES: Final = ("calibration.json", "calibration.html")
@@ -38,6 +38,11 @@ REPORT_NAMES: Final = ("calibration.json", "calibration.html")
 _ENGINE_ENDINGS: Final = frozenset({".engine", ".json"})
 COMPACT_SCALE: Final = 8
 """The compact image has 1/8 of the image's size on each side (DESIGN, section 1)."""
+
+OSLIC: Final = "oslic"
+"""Kind of the codec that this project is named after."""
+
+Preview = tuple[tuple[float, float, float, float], ...]
 
 GraphName = Literal["segment", "analyse", "synthesise"]
 GRAPH_NAMES: Final[tuple[GraphName, ...]] = get_args(GraphName)
@@ -52,6 +57,7 @@ _MAX_NAME_BYTES: Final = 255
 _MAX_FIGURE: Final = 1e12
 """The largest of a graph's figures: far beyond any network, and safe to multiply by an image's size."""
 _MAX_VERSION: Final = 1000
+_MAX_PREVIEW: Final = 65536
 _HEX256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -109,12 +115,18 @@ class Manifest:
         name: configuration of the networks: `full`, `base`, `lite`, or the user's.
         classes: the K classes of the label map.
         levels: L; the compact image takes values 0..L-1.
-        label_scale: S; the label map is stored at 1/S of the image's size.
+        label_scale: Q; `analyse` and `synthesise` take labels at 1/Q of the image's size, and `segment` gives them at
+            1/Q of the size of its input, which is the picture reduced as `runtime.segmentation` says.
         alpha: share of low-rate channels of the octave convolutions.
         multiple: the image is padded to multiples of this number on both sides.
         fingerprint: SHA-256 of what defines the estimate, 64 hexadecimal digits.
         license: terms of the weights.
         graphs: the three graph files.
+        preview: a 3 x 4 matrix; times the levels of a position of the compact image and 1 it gives the position's
+            color, in grey levels: a picture of 1/8 of the size without a network.
+        kind: of codec; `oslic` is the one that this runtime knows.
+        groups: names for several classes together.
+        exact: whether `synthesise` gives the same on every machine.
         provenance: where the weights come from: checkpoint, data, scores, command, revision.
         tools: versions of what exported the bundle.
         quantization: settings of a quantised bundle, whose scales are in its graphs; None for others.
@@ -129,6 +141,10 @@ class Manifest:
     fingerprint: str
     license: str
     graphs: dict[GraphName, GraphInfo]
+    preview: Preview
+    kind: str = OSLIC
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    exact: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
     tools: dict[str, str] = field(default_factory=dict)
     quantization: dict[str, Any] | None = None
@@ -178,7 +194,15 @@ class Manifest:
             ),
             "fingerprint": (bool(_HEX256.fullmatch(self.fingerprint)), self.fingerprint, "64 hex digits"),
             "graphs": (set(self.graphs) == set(GRAPH_NAMES), sorted(self.graphs), f"{GRAPH_NAMES}"),
+            "kind": (
+                self.kind == OSLIC,
+                self.kind,
+                f"{OSLIC!r}; another kind needs the package that brings it",
+            ),
         }
+        names = {class_.name for class_ in self.classes}
+        for group, members in self.groups.items():
+            demands[f"groups.{group}"] = (names.issuperset(members), members, "names of classes")
         for i, class_ in enumerate(self.classes):
             known = all(0 <= value <= 255 for value in class_.color)
             demands[f"classes[{i}].color"] = (known, class_.color, "three numbers in 0..255")
@@ -225,8 +249,12 @@ def _parse(body: dict[str, Any], where: str) -> dict[str, Any]:
     for name in ("levels", "label_scale", "multiple"):
         _require_whole(values[name], f"{where}: {name}")
     _require_number(values["alpha"], f"{where}: alpha")
-    for name in ("name", "fingerprint", "license"):
-        _require_text(values[name], f"{where}: {name}")
+    values["preview"] = _preview(values["preview"], f"{where}: preview")
+    values["groups"] = _groups(values.get("groups", {}), f"{where}: groups")
+    if not isinstance(values.get("exact", False), bool):
+        raise BundleError(f"{where}: exact is {_shown(values['exact'])}, must be true or false")
+    for name in ("name", "fingerprint", "license", "kind"):
+        _require_text(values.get(name, OSLIC), f"{where}: {name}")
     for name in ("provenance", "tools", "quantization"):
         if not isinstance(values.get(name) or {}, dict):
             raise BundleError(f"{where}: {name} is {_shown(values[name])}, must be an object")
@@ -234,6 +262,27 @@ def _parse(body: dict[str, Any], where: str) -> dict[str, Any]:
     if limit is not None and not (type(limit) is int and 1 <= limit <= 128):
         raise BundleError(f"{where}: quantization.weight_limit is {_shown(limit)}, must be 1 to 128")
     return values
+
+
+def _preview(value: Any, what: str) -> Preview:
+    rows = [_list(row, what) for row in _list(value, what)]
+    for number in (number for row in rows for number in row):
+        if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= _MAX_PREVIEW:
+            raise BundleError(f"{what} holds {_shown(number)}, must hold numbers up to {_MAX_PREVIEW}")
+    if [len(row) for row in rows] != [4, 4, 4]:
+        raise BundleError(f"{what} is {_shown(value)}, must be 3 rows of 4 numbers")
+    return tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in rows)
+
+
+def _groups(value: Any, what: str) -> dict[str, tuple[str, ...]]:
+    if not isinstance(value, dict) or len(value) > 256:
+        raise BundleError(f"{what} is {_shown(value)}, must be an object of at most 256 entries")
+    groups = {}
+    for name, members in value.items():
+        for text in (name, *_list(members, f"{what}.{name}")):
+            _require_text(text, what)
+        groups[name] = tuple(members)
+    return groups
 
 
 def _class(entry: Any, where: str) -> ClassInfo:

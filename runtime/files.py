@@ -109,23 +109,37 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     Raises:
         UsageError: as `check_target`; the folder cannot be written to, or is full: nothing is left behind.
     """
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+    """Open `path` to be written piece by piece: the file appears whole when the `with` block ends, or not at all.
+
+    See `write_atomically`. What is no regular file takes the bytes as they come.
+
+    Raises:
+        UsageError: as `write_atomically`, for errors of the system inside the block, too.
+    """
     status = _check(path)
     number = descriptor(path)
     if number is not None or (status is not None and not stat.S_ISREG(status.st_mode)):
-        _write_through(path, number, data)
+        with _open_through(path, number) as through:
+            yield through
         return
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".oslic-{secrets.token_hex(8)}.part")
     try:
         # Opened with the mode of a new file, from which the system takes the umask: asking for the umask would change
         # it for a moment, for all threads.
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with os.fdopen(handle, "wb") as file:
             if status is not None:
                 with contextlib.suppress(OSError):  # the superuser alone may
                     os.fchown(handle, status.st_uid, status.st_gid)
                 os.fchmod(handle, status.st_mode & 0o777)
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(handle)
         temporary.replace(target)
@@ -141,15 +155,16 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         ledger.note_made(target)
 
 
-def _write_through(path: str | Path, number: int | None, data: bytes) -> None:
-    """Write to what is no file of its own, or is open already."""
+@contextlib.contextmanager
+def _open_through(path: str | Path, number: int | None) -> Iterator[BinaryIO]:
+    """Open what is no file of its own, or is open already."""
     try:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
         handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC) if number is None else os.dup(number)
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
 

@@ -82,13 +82,13 @@ class Graphs:
         return ceil_div(height, multiple) * multiple, ceil_div(width, multiple) * multiple
 
     def segment(self, image: Pixels) -> Pixels:
-        """Return the label map as it is stored.
+        """Return the label map of a picture as it is stored.
 
         Args:
-            image: uint8 (H, W, 3).
+            image: uint8 (h, w, 3), the picture at the size at which the network is to see it; see `segmentation`.
 
         Returns:
-            uint8 (ceil(H/S), ceil(W/S)), values below K.
+            uint8 (ceil(h/s), ceil(w/s)), values below K; s is the manifest's `label_scale`.
         """
         height, width = image.shape[:2]
         scale = self.bundle.manifest.label_scale
@@ -100,7 +100,7 @@ class Graphs:
 
         Args:
             image: uint8 (H, W, 3).
-            labels: as `segment` returns them.
+            labels: uint8 (ceil(H/Q), ceil(W/Q)); Q is the manifest's `label_scale`.
 
         Returns:
             uint8 (ceil(H/8), ceil(W/8), 3), values 0..L-1.
@@ -117,7 +117,7 @@ class Graphs:
 
         Args:
             compact: as `analyse` returns it.
-            labels: as `segment` returns them.
+            labels: uint8 (ceil(H/Q), ceil(W/Q)); Q is the manifest's `label_scale`.
             height: of the image.
             width: of the image.
 

@@ -132,10 +132,10 @@ class Limits:
             multiple: sides are extended to multiples of it.
         """
         padded = [-(-side // multiple) * multiple for side in (width, height)]
-        need = use.at(padded[0] * padded[1])
+        need = use.for_picture(padded[0], padded[1])
         if need <= self.memory:
             return
-        fits = _fitting(padded[0], padded[1], int((self.memory - use.fixed) / use.per_pixel), multiple)
+        fits = _fitting(padded[0], padded[1], use.most_pixels(self.memory), multiple)
         remedy = "no image would fit" if fits is None else f"{fits[0]}x{fits[1]} would fit"
         raise LimitError(
             f"the image is {width}x{height}: it would need {-(-need >> 20)} MiB of memory, the limit is "

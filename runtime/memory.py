@@ -7,6 +7,7 @@ beside measured peaks.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,33 +15,80 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from . import tiling
+
 if TYPE_CHECKING:
     from .bundle import GraphInfo
 
 # The interpreter, NumPy, Pillow with its AVIF library, and ONNX Runtime.
-_PROCESS_BYTES: Final = 65 << 20
-# Image, colour, estimate and what is made of them, as they stand beside a running network.
-_ARRAY_BYTES: Final = 8.0
+_PROCESS_BYTES: Final = 50 << 20
+# Arrays of the whole image: with its file, its estimate and what the decoder will make of it; with the decoded image
+# and its file.
+_ENCODER_ARRAYS: Final = 20.0
+_DECODER_ARRAYS: Final = 18.0
 # libaom's encoder and the arrays that are made for it; dav1d and its output.
 _ENCODER_BYTES: Final = 58.0
 _DECODER_BYTES: Final = 13.0
 
 
+_TILE_PIXELS: Final = (tiling.TILE_SIDE + 2 * tiling.HALO) ** 2
+"""The most pixels that the work on one tile sees."""
+# Two rows of tiles, and what is read ahead of them.
+_STRIP_ROWS: Final = 3 * tiling.TILE_SIDE
+# The compact image, three bytes for 64 pixels, once as an array and once coded.
+_COMPACT_BYTES: Final = 0.1
+
+
 @dataclass(frozen=True)
 class MemoryUse:
-    """A process's memory at its peak, as a line over the size of the image.
+    """A process's memory at its peak, by the size of the image.
 
     Attributes:
         fixed: bytes that do not depend on the image.
-        per_pixel: bytes for each pixel.
+        per_pixel: bytes for each pixel of the image.
+        per_tile_pixel: bytes for each pixel that is worked on: all of a small image, the tiles in work of a large one.
     """
 
     fixed: int
     per_pixel: float
+    per_tile_pixel: float = 0.0
 
     def at(self, pixels: int) -> int:
-        """Bytes for an image of so many pixels."""
-        return self.fixed + int(min(pixels * self.per_pixel, 1 << 62))
+        """Bytes for an image of so many pixels that is worked on whole."""
+        return self.fixed + _whole(pixels * (self.per_pixel + self.per_tile_pixel))
+
+    def for_picture(self, width: int, height: int, tiles: int = 1) -> int:
+        """Bytes for an image that is cut into tiles as `tiling.choose` does it, so many of them in work at a time."""
+        grid = tiling.choose(width, height)
+        # Tiles inside the picture have a halo on all sides.
+        sides = (
+            min(-(-side // tiling.UNIT) * tiling.UNIT, tile + 2 * grid.halo)
+            for side, tile in ((width, grid.tile_width), (height, grid.tile_height))
+        )
+        in_work = min(tiles, grid.count) * math.prod(sides)
+        return self.fixed + _whole(width * height * self.per_pixel + in_work * self.per_tile_pixel)
+
+    def in_strips(self, width: int, height: int, tiles: int = 1) -> int:
+        """Bytes for an image that is never whole in memory, but in strips of a row of tiles."""
+        strips = _STRIP_ROWS * width * self.per_pixel
+        small = width * height * _COMPACT_BYTES
+        return self.fixed + _whole(strips + small + tiles * _TILE_PIXELS * self.per_tile_pixel)
+
+    def most_pixels(self, memory: int) -> int:
+        """Pixels of an image that needs at most so many bytes, whatever its proportions; 0: there is none."""
+        left = memory - self.fixed
+        tiled = int((left - self.per_tile_pixel * _TILE_PIXELS) / self.per_pixel)
+        if not self.per_tile_pixel or tiled > tiling.ONE_TILE_PIXELS:
+            return max(0, tiled)
+        return max(0, min(int(left / (self.per_pixel + self.per_tile_pixel)), tiling.ONE_TILE_PIXELS))
+
+    def tiles_within(self, width: int, height: int, memory: int, most: int) -> int:
+        """How many tiles of an image may be in work at a time, 1 to `most`, for so many bytes of memory."""
+        return max([n for n in range(1, most + 1) if self.for_picture(width, height, n) <= memory], default=1)
+
+
+def _whole(amount: float) -> int:
+    return int(min(amount, 1 << 62))
 
 
 READING: Final = MemoryUse(48 << 20, 16.0)
@@ -52,27 +100,27 @@ LOSSLESS: Final = MemoryUse(48 << 20, 80.0)
 
 
 def networks_use(graphs: Iterable[GraphInfo]) -> MemoryUse:
-    """Memory of running graphs one after the other, their weights and all arrays of the image included."""
+    """Memory of running an encoder's graphs one after the other, their weights and all arrays of the image included."""
     infos = tuple(graphs)
     fixed = _PROCESS_BYTES + sum(info.fixed_bytes for info in infos)
-    return MemoryUse(fixed, _ARRAY_BYTES + max(info.working_bytes_per_pixel for info in infos))
+    return MemoryUse(fixed, _ENCODER_ARRAYS, max(info.working_bytes_per_pixel for info in infos))
 
 
 def encoding_use(graphs: Iterable[GraphInfo]) -> MemoryUse:
     """Memory of compressing an image: networks first, then the residual."""
     networks = networks_use(graphs)
-    return MemoryUse(networks.fixed, max(networks.per_pixel, _ARRAY_BYTES + _ENCODER_BYTES))
+    return MemoryUse(networks.fixed, _ENCODER_ARRAYS, max(networks.per_tile_pixel, _ENCODER_BYTES))
 
 
 def residual_use(graphs: Iterable[GraphInfo]) -> MemoryUse:
     """Memory of coding a residual; the networks are loaded, and do not run."""
-    return MemoryUse(networks_use(graphs).fixed, _ARRAY_BYTES + _ENCODER_BYTES)
+    return MemoryUse(networks_use(graphs).fixed, _ENCODER_ARRAYS, _ENCODER_BYTES)
 
 
 def decoding_use(graphs: Iterable[GraphInfo]) -> MemoryUse:
     """Memory of decompressing a stream: the residual is decoded beside the network."""
     networks = networks_use(graphs)
-    return MemoryUse(networks.fixed, networks.per_pixel + _DECODER_BYTES)
+    return MemoryUse(networks.fixed, _DECODER_ARRAYS, networks.per_tile_pixel + _DECODER_BYTES)
 
 
 class MemoryBudget:

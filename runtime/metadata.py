@@ -1,4 +1,4 @@
-"""What travels beside the pixels: profile, EXIF, XMP, colour, resolution; as sections of a stream and as PNG chunks."""
+"""What travels beside the pixels: profile, EXIF, XMP, color, resolution; and the PNG chunks that hold some of it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from .errors import StreamError
-from .stream import SectionType
-
 COLOR_CHUNKS: Final[dict[bytes, int]] = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32}
 """Names of the PNG chunks that say what the samples mean -> bytes of their content."""
 
-_RESOLUTION: Final = struct.Struct("<BII")
 _INCH: Final = 0.0254
-_MOST: Final = (1 << 31) - 1
+MOST: Final = (1 << 31) - 1
+"""The most pixels per unit that a PNG file can say."""
 
 
 class Unit(enum.IntEnum):
@@ -47,7 +44,7 @@ class Resolution:
     def per_meter(self) -> tuple[int, int]:
         """Across and down, rounded; as they are where there is no length."""
         factor = {Unit.INCH: 1 / _INCH, Unit.CENTIMETER: 100.0}.get(self.unit, 1.0)
-        return min(_MOST, round(self.x * factor)), min(_MOST, round(self.y * factor))
+        return min(MOST, round(self.x * factor)), min(MOST, round(self.y * factor))
 
     @property
     def per_inch(self) -> tuple[float, float] | None:
@@ -60,13 +57,13 @@ class Resolution:
 
 def resolution(x: float, y: float, unit: Unit) -> Resolution | None:
     """A resolution in whole numbers; fractions are kept by counting per meter. None for what is none."""
-    if not (0 < x < _MOST and 0 < y < _MOST):
+    if not (0 < x < MOST and 0 < y < MOST):
         return None
     if unit is not Unit.ASPECT and (x != int(x) or y != int(y)):
         factor = {Unit.INCH: 1 / _INCH, Unit.CENTIMETER: 100.0}.get(unit, 1.0)
         x, y, unit = round(x * factor), round(y * factor), Unit.METER
     whole = round(x), round(y)
-    if not (min(whole) >= 1 and max(whole) <= _MOST) or (unit is Unit.ASPECT and whole[0] == whole[1]):
+    if not (min(whole) >= 1 and max(whole) <= MOST) or (unit is Unit.ASPECT and whole[0] == whole[1]):
         return None
     return Resolution(*whole, unit)
 
@@ -96,57 +93,6 @@ class Metadata:
         if b"cICP" in names:
             return True
         return not self.icc and b"sRGB" not in names and bool(names)
-
-
-def to_sections(metadata: Metadata) -> dict[SectionType, bytes]:
-    """The ancillary sections of a stream; only those that have content."""
-    found = metadata.resolution
-    sections = {
-        SectionType.ICC: metadata.icc,
-        SectionType.EXIF: metadata.exif,
-        SectionType.XMP: metadata.xmp,
-        SectionType.COLOR: b"".join(name + content for name, content in metadata.color),
-        SectionType.RESOLUTION: b"" if found is None else _RESOLUTION.pack(found.unit, found.x, found.y),
-    }
-    return {kind: content for kind, content in sections.items() if content}
-
-
-def from_sections(sections: Mapping[SectionType, bytes]) -> Metadata:
-    """Inverse of `to_sections`.
-
-    Raises:
-        StreamError: a section that is not as docs/stream.md says.
-    """
-    return Metadata(
-        icc=sections.get(SectionType.ICC, b""),
-        exif=sections.get(SectionType.EXIF, b""),
-        xmp=sections.get(SectionType.XMP, b""),
-        color=_read_color(sections.get(SectionType.COLOR, b"")),
-        resolution=_read_resolution(sections.get(SectionType.RESOLUTION)),
-    )
-
-
-def _read_color(data: bytes) -> tuple[tuple[bytes, bytes], ...]:
-    found, position = [], 0
-    for name, length in COLOR_CHUNKS.items():
-        end = position + 4 + length
-        if data[position : position + 4] == name and end <= len(data):
-            found.append((name, data[position + 4 : end]))
-            position = end
-    if position != len(data):
-        raise StreamError(f"the color section is damaged at byte {position}: cICP, sRGB, gAMA, cHRM expected")
-    return tuple(found)
-
-
-def _read_resolution(data: bytes | None) -> Resolution | None:
-    if data is None:
-        return None
-    if len(data) != _RESOLUTION.size:
-        raise StreamError(f"the resolution section has {len(data)} bytes, must be {_RESOLUTION.size}")
-    unit, x, y = _RESOLUTION.unpack(data)
-    if unit > max(Unit) or not (1 <= x <= _MOST and 1 <= y <= _MOST):
-        raise StreamError(f"the resolution section says {x}x{y} by unit {unit}: damaged")
-    return Resolution(x, y, Unit(unit))
 
 
 def color_of(chunks: Mapping[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:

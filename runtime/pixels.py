@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import enum
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from .errors import ImageError
-from .stream import Layout
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     Pixels = npt.NDArray[np.uint8]
+
+
+_ROWS: Final = 256
+
+
+class Layout(enum.IntEnum):
+    """Channels of the input image."""
+
+    GRAY = 1
+    GRAY_ALPHA = 2
+    RGB = 3
+    RGBA = 4
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the last channel is alpha."""
+        return self in (Layout.GRAY_ALPHA, Layout.RGBA)
+
+    @property
+    def is_gray(self) -> bool:
+        """Whether color is one channel."""
+        return self in (Layout.GRAY, Layout.GRAY_ALPHA)
 
 
 def layout_of(image: Pixels) -> Layout:
@@ -123,6 +145,9 @@ def _filled(samples: npt.NDArray[np.float32], weight: npt.NDArray[np.float32]) -
 
 def psnr(image: Pixels, other: Pixels) -> float:
     """Return the PSNR over all channels of two uint8 images of one shape, in dB; infinite for equal ones."""
-    difference = np.subtract(image, other, dtype=np.float32)
-    error = float(np.mean(difference * difference))
-    return float("inf") if error == 0 else 10 * float(np.log10(255 * 255 / error))
+    total = 0.0
+    # Some rows at a time: the differences of a whole picture would take many times its memory.
+    for top in range(0, len(image), _ROWS):
+        difference = np.subtract(image[top : top + _ROWS], other[top : top + _ROWS], dtype=np.float32)
+        total += float(np.sum(difference * difference, dtype=np.float64))
+    return float("inf") if total == 0 else 10 * float(np.log10(255 * 255 * image.size / total))

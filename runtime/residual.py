@@ -20,7 +20,6 @@ from PIL import AvifImagePlugin, Image, features
 
 from . import avif
 from .errors import BackendError, StreamError, UsageError
-from .stream import MAX_WEIGHT
 from .yuv import compensate_rounding
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
     Levels = npt.NDArray[np.int16]
 
 DEFAULT_SPEED: Final = 6
+MAX_WEIGHT: Final = 8
+"""Weight of an estimate that is the whole prediction of the residual: weights are in eighths."""
 MAX_SPEED: Final = 10
 # Pillow's AVIF quality, of which the residual takes 1..100; 0 stands for "no residual at all" in the codec.
 MAX_QUALITY: Final = 100
@@ -123,7 +124,9 @@ def _encode(image: Pixels, prediction: Levels, scale: int, quality: int, speed: 
             autotiling=False,
             advanced=_OPTIONS,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
+        if "memory" in str(error).lower():
+            raise MemoryError(f"the residual's encoder: {error}") from error
         raise BackendError(f"Pillow could not encode the residual as AVIF: {error}") from error
     return avif.unwrap(file.getvalue())
 

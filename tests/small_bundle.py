@@ -147,6 +147,7 @@ def write(folder: Path, graphs: dict[str, onnx.ModelProto] | None = None) -> Bun
     manifest = Manifest(
         name="small", classes=tuple(ClassInfo(str(i), (i, i, i)) for i in range(4)), levels=LEVELS, label_scale=4,
         alpha=0.5, multiple=MULTIPLE, fingerprint="ab" * 32, license="none", graphs=infos,
+        preview=((80.0, 0.0, 0.0, 0.0), (0.0, 80.0, 0.0, 0.0), (0.0, 0.0, 80.0, 0.0)),
     )  # fmt: skip
     write_bundle(folder, manifest, {f"{name}.onnx": content for name, content in data.items()}, replace=False)
     return Bundle.open(folder)

@@ -9,15 +9,18 @@ import struct
 import numpy as np
 import pytest
 from oslic.runtime.codec import Codec
+from oslic.runtime.codec.container import Header, Payload, SectionType, StreamReader
+from oslic.runtime.codec.metadata_sections import metadata_sections, read_metadata
 from oslic.runtime.errors import ImageError, StreamError, UsageError
 from oslic.runtime.images import decode_image, encode_image, left_out
 from oslic.runtime.limits import Limits
-from oslic.runtime.metadata import Metadata, Resolution, Unit, from_sections, resolution, to_sections
-from oslic.runtime.pixels import fill_hidden, visible_psnr
+from oslic.runtime.metadata import Metadata, Resolution, Unit, resolution
+from oslic.runtime.pixels import Layout, fill_hidden, visible_psnr
 from oslic.runtime.png import add_chunks, chunks_before_pixels
 from oslic.runtime.search import lowest_reaching
-from oslic.runtime.stream import SectionType
+from oslic.runtime.tiling import single
 from PIL import Image, ImageCms
+from stream_tools import put_together
 
 LIMITS = Limits()
 XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:RDF>\xc3\xa9</rdf:RDF></x:xmpmeta>"
@@ -52,10 +55,17 @@ FULL = Metadata(
 )
 
 
+def _stream(sections):
+    """A reader of a stream that has nothing else."""
+    header = Header(Layout.RGB, "oslic", bytes(8), single(8, 8), b"")
+    data = put_together(header, {kind: [Payload(content)] for kind, content in sections.items()})
+    return StreamReader.of_bytes(data, Limits(memory=1))
+
+
 @pytest.mark.parametrize("metadata", [Metadata(), FULL, Metadata(color=COLOR[1:2]), Metadata(xmp=XMP)])
 def test_sections_hold_everything(metadata):
-    sections = to_sections(metadata)
-    assert from_sections(sections) == metadata
+    sections = metadata_sections(metadata)
+    assert read_metadata(_stream(sections)) == metadata
     assert all(kind & 0x80 for kind in sections)
     assert len(sections) == sum(bool(getattr(metadata, f.name)) for f in dataclasses.fields(metadata))
 
@@ -74,7 +84,7 @@ def test_sections_hold_everything(metadata):
 )
 def test_damaged_sections_are_refused(kind, data):
     with pytest.raises(StreamError, match=kind.name.lower()):
-        from_sections({kind: data})
+        read_metadata(_stream({kind: data}))
 
 
 @pytest.mark.parametrize("chunks", [COLOR[:1], COLOR[1:2], COLOR[1:], COLOR])

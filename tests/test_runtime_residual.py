@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from oslic.runtime import avif, residual
 from oslic.runtime.errors import StreamError, UsageError
-from oslic.runtime.stream import MAX_WEIGHT
 from oslic.runtime.yuv import compensate_rounding
 from PIL import Image, ImageFilter
 
@@ -92,7 +91,7 @@ def test_the_estimate_weighs_less_the_finer_the_quality(quality, weight):
     assert residual.default_weight(quality) == weight
 
 
-@pytest.mark.parametrize("weight", range(1, MAX_WEIGHT + 1))
+@pytest.mark.parametrize("weight", range(1, residual.MAX_WEIGHT + 1))
 def test_the_prediction_is_the_estimate_drawn_towards_mid_grey(weight):
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     exact = 128 + weight / 8 * (levels.astype(float) - 128)
@@ -103,7 +102,7 @@ def test_the_prediction_is_the_estimate_drawn_towards_mid_grey(weight):
 
 def test_another_weight_decodes_to_another_image(photo, estimate):
     coded = residual.encode(photo, estimate, quality=60, speed=9)
-    assert coded.weight == residual.default_weight(60) < MAX_WEIGHT
+    assert coded.weight == residual.default_weight(60) < residual.MAX_WEIGHT
     other = residual.CodedResidual(coded.payload, coded.scale, residual.MAX_WEIGHT)
     right, wrong = residual.decode(coded, estimate), residual.decode(other, estimate)
     assert _psnr(photo, right) > _psnr(photo, wrong) + 5
@@ -135,7 +134,7 @@ def test_a_second_sequence_header_of_another_size_is_refused():
         for size in ((32, 32), (640, 480))
     )
     first = next(small[start:end] for kind, start, _, end in avif._obus(small) if kind == 1)
-    coded = residual.CodedResidual(first + large, 1, MAX_WEIGHT)
+    coded = residual.CodedResidual(first + large, 1, residual.MAX_WEIGHT)
     with pytest.raises(StreamError, match="the residual is 640x480, the image 32x32"):
         residual.decode_samples(coded, (32, 32, 3))
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from oslic.runtime import cli
 from oslic.runtime.codec import Codec
+from oslic.runtime.codec.container import Payload, SectionType, StreamReader
 from oslic.runtime.limits import Limits
-from oslic.runtime.stream import payload, read_info, write_stream
+from oslic.runtime.tiling import single
 from PIL import Image
+from stream_tools import changed, put_together, take_apart, with_record
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def test_good_files(tmp_path, stream, capsys):
 
 def test_every_byte_that_changes_is_found(tmp_path, stream, capsys):
     """The checksums alone tell: also in each section's last byte."""
-    info = read_info(stream, Limits())
+    info = StreamReader.of_bytes(stream, Limits()).info
     places = [0, 9, 20, info.sections[0].offset - 1]
     places += [place for s in info.sections for place in (s.offset, s.offset + s.length - 1)]
     names = []
@@ -54,19 +57,17 @@ def test_every_byte_that_changes_is_found(tmp_path, stream, capsys):
 
 
 def test_each_kind_of_failure_has_its_exit_code(tmp_path, stream, capsys):
-    info = read_info(stream, Limits())
-    parts = {section.type: payload(stream, section) for section in info.sections}
-    header = info.header
+    header, parts = take_apart(stream)
     files = {
         "good": (stream, 0),
         "short": (stream[:-1], 4),
         "long": (stream + b"x", 4),
         "other": (b"GIF89a", 4),
         "empty": (b"", 4),
-        "drifted": (_written(header, parts, digest=bytes(8)), 9),
-        "foreign": (_written(header, parts, fingerprint=bytes(8)), 5),
-        "undecodable": (_written(header, {**parts, info.sections[0].type: b"FLIF, but not really"}), 4),
-        "large": (_written(header, parts, width=1 << 20, height=1 << 20), 7),
+        "drifted": (with_record(stream, estimate_digest=bytes(4)), 9),
+        "foreign": (put_together(replace(header, identity=bytes(8)), parts), 5),
+        "undecodable": (changed(stream, SectionType.LABELS, b"FLIF, but not really"), 4),
+        "large": (put_together(replace(header, grid=single(1 << 20, 1 << 20)), parts), 7),
     }
     for name, (data, _) in files.items():
         (tmp_path / name).write_bytes(data)
@@ -82,17 +83,10 @@ def test_each_kind_of_failure_has_its_exit_code(tmp_path, stream, capsys):
         assert cli.main(["verify", str(tmp_path / name)]) == code
 
 
-def _written(header, parts, **changes):
-    import dataclasses
-
-    return write_stream(dataclasses.replace(header, **changes), parts)
-
-
 def test_an_unknown_ancillary_section_is_checked_too(tmp_path, stream, capsys):
     """A reader skips it, an archive wants to keep it."""
-    info = read_info(stream, Limits())
-    parts = {section.type: payload(stream, section) for section in info.sections}
-    data = bytearray(_written(info.header, {**parts, 0xF0: b"something of tomorrow"}))
+    header, parts = take_apart(stream)
+    data = bytearray(put_together(header, {**parts, 0xF0: [Payload(b"something of tomorrow")]}))
     path = tmp_path / "a.oslic"
     path.write_bytes(data)
     assert cli.main(["verify", str(path)]) == 0

@@ -39,9 +39,10 @@ def _measure(codec: Codec, source: Path, folder: Path, quality: int) -> dict[str
     image = picture.pixels
     encoded = codec.finish(codec.layers(image), quality=quality, metadata=picture.metadata)
     write_atomically(folder / f"{source.stem}{_ENDINGS[0]}", encoded.data)
-    decoded = codec.decode(encoded.data)
+    decoded = codec.decode(encoded.data, with_estimate=True)
     pixels = image.shape[0] * image.shape[1]
     sizes = encoded.section_bytes
+    assert decoded.estimate is not None
     estimate = with_alpha_of(decoded.estimate, image)
     row = {
         "image": source.name,

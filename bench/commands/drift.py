@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from ...runtime.bundle import Bundle, default_bundle
+from ...runtime.bundle_finder import open_bundle
 from ...runtime.commands.arguments import output_file
 from ...runtime.commands.limits import add_limit_arguments, limits_of
 from ...runtime.commands.numbers import at_least
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         if not separator or not name or not folder:
             raise UsageError(f"--other {text!r} must be NAME=FOLDER")
         others[name] = Path(folder)
-    bundle = Bundle.open(args.bundle or default_bundle())
+    bundle = open_bundle(args.bundle)
     result = measure(
         bundle,
         others,

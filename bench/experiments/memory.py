@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 
 from ...runtime.bundle import Bundle
+from ...runtime.codec.tile_pool import usable_cores
 from ...runtime.errors import OslicError, UsageError
 from ...runtime.images import encode_image, read_image
 from ...runtime.limits import Limits
 from ...runtime.memory import decoding_use, encoding_use, networks_use, resident_memory, residual_use
 from ...runtime.metadata import Metadata
-from ...runtime.pixels import ceil_div
 from .. import environment
 from ..picture import as_rgb
 
@@ -47,16 +47,18 @@ def peak(arguments: Sequence[str]) -> int:
     return int(done.stdout.splitlines()[-1])
 
 
-def predictions(bundle: Bundle, pixels: int) -> dict[tuple[str, int], int]:
-    """Bytes by command and number of files, two of which are in work at a time."""
+def predictions(bundle: Bundle, width: int, height: int, cores: int) -> dict[tuple[str, int], int]:
+    """Bytes by command and number of files, two of which are in work at a time, each with a tile on every core."""
     infos = bundle.manifest.graphs
     networks, coder = networks_use(infos.values()), residual_use(infos.values())
-    decoding = decoding_use([infos["synthesise"]])
+    encoding, decoding = encoding_use(infos.values()), decoding_use([infos["synthesise"]])
     return {
-        ("compress", 1): encoding_use(infos.values()).at(pixels),
-        ("compress", 3): networks.at(pixels) + int(coder.per_pixel * pixels),
-        ("decompress", 1): decoding.at(pixels),
-        ("decompress", 3): decoding.at(2 * pixels),
+        ("compress", 1): encoding.for_picture(width, height, cores),
+        ("compress", 3): networks.for_picture(width, height, cores)
+        + coder.for_picture(width, height, cores)
+        - coder.fixed,
+        ("decompress", 1): decoding.for_picture(width, height, cores),
+        ("decompress", 3): 2 * decoding.for_picture(width, height, cores) - decoding.fixed,
     }
 
 
@@ -87,13 +89,11 @@ def run(
     source = Image.fromarray(as_rgb(read_image(image, Limits()).pixels))
     options = ["--bundle", str(bundle.path), "--backend", "onnxruntime-cpu", "--max-memory", "1T"]
     options += [] if threads is None else ["--threads", str(threads)]
-    multiple = bundle.manifest.multiple
     rows = []
     for size in megapixels:
         height = math.isqrt(int(size * 1e6 * 3 / 4))
         width = height * 4 // 3
         pixels = np.asarray(source.resize((width, height), Image.Resampling.BICUBIC))
-        padded = ceil_div(width, multiple) * ceil_div(height, multiple) * multiple * multiple
         with tempfile.TemporaryDirectory() as folder:
             work = Path(folder)
             for name in ("coded", "back"):
@@ -101,7 +101,7 @@ def run(
             for i in range(3):
                 name = f"{i}.png"
                 (work / name).write_bytes(encode_image(pixels, Metadata(), name))
-            for (command, files), predicted in predictions(bundle, padded).items():
+            for (command, files), predicted in predictions(bundle, width, height, usable_cores()).items():
                 inputs, output = (".", "coded") if command == "compress" else ("coded", "back")
                 suffix = ".png" if command == "compress" else ".oslic"
                 names = [str(work / inputs / f"{i}{suffix}") for i in range(files)]
@@ -132,6 +132,7 @@ def run(
         "version": VERSION,
         "bundle": {"name": bundle.manifest.name, "fingerprint": bundle.manifest.fingerprint},
         "threads": threads,
+        "cores": usable_cores(),
         "environment": environment.describe(),
         "rows": rows,
     }

@@ -13,12 +13,12 @@ from typing import Any, Final
 
 from ..backends import BACKENDS, Options, PassedOverWarning
 from ..codec import Codec
+from ..codec.container import read_info
 from ..engines import PRECISIONS
 from ..errors import OslicError, UsageError, printable
 from ..files import descriptor, read_file
 from ..ledger import declare_outputs
 from ..limits import Limits
-from ..stream import read_info
 from .arguments import require_ending
 from .limits import add_limit_arguments, limits_of
 
@@ -123,15 +123,17 @@ def _is_folder(path: Path) -> bool:
 def read_stream_file(path: str | Path, limits: Limits) -> bytes:
     """Read an `.oslic` file: of one that is no stream the head, of one that goes on behind its end one byte more.
 
+    A truncated file is read as far as it goes.
+
     Raises:
         UsageError: it cannot be read.
-        StreamError, LimitError: as `stream.read_info` of its first bytes.
+        StreamError, LimitError: as `container.read_info` of its first bytes.
     """
     return read_file(
         path,
         "stream",
         limits.stream_bytes,
-        expected=lambda head: read_info(head, limits, complete=False).total_bytes,
+        expected=lambda head: read_info(head, limits).total_bytes,
     )
 
 

@@ -6,7 +6,7 @@ import argparse
 import json
 
 from ..backends import BACKENDS, Options, first_usable, probe_all
-from ..bundle import Bundle, default_bundle
+from ..bundle_finder import open_bundle
 from ..engines import PRECISIONS
 from ..errors import printable
 from ._common import add_trust_argument
@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    bundle = Bundle.open(args.bundle or default_bundle())
+    bundle = open_bundle(args.bundle)
     found = probe_all(bundle, Options(precision=args.precision, trust_engines=args.trust_engines))
     auto = first_usable(found)
     if args.json:

@@ -27,6 +27,7 @@ from ._common import (
 )
 from .arguments import output_place
 from .numbers import positive
+from .strips import compress_strips, exceeds, size_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +86,7 @@ def _row(source: Path, target: Path, layers: Layers, encoded: Encoded, quality_d
         "quality": encoded.quality,
         "psnr": _finite(quality_db),
         "psnr_estimate": _finite(psnr(layers.color, layers.estimate)),
-        "digest": layers.digest.hex(),
+        "tiles": [layers.grid.columns, layers.grid.rows],
         "stages_ms": milliseconds(encoded.stages),
     }
 
@@ -97,9 +98,15 @@ class _Work:
         self._codec = codec
         self._args = args
 
-    def layers(self, files: tuple[Path, Path]) -> tuple[Layers, Picture]:
-        """Read and run the networks."""
+    def _takes_strips(self, source: Path) -> bool:
+        args, codec = self._args, self._codec
+        return args.bpp is None and args.psnr is None and exceeds(codec, size_of(source), codec.encoding)
+
+    def layers(self, files: tuple[Path, Path]) -> tuple[Layers, Picture] | None:
+        """Read and run the networks; None for a picture that does not fit into memory: `finish` does it in strips."""
         check_target(files[1])
+        if self._takes_strips(files[0]):
+            return None
         start = time.perf_counter()
         picture = read_image(files[0], self._codec.limits, use=self._codec.encoding)
         seconds = time.perf_counter() - start
@@ -107,16 +114,25 @@ class _Work:
         layers.stages.seconds = {"read": seconds, **layers.stages.seconds}
         return layers, picture
 
-    def finish(self, files: tuple[Path, Path], half: tuple[Layers, Picture]) -> dict[str, Any]:
+    def finish(self, files: tuple[Path, Path], half: tuple[Layers, Picture] | None) -> dict[str, Any]:
         """Code the residual, write the stream, say what came of it."""
-        args, (layers, picture) = self._args, half
+        args = self._args
+        quality = DEFAULT_QUALITY if args.quality is None else args.quality
+        if half is None:
+            return compress_strips(
+                self._codec,
+                *files,
+                quality=quality,
+                speed=args.speed,
+                keep_invisible=args.keep_invisible,
+            )
+        layers, picture = half
         metadata = picture.metadata
         if args.bpp is not None:
             encoded = highest_within(self._codec, layers, args.bpp, speed=args.speed, metadata=metadata)
         elif args.psnr is not None:
             encoded = lowest_reaching(self._codec, layers, args.psnr, speed=args.speed, metadata=metadata)
         else:
-            quality = DEFAULT_QUALITY if args.quality is None else args.quality
             encoded = self._codec.finish(layers, quality=quality, speed=args.speed, metadata=metadata)
         start = time.perf_counter()
         write_atomically(files[1], encoded.data)
@@ -135,11 +151,11 @@ def run(args: argparse.Namespace) -> int:
             if isinstance(outcome, OslicError):
                 report.failed(source, outcome)
                 continue
-            for note in outcome["notes"]:
+            for note in outcome.get("notes", ()):
                 report.warn(f"{source}: {note}")
-            quality_db = float("inf") if outcome["psnr"] is None else outcome["psnr"]
-            report.done(
-                outcome,
-                f"{source} -> {target}: {outcome['bytes']} bytes, {outcome['bpp']:.4f} bpp, {quality_db:.2f} dB PSNR",
-            )
+            line = f"{source} -> {target}: {outcome['bytes']} bytes, {outcome['bpp']:.4f} bpp"
+            if "psnr" in outcome:
+                quality_db = float("inf") if outcome["psnr"] is None else outcome["psnr"]
+                line = f"{line}, {quality_db:.2f} dB PSNR"
+            report.done(outcome, line)
     return report.finish()

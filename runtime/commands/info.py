@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
-from ..bundle import Bundle, ClassInfo, default_bundle
-from ..codec import decode_labels
-from ..errors import UsageError
+from ..codec.container import SectionType, StreamReader
+from ..codec.parameters import Parameters, TileRecord
+from ..codec.stream import bundle_for, check_stream, fingerprint_of, read_labels
+from ..errors import BundleError
 from ..files import write_atomically
-from ..stream import StreamInfo, read_info
-from ._common import image_name, read_stream_file, table
+from ._common import read_stream_file, table
 from .arguments import output_file
+from .label_images import encode_labels, label_image_kind
 from .limits import add_limit_arguments, limits_of
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-
-_PALETTE_KINDS: Final = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
+    from ..bundle import Bundle
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -36,35 +29,48 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="decode the label map alone and write it to this file: .png, .tif or .bmp",
     )
     parser.add_argument(
-        "--bundle", metavar="FOLDER", help="the bundle that names the classes (default: `lite`)"
+        "--bundle",
+        metavar="BUNDLE",
+        help="the bundle that names the classes (default: the one that the stream names)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     add_limit_arguments(parser)
 
 
-def _facts(info: StreamInfo) -> dict[str, Any]:
-    header = info.header
+def _facts(reader: StreamReader, bundle: Bundle | None) -> dict[str, Any]:
+    info, header, grid = reader.info, reader.header, reader.header.grid
+    parameters = Parameters.from_bytes(header.parameters)
     pixels = header.width * header.height
+    records = [TileRecord.from_bytes(piece.record) for piece in reader.pieces(SectionType.RESIDUAL)]
+    payloads = sum(section.length - section.index for section in info.sections)
     return {
         "version": ".".join(map(str, info.version)),
         "width": header.width,
         "height": header.height,
         "layout": header.layout.name.lower(),
-        "fingerprint_prefix": header.fingerprint.hex(),
-        "residual_codec": header.residual_codec.name.lower(),
-        "residual_scale": header.residual_scale,
-        "residual_weight": header.residual_weight,
-        "tiles": list(header.tiles),
-        "digest": header.digest.hex(),
+        "kind": header.kind,
+        "fingerprint_prefix": fingerprint_of(header).hex(),
+        "bundle": None if bundle is None else bundle.manifest.name,
+        "quality": parameters.quality,
+        "tuned_for": "the eye" if parameters.visual else "PSNR",
+        "exact": parameters.exact,
+        "label_scale": parameters.label_scale,
+        "tiles": [grid.columns, grid.rows],
+        "tile_size": [grid.tile_width, grid.tile_height],
+        "halo": grid.halo,
+        "residual_modes": _counted(record.mode.name.lower() for record in records),
+        "residual_weights": _counted(f"{record.weight}/8" for record in records),
+        "residual_scales": _counted(str(record.scale) for record in records),
         "bytes": info.total_bytes,
         "bpp": info.total_bytes * 8 / pixels,
-        "overhead_bytes": info.overhead_bytes,
+        "overhead_bytes": info.total_bytes - payloads,
         "sections": [
             {
                 "type": s.type,
                 "name": s.name,
                 "offset": s.offset,
-                "bytes": s.length,
+                "bytes": s.length - s.index,
+                "index_bytes": s.index,
                 "bpp": s.length * 8 / pixels,
             }
             for s in info.sections
@@ -72,51 +78,44 @@ def _facts(info: StreamInfo) -> dict[str, Any]:
     }
 
 
+def _counted(values: Any) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for value in values:
+        counts[value] = counts.get(value, 0) + 1
+    return counts
+
+
 def _print(facts: dict[str, Any]) -> None:
     sections = facts.pop("sections")
     facts["bpp"] = f"{facts['bpp']:.4f}"
+    facts["bundle"] = facts["bundle"] or "none of the known ones"
+    for name, separator in (("tiles", " x "), ("tile_size", " x ")):
+        facts[name] = separator.join(map(str, facts[name]))
+    for name in ("residual_modes", "residual_weights", "residual_scales"):
+        facts[name] = ", ".join(f"{value}: {count}" for value, count in facts[name].items())
     print(table((name.replace("_", " "), str(value)) for name, value in facts.items()))
     print(table((f"section {s['name']}", f"{s['bytes']} bytes, {s['bpp']:.4f} bpp") for s in sections))
 
 
 def run(args: argparse.Namespace) -> int:
     limits = limits_of(args)
-    data = read_stream_file(args.input, limits)
-    info = read_info(data, limits)
-    if args.labels is not None:
-        kind = _palette_kind(args.labels)
-        bundle = Bundle.open(args.bundle or default_bundle())
-        labels = decode_labels(data, bundle, limits)
-        classes, scale = bundle.manifest.classes, bundle.manifest.label_scale
-        full = labels.repeat(scale, axis=0).repeat(scale, axis=1)[: info.header.height, : info.header.width]
-        write_atomically(args.labels, _palette_image(full, classes, kind))
-    facts = _facts(info)
+    reader = StreamReader.of_bytes(read_stream_file(args.input, limits), limits)
+    check_stream(reader)
+    bundle: Bundle | None
+    try:
+        bundle = bundle_for(reader.header, args.bundle)
+    except BundleError:
+        if args.labels is not None or args.bundle is not None:
+            raise
+        bundle = None
+    if args.labels is not None and bundle is not None:
+        parameters, kind = Parameters.from_bytes(reader.header.parameters), label_image_kind(args.labels)
+        labels = read_labels(reader, parameters, bundle)
+        content = encode_labels(labels, parameters.label_scale, reader.header, bundle.manifest.classes, kind)
+        write_atomically(args.labels, content)
+    facts = _facts(reader, bundle)
     if args.json:
         print(json.dumps(facts, indent=2))
     else:
         _print(facts)
     return 0
-
-
-def _palette_kind(name: str) -> str:
-    """Pillow's name of the format in which a label map is written.
-
-    Raises:
-        UsageError: a format that loses values, or has no palette.
-    """
-    kind = _PALETTE_KINDS.get(image_name(Path(name)).suffix.lower())
-    if kind is None:
-        raise UsageError(
-            f"cannot write {name}: label maps are written with a palette and without loss, in files that end in "
-            f"{', '.join(_PALETTE_KINDS)}"
-        )
-    return kind
-
-
-def _palette_image(labels: npt.NDArray[np.uint8], classes: tuple[ClassInfo, ...], kind: str) -> bytes:
-    """An image file with a palette: its values are the classes, its colours theirs."""
-    picture = Image.fromarray(labels)
-    picture.putpalette([value for entry in classes for value in entry.color])
-    file = io.BytesIO()
-    picture.save(file, kind)
-    return file.getvalue()

@@ -54,10 +54,10 @@ def describe(bundle: Bundle) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..bundle import Bundle, default_bundle
+    from ..bundle_finder import open_bundle
     from ..errors import BundleError, printable
 
-    bundle = Bundle.open(args.bundle or default_bundle())
+    bundle = open_bundle(args.bundle)
     found = describe(bundle)
     if args.json:
         print(json.dumps(found, indent=2))

@@ -9,9 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..codec.decoding import drift_message
+from ..codec.stream import check_all, open_stream
 from ..errors import OslicError, VerificationError, printable
 from ..pipeline import ahead
-from ..stream import payload, read_info
 from ._common import add_codec_arguments, open_codec, read_stream_file
 from .limits import limits_of
 
@@ -36,21 +37,18 @@ def _check(path: Path, codec: Codec | None, limits: Limits) -> dict[str, Any]:
         OslicError: what is wrong with it.
     """
     data = read_stream_file(path, limits)
-    info = read_info(data, limits)
-    for section in info.sections:
-        payload(data, section)
+    reader = open_stream(data, limits)
     row: dict[str, Any] = {
         "bytes": len(data),
-        "width": info.header.width,
-        "height": info.header.height,
-        "checksums": 1 + len(info.sections),
+        "width": reader.header.width,
+        "height": reader.header.height,
+        "checksums": check_all(reader),
     }
     if codec is not None:
         decoded = codec.decode(data)
         if not decoded.digest_matches:
             raise VerificationError(
-                "the checksums are right, but the estimate made here is not the encoder's: the image decodes with "
-                "differences of a few grey levels"
+                f"the checksums are right, but {drift_message(estimate=bool(decoded.drifted))}"
             )
     return row | {"decoded": codec is not None}
 

@@ -28,23 +28,26 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import small_bundle
+import stream_tools
 from oslic.runtime.codec import Codec
+from oslic.runtime.codec.container import Payload
 from oslic.runtime.errors import OslicError
 from oslic.runtime.limits import Limits
 from oslic.runtime.metadata import Metadata
-from oslic.runtime.stream import read_stream, write_stream
 
 SECONDS = 5
 LIMITS = Limits(pixels=1 << 14, memory=1 << 28)
-# Height, width, channels (0: gray without a third axis), quality.
+# Height, width, channels (0: gray without a third axis), quality, side of a tile (None: one tile).
 SHAPES = (
-    (8, 8, 3, 40),
-    (32, 32, 3, 0),
-    (40, 24, 3, 80),
-    (17, 33, 0, 30),
-    (9, 40, 2, 60),
-    (24, 31, 4, 20),
-    (1, 1, 3, 50),
+    (8, 8, 3, 40, None),
+    (32, 32, 3, 0, None),
+    (40, 24, 3, 80, None),
+    (17, 33, 0, 30, None),
+    (9, 40, 2, 60, None),
+    (24, 31, 4, 20, None),
+    (1, 1, 3, 50, None),
+    (40, 70, 3, 30, 32),
+    (33, 40, 4, 60, 32),
 )
 
 
@@ -52,29 +55,41 @@ def corpus(codec: Codec) -> list[bytes]:
     """Small streams of every layout, with and without residual and metadata."""
     generator = np.random.default_rng(1)
     streams = []
-    for height, width, channels, quality in SHAPES:
+    for height, width, channels, quality, tile in SHAPES:
         size = (height, width, channels) if channels else (height, width)
         coarse = generator.integers(0, 256, (height // 4 + 1, width // 4 + 1, *size[2:]))
         image = coarse.repeat(4, 0).repeat(4, 1)[:height, :width] + generator.integers(-9, 10, size)
         metadata = Metadata(b"profile" * 3, b"Exif" * 4) if quality > 50 else None
         pixels = np.clip(image, 0, 255).astype(np.uint8)
-        streams.append(codec.compress(pixels, quality, speed=10, metadata=metadata))
+        layers = codec.layers(pixels, tile=tile, halo=32)
+        streams.append(codec.finish(layers, quality=quality, speed=10, metadata=metadata).data)
     return streams
 
 
 def take_apart(data: bytes) -> tuple[Any, dict[Any, bytes]]:
-    """The header and the payloads of a valid stream."""
-    info, parts = read_stream(data, LIMITS)
-    return info.header, dict(parts)
+    """The header and the payloads and records of a valid stream, by section and tile."""
+    header, sections = stream_tools.take_apart(data, LIMITS)
+    parts = {}
+    for kind, payloads in sections.items():
+        for tile, payload in enumerate(payloads):
+            parts[kind, tile, "data"] = payload.data
+            if payload.record:
+                parts[kind, tile, "record"] = payload.record
+    return header, parts
 
 
 def put_together(header: Any, parts: dict[Any, bytes]) -> bytes:
     """A stream of a header and payloads, whatever they are.
 
     Raises:
-        ValueError, OverflowError: that cannot be written.
+        ValueError, ArithmeticError: that cannot be written.
     """
-    return write_stream(header, parts)
+    sections: dict[Any, list[Payload]] = {}
+    for kind, tile, part in sorted(parts, key=str):
+        if part == "data":
+            record = parts.get((kind, tile, "record"), b"")
+            sections.setdefault(kind, []).append(Payload(parts[kind, tile, part], record))
+    return stream_tools.put_together(header, sections)
 
 
 class Mutator:
@@ -95,7 +110,7 @@ class Mutator:
                 return bytes(data)
             try:
                 return self._rebuilt()
-            except (ValueError, OverflowError, OslicError):  # what cannot be written is no input
+            except (ValueError, ArithmeticError, OslicError):  # what cannot be written is no input
                 continue
 
     def _rebuilt(self) -> bytes:

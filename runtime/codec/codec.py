@@ -1,0 +1,511 @@
+"""The codec: an image to an `.oslic` stream and back.
+
+encoder                                             decoder
+s  = segment(x)            SegNet, argmax           s  = FLIF decode
+c  = analyse(x, s)         ComNet, quantised        c  = FLIF decode
+e  = synthesise(c, s)      upsample x8 + GNet       e  = synthesise(c, s)
+r  = x - p                                          r' = residual decode
+stream = FLIF(s) FLIF(c) lossy(r)                   x' = clip(p + r')
+
+The prediction p is e, at finer qualities drawn towards mid-grey; see `residual`. A large picture is worked on tile by
+tile, several at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final, Self
+
+import numpy as np
+
+from .. import residual, tiling
+from ..backends import Options
+from ..bundle import GRAPH_NAMES, Bundle
+from ..bundle_finder import find_bundle, open_bundle
+from ..errors import LimitError, UsageError, VerificationError
+from ..graphs import Graphs
+from ..limits import Limits
+from ..memory import (
+    MemoryBudget,
+    MemoryUse,
+    decoding_use,
+    encoding_use,
+    networks_use,
+    residual_use,
+)
+from ..metadata import Metadata
+from ..pixels import Layout, fill_hidden, join, layout_of, split
+from ..planes import encode_plane
+from ..segmentation import reduce_image, reduction_for
+from ..stages import Stages
+from ..tiling import Grid
+from .container import Header, SectionType, StreamReader, digest
+from .decoding import Decoded, Decoding, Layer, drift_message
+from .encoding import Encoded, Layers, check_settings, encode_layers, reconstruct
+from .stream import (
+    check_identity,
+    decode_labels,
+    fingerprint_of,
+    identity_of,
+    is_of,
+    open_stream,
+)
+from .streaming import DecodedStrip, RowSource, compress_rows, decompress_rows
+from .tile_networks import TileNetworks, compact_shape
+from .tile_pool import TilePool, usable_cores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy.typing as npt
+
+    Pixels = npt.NDArray[np.uint8]
+
+DEFAULT_QUALITY: Final = 60
+# Below this limit on memory, ONNX Runtime keeps none of its own from image to image: an eighth of it would be taken.
+_ROOMY: Final = 4 << 30
+
+
+class DriftWarning(UserWarning):
+    """The decoder's estimate or residual is not, bit for bit, the encoder's."""
+
+
+class Codec:
+    """Compresses and decompresses with one bundle on one backend. Safe to use from several threads.
+
+    Open one with `Codec.open`.
+
+    Args:
+        graphs: the bundle's graphs on a backend.
+        limits: what to refuse.
+        open_other: opens the graphs of another bundle, for streams that were made with it; None: such streams are
+            refused.
+
+    Attributes:
+        graphs: as given.
+        bundle: of the graphs.
+        limits: as given.
+        encoding: memory that compressing an image takes.
+        decoding: memory that decompressing a stream takes.
+    """
+
+    def __init__(
+        self, graphs: Graphs, limits: Limits, open_other: Callable[[Bundle], Graphs] | None = None
+    ) -> None:
+        self.graphs = graphs
+        self.bundle = graphs.bundle
+        self.limits = limits
+        infos = self.bundle.manifest.graphs
+        self.encoding = encoding_use(infos.values())
+        self.decoding = decoding_use([infos["synthesise"]])
+        self._networks = networks_use(infos.values())
+        self._residual = residual_use(infos.values())
+        # What is fixed is taken once, whatever number of images is in work.
+        self._budget = MemoryBudget(limits.memory - self._networks.fixed)
+        self._open_other = open_other
+        self._others: dict[bytes, Graphs] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | Path | Bundle | None = None,
+        backend: str = "auto",
+        threads: int | None = None,
+        limits: Limits | None = None,
+        precision: str | None = None,
+        *,
+        options: Options | None = None,
+    ) -> Codec:
+        """Open a codec.
+
+        Args:
+            bundle: a folder, the name of a shipped bundle, an opened one, or None: then the default one compresses, and
+                a stream is decompressed with the networks that it names, if a known bundle has them (OSLIC_BUNDLES).
+            backend: a name from `oslic backends`, or "auto" for the best that is present.
+            threads: CPU threads the networks may use; None leaves it to the backend.
+            limits: what to refuse; None for the defaults.
+            precision: `fp32`, `fp16`, ...: of the engines, see `backends.Options`; None for the fastest there.
+            options: what else the backend is told, such as a time limit; `threads` and `precision` stand above it.
+
+        Raises:
+            BundleError: no bundle there, or a damaged one.
+            BackendError: the backend is not usable; the message says why.
+
+        Warns:
+            PassedOverWarning: "auto" took a slower backend than this machine or this bundle is meant for.
+        """
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads is {threads}, must be at least 1")
+        opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        limits = limits or Limits()
+        options = options or Options()
+        options = replace(
+            options,
+            threads=threads or options.threads,
+            precision=precision or options.precision,
+            keep_memory=options.keep_memory and limits.memory >= _ROOMY,
+        )
+
+        def graphs(found: Bundle) -> Graphs:
+            return Graphs(found, backend, options)
+
+        return cls(graphs(opened), limits, graphs if bundle is None else None)
+
+    def close(self) -> None:
+        """Give back what the backend holds."""
+        for graphs in (self.graphs, *self._others.values()):
+            graphs.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def check_size(self, width: int, height: int, use: MemoryUse) -> None:
+        """Refuse an image that is too large, before anything is taken for it.
+
+        Args:
+            width: of the image.
+            height: of the image.
+            use: `encoding` or `decoding`, what the work takes.
+
+        Raises:
+            LimitError: too many pixels, or too much memory; the message names a size that fits.
+        """
+        self.limits.check_pixels(width, height)
+        self.limits.check_memory(width, height, use, self.bundle.manifest.multiple)
+
+    @contextmanager
+    def _pool(self, width: int, height: int, use: MemoryUse) -> Iterator[TilePool]:
+        """Threads for an image's tiles, when there is memory for it beside those that other threads work on."""
+        tiles = use.tiles_within(width, height, self.limits.memory, usable_cores())
+        with self._budget.reserve(use.for_picture(width, height, tiles) - use.fixed):
+            yield TilePool(tiles)
+
+    @contextmanager
+    def _strip_pool(self, width: int, height: int, use: MemoryUse) -> Iterator[TilePool]:
+        """Threads for an image that is worked on in strips.
+
+        Raises:
+            LimitError: too many pixels, or not even strips fit.
+        """
+        self.limits.check_pixels(width, height)
+        least = use.in_strips(width, height)
+        if least > self.limits.memory:
+            raise LimitError(
+                f"the image is {width}x{height}: even in strips it would need {-(-least >> 20)} MiB of memory, the "
+                f"limit is {self.limits.memory >> 20} MiB (--max-memory)"
+            )
+        counts = range(1, usable_cores() + 1)
+        tiles = max(n for n in counts if n == 1 or use.in_strips(width, height, n) <= self.limits.memory)
+        with self._budget.reserve(use.in_strips(width, height, tiles) - use.fixed):
+            yield TilePool(tiles)
+
+    # -- encoding --------------------------------------------------------------------------------------------
+
+    def layers(
+        self,
+        image: Pixels,
+        *,
+        keep_invisible: bool = False,
+        tile: int | None = None,
+        halo: int = tiling.HALO,
+    ) -> Layers:
+        """Run the networks and code the lossless layers: all that does not depend on the quality.
+
+        Args:
+            image: uint8, (H, W), (H, W, 2), (H, W, 3) or (H, W, 4).
+            keep_invisible: whether color under alpha 0 is coded as it is; else by what is cheap.
+            tile: largest side of the tiles that the image is cut into, a multiple of 32; None: an image of up to 1
+                megapixel is one tile, a larger one is cut at `tiling.TILE_SIDE`.
+            halo: pixels around a tile that its estimate depends on, a multiple of 32.
+
+        Raises:
+            ImageError: another shape or dtype.
+            LimitError: larger than the limits; the message names a size that fits.
+            UsageError: no such tiles.
+        """
+        layout = layout_of(image)
+        height, width = image.shape[:2]
+        grid = tiling.choose(width, height, tile, halo)
+        self.check_size(width, height, self.encoding)
+        if layout.has_alpha and not keep_invisible:
+            color, alpha = split(image, layout)
+            assert alpha is not None
+            image = join(fill_hidden(color, alpha), alpha)
+        with self._pool(width, height, self._networks) as pool:
+            return self._layers(image, layout, grid, pool)
+
+    def _layers(self, image: Pixels, layout: Layout, grid: Grid, pool: TilePool) -> Layers:
+        height, width = image.shape[:2]
+        color, alpha = split(image, layout)
+        stages = Stages()
+        self.graphs.load(*GRAPH_NAMES)
+        with stages.measure("segment"):
+            factor = reduction_for(height, width)
+            labels = self.graphs.segment(reduce_image(_as_rgb(color), factor))
+        networks = TileNetworks(
+            self.graphs,
+            grid,
+            labels,
+            self.bundle.manifest.label_scale * factor,
+            np.zeros(compact_shape(width, height), np.uint8),
+        )
+
+        def analyse(number: int) -> Pixels:
+            with stages.measure("analyse"):
+                return networks.analyse(number, _as_rgb(grid.input_box(number).of(color)))
+
+        estimate = np.empty_like(color)
+
+        def synthesise(number: int) -> bytes:
+            with stages.measure("synthesise"):
+                part = networks.estimate(number, gray=layout.is_gray)
+            grid.box(number).of(estimate)[:] = part
+            return digest(part)
+
+        tiles = range(grid.count)
+        # The entropy coder of one layer works beside the network of the next.
+        with ThreadPoolExecutor(1) as coder:
+            coded = {SectionType.LABELS: [coder.submit(_encode, labels, stages, "labels")]}
+            coded[SectionType.COMPACT] = [
+                coder.submit(_encode, part, stages, "compact") for part in pool.run(analyse, tiles)
+            ]
+            digests = tuple(pool.run(synthesise, tiles))
+            if alpha is not None:
+                coded[SectionType.ALPHA] = [
+                    coder.submit(_encode, grid.box(number).of(alpha), stages, "alpha") for number in tiles
+                ]
+            payloads = {kind: tuple(future.result() for future in futures) for kind, futures in coded.items()}
+        return Layers(
+            image,
+            layout,
+            grid,
+            labels,
+            networks.label_scale,
+            networks.compact,
+            estimate,
+            digests,
+            payloads,
+            stages,
+        )
+
+    def finish(
+        self,
+        layers: Layers,
+        *,
+        quality: float,
+        speed: int = residual.DEFAULT_SPEED,
+        metadata: Metadata | None = None,
+    ) -> Encoded:
+        """Code the residual and put the stream together.
+
+        Args:
+            layers: from `layers`.
+            quality: 1..100 for the residual; 0 leaves it out, the reconstruction is then the estimate.
+            speed: 0..10 of the residual coder.
+            metadata: ICC, EXIF and so on to carry.
+
+        Raises:
+            UsageError: quality or speed out of range.
+        """
+        check_settings(quality, speed)
+        height, width = layers.image.shape[:2]
+        with self._pool(width, height, self._residual) as pool:
+            return encode_layers(
+                layers, identity_of(self.bundle), pool, quality=quality, speed=speed, metadata=metadata
+            )
+
+    def compress(
+        self,
+        image: Pixels,
+        quality: float = DEFAULT_QUALITY,
+        *,
+        speed: int = residual.DEFAULT_SPEED,
+        metadata: Metadata | None = None,
+        keep_invisible: bool = False,
+    ) -> bytes:
+        """Compress an image.
+
+        Args:
+            image: uint8, (H, W) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB or (H, W, 4) RGBA.
+            quality: 0..100; 0 stores no residual.
+            speed: 0..10 of the residual coder: larger is faster and costs bits.
+            metadata: to carry.
+            keep_invisible: whether color under alpha 0 is coded as it is; else by what is cheap.
+
+        Returns:
+            The `.oslic` file's bytes.
+
+        Raises:
+            ImageError: another shape or dtype.
+            LimitError: larger than the limits.
+            UsageError: quality or speed out of range.
+        """
+        layers = self.layers(image, keep_invisible=keep_invisible)
+        return self.finish(layers, quality=quality, speed=speed, metadata=metadata).data
+
+    def compress_rows(
+        self,
+        source: RowSource,
+        target: BinaryIO,
+        *,
+        quality: float = DEFAULT_QUALITY,
+        speed: int = residual.DEFAULT_SPEED,
+        metadata: Metadata | None = None,
+        keep_invisible: bool = False,
+    ) -> dict[str, int]:
+        """Compress an image that is read from the top to the bottom, and is never whole in memory.
+
+        Args:
+            source: the image, for instance `runtime.image.large.LargeImage`.
+            target: gets the `.oslic` file.
+            quality: as for `compress`.
+            speed: as for `compress`.
+            metadata: as for `compress`.
+            keep_invisible: as for `compress`.
+
+        Returns:
+            Payload bytes by section name.
+
+        Raises:
+            LimitError: too many pixels, or not even strips fit into the memory.
+            UsageError: quality or speed out of range.
+        """
+        check_settings(quality, speed)
+        with self._strip_pool(source.width, source.height, self.encoding) as pool:
+            return compress_rows(
+                self.graphs,
+                pool,
+                source,
+                target,
+                quality=quality,
+                speed=speed,
+                metadata=metadata,
+                keep_invisible=keep_invisible,
+            )
+
+    def reconstruct(self, layers: Layers, encoded: Encoded) -> Pixels:
+        """Return what the decoder will make of `encoded`, in the shape of the image."""
+        return reconstruct(layers, encoded)
+
+    # -- decoding --------------------------------------------------------------------------------------------
+
+    def decompress(
+        self,
+        data: bytes | bytearray | memoryview,
+        *,
+        strict: bool = False,
+        region: tuple[int, int, int, int] | None = None,
+    ) -> Pixels:
+        """Decompress a stream.
+
+        Args:
+            data: the `.oslic` file's bytes.
+            strict: whether an estimate or a residual that is not, bit for bit, the encoder's is an error.
+            region: left, top, width and height of the part that is wanted; only the tiles that it touches are
+                decoded. None: all.
+
+        Returns:
+            uint8, the shape that was compressed, or that of the region.
+
+        Raises:
+            StreamError: damaged, truncated, or of another version.
+            BundleError: made with another checkpoint.
+            LimitError: larger than the limits.
+            UsageError: the region is not inside the picture.
+            VerificationError: a digest does not match, and `strict` was asked for.
+
+        Warns:
+            DriftWarning: a digest does not match.
+        """
+        decoded = self.decode(data, region=region)
+        if not decoded.digest_matches:
+            message = (
+                f"{drift_message(estimate=bool(decoded.drifted))} on {self.graphs.selection.backend.name}"
+            )
+            if strict or decoded.parameters.exact:
+                raise VerificationError(f"{message}; without strict decoding this is a warning")
+            warnings.warn(message, DriftWarning, stacklevel=2)
+        return decoded.image
+
+    def decode(
+        self,
+        data: bytes | bytearray | memoryview,
+        *,
+        region: tuple[int, int, int, int] | None = None,
+        layer: Layer = "image",
+        partial: bool = False,
+        with_estimate: bool = False,
+    ) -> Decoded:
+        """Decompress a stream, and return its layers and times as well. A digest that differs raises nothing.
+
+        Args:
+            data: the `.oslic` file's bytes.
+            region: as in `decompress`.
+            layer: "image", or "estimate", which leaves the residual out.
+            partial: take a truncated file: tiles without a residual are their estimates, tiles without a compact image
+                mid-grey, and `Decoded.missing` names them.
+            with_estimate: whether the estimate is kept beside the image.
+
+        Raises:
+            StreamError, BundleError, LimitError, UsageError: as `decompress`.
+        """
+        reader = open_stream(data, self.limits, partial=partial)
+        header = reader.header
+        graphs = self._graphs_for(header)
+        self.check_size(header.width, header.height, self.decoding)
+        with self._pool(header.width, header.height, self.decoding) as pool:
+            return Decoding(graphs, reader, pool).decode(region, layer=layer, with_estimate=with_estimate)
+
+    def _graphs_for(self, header: Header) -> Graphs:
+        """The graphs of a stream's networks: ours, or those of a known bundle where none was asked for by name.
+
+        Raises:
+            BundleError: no known bundle has them, or another one was asked for.
+        """
+        if self._open_other is None or is_of(header, self.bundle):
+            check_identity(header, self.bundle)
+            return self.graphs
+        with self._lock:
+            key = fingerprint_of(header)
+            if key not in self._others:
+                self._others[key] = self._open_other(find_bundle(key))
+            return self._others[key]
+
+    def decompress_rows(self, reader: StreamReader) -> Iterator[DecodedStrip]:
+        """Decompress a stream from the top to the bottom; the picture is never whole in memory.
+
+        Args:
+            reader: of the stream, best of a file (`StreamReader.of_file`); its sections were checked (`check_stream`).
+
+        Yields:
+            Strips of the picture.
+
+        Raises:
+            StreamError, BundleError, LimitError: as `decompress`.
+        """
+        header = reader.header
+        graphs = self._graphs_for(header)
+        with self._strip_pool(header.width, header.height, self.decoding) as pool:
+            yield from decompress_rows(Decoding(graphs, reader, pool))
+
+    def decode_labels(self, data: bytes) -> Pixels:
+        """Return only the label map of a stream, uint8 (ceil(H/S), ceil(W/S)); no network runs."""
+        return decode_labels(data, self.bundle, self.limits)
+
+
+def _as_rgb(color: Pixels) -> Pixels:
+    return np.repeat(color[:, :, np.newaxis], 3, axis=2) if color.ndim == 2 else color
+
+
+def _encode(plane: Pixels, stages: Stages, name: str) -> bytes:
+    with stages.measure(name):
+        return encode_plane(np.ascontiguousarray(plane))

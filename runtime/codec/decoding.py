@@ -1,0 +1,325 @@
+"""From a stream to pixels: all of them, or those of a region."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+
+from .. import residual
+from ..bundle import COMPACT_SCALE
+from ..errors import StreamError, UsageError
+from ..pixels import join
+from ..planes import decode_plane
+from ..stages import Stages
+from ..tiling import Box, Grid
+from .container import Header, MissingError, SectionType, StreamReader, digest
+from .metadata_sections import read_metadata
+from .parameters import Parameters, ResidualMode, TileRecord
+from .stream import check_identity, read_labels
+from .tile_networks import TileNetworks, compact_shape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import numpy.typing as npt
+
+    from ..graphs import Graphs
+    from ..metadata import Metadata
+    from .tile_pool import TilePool
+
+    Pixels = npt.NDArray[np.uint8]
+
+Layer = Literal["image", "estimate"]
+
+_GRAY: Final = 128
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded stream, or a part of it.
+
+    Attributes:
+        image: uint8, the part that was asked for, in the layout that was compressed.
+        metadata: ICC, EXIF and so on.
+        header: of the stream.
+        parameters: of the stream.
+        labels: s, uint8, of the whole picture.
+        compact: c, uint8, of the whole picture; zeros where no tile of the part depends on it.
+        estimate: e, uint8, of the part; None unless it was asked for.
+        drifted: numbers of the tiles whose estimate is not, bit for bit, the encoder's.
+        residual_drifted: numbers of the tiles whose decoded residual is not the encoder's.
+        missing: by section, numbers of the tiles that a truncated stream lacks.
+        stages: seconds of each stage, summed over the tiles; the residual is decoded beside the network.
+        processor: processor seconds of each stage, see `Stages`.
+    """
+
+    image: Pixels
+    metadata: Metadata
+    header: Header
+    parameters: Parameters
+    labels: Pixels
+    compact: Pixels
+    estimate: Pixels | None
+    drifted: tuple[int, ...]
+    residual_drifted: tuple[int, ...]
+    missing: dict[str, tuple[int, ...]]
+    stages: dict[str, float]
+    processor: dict[str, float]
+
+    @property
+    def digest_matches(self) -> bool:
+        """Whether all estimates and residuals are, bit for bit, the encoder's."""
+        return not self.drifted and not self.residual_drifted
+
+
+def drift_message(*, estimate: bool) -> str:
+    """What to tell of a stream whose digests do not match.
+
+    Args:
+        estimate: whether it is the estimate that differs; else it is the residual.
+    """
+    if estimate:
+        return "the estimate differs from the encoder's: expect differences of a few grey levels"
+    return "the decoded residual differs from the encoder's: this AV1 decoder converts colors in another way"
+
+
+@dataclass(frozen=True)
+class DecodedTile:
+    """A tile's part of the picture.
+
+    Attributes:
+        color: uint8 (h, w, 3) or (h, w).
+        estimate: in the shape of `color`.
+        alpha: uint8 (h, w), or None.
+        estimate_matches: whether it is the encoder's.
+        residual_matches: whether the decoded residual is the encoder's.
+        missing: sections that a truncated stream lacks for it.
+    """
+
+    color: Pixels
+    estimate: Pixels
+    alpha: Pixels | None
+    estimate_matches: bool = True
+    residual_matches: bool = True
+    missing: tuple[str, ...] = ()
+
+    def pixels(self) -> Pixels:
+        """Color and alpha, uint8 (h, w) or (h, w, C)."""
+        return join(self.color, self.alpha)
+
+
+class Decoding:
+    """The decoding of one stream. Tiles may be decoded from several threads.
+
+    Args:
+        graphs: the bundle's graphs on a backend.
+        reader: of the stream, its sections checked.
+        pool: works on several tiles at a time.
+
+    Attributes:
+        drifted: numbers of the tiles decoded so far whose estimate is not, bit for bit, the encoder's.
+        residual_drifted: numbers of those whose decoded residual is not the encoder's.
+        missing: by section, numbers of the tiles that a truncated stream lacks.
+
+    Raises:
+        BundleError: the stream was made with another bundle.
+        StreamError: its parameters or its label map are damaged.
+    """
+
+    def __init__(self, graphs: Graphs, reader: StreamReader, pool: TilePool) -> None:
+        check_identity(reader.header, graphs.bundle)
+        self.graphs = graphs
+        self.reader = reader
+        self.pool = pool
+        self.stages = Stages()
+        self.parameters = Parameters.from_bytes(reader.header.parameters)
+        graphs.load("synthesise")
+        with self.stages.measure("labels"):
+            labels = read_labels(reader, self.parameters, graphs.bundle)
+        compact = np.zeros(compact_shape(self.header.width, self.header.height), np.uint8)
+        self.networks = TileNetworks(graphs, self.grid, labels, self.parameters.label_scale, compact)
+        self.drifted: tuple[int, ...] = ()
+        self.residual_drifted: tuple[int, ...] = ()
+        self.missing: dict[str, tuple[int, ...]] = {}
+        self._unread = set(range(self.grid.count))
+        self._absent: set[int] = set()
+
+    @property
+    def header(self) -> Header:
+        """Of the stream."""
+        return self.reader.header
+
+    @property
+    def grid(self) -> Grid:
+        """Tiles of the picture."""
+        return self.header.grid
+
+    def read_compact(self, tiles: Iterable[int]) -> None:
+        """Decode the compact images that the estimates of some tiles depend on, as far as it was not done before."""
+        needed = {t for tile in tiles for t in self.grid.touching(self.grid.input_box(tile))} & self._unread
+        self._unread -= needed
+        missing = {tile for tile in self.pool.run(self._read_compact, sorted(needed)) if tile is not None}
+        self._absent |= missing
+
+    def _read_compact(self, tile: int) -> int | None:
+        """Decode the compact image of a tile; returns its number if a truncated stream lacks it."""
+        box = self.grid.box(tile)
+        try:
+            data = self.reader.payload(SectionType.COMPACT, tile)
+        except MissingError:
+            if not self.reader.partial:
+                raise
+            return tile
+        with self.stages.measure("compact"):
+            plane = decode_plane(
+                data, compact_shape(box.width, box.height), "compact", self.graphs.bundle.manifest.levels
+            )
+        box.scaled(COMPACT_SCALE).of(self.networks.compact)[:] = plane
+        return None
+
+    def tile(self, number: int, layer: Layer) -> DecodedTile:
+        """Decode a tile; the compact images that it depends on were read.
+
+        Args:
+            number: of the tile.
+            layer: "image", or "estimate" without the residual.
+        """
+        gray, box = self.header.layout.is_gray, self.grid.box(number)
+        shape = (box.height, box.width) if gray else (box.height, box.width, 3)
+        alpha, missing = self._alpha(number, box)
+        if not self._absent.isdisjoint(self.grid.touching(self.grid.input_box(number))):
+            flat = np.full(shape, _GRAY, np.uint8)
+            return DecodedTile(flat, flat, alpha, missing=(*missing, "compact"))
+        try:
+            record = TileRecord.from_bytes(self.reader.pieces(SectionType.RESIDUAL)[number].record)
+            coded = self._residual(number, record) if layer == "image" else None
+        except MissingError:
+            if not self.reader.partial:
+                raise
+            record, coded, missing = None, None, (*missing, "residual")
+        with ThreadPoolExecutor(1) as beside:
+            # What of the residual needs no estimate is decoded beside the network.
+            samples = None if coded is None else beside.submit(self._samples, coded, shape)
+            with self.stages.measure("synthesise"):
+                estimate = self.networks.estimate(number, gray=gray)
+            color, residual_matches = estimate, True
+            if coded is not None and samples is not None and record is not None:
+                found = samples.result()
+                residual_matches = digest(found) == record.residual_digest
+                with self.stages.measure("add"):
+                    color = residual.add(found, coded, estimate)
+        matches = record is None or digest(estimate) == record.estimate_digest
+        return DecodedTile(color, estimate, alpha, matches, residual_matches, missing)
+
+    def tiles(self, numbers: Iterable[int], layer: Layer = "image") -> Iterator[DecodedTile]:
+        """Decode tiles, several at a time, in their order; the compact images that they depend on are read first."""
+        wanted = list(numbers)
+        self.read_compact(wanted)
+        for number, tile in zip(wanted, self.pool.run(lambda n: self.tile(n, layer), wanted), strict=True):
+            self.drifted += () if tile.estimate_matches else (number,)
+            self.residual_drifted += () if tile.residual_matches else (number,)
+            for name in tile.missing:
+                self.missing[name] = (*self.missing.get(name, ()), number)
+            yield tile
+
+    def _alpha(self, number: int, box: Box) -> tuple[Pixels | None, tuple[str, ...]]:
+        if not self.header.layout.has_alpha:
+            return None, ()
+        try:
+            data = self.reader.payload(SectionType.ALPHA, number)
+        except MissingError:
+            if not self.reader.partial:
+                raise
+            return np.full((box.height, box.width), 255, np.uint8), ("alpha",)
+        with self.stages.measure("alpha"):
+            return decode_plane(data, (box.height, box.width), "alpha"), ()
+
+    def _residual(self, number: int, record: TileRecord) -> residual.CodedResidual | None:
+        payload = self.reader.payload(SectionType.RESIDUAL, number)
+        if record.mode is ResidualMode.NONE:
+            if payload:
+                raise StreamError(
+                    f"tile {number} has {len(payload)} bytes of a residual that it does not have"
+                )
+            return None
+        return residual.CodedResidual(payload, record.scale, record.weight)
+
+    def _samples(self, coded: residual.CodedResidual, shape: tuple[int, ...]) -> Pixels:
+        with self.stages.measure("residual"):
+            return residual.decode_samples(coded, shape)
+
+    def decode(
+        self,
+        region: tuple[int, int, int, int] | None = None,
+        *,
+        layer: Layer = "image",
+        with_estimate: bool = False,
+    ) -> Decoded:
+        """Decode the picture or a region of it.
+
+        Args:
+            region: left, top, width, height; None: all of the picture.
+            layer: "image", or "estimate" without the residual.
+            with_estimate: whether the estimate is kept beside the image.
+
+        Raises:
+            UsageError: the region is not inside the picture.
+            StreamError: damaged.
+        """
+        wanted = region_box(region, self.header.width, self.header.height)
+        numbers = list(self.grid.touching(wanted))
+        shape = (
+            (wanted.height, wanted.width) if self.header.layout.is_gray else (wanted.height, wanted.width, 3)
+        )
+        color = np.empty(shape, np.uint8)
+        estimate = np.empty(shape, np.uint8) if with_estimate else None
+        alpha = np.empty(shape[:2], np.uint8) if self.header.layout.has_alpha else None
+        for number, tile in zip(numbers, self.tiles(numbers, layer), strict=True):
+            box = self.grid.box(number)
+            part = box.overlap(wanted)
+            assert part is not None
+            target, source = part.within(wanted), part.within(box)
+            color[target] = tile.color[source]
+            if estimate is not None:
+                estimate[target] = tile.estimate[source]
+            if alpha is not None and tile.alpha is not None:
+                alpha[target] = tile.alpha[source]
+        return Decoded(
+            join(color, alpha),
+            read_metadata(self.reader),
+            self.header,
+            self.parameters,
+            self.networks.labels,
+            self.networks.compact,
+            estimate,
+            self.drifted,
+            self.residual_drifted,
+            self.missing,
+            self.stages.seconds,
+            self.stages.processor,
+        )
+
+
+def region_box(region: tuple[int, int, int, int] | None, width: int, height: int) -> Box:
+    """The rectangle that a region names.
+
+    Args:
+        region: left, top, width, height; None: all of the picture.
+        width: of the picture.
+        height: of the picture.
+
+    Raises:
+        UsageError: it is empty or not inside the picture.
+    """
+    if region is None:
+        return Box(0, 0, width, height)
+    left, top, columns, rows = region
+    if left < 0 or top < 0 or columns < 1 or rows < 1 or left + columns > width or top + rows > height:
+        raise UsageError(
+            f"the region {left},{top},{columns},{rows} is not inside the picture of {width}x{height}: "
+            "give left, top, width and height"
+        )
+    return Box(left, top, left + columns, top + rows)

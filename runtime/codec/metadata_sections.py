@@ -1,0 +1,72 @@
+"""Metadata as sections of a stream; see docs/stream.md."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from ..errors import StreamError
+from ..metadata import COLOR_CHUNKS, MOST, Metadata, Resolution, Unit
+from .container import MissingError, SectionType, StreamReader
+
+_RESOLUTION: Final = struct.Struct("<BII")
+
+
+def metadata_sections(metadata: Metadata) -> dict[SectionType, bytes]:
+    """The ancillary sections of a stream; only those that have content."""
+    found = metadata.resolution
+    sections = {
+        SectionType.ICC: metadata.icc,
+        SectionType.EXIF: metadata.exif,
+        SectionType.XMP: metadata.xmp,
+        SectionType.COLOR: b"".join(name + content for name, content in metadata.color),
+        SectionType.RESOLUTION: b"" if found is None else _RESOLUTION.pack(found.unit, found.x, found.y),
+    }
+    return {kind: content for kind, content in sections.items() if content}
+
+
+def read_metadata(reader: StreamReader) -> Metadata:
+    """Inverse of `metadata_sections`; what a truncated stream lacks is empty, where that is allowed.
+
+    Raises:
+        StreamError: a section that is not as docs/stream.md says.
+    """
+
+    def content(kind: SectionType) -> bytes:
+        try:
+            return reader.payload(kind) if reader.has(kind) else b""
+        except MissingError:
+            if not reader.partial:
+                raise
+            return b""
+
+    return Metadata(
+        icc=content(SectionType.ICC),
+        exif=content(SectionType.EXIF),
+        xmp=content(SectionType.XMP),
+        color=_read_color(content(SectionType.COLOR)),
+        resolution=_read_resolution(content(SectionType.RESOLUTION)),
+    )
+
+
+def _read_color(data: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    found, position = [], 0
+    for name, length in COLOR_CHUNKS.items():
+        end = position + 4 + length
+        if data[position : position + 4] == name and end <= len(data):
+            found.append((name, data[position + 4 : end]))
+            position = end
+    if position != len(data):
+        raise StreamError(f"the color section is damaged at byte {position}: cICP, sRGB, gAMA, cHRM expected")
+    return tuple(found)
+
+
+def _read_resolution(data: bytes) -> Resolution | None:
+    if not data:
+        return None
+    if len(data) != _RESOLUTION.size:
+        raise StreamError(f"the resolution section has {len(data)} bytes, must be {_RESOLUTION.size}")
+    unit, x, y = _RESOLUTION.unpack(data)
+    if unit > max(Unit) or not (1 <= x <= MOST and 1 <= y <= MOST):
+        raise StreamError(f"the resolution section says {x}x{y} by unit {unit}: damaged")
+    return Resolution(x, y, Unit(unit))

@@ -1,0 +1,111 @@
+"""Parameters and records of the kind `oslic` in a stream; see docs/stream.md."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+from ..errors import StreamError
+from ..residual import MAX_QUALITY, MAX_WEIGHT
+from .container import DIGEST_BYTES, FieldReader, choice, varint
+
+QUARTERS: Final = 4
+"""Qualities are coded in quarters."""
+MAX_LABEL_SCALE: Final = 65535
+_TUNED_FOR_THE_EYE: Final = 0x02
+_EXACT: Final = 0x10
+_UNDERSTOOD: Final = _TUNED_FOR_THE_EYE | _EXACT
+_MODE_BITS: Final = 0x03
+_SCALE_2: Final = 0x04
+_CONSTANT: Final = 0x08
+_WEIGHT_SHIFT: Final = 4
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What holds for the whole stream.
+
+    Attributes:
+        quality: of the residual, 0..100; 0: there is none.
+        label_scale: S; the label map has 1/S of the picture's size.
+        visual: whether the encoder aimed at the eye instead of the PSNR.
+        exact: whether the estimate is the same on every machine; a digest that differs is then an error.
+    """
+
+    quality: float
+    label_scale: int
+    visual: bool = False
+    exact: bool = False
+
+    def to_bytes(self) -> bytes:
+        """As they stand in the header."""
+        flags = (_TUNED_FOR_THE_EYE if self.visual else 0) | (_EXACT if self.exact else 0)
+        return bytes([flags]) + varint(round(QUARTERS * self.quality)) + varint(self.label_scale)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Parameters:
+        """Inverse of `to_bytes`.
+
+        Raises:
+            StreamError: damaged, or something that this version does not know.
+        """
+        reader = FieldReader(data, 0, len(data), "list of parameters")
+        flags = reader.byte("flags")
+        if flags & ~_UNDERSTOOD:
+            raise StreamError(f"unknown flags 0x{flags:02x} in the parameters: install a newer oslic")
+        quality = reader.varint("quality", QUARTERS * MAX_QUALITY) / QUARTERS
+        scale = reader.varint("label scale", MAX_LABEL_SCALE, 1)
+        reader.finish()
+        return cls(quality, scale, bool(flags & _TUNED_FOR_THE_EYE), bool(flags & _EXACT))
+
+
+class ResidualMode(enum.IntEnum):
+    """How a tile's residual is coded."""
+
+    NONE = 0
+    """Not at all: the reconstruction is the estimate."""
+    AV1 = 1
+    """AV1 still picture, 8 bit, full range, YCbCr 4:4:4 (BT.601) or monochrome, without its AVIF container."""
+
+
+@dataclass(frozen=True)
+class TileRecord:
+    """What a stream says of a tile.
+
+    Attributes:
+        mode: how its residual is coded.
+        scale: 1 if the coded samples are r + 128, 2 if they are r/2 + 128.
+        weight: w of the prediction 128 + w/8 (e - 128) that r is the difference to, 0..8.
+        estimate_digest: 4 bytes, of the tile's estimate.
+        residual_digest: 4 bytes, of the decoded residual's samples; zeros without a residual.
+    """
+
+    mode: ResidualMode
+    scale: int
+    weight: int
+    estimate_digest: bytes
+    residual_digest: bytes = bytes(DIGEST_BYTES)
+
+    def to_bytes(self) -> bytes:
+        """As it stands in the stream, 9 bytes."""
+        first = self.mode | (_SCALE_2 if self.scale == 2 else 0) | self.weight << _WEIGHT_SHIFT
+        return bytes([first]) + self.estimate_digest + self.residual_digest
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> TileRecord:
+        """Inverse of `to_bytes`.
+
+        Raises:
+            StreamError: a mode or a weight that this version does not know.
+        """
+        mode = choice(ResidualMode, data[0] & _MODE_BITS, "mode of a residual")
+        if data[0] & _CONSTANT:
+            raise StreamError("a tile has a constant compact image: install a newer oslic")
+        weight = data[0] >> _WEIGHT_SHIFT
+        if weight > MAX_WEIGHT:
+            raise StreamError(f"the residual weight is {weight}, must be 0 to {MAX_WEIGHT}")
+        digests = data[1 : 1 + DIGEST_BYTES], data[1 + DIGEST_BYTES :]
+        if mode is ResidualMode.NONE and any(digests[1]):
+            raise StreamError("a tile without a residual has a digest of one: damaged stream")
+        return cls(mode, 2 if data[0] & _SCALE_2 else 1, weight, *digests)

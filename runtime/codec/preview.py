@@ -1,0 +1,69 @@
+"""A picture of 1/8 of the size, from the compact image alone: no network runs, no backend is needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..bundle import COMPACT_SCALE
+from ..pixels import luma
+from ..planes import decode_plane
+from .container import SectionType
+from .stream import check_identity
+from .tile_networks import compact_shape
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from ..bundle import Bundle
+    from .container import StreamReader
+
+    Pixels = npt.NDArray[np.uint8]
+
+
+def read_compact(reader: StreamReader, bundle: Bundle) -> Pixels:
+    """The compact image of a stream.
+
+    Args:
+        reader: of the stream, its sections checked.
+        bundle: that it was made with.
+
+    Returns:
+        uint8 (ceil(H/8), ceil(W/8), 3), values 0..L-1.
+
+    Raises:
+        BundleError: it was made with another one.
+        StreamError: damaged.
+    """
+    check_identity(reader.header, bundle)
+    grid = reader.header.grid
+    compact = np.empty(compact_shape(grid.width, grid.height), np.uint8)
+    for tile in range(grid.count):
+        box = grid.box(tile)
+        box.scaled(COMPACT_SCALE).of(compact)[:] = decode_plane(
+            reader.payload(SectionType.COMPACT, tile),
+            compact_shape(box.width, box.height),
+            "compact",
+            bundle.manifest.levels,
+        )
+    return compact
+
+
+def thumbnail(reader: StreamReader, bundle: Bundle) -> Pixels:
+    """The picture at 1/8 of its size; alpha is left out.
+
+    Args:
+        reader: of the stream, its sections checked.
+        bundle: that it was made with.
+
+    Returns:
+        uint8 (ceil(H/8), ceil(W/8), 3), or (ceil(H/8), ceil(W/8)) for gray layouts.
+
+    Raises:
+        BundleError, StreamError: as `read_compact`.
+    """
+    matrix = np.asarray(bundle.manifest.preview, np.float32)
+    colors = read_compact(reader, bundle).astype(np.float32) @ matrix[:, :3].T + matrix[:, 3]
+    picture = np.clip(np.rint(colors), 0, 255).astype(np.uint8)
+    return luma(picture) if reader.header.layout.is_gray else picture

@@ -1,0 +1,139 @@
+"""What an `.oslic` stream of the kind `oslic` holds, beside its pixels: networks, sections, label map, metadata."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ..bundle import OSLIC, Bundle
+from ..bundle_finder import find_bundle, open_bundle
+from ..errors import BundleError, StreamError
+from ..limits import Limits
+from ..pixels import ceil_div
+from ..planes import decode_plane
+from .container import Header, SectionType, StreamReader
+from .parameters import Parameters
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
+
+    Pixels = npt.NDArray[np.uint8]
+
+_FINGERPRINT_BYTES: Final = 5
+_REFINEMENT_BYTES: Final = 3
+
+
+def identity_of(bundle: Bundle) -> bytes:
+    """The 8 bytes by which a stream names the networks of a bundle."""
+    fingerprint = bytes.fromhex(bundle.manifest.fingerprint)
+    return fingerprint[:_FINGERPRINT_BYTES] + bytes(_REFINEMENT_BYTES)
+
+
+def open_stream(
+    data: bytes | bytearray | memoryview, limits: Limits, *, partial: bool = False
+) -> StreamReader:
+    """A reader of an `.oslic` file's bytes whose sections are the ones that its kind needs.
+
+    Args:
+        data: the file.
+        limits: what to refuse.
+        partial: whether a truncated file is taken.
+
+    Raises:
+        StreamError: damaged, truncated, or of another version.
+        LimitError: larger than the limits.
+    """
+    reader = StreamReader.of_bytes(data, limits, partial=partial)
+    check_stream(reader)
+    return reader
+
+
+def check_all(reader: StreamReader) -> int:
+    """Read every payload of a stream; returns how many checksums were right.
+
+    Raises:
+        StreamError: one is not, or an index or a record is damaged.
+    """
+    count = 1
+    for section in reader.info.sections:
+        count += section.index > 0
+        for tile in range(len(reader.pieces(section.type))):
+            reader.payload(section.type, tile)
+            count += 1
+    return count
+
+
+def check_stream(reader: StreamReader) -> None:
+    """Raise StreamError unless a stream is of the kind `oslic` and has its sections."""
+    if reader.header.kind != OSLIC:
+        raise StreamError(f"the stream is of the kind {reader.header.kind!r}, not {OSLIC!r}")
+    if any(reader.header.identity[_FINGERPRINT_BYTES:]):
+        raise StreamError("the stream was refined by another network: install a newer oslic")
+    needed = {SectionType.LABELS, SectionType.COMPACT, SectionType.RESIDUAL}
+    if reader.header.layout.has_alpha:
+        needed.add(SectionType.ALPHA)
+    reader.check_sections(needed)
+
+
+def decode_labels(data: bytes, bundle: Bundle, limits: Limits) -> Pixels:
+    """Return only the label map of a stream, uint8 (ceil(H/S), ceil(W/S)); no network runs, no backend is needed.
+
+    Args:
+        data: the `.oslic` file's bytes.
+        bundle: that it was made with.
+        limits: what to refuse.
+
+    Raises:
+        StreamError: damaged, truncated, or of another version.
+        BundleError: made with another checkpoint.
+        LimitError: larger than the limits.
+    """
+    reader = open_stream(data, limits)
+    check_identity(reader.header, bundle)
+    return read_labels(reader, Parameters.from_bytes(reader.header.parameters), bundle)
+
+
+def read_labels(reader: StreamReader, parameters: Parameters, bundle: Bundle) -> Pixels:
+    """Decode the label map of an opened stream: uint8 (ceil(H/S), ceil(W/S))."""
+    header, scale = reader.header, parameters.label_scale
+    shape = ceil_div(header.height, scale), ceil_div(header.width, scale)
+    return decode_plane(reader.payload(SectionType.LABELS), shape, "labels", len(bundle.manifest.classes))
+
+
+def fingerprint_of(header: Header) -> bytes:
+    """The first 5 bytes of the fingerprint of the bundle that a stream was made with."""
+    return header.identity[:_FINGERPRINT_BYTES]
+
+
+def is_of(header: Header, bundle: Bundle) -> bool:
+    """Whether a stream was made with the networks of a bundle."""
+    return fingerprint_of(header) == identity_of(bundle)[:_FINGERPRINT_BYTES]
+
+
+def bundle_for(header: Header, name: str | Path | None) -> Bundle:
+    """The bundle of a stream's networks.
+
+    Args:
+        header: of the stream.
+        name: a folder or the name of a shipped bundle; None: the known one that the stream names.
+
+    Raises:
+        BundleError: no known bundle has them, or not the named one.
+    """
+    if name is None:
+        return find_bundle(fingerprint_of(header))
+    bundle = open_bundle(name)
+    check_identity(header, bundle)
+    return bundle
+
+
+def check_identity(header: Header, bundle: Bundle) -> None:
+    """Raise BundleError unless a stream was made with the networks of a bundle."""
+    if not is_of(header, bundle):
+        raise BundleError(
+            f"the stream was made with the networks {fingerprint_of(header).hex()}, the bundle {bundle.path} holds "
+            f"{identity_of(bundle)[:_FINGERPRINT_BYTES].hex()} ({bundle.manifest.name}): give the right one with "
+            "--bundle"
+        )

@@ -1,0 +1,262 @@
+"""Pictures that do not fit into memory: compressed and decompressed in strips of one row of tiles.
+
+What is made is what `Codec` makes of the same pixels, but for the label map where the source reduces a picture in
+another way than `runtime.segmentation`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
+
+from .. import residual, tiling
+from ..bundle import GRAPH_NAMES, OSLIC
+from ..pixels import Layout, fill_hidden, split
+from ..planes import encode_plane
+from ..segmentation import reduction_for
+from ..stages import Stages
+from .container import Header, Payload, SectionType, SectionWriter, digest, sections_of, write_stream
+from .metadata_sections import metadata_sections
+from .parameters import Parameters
+from .stream import identity_of
+from .tile_networks import TileNetworks, compact_shape
+from .tile_residual import encode_tile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+    import numpy.typing as npt
+
+    from ..graphs import Graphs
+    from ..metadata import Metadata
+    from ..tiling import Box
+    from .decoding import Decoding
+    from .tile_pool import TilePool
+
+    Pixels = npt.NDArray[np.uint8]
+
+_SPILLED_BYTES: Final = 1 << 24
+
+
+class RowSource(Protocol):
+    """A picture whose rows are read from the top to the bottom."""
+
+    @property
+    def width(self) -> int:
+        """Of the picture, in pixels."""
+
+    @property
+    def height(self) -> int:
+        """Of the picture, in pixels."""
+
+    @property
+    def layout(self) -> Layout:
+        """Channels of the picture."""
+
+    def reduced(self, factor: int) -> Pixels:
+        """The picture at 1/`factor` of the size: uint8 (ceil(H/factor), ceil(W/factor), 3)."""
+
+    def rows(self, count: int) -> Pixels:
+        """The next rows: uint8 (count, W) or (count, W, C)."""
+
+
+class _Window:
+    """Some neighboring rows of a source, in memory."""
+
+    def __init__(self, source: RowSource) -> None:
+        self.layout = source.layout
+        self._source = source
+        self._parts: list[Pixels] = []
+        self._top = 0
+        self._bottom = 0
+
+    def advance(self, top: int, bottom: int) -> None:
+        """Hold at least the rows `top` to `bottom` - 1; rows above `top` are given up."""
+        if bottom > self._bottom:
+            self._parts.append(self._source.rows(bottom - self._bottom))
+            self._bottom = bottom
+        while self._parts and self._top + len(self._parts[0]) <= top:
+            self._top += len(self._parts.pop(0))
+
+    def of(self, box: Box) -> Pixels:
+        """The pixels of a rectangle whose rows are held."""
+        found, top = [], self._top
+        for part in self._parts:
+            rows = slice(max(0, box.top - top), max(0, box.bottom - top))
+            found.append(part[rows, box.left : box.right])
+            top += len(part)
+        return np.concatenate(found)
+
+
+def compress_rows(
+    graphs: Graphs,
+    pool: TilePool,
+    source: RowSource,
+    target: BinaryIO,
+    *,
+    quality: float,
+    speed: int = residual.DEFAULT_SPEED,
+    metadata: Metadata | None = None,
+    keep_invisible: bool = False,
+    tile: int | None = None,
+    halo: int = tiling.HALO,
+) -> dict[str, int]:
+    """Compress a picture row of tiles by row of tiles; what is coded waits in temporary files for the header.
+
+    Args:
+        graphs: the bundle's graphs on a backend.
+        pool: works on several tiles at a time.
+        source: the picture.
+        target: gets the `.oslic` file.
+        quality: 0..100, as for `Codec.compress`.
+        speed: 0..10 of the residual coder.
+        metadata: to carry.
+        keep_invisible: whether color under alpha 0 is coded as it is.
+        tile: largest side of a tile, a multiple of 32; None as in `Codec.layers`.
+        halo: pixels around a tile that its estimate depends on, a multiple of 32.
+
+    Returns:
+        Payload bytes by section name.
+    """
+    grid = tiling.choose(source.width, source.height, tile, halo)
+    factor = reduction_for(source.height, source.width)
+    graphs.load(*GRAPH_NAMES)
+    labels = graphs.segment(source.reduced(factor))
+    compact = np.zeros(compact_shape(grid.width, grid.height), np.uint8)
+    label_scale = graphs.bundle.manifest.label_scale * factor
+    networks = TileNetworks(graphs, grid, labels, label_scale, compact)
+    with (
+        tempfile.SpooledTemporaryFile(_SPILLED_BYTES) as compact_file,
+        tempfile.SpooledTemporaryFile(_SPILLED_BYTES) as residual_file,
+        tempfile.SpooledTemporaryFile(_SPILLED_BYTES) as alpha_file,
+    ):
+        writers = sections_of({SectionType.LABELS: [Payload(encode_plane(labels))]})
+        writers[SectionType.COMPACT] = SectionWriter(compact_file)
+        writers[SectionType.RESIDUAL] = SectionWriter(residual_file)
+        if source.layout.has_alpha:
+            writers[SectionType.ALPHA] = SectionWriter(alpha_file)
+        if metadata is not None:
+            extras = metadata_sections(metadata).items()
+            writers |= sections_of({kind: [Payload(data)] for kind, data in extras})
+        encoding = _RowEncoding(
+            networks,
+            pool,
+            _Window(source),
+            writers,
+            quality=quality,
+            speed=speed,
+            keep_invisible=keep_invisible,
+        )
+        for row in range(grid.rows):
+            encoding.analyse(row)
+            if row:
+                encoding.code(row - 1)
+        encoding.code(grid.rows - 1)
+        parameters = Parameters(quality, label_scale).to_bytes()
+        header = Header(source.layout, OSLIC, identity_of(graphs.bundle), grid, parameters)
+        return write_stream(target, header, writers)
+
+
+class _RowEncoding:
+    """The work on rows of tiles: a row's compact images first, its residuals when those of the next row are there."""
+
+    def __init__(
+        self,
+        networks: TileNetworks,
+        pool: TilePool,
+        window: _Window,
+        writers: dict[int, SectionWriter],
+        *,
+        quality: float,
+        speed: int,
+        keep_invisible: bool,
+    ) -> None:
+        self._networks = networks
+        self._grid = networks.grid
+        self._pool = pool
+        self._window = window
+        self._writers = writers
+        self._quality = quality
+        self._speed = speed
+        self._keep_invisible = keep_invisible
+
+    def _tiles(self, row: int) -> range:
+        return range(row * self._grid.columns, (row + 1) * self._grid.columns)
+
+    def _read(self, box: Box) -> tuple[Pixels, Pixels | None]:
+        color, alpha = split(self._window.of(box), self._window.layout)
+        if alpha is not None and not self._keep_invisible:
+            color = fill_hidden(color, alpha)
+        return color, alpha
+
+    def analyse(self, row: int) -> None:
+        """Make and code the compact images of a row."""
+        first = self._grid.box(row * self._grid.columns)
+        below = min(self._grid.height, first.bottom + self._grid.halo)
+        self._window.advance(max(0, first.top - self._grid.tile_height), below)
+
+        def work(tile: int) -> bytes:
+            color, _ = self._read(self._grid.input_box(tile))
+            rgb = np.repeat(color[:, :, np.newaxis], 3, axis=2) if color.ndim == 2 else color
+            return encode_plane(self._networks.analyse(tile, rgb))
+
+        for data in self._pool.run(work, self._tiles(row)):
+            self._writers[SectionType.COMPACT].add(Payload(data))
+
+    def code(self, row: int) -> None:
+        """Code the residuals and the alpha of a row."""
+
+        def work(tile: int) -> tuple[Payload, bytes | None]:
+            color, alpha = self._read(self._grid.box(tile))
+            estimate = self._networks.estimate(tile, gray=self._window.layout.is_gray)
+            coded = encode_tile(
+                color, estimate, digest(estimate), quality=self._quality, speed=self._speed, stages=Stages()
+            )
+            return coded.payload, None if alpha is None else encode_plane(alpha)
+
+        for payload, alpha in self._pool.run(work, self._tiles(row)):
+            self._writers[SectionType.RESIDUAL].add(payload)
+            if alpha is not None:
+                self._writers[SectionType.ALPHA].add(Payload(alpha))
+
+
+@dataclass(frozen=True)
+class DecodedStrip:
+    """Some rows of a picture.
+
+    Attributes:
+        pixels: uint8 (h, W) or (h, W, C).
+        drifted: whether an estimate is not, bit for bit, the encoder's.
+        residual_drifted: whether a decoded residual is not the encoder's.
+    """
+
+    pixels: Pixels
+    drifted: bool
+    residual_drifted: bool
+
+
+def decompress_rows(decoding: Decoding) -> Iterator[DecodedStrip]:
+    """Decompress a picture row of tiles by row of tiles.
+
+    Args:
+        decoding: of a stream, best from a file: only what a row needs is read.
+
+    Yields:
+        Strips of the picture from the top to the bottom.
+    """
+    grid, layout = decoding.grid, decoding.header.layout
+    channels = () if layout is Layout.GRAY else (int(layout),)
+    for row in range(grid.rows):
+        numbers = range(row * grid.columns, (row + 1) * grid.columns)
+        strip = np.empty((grid.box(numbers[0]).height, grid.width, *channels), np.uint8)
+        drifted = residual_drifted = False
+        for number, tile in zip(numbers, decoding.tiles(numbers), strict=True):
+            box = grid.box(number)
+            strip[:, box.left : box.right] = tile.pixels()
+            drifted |= not tile.estimate_matches
+            residual_drifted |= not tile.residual_matches
+        yield DecodedStrip(strip, drifted, residual_drifted)

@@ -1,0 +1,144 @@
+"""Compressing and decompressing in strips: for pictures that the memory limit does not allow whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from ..codec.container import StreamReader
+from ..codec.decoding import drift_message
+from ..codec.metadata_sections import read_metadata
+from ..codec.stream import check_stream
+from ..errors import UsageError, VerificationError
+from ..files import atomic_file
+from ._common import image_name
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from ..codec import Codec
+    from ..memory import MemoryUse
+
+
+def size_of(path: Path) -> tuple[int, int] | None:
+    """Width and height of an image file by its header; None if Pillow cannot tell, or it can be read only once."""
+    if not path.is_file():
+        return None
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except Exception:
+        return None
+
+
+def exceeds(codec: Codec, size: tuple[int, int] | None, use: MemoryUse) -> bool:
+    """Whether a picture is allowed, but not whole in memory."""
+    if size is None or size[0] * size[1] > codec.limits.pixels:
+        return False
+    return use.for_picture(*size) > codec.limits.memory
+
+
+def compress_strips(
+    codec: Codec, source: Path, target: Path, *, quality: float, speed: int, keep_invisible: bool
+) -> dict[str, Any]:
+    """Compress a picture that is read from the top to the bottom; returns what there is to say.
+
+    Raises:
+        DependencyError: libvips is not installed.
+        LimitError: not even strips fit into the memory.
+        ImageError, UsageError: as for pictures in memory.
+    """
+    from ..image.large import LargeImage
+
+    start = time.perf_counter()
+    image = LargeImage(source, codec.limits)
+    with atomic_file(target) as file:
+        sizes = codec.compress_rows(
+            image,
+            file,
+            quality=quality,
+            speed=speed,
+            metadata=image.metadata,
+            keep_invisible=keep_invisible,
+        )
+        length = file.tell()
+    return {
+        "input": str(source),
+        "output": str(target),
+        "width": image.width,
+        "height": image.height,
+        "layout": image.layout.name.lower(),
+        "bytes": length,
+        "bpp": length * 8 / (image.width * image.height),
+        "section_bytes": sizes,
+        "overhead_bytes": length - sum(sizes.values()),
+        "quality": quality,
+        "strips": True,
+        "stages_ms": {"all": round((time.perf_counter() - start) * 1e3, 3)},
+    }
+
+
+def decompress_strips(codec: Codec, source: Path, target: Path, *, strict: bool) -> dict[str, Any]:
+    """Decompress a stream from the top to the bottom; returns what there is to say.
+
+    Raises:
+        DependencyError: libvips is not installed.
+        UsageError: the target's format cannot be written in strips.
+        StreamError, BundleError, LimitError, VerificationError: as for streams in memory.
+    """
+    from ..image.large import strips_kind, write_strips
+
+    start = time.perf_counter()
+    kind = strips_kind(image_name(target))
+    with source.open("rb") as stream:
+        reader = StreamReader.of_file(stream, codec.limits)
+        check_stream(reader)
+        header = reader.header
+        drift = _Drift(strict=strict)
+        with atomic_file(target) as file:
+            if not file.seekable():
+                raise UsageError(f"cannot write {target}: a picture in strips needs a file")
+            strips = drift.watch(codec, reader)
+            size = (header.width, header.height)
+            write_strips(strips, size, header.layout, metadata=read_metadata(reader), kind=kind, target=file)
+    return {
+        "width": header.width,
+        "height": header.height,
+        "layout": header.layout.name.lower(),
+        "digest_matches": drift.message is None,
+        "drift": drift.message,
+        "tiles": header.grid.count,
+        "backend": codec.graphs.selection.backend.name,
+        "strips": True,
+        "stages_ms": {"all": time.perf_counter() - start},
+    }
+
+
+class _Drift:
+    """Notes whether strips are what the encoder saw.
+
+    Attributes:
+        message: what to tell; None: all digests match.
+    """
+
+    def __init__(self, *, strict: bool) -> None:
+        self.message: str | None = None
+        self._strict = strict
+
+    def watch(self, codec: Codec, reader: StreamReader) -> Iterator[npt.NDArray[np.uint8]]:
+        """The pixels of the strips.
+
+        Raises:
+            VerificationError: a digest does not match, and that is an error.
+        """
+        for strip in codec.decompress_rows(reader):
+            if strip.drifted or strip.residual_drifted:
+                self.message = drift_message(estimate=strip.drifted)
+                if self._strict:
+                    raise VerificationError(f"{self.message}; leave --strict out to accept that")
+            yield strip.pixels

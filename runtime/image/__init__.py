@@ -1,0 +1,1 @@
+"""Image files that are read and written in strips."""

@@ -1,0 +1,207 @@
+"""Large image files by libvips: read from the top to the bottom, written from a raw file, never whole in memory.
+
+Needs `pyvips` and libvips: `pip install 'oslic[large]'`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
+
+import numpy as np
+
+from ..errors import DependencyError, ImageError, UsageError
+from ..metadata import Metadata
+from ..pixels import Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy.typing as npt
+
+    from ..limits import Limits
+
+    Pixels = npt.NDArray[np.uint8]
+
+WRITABLE: Final[dict[str, dict[str, Any]]] = {
+    ".png": {"compression": 3},
+    ".tif": {"compression": "deflate", "bigtiff": True, "tile": True},
+}
+"""Endings of the files that strips can be written to, with libvips' options."""
+WRITABLE[".tiff"] = WRITABLE[".tif"]
+_ICC: Final = "icc-profile-data"
+_EXIF: Final = "exif-data"
+
+
+def libvips() -> Any:
+    """The module `pyvips`.
+
+    Raises:
+        DependencyError: it or the library is not installed.
+    """
+    try:
+        import pyvips
+    except (ImportError, OSError) as error:
+        raise DependencyError(
+            f"pictures larger than the memory need libvips: pip install 'oslic[large]' ({error})"
+        ) from error
+    # Its cache of operations would hold strips that are never asked for again.
+    pyvips.cache_set_max(0)
+    return pyvips
+
+
+class LargeImage:
+    """An image file whose rows are read one after the other: a `RowSource`.
+
+    Args:
+        path: of a file that libvips reads: PNG, JPEG, TIFF, WebP and others.
+        limits: what to refuse; memory is not looked at.
+
+    Raises:
+        DependencyError: libvips is not installed.
+        ImageError: no image, or not of 8 bits a sample in gray or RGB.
+        LimitError: more pixels than the limit.
+    """
+
+    def __init__(self, path: str | Path, limits: Limits) -> None:
+        self._vips = libvips()
+        self._path = str(path)
+        self._image = self._open()
+        limits.check_pixels(self._image.width, self._image.height)
+        if self._image.format != "uchar" or self._image.interpretation not in {"srgb", "b-w"}:
+            raise ImageError(
+                f"{path} holds {self._image.format} samples in {self._image.interpretation}: large pictures must have "
+                "8 bits a sample, gray or RGB; convert it first"
+            )
+        if self._image.get_n_pages() > 1:
+            raise ImageError(f"{path} has several pages: only single pictures are supported")
+        self.layout = Layout(self._image.bands)
+        self._row = 0
+
+    def _open(self) -> Any:
+        try:
+            image = self._vips.Image.new_from_file(self._path, access="sequential", fail_on="truncated")
+            if image.get_typeof("orientation") and image.get("orientation") > 1:
+                # A turned picture is decoded into a temporary file.
+                image = self._vips.Image.new_from_file(self._path, fail_on="truncated").autorot()
+        except self._vips.Error as error:
+            raise ImageError(f"{self._path} cannot be read as an image: {_one_line(error)}") from error
+        return image
+
+    @property
+    def width(self) -> int:
+        """Of the picture, in pixels."""
+        return int(self._image.width)
+
+    @property
+    def height(self) -> int:
+        """Of the picture, in pixels."""
+        return int(self._image.height)
+
+    @property
+    def metadata(self) -> Metadata:
+        """ICC and EXIF."""
+
+        def block(name: str) -> bytes:
+            return bytes(self._image.get(name)) if self._image.get_typeof(name) else b""
+
+        return Metadata(block(_ICC), block(_EXIF))
+
+    def reduced(self, factor: int) -> Pixels:
+        """The picture at 1/`factor` of the size, averaged: uint8 (ceil(H/factor), ceil(W/factor), 3)."""
+        image = self._open()
+        if self.layout.has_alpha:
+            image = image.extract_band(0, n=image.bands - 1)
+        pixels = self._pixels(image.shrink(factor, factor, ceil=True))
+        return np.repeat(pixels[:, :, np.newaxis], 3, axis=2) if pixels.ndim == 2 else pixels
+
+    def rows(self, count: int) -> Pixels:
+        """The next rows: uint8 (count, W) or (count, W, C)."""
+        strip = self._pixels(self._image.crop(0, self._row, self.width, count))
+        self._row += count
+        return strip
+
+    def _pixels(self, image: Any) -> Pixels:
+        try:
+            data = image.write_to_memory()
+        except self._vips.Error as error:
+            raise ImageError(f"{self._path} is damaged: {_one_line(error)}") from error
+        shape = (image.height, image.width, image.bands) if image.bands > 1 else (image.height, image.width)
+        return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def strips_kind(name: Path) -> str:
+    """The ending that says in which format strips are written to a file.
+
+    Raises:
+        UsageError: a format that cannot be written so.
+    """
+    kind = name.suffix.lower()
+    if kind not in WRITABLE:
+        raise UsageError(f"cannot write {name}: a picture in strips is written to {', '.join(WRITABLE)}")
+    return kind
+
+
+def write_strips(
+    strips: Iterable[Pixels],
+    size: tuple[int, int],
+    layout: Layout,
+    *,
+    metadata: Metadata,
+    kind: str,
+    target: BinaryIO,
+) -> None:
+    """Write an image file from strips, which wait in a temporary file until all are there.
+
+    Args:
+        strips: uint8 (h, W) or (h, W, C), from the top to the bottom.
+        size: width and height of the picture.
+        layout: of its samples.
+        metadata: ICC and EXIF.
+        kind: from `strips_kind`.
+        target: a file, open to be read and written.
+
+    Raises:
+        DependencyError: libvips is not installed.
+        UsageError: no space.
+    """
+    vips = libvips()
+    with _RawFile() as raw:
+        for strip in strips:
+            raw.write(strip)
+        image = vips.Image.rawload(raw.name, *size, int(layout), access="sequential").copy(
+            interpretation="b-w" if layout.is_gray else "srgb"
+        )
+        for name, block in ((_ICC, metadata.icc), (_EXIF, metadata.exif)):
+            if block:
+                image.set_type(vips.GValue.blob_type, name, block)
+        try:
+            image.write_to_target(vips.Target.new_to_descriptor(target.fileno()), kind, **WRITABLE[kind])
+        except vips.Error as error:
+            raise UsageError(f"the picture cannot be written: {_one_line(error)}") from error
+
+
+class _RawFile:
+    """A temporary file of samples."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.NamedTemporaryFile(prefix=".oslic-", suffix=".raw")  # noqa: SIM115
+        self.name = self._file.name
+
+    def write(self, strip: Pixels) -> None:
+        """Append a strip."""
+        try:
+            self._file.write(np.ascontiguousarray(strip).data)
+        except OSError as error:
+            raise UsageError(f"cannot write into {Path(self.name).parent}: {error.strerror}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

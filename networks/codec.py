@@ -10,6 +10,7 @@ from torch import nn
 from .comnet import ComNet
 from .config import ModelConfig, preset
 from .gnet import GNet
+from .refine import RefineNet
 from .segnet import SegNet
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class CodecNetworks(nn.Module):
         segnet: image to label map.
         comnet: image and label map to compact image.
         gnet: compact image and label map to estimate.
+        refine: decoded picture, estimate and quality to a better picture; None where the configuration has none.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -32,6 +34,7 @@ class CodecNetworks(nn.Module):
         self.segnet = SegNet(config.segnet, len(config.classes), config.label_scale)
         self.comnet = ComNet(config)
         self.gnet = GNet(config)
+        self.refine = None if config.refine is None else RefineNet(config.refine)
 
 
 def create(config: ModelConfig | str, seed: int) -> CodecNetworks:

@@ -9,27 +9,49 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ..runtime.bundle import ClassInfo
 from ..runtime.errors import BundleError, UsageError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 LhOrder = Literal["upsample_first", "convolve_first"]
 
 
-CAMVID_CLASSES: tuple[ClassInfo, ...] = (
-    ClassInfo("Sky", (128, 128, 128)),
-    ClassInfo("Building", (128, 0, 0)),
-    ClassInfo("Pole", (192, 192, 128)),
-    ClassInfo("Road", (128, 64, 128)),
-    ClassInfo("Pavement", (60, 40, 222)),
-    ClassInfo("Tree", (128, 128, 0)),
-    ClassInfo("SignSymbol", (192, 128, 128)),
-    ClassInfo("Fence", (64, 64, 128)),
-    ClassInfo("Car", (64, 0, 128)),
-    ClassInfo("Pedestrian", (64, 64, 0)),
-    ClassInfo("Bicyclist", (0, 128, 192)),
+EVERYDAY_CLASSES: tuple[ClassInfo, ...] = (
+    ClassInfo("sky", (135, 190, 235)),
+    ClassInfo("building", (150, 75, 65)),
+    ClassInfo("tree_plant", (30, 110, 40)),
+    ClassInfo("grass", (130, 190, 70)),
+    ClassInfo("water", (30, 80, 170)),
+    ClassInfo("road_pavement", (110, 110, 120)),
+    ClassInfo("ground_rock_mountain", (165, 135, 95)),
+    ClassInfo("skin_hair", (245, 185, 150)),
+    ClassInfo("clothes", (200, 60, 130)),
+    ClassInfo("animal", (235, 140, 30)),
+    ClassInfo("vehicle", (90, 60, 160)),
+    ClassInfo("wall_ceiling", (225, 220, 200)),
+    ClassInfo("floor", (120, 90, 70)),
+    ClassInfo("furniture", (180, 120, 60)),
+    ClassInfo("food", (220, 50, 40)),
+    ClassInfo("sign_screen_text", (250, 225, 60)),
+    ClassInfo("object", (128, 128, 128)),
 )
+"""What everyday photographs show. A person is `skin_hair` and `clothes`."""
+
+_GROUPS: dict[str, tuple[str, ...]] = {
+    "person": ("skin_hair", "clothes"),
+    "foreground": ("skin_hair", "clothes", "animal", "vehicle", "food", "sign_screen_text", "object"),
+    "text": ("sign_screen_text",),
+}
+
+
+def groups_of(classes: Sequence[ClassInfo]) -> dict[str, tuple[str, ...]]:
+    """Names for what people mean by several classes together, as far as the classes are there."""
+    names = {entry.name for entry in classes}
+    return {group: members for group, members in _GROUPS.items() if names.issuperset(members)}
 
 
 @dataclass(frozen=True)
@@ -59,6 +81,19 @@ class SegNetConfig:
     skip: bool = False
     smoothing: int = 1
 
+    def checks(self) -> tuple[tuple[bool, str], ...]:
+        """What must hold, each with what is said where it does not."""
+        return (
+            (
+                len(self.depths) == len(self.widths),
+                "segnet.depths and segnet.widths must have one entry per encoder stage each",
+            ),
+            (
+                1 <= len(self.decoder_depths) <= len(self.widths),
+                "segnet.decoder_depths must have 1 to len(segnet.widths) entries",
+            ),
+        )
+
     @property
     def scale(self) -> int:
         """The logits' scale: one logit vector per `scale` x `scale` pixels."""
@@ -68,6 +103,59 @@ class SegNetConfig:
     def multiple(self) -> int:
         """What the height and the width of the input must be multiples of."""
         return (2 if self.stem else 1) << len(self.widths)
+
+
+@dataclass(frozen=True)
+class MobileSegNetConfig:
+    """SegNet with an encoder of inverted residual blocks: (expansion, channels, kernel) each.
+
+    Attributes:
+        stem: channels of a 3x3 convolution with stride 2 before the first stage.
+        stages: blocks of each encoder stage; each stage ends with a 2x2 max-pooling.
+        bottom: blocks between the last pooling and the first unpooling; a 1x1 convolution behind them gives the
+            channels that the last pooling had.
+        decoder: channels of the 3x3 convolutions after each unpooling, deepest first, without the classifier. The last
+            ones of a stage are those that the next unpooling's indices have. Fewer entries than `stages` leave the last
+            unpoolings out: the logits then live at a coarser scale.
+        skip: the encoder's features before the pooling are added after the unpooling.
+        smoothing: odd width of an average pooling of the logits before the argmax; 1: none.
+    """
+
+    stem: int
+    stages: tuple[tuple[tuple[int, int, int], ...], ...]
+    bottom: tuple[tuple[int, int, int], ...]
+    decoder: tuple[tuple[int, ...], ...]
+    skip: bool = True
+    smoothing: int = 1
+
+    @property
+    def scale(self) -> int:
+        """The logits' scale: one logit vector per `scale` x `scale` pixels."""
+        return 2 << (len(self.stages) - len(self.decoder))
+
+    @property
+    def multiple(self) -> int:
+        """What the height and the width of the input must be multiples of."""
+        return 2 << len(self.stages)
+
+    def checks(self) -> tuple[tuple[bool, str], ...]:
+        """What must hold, each with what is said where it does not."""
+        pooled = [stage[-1][1] for stage in self.stages if stage]
+        return (
+            (self.stem > 0, f"segnet.stem is {self.stem}; a mobile SegNet has one"),
+            (all(self.stages), "every entry of segnet.stages must have a block"),
+            (
+                1 <= len(self.decoder) <= len(self.stages) and all(self.decoder),
+                "segnet.decoder must have 1 to len(segnet.stages) entries of 1 channel count or more",
+            ),
+            (
+                all(
+                    widths[-1] == channels
+                    for widths, channels in zip(self.decoder[:-1], reversed(pooled[:-1]), strict=False)
+                ),
+                f"the last channels of segnet.decoder's stages must be those of the poolings: {pooled[-2::-1]}",
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -130,6 +218,19 @@ class GNetConfig:
 
 
 @dataclass(frozen=True)
+class RefineConfig:
+    """RefineNet: a small residual network at half the size behind the residual.
+
+    Attributes:
+        width: channels of its layers.
+        blocks: residual blocks of two convolutions.
+    """
+
+    width: int = 32
+    blocks: int = 2
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Everything that builds the networks of one checkpoint.
 
@@ -145,24 +246,28 @@ class ModelConfig:
         comnet: configuration of ComNet.
         gnet: configuration of GNet.
         classes: the K classes of the label map.
+        refine: configuration of RefineNet; None: there is none.
     """
 
     name: str
     levels: int
     label_scale: int
     multiple: int
-    segnet: SegNetConfig
+    segnet: SegNetConfig | MobileSegNetConfig
     comnet: ComNetConfig
     gnet: GNetConfig
     alpha: float = 0.5
     lh_order: LhOrder = "upsample_first"
     embedding: int = 8
-    classes: tuple[ClassInfo, ...] = field(default=CAMVID_CLASSES)
+    classes: tuple[ClassInfo, ...] = field(default=EVERYDAY_CLASSES)
+    refine: RefineConfig | None = None
 
     def __post_init__(self) -> None:
-        for ok, message in self._checks():
-            if not ok:
-                raise UsageError(f"configuration {self.name!r}: {message}")
+        # SegNet's scale is a number only once its own checks hold.
+        for checks in (self.segnet.checks, self._checks):
+            for ok, message in checks():
+                if not ok:
+                    raise UsageError(f"configuration {self.name!r}: {message}")
 
     def _checks(self) -> tuple[tuple[bool, str], ...]:
         segnet, gnet = self.segnet, self.gnet
@@ -182,16 +287,12 @@ class ModelConfig:
                 self.lh_order in {"upsample_first", "convolve_first"},
                 f"lh_order is {self.lh_order!r}; it must be upsample_first or convolve_first",
             ),
+            (
+                self.refine is None or (self.refine.width > 0 and self.refine.blocks >= 0),
+                "refine.width must be positive, refine.blocks not negative",
+            ),
             (2 <= len(self.classes) <= 255, f"{len(self.classes)} classes; there must be 2 to 255"),
             (self.embedding >= 0, f"embedding is {self.embedding}; it must not be negative"),
-            (
-                len(segnet.depths) == len(segnet.widths),
-                "segnet.depths and segnet.widths must have one entry per encoder stage each",
-            ),
-            (
-                1 <= len(segnet.decoder_depths) <= len(segnet.widths),
-                "segnet.decoder_depths must have 1 to len(segnet.widths) entries",
-            ),
             (segnet.smoothing % 2 == 1, f"segnet.smoothing is {segnet.smoothing}; it must be odd"),
             (gnet.entry_scale in {1, 2, 4, 8}, f"gnet.entry_scale is {gnet.entry_scale}, not 1, 2, 4 or 8"),
             (len(gnet.up) == len(gnet.up_blocks), "gnet.up and gnet.up_blocks must have equal lengths"),
@@ -230,9 +331,12 @@ class ModelConfig:
         """
         try:
             rest: dict[str, Any] = dict(value)
-            rest["segnet"] = SegNetConfig(**_tuples(rest["segnet"]))
+            mobile = "stages" in rest["segnet"]
+            rest["segnet"] = (MobileSegNetConfig if mobile else SegNetConfig)(**_tuples(rest["segnet"]))
             rest["comnet"] = ComNetConfig(**_tuples(rest["comnet"]))
             rest["gnet"] = GNetConfig(**_tuples(rest["gnet"]))
+            if rest.get("refine") is not None:
+                rest["refine"] = RefineConfig(**rest["refine"])
             rest["classes"] = tuple(ClassInfo(**_tuples(entry)) for entry in rest["classes"])
             return cls(**rest)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
@@ -255,7 +359,11 @@ class ModelConfig:
 
 
 def _tuples(value: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(entry) if isinstance(entry, list) else entry for key, entry in value.items()}
+    return {key: _frozen(entry) for key, entry in value.items()}
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(entry) for entry in value) if isinstance(value, list) else value
 
 
 _VGG16 = SegNetConfig(
@@ -298,20 +406,23 @@ PRESETS: dict[str, ModelConfig] = {
         levels=16,
         label_scale=4,
         multiple=32,
-        segnet=SegNetConfig(
+        # EfficientNet-Lite0's blocks; each pooling stands where that network strides, behind the first block at the
+        # finer scale.
+        segnet=MobileSegNetConfig(
             stem=32,
-            widths=(32, 40, 80, 128),
-            depths=(0, 1, 2, 2),
-            bottom=160,
-            bottom_depth=3,
-            decoder_depths=(1, 1, 1),
-            residual=True,
-            skip=True,
-            smoothing=3,
+            stages=(
+                ((1, 16, 3), (6, 24, 3)),
+                ((6, 24, 3), (6, 40, 5)),
+                ((6, 40, 5), (6, 80, 3)),
+                ((6, 80, 3), (6, 80, 3), (6, 112, 5), (6, 112, 5), (6, 112, 5), (6, 192, 5)),
+            ),
+            bottom=((6, 192, 5), (6, 192, 5), (6, 192, 5), (6, 320, 3)),
+            decoder=((192, 80), (80, 40), (64, 64)),
         ),
         comnet=ComNetConfig(widths=(24, 48, 96), blocks=2, skip=False, label_entry="low"),
         gnet=GNetConfig(entry_scale=8, stem=96, blocks=3, up=(96,), up_blocks=(3,), mix=True),
         alpha=2 / 3,  # halves of 16 and 32 channels, which fill vector registers of 16
+        refine=RefineConfig(),
     ),
     # For tests: every kind of layer, as narrow as it goes.
     "tiny": ModelConfig(

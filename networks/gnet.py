@@ -14,6 +14,7 @@ from .octconv import Octave, OctConv2d, OctReLU, OctResidualBlock, upsample
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..runtime.bundle import Preview
     from .config import LhOrder, ModelConfig
 
 
@@ -98,6 +99,21 @@ class GNet(nn.Module):
                 nn.init.zeros_(convolution.weight)
                 if convolution.bias is not None:
                     nn.init.zeros_(convolution.bias)
+
+    @torch.no_grad()
+    def preview(self) -> Preview:
+        """From levels to colors without the network: what the correction is added to, before it is upsampled.
+
+        Returns:
+            3 x 4; times the three levels of a position and 1 it gives the color, in grey levels.
+        """
+        matrix = torch.eye(3) if self.mix is None else self.mix.weight[:, :, 0, 0].detach().cpu().float()
+        gain = 256.0 / self.levels
+        # As in `forward`: the center of a level, less half a grey level; the mix turns about mid-grey.
+        center = torch.full((3,), 0.5 / self.levels - 1.0 / 512.0 - 0.5)
+        offset = 256.0 * (matrix @ center + 0.5)
+        rows = [[float(gain * matrix[i, j]) for j in range(3)] for i in range(3)]
+        return tuple((a, b, c, float(offset[i])) for i, (a, b, c) in enumerate(rows))
 
     def forward(self, compact: Tensor, labels: Tensor) -> Tensor:
         """The estimate before its rounding.

@@ -1,4 +1,8 @@
-"""SegNet (Badrinarayanan, Kendall, Cipolla, TPAMI 2017): semantic segmentation by pooling indices."""
+"""SegNet (Badrinarayanan, Kendall, Cipolla, TPAMI 2017): semantic segmentation by pooling indices.
+
+Its encoder is a chain of 3x3 convolutions as published, or of inverted residual blocks (Sandler et al., CVPR 2018), for
+which ImageNet weights of a few million parameters exist (EfficientNet-Lite).
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .config import MobileSegNetConfig
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from .config import SegNetConfig
+
+_EFFICIENTNET_EPSILON = 1e-3
 
 
 class ConvUnit(nn.Module):
@@ -38,7 +48,54 @@ class ConvUnit(nn.Module):
         return F.relu(x + y if self.residual else y)
 
 
-def _chain(channels_in: int, channels_out: list[int], *, residual: bool) -> nn.Sequential:
+class InvertedResidual(nn.Module):
+    """1x1 expansion, depthwise convolution, 1x1 projection; the input is added where the widths are equal.
+
+    Batch normalization behind each, ReLU6 behind the first two (Sandler et al., CVPR 2018). The stride is always 1: the
+    encoder pools behind the block, so that there are indices.
+
+    Args:
+        channels_in: channels of the input.
+        channels_out: channels of the output.
+        expansion: factor of the width between the 1x1 convolutions; 1 leaves the expansion out.
+        kernel: kernel size of the depthwise convolution, odd.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, expansion: int, kernel: int) -> None:
+        super().__init__()
+        inner = channels_in * expansion
+        layers: list[nn.Module] = []
+        if expansion > 1:
+            layers += [
+                nn.Conv2d(channels_in, inner, 1, bias=False),
+                nn.BatchNorm2d(inner, _EFFICIENTNET_EPSILON),
+                nn.ReLU6(),
+            ]
+        layers += [
+            nn.Conv2d(inner, inner, kernel, 1, kernel // 2, groups=inner, bias=False),
+            nn.BatchNorm2d(inner, _EFFICIENTNET_EPSILON),
+            nn.ReLU6(),
+            nn.Conv2d(inner, channels_out, 1, bias=False),
+            nn.BatchNorm2d(channels_out, _EFFICIENTNET_EPSILON),
+        ]
+        self.layers = nn.Sequential(*layers)
+        self.residual = channels_in == channels_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N x C_in x H x W to N x C_out x H x W."""
+        y: Tensor = self.layers(x)
+        return x + y if self.residual else y
+
+
+def _inverted(channels_in: int, blocks: Sequence[tuple[int, int, int]]) -> nn.Sequential:
+    units = nn.Sequential()
+    for expansion, channels, kernel in blocks:
+        units.append(InvertedResidual(channels_in, channels, expansion, kernel))
+        channels_in = channels
+    return units
+
+
+def _chain(channels_in: int, channels_out: Sequence[int], *, residual: bool) -> nn.Sequential:
     units = nn.Sequential()
     for channels in channels_out:
         units.append(ConvUnit(channels_in, channels, residual=residual))
@@ -55,13 +112,25 @@ class SegNet(nn.Module):
         label_scale: scale of the logits and so of the label map; finer logits are averaged down to it.
     """
 
-    def __init__(self, config: SegNetConfig, classes: int, label_scale: int) -> None:
+    def __init__(self, config: SegNetConfig | MobileSegNetConfig, classes: int, label_scale: int) -> None:
         super().__init__()
         self.reduction = label_scale // config.scale
         self.smoothing = config.smoothing
         self.skip = config.skip
-        self.stem = ConvUnit(3, config.stem, stride=2) if config.stem else None
+        self.stem: nn.Module | None = None
         self.encoder = nn.ModuleList()
+        self.decoder = nn.ModuleList()
+        channels = (
+            self._build_mobile(config)
+            if isinstance(config, MobileSegNetConfig)
+            else self._build_plain(config)
+        )
+        self.classifier = nn.Conv2d(channels, classes, 3, 1, 1)
+
+    def _build_plain(self, config: SegNetConfig) -> int:
+        """Encoder, bottom and decoder of 3x3 convolutions; returns the channels of the decoder's output."""
+        if config.stem:
+            self.stem = ConvUnit(3, config.stem, stride=2)
         channels = config.stem or 3
         pooled = []
         for width, depth in zip(config.widths, config.depths, strict=True):
@@ -70,14 +139,40 @@ class SegNet(nn.Module):
             pooled.append(channels)
         bottom = [config.bottom] * (config.bottom_depth - 1) + [channels] if config.bottom_depth else []
         self.bottom = _chain(channels, bottom, residual=config.residual)
-        self.decoder = nn.ModuleList()
         for depth in config.decoder_depths:
             inner = pooled.pop()
             # The last convolution of a stage gives the next unpooling the channels that its indices have.
             outer = pooled[-1] if pooled else inner
             self.decoder.append(_chain(inner, [inner] * (depth - 1) + [outer], residual=config.residual))
             channels = outer
-        self.classifier = nn.Conv2d(channels, classes, 3, 1, 1)
+        return channels
+
+    def _build_mobile(self, config: MobileSegNetConfig) -> int:
+        """The same with an encoder and a bottom of inverted residual blocks."""
+        channels = config.stem
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, channels, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(channels, _EFFICIENTNET_EPSILON),
+            nn.ReLU6(),
+        )
+        pooled = []
+        for stage in config.stages:
+            self.encoder.append(_inverted(channels, stage))
+            channels = stage[-1][1]
+            pooled.append(channels)
+        self.bottom = _inverted(channels, config.bottom)
+        if config.bottom:
+            self.bottom.append(
+                nn.Sequential(
+                    nn.Conv2d(config.bottom[-1][1], channels, 1, bias=False),
+                    nn.BatchNorm2d(channels),
+                    nn.ReLU(),
+                )
+            )
+        for widths in config.decoder:
+            self.decoder.append(_chain(pooled.pop(), widths, residual=True))
+            channels = widths[-1]
+        return channels
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits.

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from oslic.bench import metrics
-from oslic.networks.config import preset
+from oslic.networks.config import EVERYDAY_CLASSES, preset
 from oslic.networks.dnet import DNet
-from oslic.runtime.errors import UsageError
+from oslic.runtime.errors import DataError, UsageError
+from oslic.training.data import PERSON, SKIN_HAIR, VOID
 from oslic.training.losses import (
     Adversarial,
     CompactRate,
@@ -27,13 +28,16 @@ from oslic.training.losses import (
     straight_through,
 )
 from oslic.training.segmentation import (
-    block_histogram,
+    block_shares,
     class_weights,
     cross_entropy,
+    merge_person,
     smoothness_loss,
     soft_iou_loss,
 )
 from oslic.training.vgg import Vgg16Features
+
+K = len(EVERYDAY_CLASSES)
 
 
 def images(seed=0, size=(192, 208)):
@@ -222,34 +226,104 @@ def test_perceptual_is_a_relative_difference_of_frozen_features():
 
 
 def test_class_weights_are_median_frequency_balancing():
-    first = np.array([[0, 0, 0, 1]], np.uint8)
-    second = np.array([[0, 2, 2, 3]], np.uint8)
-    # Frequencies where present: class 0: 4/7, class 1: 1/4, class 2: 2/3; 3 is void.
+    shares = np.array([[0.75, 0.25, 0.0], [1 / 3, 0.0, 2 / 3]])
+    # Frequencies where present: class 0: (3/4 + 1/3) / 2 = 13/24, class 1: 1/4, class 2: 2/3.
     np.testing.assert_allclose(
-        class_weights([first, second], 3, 1.0), [1.0, (4 / 7) / (1 / 4), (4 / 7) / (2 / 3)], rtol=1e-6
+        class_weights(shares, 1.0), [1.0, (13 / 24) / (1 / 4), (13 / 24) / (2 / 3)], rtol=1e-6
     )
-    assert class_weights([first, second], 3, 0.0).tolist() == [1.0, 1.0, 1.0]
+    np.testing.assert_allclose(class_weights(shares, 0.5)[1], math.sqrt(13 / 6), rtol=1e-6)
+    assert class_weights(shares, 0.0).tolist() == [1.0, 1.0, 1.0]
+    with pytest.raises(DataError, match="class 1 occurs in no label map"):
+        class_weights(shares * [1, 0, 1], 1.0)
+
+
+def test_block_shares_of_classes_people_and_nobody():
+    labels = torch.tensor(
+        [[0, 0, 7, PERSON], [0, 2, PERSON, PERSON], [VOID, VOID, 8, 8], [VOID, VOID, VOID, 1]],
+        dtype=torch.uint8,
+    )
+    shares = block_shares(labels, K, 2)
+    assert shares.shape == (K + 1, 2, 2)
+    expected = torch.zeros(K + 1, 2, 2)
+    expected[0, 0, 0], expected[2, 0, 0] = 0.75, 0.25
+    expected[7, 0, 1], expected[K, 0, 1] = 0.25, 0.75
+    expected[8, 1, 1], expected[1, 1, 1] = 0.5, 0.25
+    assert torch.equal(shares, expected)
+    # What is missing to 1 has no label.
+    assert shares.sum(0).tolist() == [[1.0, 1.0], [0.0, 0.75]]
 
 
 def test_cross_entropy_is_that_of_repeated_logits():
     torch.manual_seed(0)
-    logits = torch.randn(2, 5, 4, 6)
-    labels = torch.randint(0, 6, (2, 16, 24), dtype=torch.uint8)
-    weights = torch.rand(5) + 0.5
+    logits = torch.randn(2, K, 4, 6)
+    labels = torch.randint(0, K + 3, (2, 16, 24))
+    labels[labels >= K] = VOID
+    weights = torch.rand(K + 1) + 0.5
     full = logits.repeat_interleave(4, 2).repeat_interleave(4, 3)
-    expected = torch.nn.functional.cross_entropy(full, labels.long(), weights, ignore_index=5)
-    histogram = block_histogram(labels, 5, 4)
-    torch.testing.assert_close(cross_entropy(logits, histogram, weights), expected)
-    assert float(histogram.sum()) == float((labels < 5).sum())
+    expected = torch.nn.functional.cross_entropy(full, labels, weights[:K], ignore_index=VOID)
+    targets = torch.stack([block_shares(each.byte(), K, 4) for each in labels])
+    torch.testing.assert_close(cross_entropy(logits, targets, weights), expected)
+    assert float(targets.sum() * 16) == pytest.approx(float((labels < K).sum()), rel=1e-6)
+
+
+def test_a_person_asks_for_skin_and_clothes_together():
+    torch.manual_seed(1)
+    logits = torch.randn(1, K, 2, 2)
+    p = torch.softmax(logits, 1)
+    person = torch.zeros(1, K + 1, 2, 2)
+    person[:, K] = 1.0
+    weights = torch.ones(K + 1)
+    expected = -torch.log(p[:, 7] + p[:, 8]).mean()
+    torch.testing.assert_close(cross_entropy(logits, person, weights), expected)
+    # Beside another class it counts by its weight: here three times.
+    person[..., 1] = 0.0
+    person[:, 3, :, 1] = 1.0
+    weights[K] = 3.0
+    parts = -3 * torch.log(p[:, 7, :, 0] + p[:, 8, :, 0]) - torch.log(p[:, 3, :, 1])
+    torch.testing.assert_close(cross_entropy(logits, person, weights), parts.sum() / (2 * 3 + 2))
+    # Which of the two takes it does not matter, so there is no gradient between them.
+    logits = logits.requires_grad_()
+    only = torch.zeros(1, K + 1, 2, 2)
+    only[:, K] = 1.0
+    cross_entropy(logits, only, torch.ones(K + 1)).backward()
+    ratio = logits.grad[:, 7] / logits.grad[:, 8]
+    torch.testing.assert_close(ratio, p[:, 7] / p[:, 8])
+    assert (logits.grad[:, 7:9] < 0).all()
+    assert (logits.grad[:, :7] > 0).all()
 
 
 def test_soft_iou_of_certain_predictions_is_the_iou():
-    labels = torch.randint(0, 3, (1, 8, 8), dtype=torch.uint8)
-    found = torch.randint(0, 3, (1, 8, 8))
-    logits = 50.0 * torch.nn.functional.one_hot(found, 3).permute(0, 3, 1, 2).float()
-    matrix = metrics.confusion_matrix(labels.numpy(), found.numpy(), 3)
-    loss = soft_iou_loss(logits, block_histogram(labels, 3, 1))
-    assert float(loss) == pytest.approx(1 - metrics.mean_iou(matrix), abs=1e-4)
+    """Of the merged classes: skin, clothes and people of unknown parts are one."""
+    torch.manual_seed(2)
+    labels = torch.randint(0, K + 2, (1, 32, 32))
+    labels[labels == K] = PERSON
+    labels[labels == K + 1] = VOID
+    found = torch.where(
+        torch.rand(1, 32, 32) < 0.5, labels.clamp_max(K - 1), torch.randint(0, K, (1, 32, 32))
+    )
+    logits = 50.0 * torch.nn.functional.one_hot(found, K).permute(0, 3, 1, 2).float()
+    merged = (merge_person(each.byte().numpy()) for each in (labels, found))
+    iou = metrics.class_iou(metrics.confusion_matrix(*merged, K))
+    targets = block_shares(labels[0].byte(), K, 1)[None]
+    assert np.isnan(iou[SKIN_HAIR])
+    assert float(soft_iou_loss(logits, targets)) == pytest.approx(1 - np.nanmean(iou), abs=1e-4)
+    # Skin for clothes is no error.
+    swapped = logits.clone()
+    swapped[:, [7, 8]] = logits[:, [8, 7]]
+    assert float(soft_iou_loss(swapped, targets)) == pytest.approx(
+        float(soft_iou_loss(logits, targets)), abs=1e-6
+    )
+
+
+def test_soft_iou_leaves_out_what_nobody_labelled():
+    logits = 50.0 * torch.nn.functional.one_hot(torch.zeros(1, 4, 4, dtype=torch.int64), K)
+    logits = logits.permute(0, 3, 1, 2).float()
+    labels = torch.zeros(4, 4, dtype=torch.uint8)
+    labels[2:] = VOID
+    assert float(soft_iou_loss(logits, block_shares(labels, K, 1)[None])) == pytest.approx(0.0, abs=1e-5)
+    labels[2:] = 5
+    # Class 0: 8 of 16; class 5: none of 8.
+    assert float(soft_iou_loss(logits, block_shares(labels, K, 1)[None])) == pytest.approx(0.75, abs=1e-5)
 
 
 def test_smoothness_counts_borders():

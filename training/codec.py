@@ -30,7 +30,7 @@ from .losses import (
     whole_blocks,
 )
 from .scoring import score_codec
-from .segmentation import predict
+from .segmentation import network_labels, predict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -127,10 +127,7 @@ class CodecModule(nn.Module):
 def with_labels(segnet: SegNet, pictures: Sequence[Picture], config: ModelConfig) -> list[Picture]:
     """The pictures with the label maps that the codec would compute for them."""
     segnet.eval()
-    return [
-        Picture(p.name, p.pixels, predict(segnet, p.pixels, config.multiple, config.label_scale))
-        for p in pictures
-    ]
+    return [Picture(p.name, p.pixels, predict(segnet, p.pixels, config)) for p in pictures]
 
 
 class CodecTask:
@@ -216,7 +213,9 @@ class CodecTask:
             padded = []
             for picture in chosen:
                 assert picture.labels is not None
-                padded.append(Picture(picture.name, pad(picture.pixels, scale), picture.labels))
+                height, width = picture.pixels.shape[:2]
+                labels = network_labels(picture.labels, height, width, self.config)
+                padded.append(Picture(picture.name, pad(picture.pixels, scale), labels))
             if share:
                 groups.append((share, padded))
         total = sum(share for share, _ in groups)

@@ -1,20 +1,25 @@
-"""Training data: photographs and labelled frames in the layout of `--data`.
+"""Training data: photographs and label maps in the layout of `--data`.
 
-camvid/{train,val,test}        frames
-camvid/{train,val,test}annot   their label maps, 8-bit, values 0..K (K: void)
-photos, bsds500/{train,val}    photographs for training
-kodak                          photographs for validation
+camvid/{train,val,test}                      frames
+camvid/{train,val,test}annot                 their label maps, 8-bit, CamVid's classes
+everyday/{train,val,test}/NAME/{images,labels}   photographs, label maps by people
+everyday/pseudo/NAME/{images,labels}         photographs, label maps by a teacher
+photos, photos_more, bsds500/{train,val}     photographs for training
+kodak                                        photographs for validation
+
+Label maps hold 0..16, the classes of `EVERYDAY_CLASSES`, `PERSON` and `VOID`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ..networks.config import EVERYDAY_CLASSES
 from ..runtime.errors import DataError
 from ..runtime.images import find_images
 
@@ -23,7 +28,21 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-PHOTOGRAPHS = ("photos", "bsds500/train", "bsds500/val", "camvid/train")
+EVERYDAY_SOURCES: Final = ("msrc", "ccp", "labelmefacade", "human", "food", "fasseg")
+"""The sources of everyday photographs that people labelled."""
+TESTED_FOLDER: Final = "bsds500/val"
+"""Folder whose first `TESTED` pictures no SegNet learns from, and whose next `VALIDATED` ones score it."""
+TESTED: Final = 60
+VALIDATED: Final = 30
+PERSON: Final = 254
+"""Label of a person of whom nobody told skin and hair from clothes."""
+VOID: Final = 255
+"""Label of a pixel that nobody labelled: left out of losses and scores."""
+SKIN_HAIR: Final = [c.name for c in EVERYDAY_CLASSES].index("skin_hair")
+CLOTHES: Final = [c.name for c in EVERYDAY_CLASSES].index("clothes")
+
+# CamVid's Sky, Building, Pole, Road, Pavement, Tree, SignSymbol, Fence, Car, Pedestrian, Bicyclist, void.
+_CAMVID: Final = np.array([0, 1, 16, 5, 5, 2, 15, 1, 10, PERSON, VOID, VOID], np.uint8)
 
 
 @dataclass(frozen=True)
@@ -33,12 +52,14 @@ class Picture:
     Attributes:
         name: folder and file name without extension.
         pixels: uint8, H x W x 3.
-        labels: uint8; H x W as annotated (K: void), or at the label scale as computed; None: none yet.
+        labels: uint8; H x W as annotated, or at the label scale as computed; None: none yet.
+        soft: uint8, h x w x K, probabilities in units of 1/255 on a coarser grid over the whole image; None: none.
     """
 
     name: str
     pixels: NDArray[np.uint8]
     labels: NDArray[np.uint8] | None = None
+    soft: NDArray[np.uint8] | None = None
 
 
 def files(folder: Path) -> list[Path]:
@@ -67,51 +88,72 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
         raise DataError(f"{path} is not a readable image: {error}") from error
 
 
-def read_labels(path: Path, classes: int) -> NDArray[np.uint8]:
-    """A label map as uint8, H x W, values 0..classes, the last one void.
+def read_labels(path: Path) -> NDArray[np.uint8]:
+    """A label map as it is stored: uint8, H x W.
 
     Raises:
-        DataError: the file is missing, not an 8-bit image of one plane, or has other values.
+        DataError: the file is missing, or not an 8-bit image of one plane.
     """
     try:
         with Image.open(path) as image:
             if image.mode not in {"L", "P"}:
                 raise DataError(f"{path} has mode {image.mode}; a label map is an 8-bit image of one plane")
-            labels = np.asarray(image)
+            return np.asarray(image)
     except (OSError, UnidentifiedImageError) as error:
         raise DataError(f"{path} is not a readable label map: {error}") from error
-    if int(labels.max()) > classes:
+
+
+def _check_values(labels: NDArray[np.uint8], path: Path) -> None:
+    known = np.isin(labels, (*range(len(EVERYDAY_CLASSES)), PERSON, VOID))
+    if not known.all():
         raise DataError(
-            f"{path} holds the label {int(labels.max())}; labels are 0..{classes - 1}, void is {classes}"
+            f"{path} holds the label {int(labels[~known][0])}; labels are 0..{len(EVERYDAY_CLASSES) - 1}, "
+            f"{PERSON} for a person, {VOID} for none"
         )
-    return labels
 
 
-def labelled(root: Path, split: str, classes: int) -> list[Picture]:
-    """The labelled frames of one split of CamVid.
+def _is_camvid(source: str) -> bool:
+    return source.startswith("camvid/")
+
+
+def picture_folder(root: Path, source: str) -> Path:
+    """Where the images of a source of labelled pictures are."""
+    return root / source if _is_camvid(source) else root / source / "images"
+
+
+def label_folder(root: Path, source: str) -> Path:
+    """Where the label maps of a source of labelled pictures are."""
+    return root / f"{source}annot" if _is_camvid(source) else root / source / "labels"
+
+
+def labelled(root: Path, source: str) -> list[Picture]:
+    """The pictures of one source that has label maps.
 
     Args:
         root: the folder given by `--data`.
-        split: "train", "val" or "test".
-        classes: K; labels are 0..K-1, K is void.
+        source: "camvid/train", "everyday/val/msrc", ...: a folder below it. CamVid's classes are mapped to ours.
 
     Raises:
         DataError: a folder or a label map is missing, unreadable, of another size, or has wrong values.
     """
-    folder = root / "camvid" / split
-    annotations = root / "camvid" / f"{split}annot"
+    camvid, maps = _is_camvid(source), label_folder(root, source)
     pictures = []
-    for path in files(folder):
-        annotation = annotations / f"{path.stem}.png"
+    for path in files(picture_folder(root, source)):
+        annotation = maps / f"{path.stem}.png"
         if not annotation.is_file():
             raise DataError(f"{path} has no label map {annotation}")
-        pixels, labels = read_pixels(path), read_labels(annotation, classes)
+        pixels, labels = read_pixels(path), read_labels(annotation)
+        if camvid:
+            if int(labels.max()) >= len(_CAMVID):
+                raise DataError(f"{annotation} holds the label {int(labels.max())}; CamVid's are 0..11")
+            labels = _CAMVID[labels]
+        _check_values(labels, annotation)
         if pixels.shape[:2] != labels.shape:
             raise DataError(
                 f"{path} is {pixels.shape[1]}x{pixels.shape[0]}, its label map "
                 f"{labels.shape[1]}x{labels.shape[0]}"
             )
-        pictures.append(Picture(f"camvid/{split}/{path.stem}", pixels, labels))
+        pictures.append(Picture(f"{source}/{path.stem}", pixels, labels))
     return pictures
 
 
@@ -126,6 +168,32 @@ def photographs(root: Path, folders: Sequence[str]) -> list[Picture]:
         for folder in folders
         for path in files(root / folder)
     ]
+
+
+def softly_labelled(root: Path, soft: Path, folder: str) -> list[Picture]:
+    """The images of a folder with the soft labels that `oslic train teach` made of them.
+
+    Args:
+        root: the folder given by `--data`.
+        soft: what `oslic train teach --out` named.
+        folder: below both of them.
+
+    Raises:
+        DataError: an image or its soft labels are missing or unreadable.
+    """
+    pictures = []
+    for path in files(root / folder):
+        file = soft / folder / f"{path.stem}.npy"
+        try:
+            labels = np.load(file, allow_pickle=False)
+        except (OSError, EOFError, ValueError) as error:
+            raise DataError(f"{file} does not hold the soft labels of {path}: {error}") from error
+        if labels.dtype != np.uint8 or labels.ndim != 3 or labels.shape[2] != len(EVERYDAY_CLASSES):
+            raise DataError(
+                f"{file} holds {labels.dtype} {labels.shape}, not uint8 (h, w, {len(EVERYDAY_CLASSES)})"
+            )
+        pictures.append(Picture(f"{folder}/{path.stem}", read_pixels(path), soft=labels))
+    return pictures
 
 
 def pad(array: NDArray[np.uint8], multiple: int, void: int | None = None) -> NDArray[np.uint8]:

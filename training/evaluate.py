@@ -1,4 +1,4 @@
-"""Scores of a checkpoint: segmentation on CamVid, rates and distortion on Kodak, as real streams."""
+"""Scores of a checkpoint: label maps against people and the teacher, rates and distortion on Kodak, as real streams."""
 
 from __future__ import annotations
 
@@ -11,14 +11,29 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..bench.metrics import bd_rate, class_iou, mean_iou, psnr
-from ..runtime import flif, residual
-from ..runtime.codec import stream_header
-from ..runtime.stream import Layout, SectionType, estimate_digest, write_stream
-from .data import Picture, labelled, photographs
+from ..bench.metrics import bd_rate, class_iou, psnr
+from ..runtime import residual
+from ..runtime.codec import Layers as CodecLayers
+from ..runtime.codec.container import IDENTITY_BYTES, SectionType, digest
+from ..runtime.codec.encoding import encode_layers, reconstruct
+from ..runtime.codec.tile_pool import TilePool
+from ..runtime.pixels import Layout
+from ..runtime.planes import encode_plane
+from ..runtime.segmentation import reduction_for
+from ..runtime.tiling import single
+from .data import (
+    CLOTHES,
+    EVERYDAY_SOURCES,
+    TESTED,
+    TESTED_FOLDER,
+    Picture,
+    labelled,
+    photographs,
+    softly_labelled,
+)
 from .scoring import Layers, layers
+from .segmentation import agreement, frequent_classes, unsmoothed
 from .segmentation import evaluate as segmentation_confusion
-from .segmentation import unsmoothed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,24 +50,30 @@ QUALITIES: Final = (12, 25, 40, 55, 68, 78, 86)
 RANGE: Final = (28.0, 39.0)
 
 
-def stream(image: NDArray[np.uint8], made: Layers, fingerprint: str, quality: int) -> tuple[bytes, float]:
-    """The `.oslic` file of an image, and the PSNR of what it decodes to.
+def coded_layers(image: NDArray[np.uint8], made: Layers, config: ModelConfig) -> CodecLayers:
+    """What the networks make of an image, as the runtime holds it: one tile.
 
     Args:
         image: uint8, H x W x 3.
         made: what the networks make of it.
-        fingerprint: of the checkpoint.
-        quality: 1..100 of the residual.
+        config: of the networks.
     """
-    coded = residual.encode(image, made.estimate, quality=quality)
-    digest = estimate_digest(np.ascontiguousarray(made.estimate))
-    header = stream_header(image.shape, Layout.RGB, fingerprint, coded, digest)
-    sections = {
-        SectionType.LABELS: flif.encode(made.labels, crc=False),
-        SectionType.COMPACT: flif.encode(made.compact, crc=False),
-        SectionType.RESIDUAL: coded.payload,
-    }
-    return write_stream(header, sections), psnr(image, residual.decode(coded, made.estimate))
+    height, width = image.shape[:2]
+    estimate = np.ascontiguousarray(made.estimate)
+    return CodecLayers(
+        image,
+        Layout.RGB,
+        single(width, height),
+        made.labels,
+        config.segnet.scale * reduction_for(height, width),
+        made.compact,
+        estimate,
+        (digest(estimate),),
+        {
+            SectionType.LABELS: (encode_plane(made.labels),),
+            SectionType.COMPACT: (encode_plane(made.compact),),
+        },
+    )
 
 
 def plain_avif(image: NDArray[np.uint8], quality: int) -> tuple[bytes, float]:
@@ -72,43 +93,78 @@ def plain_avif(image: NDArray[np.uint8], quality: int) -> tuple[bytes, float]:
         return file.getvalue(), psnr(image, np.asarray(decoded.convert("RGB")))
 
 
-def score_segmentation(networks: CodecNetworks, frames: Sequence[Picture]) -> dict[str, Any]:
-    """IoU per class, mean IoU and pixel accuracy of labelled frames, at full size.
+def score_segmentation(networks: CodecNetworks, pictures: Sequence[Picture]) -> dict[str, Any]:
+    """IoU per class, mean IoU and pixel accuracy of labelled pictures, at full size.
 
     Scored is SegNet itself, without the smoothing that makes its map cheaper to store, and under `stored` the map
     that a stream carries.
     """
-    scores = _segmentation_scores(unsmoothed(networks.segnet), frames, networks.config)
-    scores["stored"] = _segmentation_scores(networks.segnet, frames, networks.config)
+    scores = _segmentation_scores(unsmoothed(networks.segnet), pictures, networks.config)
+    scores["stored"] = _segmentation_scores(networks.segnet, pictures, networks.config)
     return scores
 
 
-def _segmentation_scores(segnet: SegNet, frames: Sequence[Picture], config: ModelConfig) -> dict[str, Any]:
-    matrix = segmentation_confusion(segnet, frames, config)
-    per_class = class_iou(matrix)
+def _segmentation_scores(segnet: SegNet, pictures: Sequence[Picture], config: ModelConfig) -> dict[str, Any]:
+    matrix = segmentation_confusion(segnet, pictures, config)
+    per_class, kept = class_iou(matrix), frequent_classes(matrix)
+    names = ["person" if index == CLOTHES else entry.name for index, entry in enumerate(config.classes)]
     return {
-        "frames": len(frames),
-        "miou": round(mean_iou(matrix), 4),
+        "pictures": len(pictures),
+        "miou": round(float(np.mean(per_class[kept])), 4),
         "iou": {
-            entry.name: None if np.isnan(value) else round(float(value), 4)
-            for entry, value in zip(config.classes, per_class, strict=True)
+            name: {"iou": round(float(value), 4), "counts": bool(frequent)}
+            for name, value, frequent in zip(names, per_class, kept, strict=True)
+            if not np.isnan(value)
         },
         "pixel_accuracy": round(float(np.diag(matrix).sum() / matrix.sum()), 4),
     }
 
 
+def score_labels(networks: CodecNetworks, root: Path, soft: Path | None) -> dict[str, Any]:
+    """Scores of the label maps.
+
+    Those of `everyday/test` by set and in all, of CamVid's test split in our classes, and the agreement with the
+    teacher on Kodak, on the pictures of BSDS500 that were left out of training, and on `everyday/pseudo/coco`.
+
+    Args:
+        networks: in evaluation mode.
+        root: the data folder.
+        soft: soft labels, see `oslic train teach`; None: no agreement.
+
+    Raises:
+        DataError: data are missing.
+    """
+    sets = {source: labelled(root, f"everyday/test/{source}") for source in EVERYDAY_SOURCES}
+    scores: dict[str, Any] = {
+        "everyday": score_segmentation(networks, [p for pictures in sets.values() for p in pictures]),
+        "sets": {name: score_segmentation(networks, pictures) for name, pictures in sets.items()},
+        "camvid": score_segmentation(networks, labelled(root, "camvid/test")),
+    }
+    if soft is not None:
+        folders = {"kodak": "kodak", "bsds500": TESTED_FOLDER, "coco": "everyday/pseudo/coco/images"}
+        scores["agreement"] = {}
+        for name, folder in folders.items():
+            pictures = softly_labelled(root, soft, folder)
+            if folder == TESTED_FOLDER:
+                pictures = pictures[:TESTED]
+            scores["agreement"][name] = round(agreement(networks.segnet, pictures, networks.config), 4)
+    return scores
+
+
 def score_photograph(networks: CodecNetworks, picture: Picture, fingerprint: str) -> dict[str, Any]:
     """Layers, rate-distortion points and BD-rate against plain AVIF of one photograph."""
-    made = layers(networks, picture)
+    made = coded_layers(picture.pixels, layers(networks, picture), networks.config)
+    identity = bytes.fromhex(fingerprint)[:IDENTITY_BYTES]
     bits = 8.0 / (picture.pixels.shape[0] * picture.pixels.shape[1])
-    ours = [stream(picture.pixels, made, fingerprint, quality) for quality in QUALITIES]
+    streams = [encode_layers(made, identity, TilePool(1), quality=quality) for quality in QUALITIES]
+    ours = [(each.data, psnr(picture.pixels, reconstruct(made, each))) for each in streams]
     theirs = [plain_avif(picture.pixels, quality) for quality in QUALITIES]
     our_rates, our_psnr = [len(data) * bits for data, _ in ours], [value for _, value in ours]
     their_rates, their_psnr = [len(data) * bits for data, _ in theirs], [value for _, value in theirs]
     return {
         "name": picture.name,
-        "labels_bpp": round(len(flif.encode(made.labels, crc=False)) * bits, 5),
-        "compact_bpp": round(len(flif.encode(made.compact, crc=False)) * bits, 5),
+        "labels_bpp": round(streams[0].section_bytes["labels"] * bits, 5),
+        "compact_bpp": round(streams[0].section_bytes["compact"] * bits, 5),
         "estimate_psnr": round(psnr(picture.pixels, made.estimate), 3),
         "bpp": [round(value, 5) for value in our_rates],
         "psnr": [round(value, 3) for value in our_psnr],
@@ -119,12 +175,13 @@ def score_photograph(networks: CodecNetworks, picture: Picture, fingerprint: str
 
 
 @torch.no_grad()
-def evaluate(checkpoint: Checkpoint, root: Path) -> dict[str, Any]:
+def evaluate(checkpoint: Checkpoint, root: Path, soft: Path | None = None) -> dict[str, Any]:
     """Evaluate a checkpoint at its default settings.
 
     Args:
         checkpoint: what to evaluate.
-        root: the data folder; CamVid's test split and Kodak are used.
+        root: the data folder; `everyday/test`, CamVid's test split and Kodak are used.
+        soft: soft labels, see `oslic train teach`; None: the agreement with the teacher is not scored.
 
     Returns:
         Plain JSON types: fingerprint, segmentation, and for Kodak the means and all photographs. BD-rates are in
@@ -135,9 +192,12 @@ def evaluate(checkpoint: Checkpoint, root: Path) -> dict[str, Any]:
     """
     networks = checkpoint.networks()
     fingerprint = checkpoint.fingerprint
-    segmentation = score_segmentation(networks, labelled(root, "test", len(networks.config.classes)))
-    stored = segmentation["stored"]["miou"]
-    print(f"CamVid test: mIoU {segmentation['miou']}, as stored {stored}", file=sys.stderr, flush=True)
+    labels = score_labels(networks, root, soft)
+    for name in ("everyday", "camvid"):
+        found = labels[name]
+        print(
+            f"{name}: mIoU {found['miou']}, as stored {found['stored']['miou']}", file=sys.stderr, flush=True
+        )
     rows = []
     for picture in photographs(root, ("kodak",)):
         rows.append(score_photograph(networks, picture, fingerprint))
@@ -150,7 +210,7 @@ def evaluate(checkpoint: Checkpoint, root: Path) -> dict[str, Any]:
     return {
         "fingerprint": fingerprint,
         "configuration": checkpoint.config.name,
-        "segmentation": segmentation,
+        "labels": labels,
         "kodak": {
             "labels_bpp": mean("labels_bpp"),
             "compact_bpp": mean("compact_bpp"),

@@ -9,16 +9,18 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ..runtime.errors import DataError, LimitError
-from .data import PHOTOGRAPHS, files, read_pixels
+from .data import EVERYDAY_SOURCES, files, label_folder, picture_folder, read_pixels
+from .segmentation import SegmentationOptions
 from .vgg import read_weights
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import Tensor
 
-LABELLED = ("camvid/train", "camvid/val")
-VALIDATION = ("kodak",)
+    from .recipe import Recipe
+
 MEBIBYTE = 1 << 20
 
 
@@ -30,14 +32,32 @@ def _jpeg(path: Path, quality: int) -> bytes:
     return buffer.getvalue()
 
 
+def _sources(recipe: Recipe) -> tuple[list[str], list[str]]:
+    """What a recipe reads: its sources of labelled pictures, and its folders of photographs."""
+    if not isinstance(recipe.options, SegmentationOptions):
+        return [], [*recipe.folders, "kodak"]
+    return [*recipe.folders, *(f"everyday/val/{source}" for source in EVERYDAY_SOURCES)], list(
+        recipe.options.soft
+    )
+
+
 def pack(
-    root: Path, target: Path, *, limit_mebibytes: float, vgg16: Path | None = None, quality: int = 72
+    root: Path,
+    target: Path,
+    recipes: Sequence[Recipe],
+    *,
+    limit_mebibytes: float,
+    vgg16: Path | None = None,
+    quality: int = 72,
 ) -> int:
-    """Write a smaller copy of the data folder: photographs as JPEG 4:4:4, label maps as they are.
+    """Write a smaller copy of what recipes need of a data folder: photographs as JPEG 4:4:4, label maps as they are.
+
+    Soft labels are no part of the data folder: they are their own folder (`--soft`), and travel as it is.
 
     Args:
         root: the data folder.
         target: the copy; must not exist, or be empty.
+        recipes: those that are to be run from the copy.
         limit_mebibytes: what all of it may take.
         vgg16: VGG16's weights, packed as float16 into vgg16.safetensors.
         quality: of the JPEG files.
@@ -52,12 +72,15 @@ def pack(
     if target.exists() and any(target.iterdir()):
         raise DataError(f"{target} is not empty; give a new folder")
     content: dict[Path, bytes] = {}
-    for folder in dict.fromkeys((*PHOTOGRAPHS, *LABELLED, *VALIDATION)):
+    sources = {source for recipe in recipes for source in _sources(recipe)[0]}
+    folders = {folder for recipe in recipes for folder in _sources(recipe)[1]}
+    for source in sorted(sources):
+        folders.add(str(picture_folder(root, source).relative_to(root)))
+        for path in files(label_folder(root, source)):
+            content[target / path.relative_to(root)] = path.read_bytes()
+    for folder in sorted(folders):
         for path in files(root / folder):
             content[target / folder / f"{path.stem}.jpg"] = _jpeg(path, quality)
-    for folder in LABELLED:
-        for path in files(root / f"{folder}annot"):
-            content[target / f"{folder}annot" / path.name] = path.read_bytes()
     weights: dict[str, Tensor] = {}
     if vgg16 is not None:
         weights = {name: value.half().contiguous() for name, value in read_weights(vgg16).items()}
@@ -65,7 +88,7 @@ def pack(
     if total > limit_mebibytes * MEBIBYTE:
         raise LimitError(
             f"the packed data take {total / MEBIBYTE:.1f} MiB, more than {limit_mebibytes:g}; lower --quality "
-            f"(now {quality})"
+            f"(now {quality}) or pack for fewer recipes"
         )
     for path, data in content.items():
         path.parent.mkdir(parents=True, exist_ok=True)

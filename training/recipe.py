@@ -6,19 +6,28 @@ import dataclasses
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from ..networks.config import ModelConfig, preset
+from ..networks.config import ModelConfig, RefineConfig, preset
 from ..runtime.errors import UsageError
 from .codec import CodecOptions
 from .loop import Schedule
+from .refinement import RefinementOptions
 from .segmentation import SegmentationOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-Kind = Literal["segment", "codec"]
-Options = TypeVar("Options", SegmentationOptions, CodecOptions, Schedule)
+    from _typeshed import DataclassInstance
+
+Kind = Literal["segment", "codec", "refine"]
+Options = TypeVar("Options", bound="DataclassInstance")
+
+_OPTIONS: Final[dict[str, type[SegmentationOptions | CodecOptions | RefinementOptions]]] = {
+    "segment": SegmentationOptions,
+    "codec": CodecOptions,
+    "refine": RefinementOptions,
+}
 
 
 @dataclass(frozen=True)
@@ -26,17 +35,17 @@ class Recipe:
     """One training run.
 
     Attributes:
-        kind: "segment" or "codec".
+        kind: "segment", "codec" or "refine".
         config: configuration of the networks.
         schedule: steps, learning rate and so on.
         options: batch, augmentation, losses, of the recipe's kind.
-        folders: splits of CamVid that SegNet learns from; for the codec, folders of photographs.
+        folders: sources of labelled pictures that SegNet learns from; for the others, folders of photographs.
     """
 
     kind: Kind
     config: ModelConfig
     schedule: Schedule
-    options: SegmentationOptions | CodecOptions
+    options: SegmentationOptions | CodecOptions | RefinementOptions
     folders: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,10 +83,14 @@ def _build(kind: type[Options], table: Mapping[str, Any], where: str) -> Options
 def overridden(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
     """A configuration with some values changed; keys are names in nested tables, or dotted paths as "gnet.blocks".
 
+    A RefineNet of which only some values are given, where there was none, has the defaults for the others.
+
     Raises:
         UsageError: there is no such key, or the value does not fit.
     """
     tree = config.to_dict()
+    if tree["refine"] is None and any(path.startswith("refine.") for path, _ in _paths(changes)):
+        tree["refine"] = dataclasses.asdict(RefineConfig())
     for path, value in _paths(changes):
         node: Any = tree
         *parents, last = path.split(".")
@@ -117,8 +130,8 @@ def load(path: Path, overrides: Mapping[str, Mapping[str, Any]] | None = None) -
     if unknown:
         raise UsageError(f"{path}: unknown key {unknown[0]!r}")
     kind = table.get("kind")
-    if kind not in {"segment", "codec"}:
-        raise UsageError(f"{path}: kind is {kind!r}; it must be 'segment' or 'codec'")
+    if kind not in _OPTIONS:
+        raise UsageError(f"{path}: kind is {kind!r}; it must be one of {', '.join(_OPTIONS)}")
     changes = overrides or {}
     schedule = {**table.get("schedule", {}), **changes.get("schedule", {})}
     options = {**table.get("options", {}), **changes.get("options", {})}
@@ -126,8 +139,6 @@ def load(path: Path, overrides: Mapping[str, Mapping[str, Any]] | None = None) -
         kind,
         overridden(preset(table.get("network", "lite")), table.get("config", {})),
         _build(Schedule, schedule, f"{path}, [schedule]"),
-        _build(SegmentationOptions, options, f"{path}, [options]")
-        if kind == "segment"
-        else _build(CodecOptions, options, f"{path}, [options]"),
+        _build(_OPTIONS[kind], options, f"{path}, [options]"),
         tuple(table.get("folders", ())),
     )

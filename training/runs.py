@@ -7,16 +7,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from ..networks.checkpoint import Checkpoint, read, write
 from ..networks.codec import CodecNetworks
 from ..runtime.errors import UsageError
+from . import efficientnet
 from .codec import CodecTask, with_labels
-from .data import labelled, photographs
+from .data import EVERYDAY_SOURCES, TESTED, TESTED_FOLDER, VALIDATED, labelled, photographs, softly_labelled
 from .loop import Trainer
+from .refinement import RefinementOptions, RefinementTask, decode_pictures, draw_qualities
 from .segmentation import SegmentationOptions, SegmentationTask
 from .vgg import Vgg16Features, initialise_encoder, read_weights
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from ..networks.segnet import SegNet
+    from .data import Picture
     from .recipe import Recipe
 
 LICENCE = "research use only: trained on CamVid (CC BY-NC 4.0) and BSDS500 (research use)"
@@ -58,6 +62,8 @@ def trainer(
     device: str = "cpu",
     workers: int = 0,
     vgg16: Path | None = None,
+    pretrained: Path | None = None,
+    soft: Path | None = None,
     initial: Path | None = None,
 ) -> Trainer:
     """Read the data and make a run.
@@ -70,6 +76,8 @@ def trainer(
         device: "cpu" or "cuda".
         workers: threads that prepare batches.
         vgg16: VGG16's weights: the start of a SegNet encoder that has its widths, and the perceptual loss.
+        pretrained: EfficientNet-Lite0's weights, the start of SegNet's encoder.
+        soft: soft labels of the photographs that a segmentation recipe names, see `oslic train teach`.
         initial: the checkpoint that the networks came from, for the run's description.
 
     Raises:
@@ -80,21 +88,15 @@ def trainer(
         raise UsageError("there is no CUDA device here; leave --device out to train on the CPU")
     config, options, seed = recipe.config, recipe.options, recipe.schedule.seed
     weights = None if vgg16 is None else read_weights(vgg16)
-    task: SegmentationTask | CodecTask
+    task: SegmentationTask | CodecTask | RefinementTask
     if isinstance(options, SegmentationOptions):
         if weights is not None and initial is None:
             initialise_encoder(networks.segnet, weights)
-        classes = len(config.classes)
-        training = [p for split in recipe.folders for p in labelled(data, split, classes)]
-        task = SegmentationTask(
-            networks.segnet,
-            config,
-            training,
-            labelled(data, "val", classes),
-            options,
-            seed=seed,
-            unlabelled=photographs(data, options.unlabelled),
-        )
+        if pretrained is not None and initial is None:
+            efficientnet.initialize_encoder(networks.segnet, efficientnet.read_weights(pretrained))
+        task = segmentation_task(networks.segnet, recipe, options, data, soft)
+    elif isinstance(options, RefinementOptions):
+        task = refinement_task(networks, recipe, options, data, folder / "decoded")
     else:
         features = None
         if weights is not None and options.terms.get("perceptual"):
@@ -114,12 +116,71 @@ def trainer(
     return Trainer(task, recipe.schedule, folder, device=device, description=description, workers=workers)
 
 
+def segmentation_task(
+    segnet: SegNet, recipe: Recipe, options: SegmentationOptions, data: Path, soft: Path | None
+) -> SegmentationTask:
+    """Read the pictures of a segmentation recipe; the first of "bsds500/val" are left out, see `data.TESTED`.
+
+    Raises:
+        DataError: data are missing or wrong.
+        UsageError: the recipe names photographs with soft labels, and no folder of them was given.
+    """
+    if options.soft and soft is None:
+        raise UsageError(
+            "the recipe learns from soft labels: make them with `oslic train teach`, then give --soft"
+        )
+    training = [p for source in recipe.folders for p in labelled(data, source)]
+    agreeing: list[Picture] = []
+    for folder in options.soft:
+        assert soft is not None
+        pictures = softly_labelled(data, soft, folder)
+        if folder == TESTED_FOLDER:
+            agreeing = pictures[TESTED : TESTED + VALIDATED]
+            pictures = pictures[TESTED + VALIDATED :]
+        training += pictures
+    validation = [p for source in EVERYDAY_SOURCES for p in labelled(data, f"everyday/val/{source}")]
+    return SegmentationTask(
+        segnet, recipe.config, training, validation, options, seed=recipe.schedule.seed, agreeing=agreeing
+    )
+
+
+_SCORED_QUALITIES: Final = (18, 34, 50, 66)
+
+
+def refinement_task(
+    networks: CodecNetworks, recipe: Recipe, options: RefinementOptions, data: Path, decoded: Path
+) -> RefinementTask:
+    """Decode the photographs of a refinement recipe, and every third one of Kodak to score by.
+
+    Args:
+        networks: of the codec, trained.
+        recipe: of the run.
+        options: of the recipe.
+        data: the data folder.
+        decoded: where decoded pictures are kept.
+
+    Raises:
+        UsageError: the configuration has no RefineNet.
+        DataError: data are missing or wrong.
+    """
+    if networks.refine is None:
+        raise UsageError("the configuration has no network to train: give its table [config.refine]")
+    networks.eval()
+    seed = recipe.schedule.seed
+    pictures = photographs(data, recipe.folders)
+    scored = photographs(data, ("kodak",))[::3]
+    qualities = draw_qualities(len(pictures), options, seed)
+    training = list(decode_pictures(networks, pictures, qualities, decoded))
+    validation = list(decode_pictures(networks, scored, [_SCORED_QUALITIES] * len(scored), decoded))
+    return RefinementTask(networks.refine, training, validation, options, seed=seed)
+
+
 def averaged_networks(run: Trainer, networks: CodecNetworks) -> dict[str, Tensor]:
     """All weights of the networks, those that the run trains as their moving average."""
     kind = next(iter(run.task.objectives))
     state = {key: value.detach().cpu() for key, value in networks.state_dict().items()}
     for key, value in run.averaged().items():
-        name = f"segnet.{key}" if kind == "segnet" else key
+        name = key if kind == "codec" else f"{kind}.{key}"
         if name in state:
             state[name] = value.detach().cpu()
     return {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}

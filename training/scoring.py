@@ -11,6 +11,7 @@ from ..bench.metrics import mse
 from ..networks.deploy import deployable
 from .data import pad
 from .losses import ResidualRate, whole_blocks
+from .segmentation import network_labels, predict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +26,7 @@ class Layers(NamedTuple):
     """What the codec makes of one image, cut to its size.
 
     Attributes:
-        labels: uint8, ceil(H/label_scale) x ceil(W/label_scale).
+        labels: uint8, ceil(H/S) x ceil(W/S), as it is stored.
         compact: uint8, ceil(H/8) x ceil(W/8) x 3.
         estimate: uint8, H x W x 3.
     """
@@ -56,10 +57,9 @@ def layers(networks: CodecNetworks, picture: Picture) -> Layers:
         return whole[: -(-height // scale), : -(-width // scale)]
 
     image = tensor(pad(picture.pixels, config.multiple))
-    labels = picture.labels
-    if labels is None:
-        labels = cut(modules["segment"](image), config.label_scale)
-    extended = tensor(pad(labels, config.multiple // config.label_scale))
+    labels = predict(networks.segnet, picture.pixels, config) if picture.labels is None else picture.labels
+    on_grid = network_labels(labels, height, width, config)
+    extended = tensor(pad(on_grid, config.multiple // config.label_scale))
     compact = cut(modules["analyse"](image, extended), 8)
     estimate = modules["synthesise"](tensor(pad(compact, config.multiple // 8)), extended)
     return Layers(labels, compact, cut(estimate, 1))

@@ -1,4 +1,4 @@
-"""Training SegNet on labelled frames."""
+"""Training SegNet on label maps by people and soft labels by a teacher."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageFilter
+from torch import nn
 
-from ..bench.metrics import confusion_matrix, mean_iou
+from ..bench.metrics import class_iou, confusion_matrix
 from ..runtime.errors import DataError, UsageError
-from .data import Picture, pad
+from ..runtime.segmentation import labels_on, reduce_image, reduction_for
+from ..runtime.tiling import Box
+from .data import CLOTHES, PERSON, SKIN_HAIR, VOID, Picture, pad
 from .loop import Objective
+from .teacher import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from ..networks.config import ModelConfig
     from ..networks.segnet import SegNet
@@ -33,44 +37,50 @@ class SegmentationOptions:
     Attributes:
         batch: crops per step.
         crop: height and width of the crops, multiples of the configuration's `multiple`.
-        scales: smallest and largest factor by which frames are scaled.
+        scales: smallest and largest factor by which pictures are scaled; 1 is the size at which the runtime shows
+            them to the network.
         jitter: largest relative change of brightness, contrast and saturation.
+        blur: how many of the crops are blurred, 0..1, by a Gaussian of up to 1.5 pixels.
         balance: exponent on the classes' median-frequency weights (SegNet paper: 1; 0: no balancing).
         iou_weight: weight of the soft-IoU term beside the cross-entropy.
         smoothness: weight of the label map's smoothness: neighbouring label vectors that differ cost bits.
-        unlabelled: folders of photographs whose label maps shall be smooth as well: a stream pays for the noise
-            of labels on pictures that are nothing like the labelled ones.
-        unlabelled_batch: crops of such photographs per step, beside `batch`.
+        soft: folders of photographs with soft labels, see `oslic train teach`; one that stands twice counts twice.
+        frozen_stages: the stem and so many stages of the encoder keep their weights and statistics.
+        frozen_depthwise: depthwise kernels keep their weights; their gradients are most of the time of a step.
         bfloat16: autocast to bfloat16.
     """
 
     batch: int = 8
-    crop: tuple[int, int] = (320, 416)
-    scales: tuple[float, float] = (0.7, 1.8)
+    crop: tuple[int, int] = (256, 256)
+    scales: tuple[float, float] = (0.6, 1.6)
     jitter: float = 0.3
-    balance: float = 0.5
+    blur: float = 0.2
+    balance: float = 0.4
     iou_weight: float = 0.5
     smoothness: float = 0.0
-    unlabelled: tuple[str, ...] = ()
-    unlabelled_batch: int = 1
+    soft: tuple[str, ...] = ()
+    frozen_stages: int = 0
+    frozen_depthwise: bool = False
     bfloat16: bool = True
 
 
 class SegmentationBatch(NamedTuple):
-    """Crops: images N x 3 x H x W, uint8; labels N x H x W, uint8 with K for void."""
+    """Crops: images N x 3 x H x W, uint8; targets N x (K+1) x h x w, float32.
+
+    A target is the share of each class in a position of the label map; the last one is of people of whom skin and
+    clothes were not told apart. What is missing to 1 has no label.
+    """
 
     images: Tensor
-    labels: Tensor
+    targets: Tensor
 
 
-def class_weights(maps: Sequence[NDArray[np.uint8]], classes: int, exponent: float) -> NDArray[np.float32]:
+def class_weights(shares: NDArray[np.float64], exponent: float) -> NDArray[np.float32]:
     """Median-frequency balancing (Eigen and Fergus, ICCV 2015), to the power of `exponent`.
 
-    A class's frequency is its pixels over all labelled pixels of the images that it occurs in.
-
     Args:
-        maps: uint8 label maps, values 0..classes, the last one void.
-        classes: K.
+        shares: (pictures, K), the share of each class in the labelled area of each picture. A class's frequency is its
+            mean share in the pictures that it occurs in.
         exponent: 1: the published weights; 0: all weights are 1.
 
     Returns:
@@ -79,67 +89,75 @@ def class_weights(maps: Sequence[NDArray[np.uint8]], classes: int, exponent: flo
     Raises:
         DataError: a class does not occur.
     """
-    pixels = np.zeros(classes)
-    present = np.zeros(classes)
-    for labels in maps:
-        counts = np.bincount(labels.ravel(), minlength=classes + 1)[:classes]
-        pixels += counts
-        present += (counts > 0) * counts.sum()
-    if not pixels.all():
-        raise DataError(f"class {int(np.argmin(pixels))} occurs in no label map: it cannot be balanced")
-    frequency = pixels / present
+    present = (shares > 1e-3).sum(0)
+    if not present.all():
+        raise DataError(f"class {int(np.argmin(present))} occurs in no label map: it cannot be balanced")
+    frequency = shares.sum(0) / present
     return np.asarray((np.median(frequency) / frequency) ** exponent, np.float32)
 
 
-def block_histogram(labels: Tensor, classes: int, scale: int) -> Tensor:
-    """How many pixels of each class every block of `scale` x `scale` pixels holds.
+def block_shares(labels: Tensor, classes: int, scale: int) -> Tensor:
+    """The share of each class in every block of `scale` x `scale` pixels.
 
     Args:
-        labels: N x H x W, values 0..classes, the last one void, which is not counted.
+        labels: H x W, values 0..classes-1, `PERSON`, `VOID`.
         classes: K.
         scale: side of a block; divides H and W.
 
     Returns:
-        float32, N x K x H/scale x W/scale, values 0..scale^2.
+        float32, (K+1) x H/scale x W/scale; the last plane is of `PERSON`.
     """
-    n, height, width = labels.shape
-    blocks = labels.reshape(n, height // scale, scale, width // scale, scale).permute(0, 1, 3, 2, 4)
-    blocks = blocks.reshape(n, height // scale, width // scale, scale * scale).to(torch.int64)
-    counts = torch.zeros(*blocks.shape[:3], classes + 1, device=labels.device)
-    counts.scatter_add_(3, blocks, torch.ones_like(blocks, dtype=torch.float32))
-    return counts[..., :classes].permute(0, 3, 1, 2)
+    height, width = labels.shape
+    planes = labels.to(torch.int64)
+    planes = torch.where(planes == PERSON, classes, torch.where(planes == VOID, classes + 1, planes))
+    blocks = planes.reshape(height // scale, scale, width // scale, scale).permute(0, 2, 1, 3).flatten(2)
+    shares = torch.zeros(*blocks.shape[:2], classes + 2)
+    shares.scatter_add_(2, blocks, torch.full(blocks.shape, 1.0 / scale**2))
+    return shares[..., : classes + 1].permute(2, 0, 1)
 
 
-def cross_entropy(logits: Tensor, histogram: Tensor, weights: Tensor) -> Tensor:
-    """Class-weighted cross-entropy of repeated label vectors against full-size labels.
+def with_person(values: Tensor) -> Tensor:
+    """Append the class of a whole person, skin_hair or clothes: N x K x h x w probabilities to N x (K+1) x h x w."""
+    person = values[:, SKIN_HAIR : SKIN_HAIR + 1] + values[:, CLOTHES : CLOTHES + 1]
+    return torch.cat([values, person], dim=1)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Class-weighted cross-entropy; a person of unknown parts asks for the sum of both.
 
     Args:
         logits: N x K x h x w.
-        histogram: N x K x h x w, pixels of each class per position; see `block_histogram`.
-        weights: K, the classes' weights.
+        targets: N x (K+1) x h x w, shares; see `SegmentationBatch`.
+        weights: K+1, the classes' weights.
 
     Returns:
-        The weighted mean over the labelled pixels, in nats.
+        The weighted mean over the labelled area, in nats.
     """
-    weighted = histogram * weights.view(1, -1, 1, 1)
-    return -(weighted * F.log_softmax(logits, dim=1)).sum() / weighted.sum().clamp_min(1.0)
+    weighted = targets * weights.view(1, -1, 1, 1)
+    log_p = F.log_softmax(logits, dim=1)
+    person = torch.logaddexp(log_p[:, SKIN_HAIR : SKIN_HAIR + 1], log_p[:, CLOTHES : CLOTHES + 1])
+    return -(weighted * torch.cat([log_p, person], dim=1)).sum() / weighted.sum().clamp_min(1.0)
 
 
-def soft_iou_loss(logits: Tensor, histogram: Tensor) -> Tensor:
+def soft_iou_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """1 minus the mean over the classes that occur of the soft intersection over union of the batch.
 
     Args:
         logits: N x K x h x w.
-        histogram: N x K x h x w, pixels of each class per position.
+        targets: N x (K+1) x h x w. Skin and clothes count as one class, a person.
 
     Returns:
         A value in 0..1.
     """
-    probability = torch.softmax(logits, dim=1)
-    labelled = histogram.sum(1, keepdim=True)
-    intersection = (probability * histogram).sum((0, 2, 3))
-    union = (probability * labelled + histogram - probability * histogram).sum((0, 2, 3))
-    present = (histogram.sum((0, 2, 3)) > 0).to(logits.dtype)
+    probability = with_person(torch.softmax(logits, dim=1))
+    truth = targets.clone()
+    truth[:, -1] += truth[:, SKIN_HAIR] + truth[:, CLOTHES]
+    kept = [k for k in range(truth.shape[1]) if k not in {SKIN_HAIR, CLOTHES}]
+    probability, truth = probability[:, kept], truth[:, kept]
+    labelled = truth.sum(1, keepdim=True)
+    intersection = (probability * truth).sum((0, 2, 3))
+    union = (probability * labelled + truth - probability * truth).sum((0, 2, 3))
+    present = (truth.sum((0, 2, 3)) > 1.0).to(logits.dtype)
     return 1.0 - (present * intersection / union.clamp_min(1.0)).sum() / present.sum().clamp_min(1.0)
 
 
@@ -159,37 +177,101 @@ def smoothness_loss(logits: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def predict(segnet: SegNet, pixels: NDArray[np.uint8], multiple: int, scale: int) -> NDArray[np.uint8]:
-    """The label map of one image as the codec computes it: padded, labelled, cut.
+def predict(segnet: SegNet, pixels: NDArray[np.uint8], config: ModelConfig) -> NDArray[np.uint8]:
+    """The label map of one image as the codec computes it: reduced, padded, labelled, cut.
 
     Args:
         segnet: in evaluation mode.
         pixels: uint8, H x W x 3.
-        multiple: what the padding brings both sides to multiples of.
-        scale: label scale.
+        config: of the whole model.
 
     Returns:
-        uint8, ceil(H/scale) x ceil(W/scale).
+        uint8, (ceil(H/S), ceil(W/S)), S the scale of SegNet's logits times the image's reduction.
     """
     device = next(segnet.parameters()).device
-    x = torch.from_numpy(pad(pixels, multiple)).to(device).permute(2, 0, 1)[None].float() / 256.0
+    small = reduce_image(pixels, reduction_for(*pixels.shape[:2]))
+    padded = pad(small, config.segnet.multiple)
+    x = torch.from_numpy(np.ascontiguousarray(padded)).to(device).permute(2, 0, 1)[None].float() / 256.0
     labels: NDArray[np.uint8] = (
         segnet.labels(x.contiguous(memory_format=torch.channels_last))[0].cpu().numpy()
     )
-    return labels[: -(-pixels.shape[0] // scale), : -(-pixels.shape[1] // scale)]
+    scale = config.segnet.scale
+    return labels[: -(-small.shape[0] // scale), : -(-small.shape[1] // scale)]
+
+
+def network_labels(
+    labels: NDArray[np.uint8], height: int, width: int, config: ModelConfig
+) -> NDArray[np.uint8]:
+    """A picture's label map, as `predict` gives it, on the grid on which ComNet and GNet take it.
+
+    Args:
+        labels: uint8, (ceil(H/S), ceil(W/S)).
+        height: H.
+        width: W.
+        config: of the whole model.
+
+    Returns:
+        uint8, (ceil(H/Q), ceil(W/Q)), Q the label scale of the configuration.
+    """
+    scale = config.segnet.scale * reduction_for(height, width)
+    return labels_on(labels, scale, Box(0, 0, width, height), config.label_scale)
+
+
+def enlarge(labels: NDArray[np.uint8], height: int, width: int, scale: int) -> NDArray[np.uint8]:
+    """A label map at full size: each of its pixels is repeated `scale` x `scale` times, cut to `height` x `width`."""
+    return labels.repeat(scale, 0).repeat(scale, 1)[:height, :width]
+
+
+def merge_person(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Skin, hair, clothes and unknown parts of people as one class, `CLOTHES`."""
+    return np.where(np.isin(labels, (SKIN_HAIR, PERSON)), np.uint8(CLOTHES), labels)
 
 
 def evaluate(segnet: SegNet, pictures: Sequence[Picture], config: ModelConfig) -> NDArray[np.int64]:
-    """Confusion matrix of labelled frames, at full size: the label map's pixels are repeated."""
-    classes, scale = len(config.classes), config.label_scale
+    """Confusion matrix of labelled pictures at full size, people as one class (`CLOTHES`)."""
+    classes = len(config.classes)
     total = np.zeros((classes, classes), np.int64)
     for picture in pictures:
         assert picture.labels is not None
-        small = predict(segnet, picture.pixels, config.multiple, scale)
         height, width = picture.labels.shape
-        full = small.repeat(scale, 0).repeat(scale, 1)[:height, :width]
-        total += confusion_matrix(picture.labels, full, classes)
+        scale = config.segnet.scale * reduction_for(height, width)
+        full = enlarge(predict(segnet, picture.pixels, config), height, width, scale)
+        total += confusion_matrix(merge_person(picture.labels), merge_person(full), classes)
     return total
+
+
+def frequent_classes(confusion: NDArray[np.int64], least: float = 0.01) -> NDArray[np.bool_]:
+    """Which classes have at least a share of `least` of the labelled pixels, bool (K,)."""
+    truth = confusion.sum(1)
+    kept: NDArray[np.bool_] = truth >= least * truth.sum()
+    return kept
+
+
+def hard_labels(soft: NDArray[np.uint8], least: float) -> NDArray[np.uint8]:
+    """The classes of soft labels, `VOID` where the highest probability is below `least`: uint8, h x w."""
+    return np.where(soft.max(2) >= least * FULL, soft.argmax(2), VOID).astype(np.uint8)
+
+
+def agreement(segnet: SegNet, pictures: Sequence[Picture], config: ModelConfig, least: float = 0.6) -> float:
+    """The share of the pixels on which the teacher is sure where SegNet says the same, people as one class.
+
+    Args:
+        segnet: in evaluation mode.
+        pictures: with soft labels.
+        config: of the whole model.
+        least: the probability from which the teacher counts as sure.
+    """
+    same = counted = 0
+    for picture in pictures:
+        assert picture.soft is not None
+        height, width = picture.pixels.shape[:2]
+        scale = config.segnet.scale * reduction_for(height, width)
+        found = merge_person(enlarge(predict(segnet, picture.pixels, config), height, width, scale))
+        said = merge_person(hard_labels(picture.soft, least))
+        full = np.asarray(Image.fromarray(said).resize((width, height), Image.Resampling.NEAREST))
+        same += int(((full == found) & (full != VOID)).sum())
+        counted += int((full != VOID).sum())
+    return same / max(1, counted)
 
 
 def unsmoothed(segnet: SegNet) -> SegNet:
@@ -205,11 +287,11 @@ class SegmentationTask:
     Args:
         segnet: what is trained.
         config: configuration of the whole model.
-        training: labelled frames to learn from.
-        validation: labelled frames to score.
+        training: pictures to learn from, with labels or soft labels.
+        validation: labelled pictures to score.
         options: batch, augmentation, losses.
         seed: of the batches.
-        unlabelled: photographs whose label maps shall be smooth.
+        agreeing: pictures with soft labels, whose agreement is scored.
 
     Raises:
         UsageError: the crops do not fit the configuration.
@@ -225,27 +307,48 @@ class SegmentationTask:
         options: SegmentationOptions,
         *,
         seed: int,
-        unlabelled: Sequence[Picture] = (),
+        agreeing: Sequence[Picture] = (),
     ) -> None:
         height, width = options.crop
-        if height % config.multiple or width % config.multiple:
-            raise UsageError(
-                f"crops of {width}x{height} do not fit: sides must be multiples of {config.multiple}"
-            )
-        if options.batch * height * width <= config.multiple**2:
-            raise UsageError("one crop of the smallest size is too little for batch normalisation: take more")
+        multiple = config.segnet.multiple
+        if height % multiple or width % multiple:
+            raise UsageError(f"crops of {width}x{height} do not fit: sides must be multiples of {multiple}")
+        if options.batch * height * width <= multiple**2:
+            raise UsageError("one crop of the smallest size is too little for batch normalization: take more")
         self.segnet = unsmoothed(segnet)
         self.config = config
         self.options = options
         self.seed = seed
         self.classes = len(config.classes)
-        self.training = [(p.pixels, p.labels) for p in training if p.labels is not None]
-        self.unlabelled = [
-            (p.pixels, np.full(p.pixels.shape[:2], self.classes, np.uint8)) for p in unlabelled
-        ]
+        self.training = training
         self.validation = validation
-        maps = [labels for _, labels in self.training]
-        self.weights = torch.from_numpy(class_weights(maps, self.classes, options.balance))
+        self.agreeing = agreeing
+        shares = np.stack([self._shares(picture) for picture in training])
+        weights = class_weights(shares, options.balance)
+        self.weights = torch.from_numpy(np.append(weights, weights[CLOTHES]))
+        self.frozen: list[nn.Module] = []
+        if options.frozen_stages:
+            assert self.segnet.stem is not None
+            self.frozen = [self.segnet.stem, *self.segnet.encoder[: options.frozen_stages]]
+        for module in self.frozen:
+            module.requires_grad_(requires_grad=False)
+        if options.frozen_depthwise:
+            for module in self.segnet.modules():
+                if isinstance(module, nn.Conv2d) and module.groups > 1:
+                    module.requires_grad_(requires_grad=False)
+
+    def _shares(self, picture: Picture) -> NDArray[np.float64]:
+        if picture.labels is not None:
+            labels = merge_person(picture.labels)
+            counts = np.bincount(labels.ravel(), minlength=256)[: self.classes].astype(np.float64)
+            # Skin counts as clothes here; people are what is balanced.
+            counts[SKIN_HAIR] = counts[CLOTHES]
+        else:
+            assert picture.soft is not None
+            counts = picture.soft.sum((0, 1)).astype(np.float64)
+            counts[SKIN_HAIR] = counts[CLOTHES]
+        shares: NDArray[np.float64] = counts / max(1.0, counts.sum())
+        return shares
 
     @property
     def objectives(self) -> Mapping[str, Objective]:
@@ -253,79 +356,107 @@ class SegmentationTask:
         return {"segnet": Objective(self.segnet, self._loss)}
 
     def sample(self, step: int) -> SegmentationBatch:
-        """Random crops of frames, then of photographs without labels: scaled, mirrored, with changed colours."""
+        """Random crops: scaled, mirrored, some blurred, with changed colours."""
         rng = np.random.default_rng((self.seed, step))
         chosen = [self.training[i] for i in rng.integers(0, len(self.training), self.options.batch)]
-        if self.unlabelled:
-            drawn = rng.integers(0, len(self.unlabelled), self.options.unlabelled_batch)
-            chosen += [self.unlabelled[i] for i in drawn]
-        crops = [self._crop(pixels, target, rng) for pixels, target in chosen]
+        crops = [self._crop(picture, rng) for picture in chosen]
         images = np.stack([image for image, _ in crops])
-        labels = np.stack([mapped for _, mapped in crops])
-        return SegmentationBatch(torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels))
+        return SegmentationBatch(
+            torch.from_numpy(images).permute(0, 3, 1, 2), torch.stack([target for _, target in crops])
+        )
 
-    def _crop(
-        self, pixels: NDArray[np.uint8], target: NDArray[np.uint8], rng: np.random.Generator
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def _crop(self, picture: Picture, rng: np.random.Generator) -> tuple[NDArray[np.uint8], Tensor]:
         height, width = self.options.crop
-        image = np.zeros((height, width, 3), np.uint8)
-        labels = np.full((height, width), self.classes, np.uint8)
+        rows, columns = picture.pixels.shape[:2]
         low, high = self.options.scales
-        factor = float(np.exp(rng.uniform(np.log(low), np.log(high))))
-        # The window in the frame that the crop shows; what is outside stays void.
-        rows, columns = target.shape
+        factor = float(np.exp(rng.uniform(np.log(low), np.log(high)))) / reduction_for(rows, columns)
+        # The window in the picture that the crop shows; what is outside stays void.
         window = min(rows, round(height / factor)), min(columns, round(width / factor))
         top = int(rng.integers(0, rows - window[0] + 1))
         left = int(rng.integers(0, columns - window[1] + 1))
         size = min(height, round(window[0] * factor)), min(width, round(window[1] * factor))
         box = (left, top, left + window[1], top + window[0])
         shape = (size[1], size[0])
-        part = Image.fromarray(pixels).resize(shape, Image.Resampling.BILINEAR, box=box)
-        mapped = np.asarray(Image.fromarray(target).resize(shape, Image.Resampling.NEAREST, box=box))
-        scaled = self._recolour(np.asarray(part, np.float32), rng)
+        part = Image.fromarray(picture.pixels).resize(shape, Image.Resampling.BILINEAR, box=box)
+        if rng.random() < self.options.blur:
+            part = part.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.5)))
+        recolored = self._recolor(np.asarray(part, np.float32), rng)
+        image = np.full((height, width, 3), 128, np.uint8)
+        image[: size[0], : size[1]] = np.clip(np.rint(recolored), 0, 255)
+        target = (
+            self._hard_target(picture, box, size)
+            if picture.labels is not None
+            else self._soft_target(picture, box, size)
+        )
         if rng.random() < 0.5:
-            scaled, mapped = scaled[:, ::-1], mapped[:, ::-1]
-        image[: size[0], : size[1]] = np.clip(np.rint(scaled), 0, 255)
-        labels[: size[0], : size[1]] = mapped
-        return image, labels
+            image, target = image[:, ::-1], target.flip(2)
+        return image, target
 
-    def _recolour(self, x: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    def _hard_target(self, picture: Picture, box: tuple[int, int, int, int], size: tuple[int, int]) -> Tensor:
+        assert picture.labels is not None
+        labels = np.full(self.options.crop, VOID, np.uint8)
+        part = Image.fromarray(picture.labels).resize((size[1], size[0]), Image.Resampling.NEAREST, box=box)
+        labels[: size[0], : size[1]] = np.asarray(part)
+        return block_shares(torch.from_numpy(labels), self.classes, self.config.segnet.scale)
+
+    def _soft_target(self, picture: Picture, box: tuple[int, int, int, int], size: tuple[int, int]) -> Tensor:
+        assert picture.soft is not None
+        scale = self.config.segnet.scale
+        rows, columns = picture.pixels.shape[:2]
+        height, width = (side // scale for side in self.options.crop)
+        left, top, right, bottom = box
+        # Centres of the target's positions, in the picture's units of -1..1.
+        y = (top + (torch.arange(height) + 0.5) * scale * (bottom - top) / size[0]) * (2.0 / rows) - 1.0
+        x = (left + (torch.arange(width) + 0.5) * scale * (right - left) / size[1]) * (2.0 / columns) - 1.0
+        grid = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=2)[None]
+        soft = torch.from_numpy(picture.soft).permute(2, 0, 1)[None].float() / FULL
+        target = F.grid_sample(soft, grid, padding_mode="border", align_corners=False)[0]
+        target[:, -(-size[0] // scale) :] = 0.0
+        target[:, :, -(-size[1] // scale) :] = 0.0
+        # The teacher does not tell skin from clothes: its "clothes" are the person.
+        person = target[CLOTHES : CLOTHES + 1].clone()
+        target[CLOTHES] = 0.0
+        return torch.cat([target, person])
+
+    def _recolor(self, x: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
         jitter = self.options.jitter
         brightness, contrast, saturation = rng.uniform(1 - jitter, 1 + jitter, 3).astype(np.float32)
+        tint = rng.uniform(1 - jitter / 4, 1 + jitter / 4, 3).astype(np.float32)
         gray = x.mean(2, keepdims=True)
-        x = gray + (x - gray) * saturation
+        x = (gray + (x - gray) * saturation) * tint
         mean = x.mean()
-        recoloured: NDArray[np.float32] = ((x - mean) * contrast + mean) * brightness
-        return recoloured
+        recolored: NDArray[np.float32] = ((x - mean) * contrast + mean) * brightness
+        return recolored
 
     def _loss(self, batch: SegmentationBatch, step: int) -> dict[str, Tensor]:
         del step
+        for module in self.frozen:
+            module.eval()
         device = next(self.segnet.parameters()).device
         images = batch.images.to(device).float() / 256.0
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.options.bfloat16):
             logits = self.segnet(images)
-        logits = logits.float()
-        histogram = block_histogram(batch.labels.to(device), self.classes, self.config.label_scale)
-        terms = {"cross_entropy": cross_entropy(logits, histogram, self.weights.to(device))}
+        logits, targets = logits.float(), batch.targets.to(device)
+        terms = {"cross_entropy": cross_entropy(logits, targets, self.weights.to(device))}
         loss = terms["cross_entropy"]
         if self.options.iou_weight:
-            terms["soft_iou"] = soft_iou_loss(logits, histogram)
+            terms["soft_iou"] = soft_iou_loss(logits, targets)
             loss = loss + self.options.iou_weight * terms["soft_iou"]
         if self.options.smoothness:
-            # Where there are photographs without labels, smoothness is asked of them alone.
-            first = self.options.batch if self.unlabelled else 0
-            terms["smoothness"] = smoothness_loss(logits[first:])
+            terms["smoothness"] = smoothness_loss(logits)
             loss = loss + self.options.smoothness * terms["smoothness"]
         return {"loss": loss, **terms}
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Mean IoU of the validation frames."""
+        """Mean IoU and pixel accuracy of the labelled pictures, agreement with the teacher; the score is their mean."""
         del module
         matrix = evaluate(self.segnet, self.validation, self.config)
-        iou = mean_iou(matrix)
-        return {
-            "score": iou,
-            "miou": iou,
+        kept = frequent_classes(matrix)
+        scores = {
+            "miou": float(np.mean(class_iou(matrix)[kept])),
             "pixel_accuracy": float(np.diag(matrix).sum() / matrix.sum()),
         }
+        if self.agreeing:
+            scores["agreement"] = agreement(self.segnet, self.agreeing, self.config)
+        return {"score": (scores["miou"] + scores.get("agreement", scores["miou"])) / 2, **scores}

@@ -137,10 +137,10 @@ def initialise_encoder(segnet: SegNet, weights: Mapping[str, Tensor]) -> None:
     """
     for block, (stage, depth) in enumerate(zip(segnet.encoder, DEPTHS, strict=False), 1):
         assert isinstance(stage, nn.Sequential)
-        if len(stage) != depth:
-            raise UsageError(f"SegNet's stage {block} has {len(stage)} convolutions, VGG16's has {depth}")
-        for layer, unit in enumerate(stage, 1):
-            assert isinstance(unit, ConvUnit)
+        units = [unit for unit in stage if isinstance(unit, ConvUnit)]
+        if len(units) != depth:
+            raise UsageError(f"SegNet's stage {block} has {len(units)} convolutions, VGG16's has {depth}")
+        for layer, unit in enumerate(units, 1):
             kernel = weights[f"conv{block}_{layer}.weight"]
             if block == layer == 1:
                 kernel = kernel.flip(1) * 256.0

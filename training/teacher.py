@@ -1,0 +1,115 @@
+"""Soft labels by the teacher networks of the data folder.
+
+`everyday/teacher/teach.py` in the data folder merges two small pretrained networks into the everyday classes. It is
+no part of this project; here its probabilities are computed once per photograph and kept as files.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+import numpy as np
+from PIL import Image
+
+from ..runtime.errors import DataError
+from .data import files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+FULL: Final = 255
+"""The value that stands for a probability of 1 in a file of soft labels."""
+
+_LONG_SIDE: Final = 129
+
+
+class Teacher(Protocol):
+    """What `teach.py` offers."""
+
+    __file__: str
+
+    def probabilities(self, image: Image.Image) -> NDArray[np.float32]:
+        """Soft labels, float32 (h, w, K), the long side 257; the class "clothes" stands for the whole person."""
+
+
+def load_teacher(data: Path) -> Teacher:
+    """The teacher of a data folder.
+
+    Raises:
+        DataError: there is none, or what it needs is not installed.
+    """
+    path = data / "everyday" / "teacher" / "teach.py"
+    spec = importlib.util.spec_from_file_location("oslic_teacher", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise DataError(f"there is no teacher {path}")
+    module = importlib.util.module_from_spec(spec)
+    with _imports(path):
+        spec.loader.exec_module(module)
+    return cast("Teacher", module)
+
+
+@contextmanager
+def _imports(path: Path) -> Iterator[None]:
+    """Name the package that a teacher lacks; it may look for it only when it is used."""
+    try:
+        yield
+    except ImportError as error:
+        package = str(error.name).partition(".")[0].replace("_", "-")
+        raise DataError(f"the teacher {path} needs {package}: pip install {package}") from error
+
+
+def soft_labels(teacher: Teacher, image: Image.Image) -> NDArray[np.uint8]:
+    """Probabilities in units of 1/255, uint8 (h, w, K), the long side 129.
+
+    Raises:
+        DataError: the teacher needs a package that is not installed.
+    """
+    with _imports(Path(teacher.__file__)):
+        probabilities = teacher.probabilities(image)
+    height, width = probabilities.shape[:2]
+    scale = _LONG_SIDE / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    planes = [
+        np.asarray(Image.fromarray(probabilities[..., k]).resize(size, Image.Resampling.BOX))
+        for k in range(probabilities.shape[2])
+    ]
+    levels: NDArray[np.uint8] = np.rint(np.stack(planes, axis=2) * FULL).astype(np.uint8)
+    return levels
+
+
+def teach(data: Path, folders: Sequence[str], out: Path) -> int:
+    """Write the soft labels of all photographs of some folders; those that are there already are kept.
+
+    Args:
+        data: the data folder, with the teacher.
+        folders: folders of photographs below it.
+        out: where `<folder>/<name>.npy` are written, uint8 (h, w, K).
+
+    Returns:
+        How many files were written.
+
+    Raises:
+        DataError: no teacher, or a folder without photographs.
+    """
+    teacher = load_teacher(data)
+    written = 0
+    for folder in folders:
+        target = out / folder
+        target.mkdir(parents=True, exist_ok=True)
+        for path in files(data / folder):
+            done = target / f"{path.stem}.npy"
+            if done.exists():
+                continue
+            with Image.open(path) as image:
+                labels = soft_labels(teacher, image.convert("RGB"))
+            temporary = done.with_suffix(".part")
+            with temporary.open("wb") as file:
+                np.save(file, labels)
+            temporary.replace(done)
+            written += 1
+    return written

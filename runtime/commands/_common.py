@@ -19,6 +19,7 @@ from ..errors import OslicError, UsageError, printable
 from ..files import descriptor, read_file
 from ..ledger import declare_outputs
 from ..limits import Limits
+from ..memory import return_freed_arrays
 from .arguments import require_ending
 from .limits import add_limit_arguments, limits_of
 
@@ -64,6 +65,7 @@ def add_trust_argument(parser: argparse.ArgumentParser) -> None:
 
 def open_codec(args: argparse.Namespace) -> Codec:
     """Open the codec that the arguments of `add_codec_arguments` ask for."""
+    return_freed_arrays()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", PassedOverWarning)
         options = Options(timeout=args.timeout, trust_engines=args.trust_engines)

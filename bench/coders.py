@@ -81,7 +81,7 @@ class CoderSpec:
 
     Attributes:
         name: in results and plots.
-        kind: key of `_OPENERS`.
+        kind: `OURS`, or a key of `_OPENERS`.
         qualities: settings to sweep, ascending in rate.
         options: what the opener needs: encoder parameters, bundle, command.
     """
@@ -91,12 +91,17 @@ class CoderSpec:
     qualities: tuple[float, ...]
     options: dict[str, Any] = field(default_factory=dict)
 
-    def open(self) -> Coder:
+    def open(self, limits: Limits | None = None) -> Coder:
         """Make the coder ready for its first image.
+
+        Args:
+            limits: on images and streams, for coders that have limits; None for the defaults.
 
         Raises:
             DependencyError: the library behind it is not installed.
         """
+        if self.kind == OURS:
+            return _open_ours(self.options, limits)
         return _OPENERS[self.kind](self.options)
 
 
@@ -129,8 +134,8 @@ def _open_pillow(options: dict[str, Any]) -> Coder:
     return Coder(encode, decode)
 
 
-def _open_ours(options: dict[str, Any]) -> Coder:
-    codec = Codec.open(options["bundle"], options["backend"], options["threads"], Limits())
+def _open_ours(options: dict[str, Any], limits: Limits | None) -> Coder:
+    codec = Codec.open(options["bundle"], options["backend"], options["threads"], limits)
     speed = options["speed"]
     # The networks' part of an image is the same at every quality.
     kept: tuple[Pixels, Layers] | None = None
@@ -199,7 +204,6 @@ def _open_hyperprior(options: dict[str, Any]) -> Coder:
 
 _OPENERS: Final[dict[str, Callable[[dict[str, Any]], Coder]]] = {
     "pillow": _open_pillow,
-    OURS: _open_ours,
     "command": _open_command,
     "hyperprior": _open_hyperprior,
 }

@@ -12,7 +12,9 @@ from PIL import Image
 
 from ..runtime import flif
 from ..runtime.errors import DataError, DependencyError, VerificationError
+from ..runtime.images import open_stored
 from ..runtime.ledger import note_inputs
+from ..runtime.limits import Limits
 from . import environment
 from .libflif import LibFlif
 from .timing import Settings, Timing, measure, percentile, ratio
@@ -93,27 +95,33 @@ def _pngs(folder: Path) -> list[Path]:
     return found
 
 
-def label_maps(folder: Path) -> list[Pixels]:
+def label_maps(folder: Path, limits: Limits | None = None) -> list[Pixels]:
     """Read label maps: gray or palette PNGs, whose values are class numbers.
 
     Raises:
         DataError: the folder holds none.
+        LimitError: one is beyond the limits.
     """
-    maps = [np.asarray(Image.open(path)) for path in _pngs(folder)]
+    maps: list[Pixels] = []
+    for path in _pngs(folder):
+        with open_stored(path, limits or Limits()) as image:
+            maps.append(np.asarray(image))
     if not maps:
         raise DataError(f"no label maps (*.png) in {folder}")
     return maps
 
 
-def box_averages(folder: Path, levels: int) -> list[Pixels]:
+def box_averages(folder: Path, levels: int, limits: Limits | None = None) -> list[Pixels]:
     """Return photographs averaged over boxes of 8x8 and rounded to `levels` values, uint8 (H/8, W/8, 3).
 
     Raises:
         DataError: the folder holds no photographs.
+        LimitError: one is beyond the limits.
     """
     made = []
     for path in _pngs(folder):
-        image = np.asarray(Image.open(path).convert("RGB"), np.float64)
+        with open_stored(path, limits or Limits()) as opened:
+            image = np.asarray(opened.convert("RGB"), np.float64)
         height, width = (side // BOX for side in image.shape[:2])
         boxes = image[: height * BOX, : width * BOX].reshape(height, BOX, width, BOX, 3).mean((1, 3))
         made.append(np.round(boxes * (levels - 1) / 255).astype(np.uint8))

@@ -10,13 +10,12 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from PIL import Image
 
 from ..runtime.bundle import GRAPH_NAMES, Bundle
 from ..runtime.codec import Codec
 from ..runtime.errors import DataError
 from ..runtime.files import write_atomically
-from ..runtime.images import encode_image, find_images, read_image
+from ..runtime.images import encode_image, find_images, open_stored, read_image
 from ..runtime.limits import Limits
 from ..runtime.metadata import Metadata
 from ..runtime.segmentation import reduce_image, reduction_for
@@ -66,7 +65,14 @@ def graph_candidates(
 
 
 def latency(
-    before: Path, after: Path, source: Path, *, size: tuple[int, int], threads: int | None, rule: Settings
+    before: Path,
+    after: Path,
+    source: Path,
+    *,
+    size: tuple[int, int],
+    threads: int | None,
+    rule: Settings,
+    limits: Limits | None = None,
 ) -> dict[str, Any]:
     """Time the graphs, and the pipeline from file to file, of both bundles, interleaved.
 
@@ -77,18 +83,20 @@ def latency(
         size: width and height, cut from the image, repeated if it is smaller.
         threads: CPU threads of the networks; None: the backend's choice.
         rule: when to stop.
+        limits: on the photograph; None for the defaults.
 
     Returns:
         Timings, and how many times as fast the int8 bundle is.
     """
+    limits = limits or Limits()
     setups = {BEFORE: before, AFTER: after}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        image = fit(as_rgb(read_image(source, Limits()).pixels), *size)
+        image = fit(as_rgb(read_image(source, limits).pixels), *size)
         file = folder / "input.png"
         write_atomically(file, encode_image(image, Metadata(), file))
         candidates: dict[str, Candidate] = {REFERENCE: reference}
-        codecs = {setup: Codec.open(path, threads=threads) for setup, path in setups.items()}
+        codecs = {setup: Codec.open(path, threads=threads, limits=limits) for setup, path in setups.items()}
         labels, compact = _layers_of(codecs[BEFORE], image)
         for setup, codec in codecs.items():
             codec.graphs.load(*GRAPH_NAMES)
@@ -125,7 +133,9 @@ def _stage_ratios(before: Timing, after: Timing) -> dict[str, float]:
     }
 
 
-def rate(before: Path, after: Path, images: Sequence[Path], *, processes: int) -> dict[str, Any]:
+def rate(
+    before: Path, after: Path, images: Sequence[Path], *, processes: int, limits: Limits | None = None
+) -> dict[str, Any]:
     """BD-rate of the int8 bundle against the float one, and the PSNR of both estimates.
 
     Args:
@@ -133,12 +143,14 @@ def rate(before: Path, after: Path, images: Sequence[Path], *, processes: int) -
         after: the int8 bundle.
         images: photographs.
         processes: how many images at a time.
+        limits: on the photographs; None for the defaults.
 
     Raises:
         DataError: an image whose two curves have no quality in common.
     """
     coders = [ours(str(path), threads=1, name=name) for name, path in ((BEFORE, before), (AFTER, after))]
-    jobs = [Job(image, coder, ("psnr",)) for image in images for coder in coders]
+    limits = limits or Limits()
+    jobs = [Job(image, coder, ("psnr",), limits) for image in images for coder in coders]
     with tempfile.TemporaryDirectory() as folder:
         points = measure_rd(jobs, Path(folder) / "partial", processes=processes)
     try:
@@ -147,7 +159,7 @@ def rate(before: Path, after: Path, images: Sequence[Path], *, processes: int) -
         raise DataError(f"{before} and {after} have no BD-rate: {error}") from error
     estimates: dict[str, list[float]] = {}
     for when, path in (("before", before), ("after", after)):
-        with Codec.open(path, threads=1) as codec:
+        with Codec.open(path, threads=1, limits=limits) as codec:
             for image in images:
                 pixels = as_rgb(read_image(image, codec.limits).pixels)
                 estimates.setdefault(when, []).append(psnr(pixels, codec.layers(pixels).estimate))
@@ -196,7 +208,12 @@ def find_pictures(kodak: Path | None, camvid: Path | None, *, every: int = 1) ->
 
 
 def labels(
-    before: Path, after: Path, frames: Sequence[tuple[Path, Path]], *, threads: int | None
+    before: Path,
+    after: Path,
+    frames: Sequence[tuple[Path, Path]],
+    *,
+    threads: int | None,
+    limits: Limits | None = None,
 ) -> dict[str, Any]:
     """Mean intersection over union of both bundles' labels.
 
@@ -205,6 +222,7 @@ def labels(
         after: the int8 bundle.
         frames: files of frames and of their label maps, whose values are 0..K-1, others ignored.
         threads: CPU threads of the networks.
+        limits: on frames and label maps; None for the defaults.
 
     Raises:
         DataError: a label map does not fit its frame.
@@ -213,12 +231,12 @@ def labels(
     agree = []
     kept: dict[str, Pixels] = {}
     for when, path in (("before", before), ("after", after)):
-        with Codec.open(path, threads=threads) as codec:
+        with Codec.open(path, threads=threads, limits=limits) as codec:
             manifest = codec.bundle.manifest
             classes, scale = len(manifest.classes), manifest.label_scale
             total = np.zeros((classes, classes), np.int64)
             for frame, annotation in frames:
-                with Image.open(annotation) as opened:
+                with open_stored(annotation, codec.limits) as opened:
                     truth = np.asarray(opened)
                 pixels = as_rgb(read_image(frame, codec.limits).pixels)
                 factor = reduction_for(*pixels.shape[:2])
@@ -238,7 +256,13 @@ def labels(
 
 
 def evaluate(
-    before: Path, after: Path, pictures: Pictures, *, threads: int | None, processes: int = 1
+    before: Path,
+    after: Path,
+    pictures: Pictures,
+    *,
+    threads: int | None,
+    processes: int = 1,
+    limits: Limits | None = None,
 ) -> dict[str, Any]:
     """What int8 costs: `rate` on the photographs, `labels` on the frames.
 
@@ -248,12 +272,13 @@ def evaluate(
         pictures: from `find_pictures`.
         threads: CPU threads of the networks.
         processes: how many photographs at a time.
+        limits: on the pictures; None for the defaults.
     """
     result: dict[str, Any] = {}
     if pictures.photographs:
-        result["rd"] = rate(before, after, pictures.photographs, processes=processes)
+        result["rd"] = rate(before, after, pictures.photographs, processes=processes, limits=limits)
     if pictures.frames:
-        result["miou"] = labels(before, after, pictures.frames, threads=threads)
+        result["miou"] = labels(before, after, pictures.frames, threads=threads, limits=limits)
     return result
 
 

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from statistics import fmean
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 from PIL import Image
 
 from ..runtime.errors import DataError, DependencyError, ImageError
-from ..runtime.files import read_regular_file, write_atomically
-from ..runtime.images import read_image
+from ..runtime.files import read_file, read_regular_file, write_atomically
+from ..runtime.images import open_stored, read_image
 from ..runtime.limits import Limits
 from . import environment, metrics
 from .coders import Coder, CoderSpec
@@ -70,56 +70,63 @@ METRICS: Final[dict[str, Callable[[Pixels, Pixels], float]]] = {
 
 @dataclass(frozen=True)
 class Job:
-    """One image through one coder, at all its settings."""
+    """One image through one coder, at all its settings.
+
+    Attributes:
+        image: its file.
+        coder: with its settings.
+        metrics: keys of `METRICS`.
+        limits: what to refuse, in each process that works on jobs.
+    """
 
     image: Path
     coder: CoderSpec
     metrics: tuple[str, ...]
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def key(self) -> str:
         """Names the job across runs: the image's content, the coder with its settings, the metrics."""
-        content = hashlib.sha256(self.image.read_bytes()).hexdigest()
+        content = hashlib.sha256(read_file(self.image, "image", self.limits.image_bytes)).hexdigest()
         described = json.dumps([content, asdict(self.coder), self.metrics], sort_keys=True, default=str)
         return hashlib.sha256(described.encode()).hexdigest()[:24]
 
 
-def check_sizes(images: Iterable[Path], names: Iterable[str]) -> None:
+def check_sizes(images: Iterable[Path], names: Iterable[str], limits: Limits) -> None:
     """Refuse images that a metric cannot judge, before hours are spent on the others.
 
     Raises:
         DataError: an image that is too small for MS-SSIM, and MS-SSIM is wanted.
+        LimitError: an image beyond the limits.
     """
-    if "ms_ssim" not in names:
-        return
     for path in images:
         try:
-            with Image.open(path) as picture:
+            with open_stored(path, limits) as picture:
                 width, height = picture.size
         except (OSError, SyntaxError, ValueError):
             continue  # the run itself says what is wrong with it
-        if min(width, height) <= metrics.MS_SSIM_LARGEST_REFUSED:
+        if "ms_ssim" in names and min(width, height) <= metrics.MS_SSIM_LARGEST_REFUSED:
             raise DataError(
                 f"{path} is {width}x{height}, and MS-SSIM needs sides above {metrics.MS_SSIM_LARGEST_REFUSED} "
                 "pixels: leave the image out, or ms_ssim (--metrics psnr,psnr_ycbcr)"
             )
 
 
-_opened: dict[str, Coder] = {}
-"""Coders that this process has opened, by their description: loading a bundle takes longer than an image."""
+_opened: dict[tuple[str, Limits], Coder] = {}
+"""Coders that this process has opened, by their description and limits: loading a bundle takes longer than an image."""
 
 
-def _open(spec: CoderSpec) -> Coder:
-    description = json.dumps(asdict(spec), sort_keys=True)
-    if description not in _opened:
-        _opened[description] = spec.open()
-    return _opened[description]
+def _open(spec: CoderSpec, limits: Limits) -> Coder:
+    key = json.dumps(asdict(spec), sort_keys=True), limits
+    if key not in _opened:
+        _opened[key] = spec.open(limits)
+    return _opened[key]
 
 
 def run_job(job: Job) -> list[Point]:
     """Code one image with one coder at all its settings, and score it."""
-    code = _open(job.coder).code
-    image = as_rgb(read_image(job.image, Limits()).pixels)
+    code = _open(job.coder, job.limits).code
+    image = as_rgb(read_image(job.image, job.limits).pixels)
     pixels = image.shape[0] * image.shape[1]
     points = []
     for quality in job.coder.qualities:

@@ -13,7 +13,9 @@ import onnx_ir as ir
 import torch
 
 from ..runtime.bundle import GRAPH_NAMES, GraphInfo, GraphName, Manifest, require_free, write_bundle
-from ..runtime.errors import ImageError, UsageError
+from ..runtime.errors import UsageError
+from ..runtime.images import read_image
+from ..runtime.limits import Limits
 from ..runtime.packages import installed
 from .forms import CostModel, Fixed
 from .fusion import LOWERINGS, Report, fuse, fuse_measured
@@ -72,33 +74,32 @@ def samples() -> list[Path]:
     return sorted(p for p in folder.glob("*") if p.suffix in {".png", ".jpg"}) if folder.is_dir() else []
 
 
-def read_crops(images: Sequence[Path], multiple: int) -> list[npt.NDArray[np.uint8]]:
+def read_crops(
+    images: Sequence[Path], multiple: int, limits: Limits | None = None
+) -> list[npt.NDArray[np.uint8]]:
     """Crops of real images, of two sizes, as batches.
 
     Args:
         images: image files; the first two are used.
         multiple: what heights and widths must be multiples of.
+        limits: on the images; None for the defaults.
 
     Returns:
         uint8, 1 x H x W x 3 and 2 x H' x W' x 3.
 
     Raises:
-        UsageError: there are none.
-        ImageError: one cannot be read.
+        UsageError: there are none, or one cannot be read.
+        ImageError: one is no picture of a kind that is supported.
+        LimitError: one is beyond the limits.
     """
-    from PIL import Image
-
     if not images:
         raise UsageError(
             "export checks its graphs on real images: name a folder of photographs (--images DIR)"
         )
     pixels = []
     for path in (*images, *images)[:2]:
-        try:
-            with Image.open(path) as image:
-                pixels.append(np.asarray(image.convert("RGB")))
-        except OSError as error:
-            raise ImageError(f"{path} cannot be read as an image: {error}") from error
+        image = np.atleast_3d(read_image(path, limits or Limits()).pixels)
+        pixels.append(image[:, :, :3] if image.shape[2] > 2 else image[:, :, :1].repeat(3, axis=2))
 
     def crop(image: npt.NDArray[np.uint8], rows: int, columns: int) -> npt.NDArray[np.uint8]:
         pad = ((0, max(0, rows - image.shape[0])), (0, max(0, columns - image.shape[1])), (0, 0))
@@ -239,6 +240,7 @@ def export_bundle(
     *,
     threads: int = 1,
     replace: bool = False,
+    limits: Limits | None = None,
     progress: Callable[[str], Any] = print,
 ) -> Manifest:
     """Export networks to a bundle.
@@ -250,6 +252,7 @@ def export_bundle(
         images: photographs for the check against PyTorch.
         threads: threads when measuring.
         replace: replace a bundle that is already there.
+        limits: on the photographs; None for the defaults.
         progress: gets lines for the user.
 
     Returns:
@@ -259,9 +262,11 @@ def export_bundle(
         VerificationError: a graph does not match PyTorch.
         UsageError: the folder cannot be written.
         ImageError: an image cannot be read.
+        LimitError: an image is beyond the limits.
     """
     require_free(folder, replace=replace)
-    batches = [_references(source, batch) for batch in read_crops(list(images), source.multiple)]
+    crops = read_crops(list(images), source.multiple, limits)
+    batches = [_references(source, batch) for batch in crops]
     graphs: dict[GraphName, Exported] = {}
     for name in GRAPH_NAMES:
         graphs[name] = built = build_graph(source, name, form, batches, threads)

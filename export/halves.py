@@ -14,6 +14,7 @@ import onnx_ir as ir
 from ..runtime.backends.sessions import PRECISION_NAMES
 from ..runtime.bundle import GRAPH_NAMES, Bundle, GraphName, write_bundle
 from ..runtime.errors import UsageError
+from ..runtime.limits import Limits
 from .bundling import MIXED_TOLERANCES, read_crops
 from .graphs import serialise
 from .precision import Half, to_half
@@ -42,7 +43,11 @@ def half_graphs(bundle: Bundle, kind: Half) -> dict[GraphName, bytes]:
 
 
 def check_half(
-    bundle: Bundle, graphs: dict[GraphName, bytes], images: Sequence[Path], threads: int = 1
+    bundle: Bundle,
+    graphs: dict[GraphName, bytes],
+    images: Sequence[Path],
+    threads: int = 1,
+    limits: Limits | None = None,
 ) -> list[Difference]:
     """Hold cast graphs against the float32 ones, on the CPU, each on what the float32 ones before it computed.
 
@@ -51,6 +56,7 @@ def check_half(
         graphs: cast, from `half_graphs`.
         images: photographs, of which the first two are used; without any: two pictures of noise.
         threads: threads to use.
+        limits: on the photographs; None for the defaults.
 
     Returns:
         The differences, output by output.
@@ -61,7 +67,7 @@ def check_half(
     info = bundle.manifest
     plain = {name: bundle.read_graph(name) for name in GRAPH_NAMES}
     found: list[Difference] = []
-    for image in read_crops(images, info.multiple) if images else _noise(info.multiple):
+    for image in read_crops(images, info.multiple, limits) if images else _noise(info.multiple):
         values: dict[str, npt.NDArray[np.uint8]] = {"image": image}
         for name in GRAPH_NAMES:
             ports = info.graphs[name]

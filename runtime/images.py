@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -123,13 +124,31 @@ def decode_image(
         raise ImageError(f"{name} is empty (0 bytes)")
     if _is_deep_png(data):
         raise ImageError(f"{name} is a 16-bit PNG: only 8 bits a sample are supported; convert it first")
+    check = _check_by(limits, use)
+    with checking_pixels(check):
+        return _decode(data, check, limits, name)
 
+
+def _check_by(limits: Limits, use: MemoryUse) -> Callable[[int, int], None]:
     def check(width: int, height: int) -> None:
         limits.check_pixels(width, height)
         limits.check_memory(width, height, use)
 
-    with checking_pixels(check):
-        return _decode(data, check, limits, name)
+    return check
+
+
+@contextlib.contextmanager
+def open_stored(path: str | Path, limits: Limits) -> Iterator[Image.Image]:
+    """Open an image file whose samples count as they are stored, such as a label map; pictures: see `read_image`.
+
+    Raises:
+        LimitError: more pixels or memory than the limits, by the header.
+        OSError: as `PIL.Image.open` does, and here or later as the image is decoded.
+    """
+    check = _check_by(limits, READING)
+    with checking_pixels(check), Image.open(path) as image:
+        check(image.width, image.height)
+        yield image
 
 
 def _decode(data: bytes, check: Callable[[int, int], None], limits: Limits, name: str) -> Picture:

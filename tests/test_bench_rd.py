@@ -15,8 +15,9 @@ from conftest import ROOT
 from oslic.bench import coders, curves, metrics, rd, report, report_sections, svg
 from oslic.runtime.bundle import Bundle, default_bundle
 from oslic.runtime.cli import main
-from oslic.runtime.errors import BackendError, DataError, DependencyError, UsageError
+from oslic.runtime.errors import BackendError, DataError, DependencyError, LimitError, UsageError
 from oslic.runtime.images import find_images
+from oslic.runtime.limits import Limits
 from PIL import Image
 
 
@@ -43,6 +44,17 @@ def test_points_are_what_direct_computation_gives(folder):
         assert point.size == file.tell()
         assert point.bpp == file.tell() * 8 / (180 * 220)
         assert point.scores == {"psnr": metrics.psnr(image, back), "ms_ssim": metrics.ms_ssim(image, back)}
+
+
+def test_the_limits_of_a_job_hold_in_its_process(folder, photo, tmp_path):
+    limits = Limits(pixels=180 * 220 - 1)
+    for coder in (JPEG, coders.ours(None)):
+        jobs = [rd.Job(folder / "0.png", coder, ("psnr",), limits)]
+        with pytest.raises(LimitError, match="more than the limit of 39599"):
+            rd.measure(jobs, tmp_path / "partial", processes=1, progress=False)
+    encode = coders.ours(None, threads=1).open(limits).encode
+    with pytest.raises(LimitError, match="more than the limit of 39599"):
+        encode(photo[:180, :220], 20)
 
 
 @pytest.mark.parametrize("name", sorted(coders.PEERS))
@@ -208,9 +220,9 @@ def test_images_too_small_for_a_metric_are_refused_at_once(photo, tmp_path, caps
     Image.fromarray(photo[:160, :200]).save(tmp_path / "small.png")
     assert main(["bench", "rd", str(tmp_path), "-o", str(tmp_path / "rd.json")]) == DataError.exit_code
     assert "small.png is 200x160, and MS-SSIM needs sides above 160" in capsys.readouterr().err
-    rd.check_sizes([tmp_path / "small.png"], ("psnr",))
+    rd.check_sizes([tmp_path / "small.png"], ("psnr",), Limits())
     Image.fromarray(photo[:161, :200]).save(tmp_path / "small.png")
-    rd.check_sizes([tmp_path / "small.png"], ("ms_ssim",))
+    rd.check_sizes([tmp_path / "small.png"], ("ms_ssim",), Limits())
     metrics.ms_ssim(photo[:161, :200], photo[:161, :200])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from oslic.bench.experiments.memory import predictions
 from oslic.runtime import flif
 from oslic.runtime.bundle import Bundle, default_bundle
 from oslic.runtime.bundle_finder import open_bundle
+from oslic.runtime.cli import main
 from oslic.runtime.codec import Codec
 from oslic.runtime.codec.container import Header, Payload, SectionType
 from oslic.runtime.codec.parameters import Parameters, ResidualMode, TileRecord
@@ -27,6 +29,7 @@ from oslic.runtime.memory import MemoryBudget, MemoryUse
 from oslic.runtime.pipeline import compress_many, decompress_many
 from oslic.runtime.pixels import Layout
 from oslic.runtime.tiling import single
+from PIL import Image
 from stream_tools import put_together
 
 HOSTILE = Path(__file__).parent / "data" / "hostile"
@@ -284,3 +287,42 @@ def test_measured_peaks_lie_within_15_percent_of_their_predictions():
     for row in rows:
         now = predictions(known, row["width"], row["height"], cores)[row["command"], 1]
         assert 0.85 <= now / row["measured_bytes"] <= 1.15
+
+
+def test_a_batch_holds_no_more_than_the_limit(tmp_path, photo):
+    """Freed arrays go back to the system: kept, they made three pictures of this size hold half as much again."""
+    width, height = 1632, 1216
+    picture = Image.fromarray(photo).resize((width, height))
+    names = [str(tmp_path / f"{number}.png") for number in range(3)]
+    for name in names:
+        picture.save(name, compress_level=1)
+    with Codec.open() as codec:
+        need = codec.encoding.for_picture(width, height)
+    options = ["--backend", "onnxruntime-cpu", "--threads", "1", "--speed", "10", "--max-memory", str(need)]
+    code, said, peak = _peak("compress", *names, "-o", str(tmp_path), *options)
+    assert (code, said) == (0, "")
+    assert peak < 1.15 * need
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["bench", "rd", "{images}", "-o", "{out}.json", "--peers", "jpeg"],
+        ["bench", "seams", "{images}", "-o", "{out}.json"],
+        ["bench", "flif", "--labels", "{images}", "--photos", "{images}"],
+        ["cast", "{bundle}", "-o", "{out}", "--images", "{images}"],
+    ],
+)
+def test_commands_of_other_rooms_have_the_limits(tmp_path, samples, capsys, words):
+    images = tmp_path / "images"
+    images.mkdir()
+    shutil.copy(samples / "chelsea.png", images)
+    places = {"images": str(images), "out": str(tmp_path / "out"), "bundle": str(default_bundle())}
+    command = [word.format(**places) for word in words]
+    for limit, message in (
+        (["--max-pixels", "1000"], "more than the limit of 1000"),
+        (["--max-memory", "1M"], "1 MiB"),
+    ):
+        assert main([*command, *limit]) == LimitError.exit_code
+        assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [images]

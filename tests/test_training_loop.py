@@ -31,6 +31,8 @@ from oslic.training.data import (
     Picture,
     labelled,
     photographs,
+    read_labels,
+    read_pixels,
     softly_labelled,
 )
 from oslic.training.efficientnet import initialize_encoder
@@ -882,6 +884,22 @@ def test_evaluation_writes_its_scores_beside_the_weights(data, tmp_path):
         assert {"person", "sky"} <= set(found["iou"])
         assert "skin_hair" not in found["iou"]
     assert "agreement" not in labels
+
+
+def test_scores_are_written_over_nothing_that_was_read(data, tmp_path, capsys):
+    source = tmp_path / "x.json"
+    source.write_text("precious")
+    assert main(["train", "evaluate", str(source), "--data", str(data), "--out", str(source)]) == 2
+    assert "written over the input" in capsys.readouterr().err
+    assert main(["train", "evaluate", str(tmp_path), "--data", str(data), "--out", "x.png"]) == 2
+    assert source.read_text() == "precious"
+
+
+def test_pictures_for_training_are_within_the_limits(tmp_path):
+    Image.new("1", (9000, 8000)).save(tmp_path / "big.png")
+    for read_file in (read_pixels, read_labels):
+        with pytest.raises(LimitError, match="more than the limit of 64000000"):
+            read_file(tmp_path / "big.png")
 
 
 @pytest.mark.parametrize(

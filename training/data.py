@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from ..networks.config import EVERYDAY_CLASSES
 from ..runtime.errors import DataError
-from ..runtime.images import find_images
+from ..runtime.images import find_images, open_stored
+from ..runtime.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +83,7 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
         DataError: the file is missing or not an image.
     """
     try:
-        with Image.open(path) as image:
+        with open_stored(path, Limits()) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, UnidentifiedImageError) as error:
         raise DataError(f"{path} is not a readable image: {error}") from error
@@ -95,7 +96,7 @@ def read_labels(path: Path) -> NDArray[np.uint8]:
         DataError: the file is missing, or not an 8-bit image of one plane.
     """
     try:
-        with Image.open(path) as image:
+        with open_stored(path, Limits()) as image:
             if image.mode not in {"L", "P"}:
                 raise DataError(f"{path} has mode {image.mode}; a label map is an 8-bit image of one plane")
             return np.asarray(image)

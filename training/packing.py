@@ -6,9 +6,10 @@ import io
 from typing import TYPE_CHECKING
 
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from ..runtime.errors import DataError, LimitError
+from ..runtime.files import write_atomically
 from .data import EVERYDAY_SOURCES, files, label_folder, picture_folder, read_pixels
 from .segmentation import SegmentationOptions
 from .vgg import read_weights
@@ -92,8 +93,8 @@ def pack(
         )
     for path, data in content.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        write_atomically(path, data)
     if weights:
         target.mkdir(parents=True, exist_ok=True)
-        save_file(weights, target / "vgg16.safetensors")
+        write_atomically(target / "vgg16.safetensors", save(weights))
     return total

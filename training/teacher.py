@@ -7,6 +7,7 @@ no part of this project; here its probabilities are computed once per photograph
 from __future__ import annotations
 
 import importlib.util
+import io
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, cast
@@ -15,6 +16,9 @@ import numpy as np
 from PIL import Image
 
 from ..runtime.errors import DataError
+from ..runtime.files import write_atomically
+from ..runtime.images import open_stored
+from ..runtime.limits import Limits
 from .data import files
 
 if TYPE_CHECKING:
@@ -105,11 +109,10 @@ def teach(data: Path, folders: Sequence[str], out: Path) -> int:
             done = target / f"{path.stem}.npy"
             if done.exists():
                 continue
-            with Image.open(path) as image:
+            with open_stored(path, Limits()) as image:
                 labels = soft_labels(teacher, image.convert("RGB"))
-            temporary = done.with_suffix(".part")
-            with temporary.open("wb") as file:
-                np.save(file, labels)
-            temporary.replace(done)
+            array = io.BytesIO()
+            np.save(array, labels)
+            write_atomically(done, array.getvalue())
             written += 1
     return written

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.commands.arguments import output_file
+from ...runtime.commands.limits import add_limit_arguments, limits_of
 from ...runtime.commands.numbers import at_least, positive, several
 from ...runtime.files import write_atomically
 from ..flif import box_averages, coders, label_maps, run_benchmark
@@ -54,6 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--timed", type=at_least(1), default=4, metavar="N", help="pictures coded in one timed call"
     )
     parser.add_argument("--timeout", type=positive, default=60.0, metavar="S", help="seconds per timing")
+    add_limit_arguments(parser)
 
 
 def _print(result: dict[str, Any]) -> None:
@@ -80,9 +82,10 @@ def _print(result: dict[str, Any]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    sets = {"labels": label_maps(args.labels)[:: args.every]}
+    limits = limits_of(args)
+    sets = {"labels": label_maps(args.labels, limits)[:: args.every]}
     for levels in args.levels:
-        sets[f"compact-{levels}"] = box_averages(args.photos, levels)[:: args.every]
+        sets[f"compact-{levels}"] = box_averages(args.photos, levels, limits)[:: args.every]
     candidates = coders(args.efforts, args.libflif)
     result = run_benchmark(sets, candidates, args.timed, Settings(min_seconds=0.0, timeout=args.timeout))
     _print(result)

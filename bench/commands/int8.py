@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from ...runtime.commands.arguments import output_file
+from ...runtime.commands.limits import add_limit_arguments, limits_of
 from ...runtime.commands.numbers import at_least, positive, width_by_height
 from ...runtime.errors import UsageError
 from ...runtime.files import write_atomically
@@ -49,11 +50,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--every", type=at_least(1), default=1, metavar="N", help="only each n-th photograph and frame"
     )
     parser.add_argument("--jobs", type=at_least(1), default=1, metavar="N", help="photographs at a time")
+    add_limit_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     if not (args.image or args.kodak or args.camvid):
         raise UsageError("nothing to measure: give --image, --kodak or --camvid")
+    limits = limits_of(args)
     pictures = find_pictures(args.kodak, args.camvid, every=args.every)
     result = {
         "format": FORMAT,
@@ -70,8 +73,11 @@ def run(args: argparse.Namespace) -> int:
             size=args.size,
             threads=args.threads,
             rule=rule,
+            limits=limits,
         )
-    result |= evaluate(args.before, args.after, pictures, threads=args.threads, processes=args.jobs)
+    result |= evaluate(
+        args.before, args.after, pictures, threads=args.threads, processes=args.jobs, limits=limits
+    )
     print("\n".join(lines(result)))
     write_atomically(args.output, (json.dumps(result, indent=1) + "\n").encode())
     print(f"wrote {args.output}")

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from ...runtime.commands.arguments import output_file
+from ...runtime.commands.limits import add_limit_arguments, limits_of
 from ...runtime.commands.numbers import at_least
 from ...runtime.errors import UsageError
 from ...runtime.images import find_images
@@ -54,6 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=at_least(1), default=os.cpu_count() or 1, metavar="N", help="processes"
     )
+    add_limit_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,12 +66,13 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"unknown metric {wrong[0]!r}; known: {', '.join(METRICS)}")
     output = Path(args.output)
     images = find_images(args.images or _default_images())
-    check_sizes(images, wanted)
+    limits = limits_of(args)
+    check_sizes(images, wanted, limits)
     anchors = read_anchors(Path(args.anchors)) if args.anchors else []
     # Each process has one core: the networks of several images run side by side.
     own = ours(args.bundle, args.backend, threads=1, speed=args.speed)
     coders = [own, *peers]
-    jobs = [Job(image, coder, wanted) for image in images for coder in coders]
+    jobs = [Job(image, coder, wanted, limits) for image in images for coder in coders]
     partial = output.with_name(output.name + ".partial")
     points = measure(jobs, partial, processes=args.jobs)
     described = {coder.name: {"qualities": coder.qualities, **coder.options} for coder in coders}

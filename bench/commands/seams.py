@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...runtime.bundle_finder import open_bundle
 from ...runtime.commands.arguments import output_file
+from ...runtime.commands.limits import add_limit_arguments, limits_of
 from ...runtime.files import write_atomically
 from ...runtime.images import find_images
 from ...runtime.tiling import HALO, TILE_SIDE
@@ -34,13 +35,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"tiles and halos in pixels (default: {TILE_SIDE}/{HALO})",
     )
     parser.add_argument("--qualities", type=int, nargs="+", default=[0, 20, 60], metavar="Q", help="0 20 60")
+    add_limit_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from ..experiments import seams
 
     result = seams.run(
-        open_bundle(args.bundle), find_images(args.images), args.tiles, args.qualities, progress=print
+        open_bundle(args.bundle),
+        find_images(args.images),
+        args.tiles,
+        args.qualities,
+        progress=print,
+        limits=limits_of(args),
     )
     write_atomically(args.output, (json.dumps(result, indent=1) + "\n").encode())
     return 0

@@ -39,6 +39,8 @@ def run(
     settings: Sequence[tuple[int, int]],
     qualities: Sequence[int],
     progress: Callable[[str], Any],
+    *,
+    limits: Limits | None = None,
 ) -> dict[str, Any]:
     """Measure tiles on photographs.
 
@@ -48,6 +50,7 @@ def run(
         settings: side of a tile and halo.
         qualities: of the residual; 0: the estimate alone.
         progress: gets a line for the user as each row is done.
+        limits: on the photographs, which are also coded undivided; None for the defaults.
 
     Returns:
         The result file. Each photograph is coded twice, the second time without its first third of a tile, so that
@@ -58,7 +61,7 @@ def run(
         DataError: a photograph is too small.
     """
     rows: list[dict[str, Any]] = []
-    with Codec.open(bundle, threads=1, limits=Limits(memory=1 << 40)) as codec:
+    with Codec.open(bundle, threads=1, limits=limits) as codec:
         for path in images:
             image = as_rgb(read_image(path, codec.limits).pixels)
             for side, halo in settings:

@@ -150,4 +150,6 @@ def _evaluation(args: argparse.Namespace) -> Callable[[Path], dict[str, Any]] | 
 
     pictures = find_pictures(args.kodak, args.camvid)
 
-    return lambda folder: evaluate(args.bundle, folder, pictures, threads=args.threads)
+    return lambda folder: evaluate(
+        args.bundle, folder, pictures, threads=args.threads, limits=limits_of(args)
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ...runtime.commands.limits import add_limit_arguments, limits_of
 from ._common import add_threads, megabytes
 
 
@@ -16,6 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_threads(parser)
     parser.add_argument("--force", action="store_true", help="replace a bundle that is already there")
+    add_limit_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     bundle = Bundle.open(args.bundle)
     images = samples() if args.images is None else find_images(args.images)
     graphs = half_graphs(bundle, "fp16")
-    for difference in check_half(bundle, graphs, images, args.threads):
+    for difference in check_half(bundle, graphs, images, args.threads, limits_of(args)):
         print(f"against float32: {difference}", flush=True)
     write_half(bundle, "fp16", args.output, graphs=graphs, replace=args.force)
     print(f"{args.output}: {megabytes(args.output)}, fingerprint {bundle.manifest.fingerprint[:16]}")

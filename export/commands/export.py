@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ...runtime.commands.limits import add_limit_arguments, limits_of
 from ._common import add_threads, megabytes
 
 
@@ -27,6 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_threads(parser)
     parser.add_argument("--force", action="store_true", help="replace a bundle that is already there")
+    add_limit_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         images,
         threads=args.threads,
         replace=args.force,
+        limits=limits_of(args),
         progress=lambda line: print(line, flush=True),
     )
     total = sum(text.graphs[name].macs_per_pixel for name in GRAPH_NAMES) * 512 * 768

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...runtime.commands.arguments import output_file
 from ...runtime.commands.numbers import at_least, positive
 
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     evaluate.add_argument(
         "--out",
-        type=Path,
-        metavar="FILE",
+        type=output_file("JSON"),
+        metavar="JSON",
         help="the scores as JSON (default: evaluation.json beside the weights)",
     )
     teach = actions.add_parser("teach", help="soft labels of photographs by the data folder's teacher")
@@ -160,6 +161,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from ...networks.checkpoint import exact_dtype, read, write
+    from ...runtime.files import write_atomically
     from ..evaluate import evaluate
 
     _threads(args.threads)
@@ -167,7 +169,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     scores = evaluate(checkpoint, args.data, args.soft)
     folder = args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent
     text = json.dumps(scores, indent=1)
-    (args.out or folder / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+    write_atomically(args.out or folder / "evaluation.json", (text + "\n").encode())
     summary = {key: value for key, value in scores["kodak"].items() if isinstance(value, float)}
     for name in ("everyday", "camvid"):
         summary[f"miou_{name}"] = scores["labels"][name]["miou"]

@@ -33,9 +33,9 @@ _DECODER_BYTES: Final = 13.0
 
 
 _TILE_PIXELS: Final = (tiling.TILE_SIDE + 2 * tiling.HALO) ** 2
-"""The most pixels that the work on one tile sees."""
+"""The most pixels that the work on one of the encoder's own tiles sees."""
 # Two rows of tiles, and what is read ahead of them.
-_STRIP_ROWS: Final = 3 * tiling.TILE_SIDE
+_STRIP_TILES: Final = 3
 # M_MMAP_THRESHOLD of <malloc.h>, and what we set it to.
 _MMAP_THRESHOLD: Final = -3
 _ARRAY_BYTES: Final = 1 << 20
@@ -63,20 +63,19 @@ class MemoryUse:
 
     def for_picture(self, width: int, height: int, tiles: int = 1) -> int:
         """Bytes for an image that is cut into tiles as `tiling.choose` does it, so many of them in work at a time."""
-        grid = tiling.choose(width, height)
-        # Tiles inside the picture have a halo on all sides.
-        sides = (
-            min(-(-side // tiling.UNIT) * tiling.UNIT, tile + 2 * grid.halo)
-            for side, tile in ((width, grid.tile_width), (height, grid.tile_height))
-        )
-        in_work = min(tiles, grid.count) * math.prod(sides)
-        return self.fixed + _whole(width * height * self.per_pixel + in_work * self.per_tile_pixel)
+        return self.for_grid(tiling.choose(width, height), tiles)
 
-    def in_strips(self, width: int, height: int, tiles: int = 1) -> int:
+    def for_grid(self, grid: tiling.Grid, tiles: int = 1) -> int:
+        """Bytes for an image in tiles of any size, so many of them in work at a time."""
+        in_work = min(tiles, grid.count) * _seen_pixels(grid)
+        return self.fixed + _whole(grid.width * grid.height * self.per_pixel + in_work * self.per_tile_pixel)
+
+    def in_strips(self, grid: tiling.Grid, tiles: int = 1) -> int:
         """Bytes for an image that is never whole in memory, but in strips of a row of tiles."""
-        strips = _STRIP_ROWS * width * self.per_pixel
-        small = width * height * _COMPACT_BYTES
-        return self.fixed + _whole(strips + small + tiles * _TILE_PIXELS * self.per_tile_pixel)
+        strips = _STRIP_TILES * max(tiling.TILE_SIDE, grid.tile_height) * grid.width * self.per_pixel
+        small = grid.width * grid.height * _COMPACT_BYTES
+        in_work = tiles * max(_TILE_PIXELS, _seen_pixels(grid))
+        return self.fixed + _whole(strips + small + in_work * self.per_tile_pixel)
 
     def most_pixels(self, memory: int) -> int:
         """Pixels of an image that needs at most so many bytes, whatever its proportions; 0: there is none."""
@@ -86,9 +85,17 @@ class MemoryUse:
             return max(0, tiled)
         return max(0, min(int(left / (self.per_pixel + self.per_tile_pixel)), tiling.ONE_TILE_PIXELS))
 
-    def tiles_within(self, width: int, height: int, memory: int, most: int) -> int:
+    def tiles_within(self, grid: tiling.Grid, memory: int, most: int) -> int:
         """How many tiles of an image may be in work at a time, 1 to `most`, for so many bytes of memory."""
-        return max([n for n in range(1, most + 1) if self.for_picture(width, height, n) <= memory], default=1)
+        return max([n for n in range(1, most + 1) if self.for_grid(grid, n) <= memory], default=1)
+
+
+def _seen_pixels(grid: tiling.Grid) -> int:
+    """The most pixels that the work on one tile sees: tiles inside the picture have a halo on all sides."""
+    return math.prod(
+        min(-(-side // tiling.UNIT) * tiling.UNIT, tile + 2 * grid.halo)
+        for side, tile in ((grid.width, grid.tile_width), (grid.height, grid.tile_height))
+    )
 
 
 def _whole(amount: float) -> int:

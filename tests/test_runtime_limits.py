@@ -256,6 +256,18 @@ def test_refusing_costs_little(tmp_path, name):
     assert peak < 250 << 20
 
 
+def test_memory_is_that_of_a_streams_own_tiles(tmp_path):
+    """A picture of 16 megapixels that the encoder would cut into 16 tiles, and a stream has as one."""
+    source = tmp_path / "x.oslic"
+    source.write_bytes(_bomb(4096, 4096))
+    with Codec.open() as codec:
+        limit = codec.decoding.for_picture(4096, 4096)
+    for command in (["decompress", str(source), "-o", str(tmp_path / "x.png")], ["verify", str(source)]):
+        code, said, peak = _peak(*command, "--max-memory", str(limit))
+        assert (code, "in tiles of 4096x4096" in said) == (LimitError.exit_code, True)
+        assert peak < 300 << 20
+
+
 def test_memory_is_checked_before_a_picture_is_decoded(tmp_path):
     source = tmp_path / "x.png"
     source.write_bytes(_flat_png(8000, 7900))

@@ -182,30 +182,40 @@ class Codec:
         self.limits.check_pixels(width, height)
         self.limits.check_memory(width, height, use, self.bundle.manifest.multiple)
 
+    def _check_grid(self, grid: Grid, use: MemoryUse) -> None:
+        """As `check_size`, for tiles that an encoder need not have chosen: a stream may be one large tile."""
+        self.check_size(grid.width, grid.height, use)
+        need = use.for_grid(grid)
+        if need > self.limits.memory:
+            raise LimitError(
+                f"the image is {grid.width}x{grid.height} in tiles of {grid.tile_width}x{grid.tile_height}: they would "
+                f"need {-(-need >> 20)} MiB of memory, the limit is {self.limits.memory >> 20} MiB (--max-memory)"
+            )
+
     @contextmanager
-    def _pool(self, width: int, height: int, use: MemoryUse) -> Iterator[TilePool]:
+    def _pool(self, grid: Grid, use: MemoryUse) -> Iterator[TilePool]:
         """Threads for an image's tiles, when there is memory for it beside those that other threads work on."""
-        tiles = use.tiles_within(width, height, self.limits.memory, usable_cores())
-        with self._budget.reserve(use.for_picture(width, height, tiles) - use.fixed):
+        tiles = use.tiles_within(grid, self.limits.memory, usable_cores())
+        with self._budget.reserve(use.for_grid(grid, tiles) - use.fixed):
             yield TilePool(tiles)
 
     @contextmanager
-    def _strip_pool(self, width: int, height: int, use: MemoryUse) -> Iterator[TilePool]:
+    def _strip_pool(self, grid: Grid, use: MemoryUse) -> Iterator[TilePool]:
         """Threads for an image that is worked on in strips.
 
         Raises:
             LimitError: too many pixels, or not even strips fit.
         """
-        self.limits.check_pixels(width, height)
-        least = use.in_strips(width, height)
+        self.limits.check_pixels(grid.width, grid.height)
+        least = use.in_strips(grid)
         if least > self.limits.memory:
             raise LimitError(
-                f"the image is {width}x{height}: even in strips it would need {-(-least >> 20)} MiB of memory, the "
-                f"limit is {self.limits.memory >> 20} MiB (--max-memory)"
+                f"the image is {grid.width}x{grid.height}: even in strips it would need {-(-least >> 20)} MiB of "
+                f"memory, the limit is {self.limits.memory >> 20} MiB (--max-memory)"
             )
         counts = range(1, usable_cores() + 1)
-        tiles = max(n for n in counts if n == 1 or use.in_strips(width, height, n) <= self.limits.memory)
-        with self._budget.reserve(use.in_strips(width, height, tiles) - use.fixed):
+        tiles = max(n for n in counts if n == 1 or use.in_strips(grid, n) <= self.limits.memory)
+        with self._budget.reserve(use.in_strips(grid, tiles) - use.fixed):
             yield TilePool(tiles)
 
     # -- encoding --------------------------------------------------------------------------------------------
@@ -235,12 +245,12 @@ class Codec:
         layout = layout_of(image)
         height, width = image.shape[:2]
         grid = tiling.choose(width, height, tile, halo)
-        self.check_size(width, height, self.encoding)
+        self._check_grid(grid, self.encoding)
         if layout.has_alpha and not keep_invisible:
             color, alpha = split(image, layout)
             assert alpha is not None
             image = join(fill_hidden(color, alpha), alpha)
-        with self._pool(width, height, self._networks) as pool:
+        with self._pool(grid, self._networks) as pool:
             return self._layers(image, layout, grid, pool)
 
     def _layers(self, image: Pixels, layout: Layout, grid: Grid, pool: TilePool) -> Layers:
@@ -317,8 +327,7 @@ class Codec:
             UsageError: quality or speed out of range.
         """
         check_settings(quality, speed)
-        height, width = layers.image.shape[:2]
-        with self._pool(width, height, self._residual) as pool:
+        with self._pool(layers.grid, self._residual) as pool:
             return encode_layers(
                 layers, identity_of(self.bundle), pool, quality=quality, speed=speed, metadata=metadata
             )
@@ -380,7 +389,7 @@ class Codec:
             UsageError: quality or speed out of range.
         """
         check_settings(quality, speed)
-        with self._strip_pool(source.width, source.height, self.encoding) as pool:
+        with self._strip_pool(tiling.choose(source.width, source.height), self.encoding) as pool:
             return compress_rows(
                 self.graphs,
                 pool,
@@ -461,8 +470,8 @@ class Codec:
         reader = open_stream(data, self.limits, partial=partial)
         header = reader.header
         graphs = self._graphs_for(header)
-        self.check_size(header.width, header.height, self.decoding)
-        with self._pool(header.width, header.height, self.decoding) as pool:
+        self._check_grid(header.grid, self.decoding)
+        with self._pool(header.grid, self.decoding) as pool:
             return Decoding(graphs, reader, pool).decode(region, layer=layer, with_estimate=with_estimate)
 
     def _graphs_for(self, header: Header) -> Graphs:
@@ -494,7 +503,7 @@ class Codec:
         """
         header = reader.header
         graphs = self._graphs_for(header)
-        with self._strip_pool(header.width, header.height, self.decoding) as pool:
+        with self._strip_pool(header.grid, self.decoding) as pool:
             yield from decompress_rows(Decoding(graphs, reader, pool))
 
     def decode_labels(self, data: bytes) -> Pixels:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from .backends import Options, Runner, select
+from .backends.sessions import HostRunner
 from .bundle import COMPACT_SCALE, Bundle, GraphName, Manifest
 from .errors import BundleError
 from .pixels import ceil_div, extend
@@ -80,6 +81,15 @@ class Graphs:
     def _padded(self, height: int, width: int) -> tuple[int, int]:
         multiple = self.bundle.manifest.multiple
         return ceil_div(height, multiple) * multiple, ceil_div(width, multiple) * multiple
+
+    def give_back(self) -> None:
+        """Return memory that `synthesise` keeps for its next run, where the backend keeps any on the host."""
+        runner, manifest = self._runners.get("synthesise"), self.bundle.manifest
+        if isinstance(runner, HostRunner):
+            side = manifest.multiple
+            compact = np.zeros((1, side // COMPACT_SCALE, side // COMPACT_SCALE, 3), np.uint8)
+            labels = np.zeros((1, side // manifest.label_scale, side // manifest.label_scale), np.uint8)
+            runner.give_back(compact, labels)
 
     def segment(self, image: Pixels) -> Pixels:
         """Return the label map of a picture as it is stored.

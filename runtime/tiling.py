@@ -20,7 +20,7 @@ UNIT: Final = 32
 """Tiles and halos are multiples of so many pixels."""
 ONE_TILE_PIXELS: Final = 1 << 20
 """Pictures of up to so many pixels are one tile."""
-TILE_SIDE: Final = 1024
+TILE_SIDE: Final = 896
 """Largest side of the tiles that an encoder makes."""
 HALO: Final = 32
 """Pixels around a tile that its estimate depends on. With them the squared error along the borders of tiles is within

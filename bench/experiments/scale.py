@@ -108,7 +108,9 @@ def run(
         for size in (*megapixels, *strips):
             in_strips = size in strips and size not in megapixels
             made = picture(source, size)
-            file, stream, back = work / "in.ppm", work / "coded.oslic", work / "back.tif"
+            # libvips, which reads strips, knows TIFF in every build; PPM costs least to read whole.
+            file = work / ("in.tif" if in_strips else "in.ppm")
+            stream, back = work / "coded.oslic", work / "back.tif"
             made.save(file)
             options = ["--bundle", str(bundle.path), "--max-pixels", str(made.width * made.height)]
             options += ["--max-memory", memory if in_strips else "64G"]

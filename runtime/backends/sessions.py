@@ -327,11 +327,23 @@ class HostRunner:
 
     def __call__(self, *inputs: Any) -> npt.NDArray[np.uint8]:
         """Run the graph: see `Runner`."""
+        arrays = [x if isinstance(x, np.ndarray) else _in_host_memory(view(x)) for x in inputs]
+        gives_back = self._gives_back is not None and bool(arrays) and self._gives_back(arrays[0].shape)
+        return self._run(arrays, gives_back=gives_back)
+
+    def give_back(self, *inputs: npt.NDArray[np.uint8]) -> None:
+        """Return what earlier runs left in the arena to the system; the inputs are the smallest that the graph takes.
+
+        ONNX Runtime does so behind a run only.
+        """
+        if self._gives_back is not None:
+            self._run(list(inputs), gives_back=True)
+
+    def _run(self, arrays: list[npt.NDArray[np.uint8]], *, gives_back: bool) -> npt.NDArray[np.uint8]:
         if self._session is None:
             raise BackendError(f"the {self._name} graph was closed")
-        arrays = [x if isinstance(x, np.ndarray) else _in_host_memory(view(x)) for x in inputs]
         options = self._api.RunOptions()
-        if self._gives_back is not None and arrays and self._gives_back(arrays[0].shape):
+        if gives_back:
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         try:
             with time_limit(self._timeout, _stopper(options), f"the {self._name} graph"):

@@ -294,6 +294,8 @@ class Codec:
                     coder.submit(_encode, grid.box(number).of(alpha), stages, "alpha") for number in tiles
                 ]
             payloads = {kind: tuple(future.result() for future in futures) for kind, futures in coded.items()}
+        if grid.is_tiled:
+            self.graphs.give_back()
         return Layers(
             image,
             layout,

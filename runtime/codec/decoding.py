@@ -287,6 +287,8 @@ class Decoding:
                 estimate[target] = tile.estimate[source]
             if alpha is not None and tile.alpha is not None:
                 alpha[target] = tile.alpha[source]
+        if len(numbers) > 1:
+            self.graphs.give_back()
         return Decoded(
             join(color, alpha),
             read_metadata(self.reader),

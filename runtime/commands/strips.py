@@ -15,6 +15,7 @@ from ..codec.metadata_sections import read_metadata
 from ..codec.stream import check_stream
 from ..errors import UsageError, VerificationError
 from ..files import atomic_file
+from ..pillow import checking_pixels
 from ._common import image_name
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def size_of(path: Path) -> tuple[int, int] | None:
     if not path.is_file():
         return None
     try:
-        with Image.open(path) as image:
+        # The limits are asked later, by whoever reads the picture.
+        with checking_pixels(lambda *_: None), Image.open(path) as image:
             return image.size
     except Exception:
         return None

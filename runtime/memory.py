@@ -36,6 +36,8 @@ _TILE_PIXELS: Final = (tiling.TILE_SIDE + 2 * tiling.HALO) ** 2
 """The most pixels that the work on one of the encoder's own tiles sees."""
 # Two rows of tiles, and what is read ahead of them.
 _STRIP_TILES: Final = 3
+# Samples as they were read, and the parts of them that are worked on.
+_STRIP_BYTES: Final = 8.0
 # M_MMAP_THRESHOLD of <malloc.h>, and what we set it to.
 _MMAP_THRESHOLD: Final = -3
 _ARRAY_BYTES: Final = 1 << 20
@@ -72,7 +74,7 @@ class MemoryUse:
 
     def in_strips(self, grid: tiling.Grid, tiles: int = 1) -> int:
         """Bytes for an image that is never whole in memory, but in strips of a row of tiles."""
-        strips = _STRIP_TILES * max(tiling.TILE_SIDE, grid.tile_height) * grid.width * self.per_pixel
+        strips = _STRIP_TILES * max(tiling.TILE_SIDE, grid.tile_height) * grid.width * _STRIP_BYTES
         small = grid.width * grid.height * _COMPACT_BYTES
         in_work = tiles * max(_TILE_PIXELS, _seen_pixels(grid))
         return self.fixed + _whole(strips + small + in_work * self.per_tile_pixel)

@@ -87,10 +87,6 @@ class MemoryUse:
             return max(0, tiled)
         return max(0, min(int(left / (self.per_pixel + self.per_tile_pixel)), tiling.ONE_TILE_PIXELS))
 
-    def tiles_within(self, grid: tiling.Grid, memory: int, most: int) -> int:
-        """How many tiles of an image may be in work at a time, 1 to `most`, for so many bytes of memory."""
-        return max([n for n in range(1, most + 1) if self.for_grid(grid, n) <= memory], default=1)
-
 
 def _seen_pixels(grid: tiling.Grid) -> int:
     """The most pixels that the work on one tile sees: tiles inside the picture have a halo on all sides."""

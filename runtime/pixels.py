@@ -64,6 +64,11 @@ def split(image: Pixels, layout: Layout) -> tuple[Pixels, Pixels | None]:
     return np.ascontiguousarray(image), None
 
 
+def three_channels(color: Pixels) -> Pixels:
+    """Repeat gray, (H, W), in three channels: (H, W, 3), which is also what RGB stays."""
+    return np.repeat(color[:, :, np.newaxis], 3, axis=2) if color.ndim == 2 else color
+
+
 def join(color: Pixels, alpha: Pixels | None) -> Pixels:
     """Inverse of `split`."""
     if alpha is None:

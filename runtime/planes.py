@@ -8,6 +8,7 @@ import numpy as np
 
 from . import flif
 from .errors import LimitError, StreamError
+from .pixels import three_channels
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -64,4 +65,4 @@ def decode_plane(data: bytes, shape: tuple[int, ...], name: str, count: int = 25
             f"the {name} section holds the value {largest}, the bundle has {count}: damaged stream"
         )
     samples = cast("Pixels", plane)
-    return samples if samples.shape == shape else np.repeat(samples[:, :, np.newaxis], 3, axis=2)
+    return samples if samples.shape == shape else three_channels(samples)

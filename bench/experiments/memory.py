@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,17 +13,17 @@ from PIL import Image
 
 from ...runtime.bundle import Bundle
 from ...runtime.codec.tile_pool import usable_cores
-from ...runtime.errors import OslicError, UsageError
+from ...runtime.errors import UsageError
 from ...runtime.images import encode_image, read_image
 from ...runtime.limits import Limits
 from ...runtime.memory import decoding_use, encoding_use, networks_use, resident_memory, residual_use
 from ...runtime.metadata import Metadata
 from .. import environment
 from ..picture import as_rgb
+from ..processes import run_python
 
 FORMAT: Final = "oslic-bench-memory"
 VERSION: Final = 1
-_TIMEOUT_S: Final = 900
 
 
 def peak(arguments: Sequence[str]) -> int:
@@ -34,17 +32,8 @@ def peak(arguments: Sequence[str]) -> int:
     Raises:
         OslicError: the command fails.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", f"{__package__}.peak", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_S,
-        check=False,
-    )
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise OslicError(f"oslic {arguments[0]} failed: {said[-1]}")
-    return int(done.stdout.splitlines()[-1])
+    printed = run_python(["-m", f"{__package__}.peak", *arguments], f"oslic {arguments[0]}")
+    return int(printed.splitlines()[-1])
 
 
 def predictions(bundle: Bundle, width: int, height: int, cores: int) -> dict[tuple[str, int], int]:

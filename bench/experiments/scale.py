@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,15 +17,14 @@ from PIL import Image
 
 from ...runtime.bundle import Bundle
 from ...runtime.codec.container import StreamReader
-from ...runtime.errors import OslicError
 from ...runtime.images import read_image
 from ...runtime.limits import Limits
 from .. import environment
 from ..picture import as_rgb
+from ..processes import run_python
 
 FORMAT: Final = "oslic-bench-scale"
 VERSION: Final = 1
-_TIMEOUT_S: Final = 3600
 _REGION: Final = 512
 _PEERS: Final = {
     "avifenc": ("avifenc", "-s", "6", "-q", "60", "-y", "444", "{input}", "{output}.avif"),
@@ -58,17 +56,8 @@ def measured(arguments: Sequence[str]) -> dict[str, float]:
         "resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime);"
         "sys.stderr.write(done.stderr); sys.exit(done.returncode)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_S,
-        check=False,
-    )
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise OslicError(f"{' '.join(arguments[:4])} failed: {said[-1]}")
-    seconds, kilobytes, user = (float(value) for value in done.stdout.split())
+    printed = run_python(["-c", code, *arguments], " ".join(arguments[:4]))
+    seconds, kilobytes, user = (float(value) for value in printed.split())
     return {"seconds": seconds, "user_seconds": user, "peak_bytes": kilobytes * 1024}
 
 
@@ -191,16 +180,8 @@ print(json.dumps({"whole_seconds": seconds, "region_seconds": times, "equal": bo
 def _regions(bundle: Bundle, stream: Path, positions: int) -> dict[str, Any]:
     """Times of random regions beside the whole picture's, in one process."""
     start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", _REGION_CODE, str(stream), str(bundle.path), str(_REGION), str(positions)],
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_S,
-        check=False,
-    )
-    if done.returncode:
-        raise OslicError(f"decoding regions failed: {done.stderr.strip().splitlines()[-1]}")
-    found: dict[str, Any] = json.loads(done.stdout)
+    words = ["-c", _REGION_CODE, str(stream), str(bundle.path), str(_REGION), str(positions)]
+    found: dict[str, Any] = json.loads(run_python(words, "decoding regions"))
     mean = float(np.mean(found["region_seconds"]))
     return {
         **found,

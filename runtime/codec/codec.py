@@ -18,6 +18,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
@@ -39,7 +40,7 @@ from ..memory import (
     residual_use,
 )
 from ..metadata import Metadata
-from ..pixels import Layout, fill_hidden, join, layout_of, split
+from ..pixels import Layout, fill_hidden, join, layout_of, split, three_channels
 from ..planes import encode_plane
 from ..segmentation import reduce_image, reduction_for
 from ..stages import Stages
@@ -195,7 +196,7 @@ class Codec:
     @contextmanager
     def _pool(self, grid: Grid, use: MemoryUse) -> Iterator[TilePool]:
         """Threads for an image's tiles, when there is memory for it beside those that other threads work on."""
-        tiles = use.tiles_within(grid, self.limits.memory, usable_cores())
+        tiles = self._most_tiles(partial(use.for_grid, grid))
         with self._budget.reserve(use.for_grid(grid, tiles) - use.fixed):
             yield TilePool(tiles)
 
@@ -213,10 +214,18 @@ class Codec:
                 f"the image is {grid.width}x{grid.height}: even in strips it would need {-(-least >> 20)} MiB of "
                 f"memory, the limit is {self.limits.memory >> 20} MiB (--max-memory)"
             )
-        counts = range(1, usable_cores() + 1)
-        tiles = max(n for n in counts if n == 1 or use.in_strips(grid, n) <= self.limits.memory)
+        tiles = self._most_tiles(partial(use.in_strips, grid))
         with self._budget.reserve(use.in_strips(grid, tiles) - use.fixed):
             yield TilePool(tiles)
+
+    def _most_tiles(self, need: Callable[[int], int]) -> int:
+        """How many tiles may be in work at a time: at most one on each core, and at least one.
+
+        Args:
+            need: bytes of memory for so many.
+        """
+        counts = range(1, usable_cores() + 1)
+        return max((n for n in counts if need(n) <= self.limits.memory), default=1)
 
     # -- encoding --------------------------------------------------------------------------------------------
 
@@ -260,7 +269,7 @@ class Codec:
         self.graphs.load(*GRAPH_NAMES)
         with stages.measure("segment"):
             factor = reduction_for(height, width)
-            labels = self.graphs.segment(reduce_image(_as_rgb(color), factor))
+            labels = self.graphs.segment(reduce_image(three_channels(color), factor))
         networks = TileNetworks(
             self.graphs,
             grid,
@@ -271,7 +280,7 @@ class Codec:
 
         def analyse(number: int) -> Pixels:
             with stages.measure("analyse"):
-                return networks.analyse(number, _as_rgb(grid.input_box(number).of(color)))
+                return networks.analyse(number, three_channels(grid.input_box(number).of(color)))
 
         estimate = np.empty_like(color)
 
@@ -328,7 +337,6 @@ class Codec:
         Raises:
             UsageError: quality or speed out of range.
         """
-        check_settings(quality, speed)
         with self._pool(layers.grid, self._residual) as pool:
             return encode_layers(
                 layers, identity_of(self.bundle), pool, quality=quality, speed=speed, metadata=metadata
@@ -360,6 +368,7 @@ class Codec:
             LimitError: larger than the limits.
             UsageError: quality or speed out of range.
         """
+        check_settings(quality, speed)
         layers = self.layers(image, keep_invisible=keep_invisible)
         return self.finish(layers, quality=quality, speed=speed, metadata=metadata).data
 
@@ -511,10 +520,6 @@ class Codec:
     def decode_labels(self, data: bytes) -> Pixels:
         """Return only the label map of a stream, uint8 (ceil(H/S), ceil(W/S)); no network runs."""
         return decode_labels(data, self.bundle, self.limits)
-
-
-def _as_rgb(color: Pixels) -> Pixels:
-    return np.repeat(color[:, :, np.newaxis], 3, axis=2) if color.ndim == 2 else color
 
 
 def _encode(plane: Pixels, stages: Stages, name: str) -> bytes:

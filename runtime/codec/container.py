@@ -511,7 +511,7 @@ def read_index(data: bytes, section: Section, layout: SectionLayout, tiles: int)
 
 
 class MissingError(StreamError):
-    """The file ends before what was asked for."""
+    """A truncated file, which is taken, ends before what was asked for."""
 
 
 @dataclass
@@ -615,7 +615,8 @@ class StreamReader:
     def _bytes(self, offset: int, count: int, what: str) -> bytes:
         data = self.read(offset, count)
         if len(data) < count:
-            raise MissingError(f"the stream ends inside its {what}: truncated")
+            kind = MissingError if self.partial else StreamError
+            raise kind(f"the stream ends inside its {what}: truncated")
         return data
 
     def check_sections(self, needed: Iterable[int]) -> None:

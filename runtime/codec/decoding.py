@@ -18,7 +18,7 @@ from ..tiling import Box, Grid
 from .container import Header, MissingError, SectionType, StreamReader, digest
 from .metadata_sections import read_metadata
 from .parameters import Parameters, ResidualMode, TileRecord
-from .stream import check_identity, read_labels
+from .stream import check_identity, read_compact_tile, read_labels
 from .tile_networks import TileNetworks, compact_shape
 
 if TYPE_CHECKING:
@@ -166,18 +166,12 @@ class Decoding:
 
     def _read_compact(self, tile: int) -> int | None:
         """Decode the compact image of a tile; returns its number if a truncated stream lacks it."""
-        box = self.grid.box(tile)
         try:
-            data = self.reader.payload(SectionType.COMPACT, tile)
+            with self.stages.measure("compact"):
+                plane = read_compact_tile(self.reader, tile, self.graphs.bundle)
         except MissingError:
-            if not self.reader.partial:
-                raise
             return tile
-        with self.stages.measure("compact"):
-            plane = decode_plane(
-                data, compact_shape(box.width, box.height), "compact", self.graphs.bundle.manifest.levels
-            )
-        box.scaled(COMPACT_SCALE).of(self.networks.compact)[:] = plane
+        self.grid.box(tile).scaled(COMPACT_SCALE).of(self.networks.compact)[:] = plane
         return None
 
     def tile(self, number: int, layer: Layer) -> DecodedTile:
@@ -197,8 +191,6 @@ class Decoding:
             record = TileRecord.from_bytes(self.reader.pieces(SectionType.RESIDUAL)[number].record)
             coded = self._residual(number, record) if layer == "image" else None
         except MissingError:
-            if not self.reader.partial:
-                raise
             record, coded, missing = None, None, (*missing, "residual")
         with ThreadPoolExecutor(1) as beside:
             # What of the residual needs no estimate is decoded beside the network.
@@ -231,8 +223,6 @@ class Decoding:
         try:
             data = self.reader.payload(SectionType.ALPHA, number)
         except MissingError:
-            if not self.reader.partial:
-                raise
             return np.full((box.height, box.width), 255, np.uint8), ("alpha",)
         with self.stages.measure("alpha"):
             return decode_plane(data, (box.height, box.width), "alpha"), ()

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import residual
-from ..bundle import OSLIC
 from ..errors import UsageError
 from ..pixels import Layout, join, split
 from ..stages import Stages
-from .container import Header, Payload, SectionType, SectionWriter, sections_of, write_stream
-from .metadata_sections import metadata_sections
+from .container import Payload, SectionType, SectionWriter, sections_of, write_stream
+from .metadata_sections import metadata_writers
 from .parameters import Parameters
+from .stream import header_of
 from .tile_residual import CodedTile, encode_tile
 
 if TYPE_CHECKING:
@@ -141,17 +141,9 @@ def encode_layers(
     coded = tuple(pool.run(code, range(grid.count)))
     for tile in coded:
         writer.add(tile.payload)
-    if metadata is not None:
-        writers |= sections_of({kind: [Payload(data)] for kind, data in metadata_sections(metadata).items()})
-    header = Header(
-        layers.layout,
-        OSLIC,
-        identity,
-        grid,
-        Parameters(quality, layers.label_scale).to_bytes(),
-    )
+    header = header_of(layers.layout, identity, grid, Parameters(quality, layers.label_scale))
     file = io.BytesIO()
-    sizes = write_stream(file, header, writers)
+    sizes = write_stream(file, header, writers | metadata_writers(metadata))
     data = file.getvalue()
     if not quality:
         del sizes["residual"]

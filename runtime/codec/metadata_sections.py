@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from typing import Final
 
 from ..errors import StreamError
 from ..metadata import COLOR_CHUNKS, MOST, Metadata, Resolution, Unit
-from .container import MissingError, SectionType, StreamReader
+from .container import MissingError, Payload, SectionType, SectionWriter, StreamReader, sections_of
 
 _RESOLUTION: Final = struct.Struct("<BII")
 
@@ -25,6 +26,12 @@ def metadata_sections(metadata: Metadata) -> dict[SectionType, bytes]:
     return {kind: content for kind, content in sections.items() if content}
 
 
+def metadata_writers(metadata: Metadata | None) -> dict[int, SectionWriter]:
+    """`metadata_sections`, ready to be written; None has none."""
+    sections = {} if metadata is None else metadata_sections(metadata)
+    return sections_of({kind: [Payload(content)] for kind, content in sections.items()})
+
+
 def read_metadata(reader: StreamReader) -> Metadata:
     """Inverse of `metadata_sections`; what a truncated stream lacks is empty, where that is allowed.
 
@@ -33,12 +40,9 @@ def read_metadata(reader: StreamReader) -> Metadata:
     """
 
     def content(kind: SectionType) -> bytes:
-        try:
+        with contextlib.suppress(MissingError):
             return reader.payload(kind) if reader.has(kind) else b""
-        except MissingError:
-            if not reader.partial:
-                raise
-            return b""
+        return b""
 
     return Metadata(
         icc=content(SectionType.ICC),

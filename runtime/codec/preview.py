@@ -8,9 +8,7 @@ import numpy as np
 
 from ..bundle import COMPACT_SCALE
 from ..pixels import luma
-from ..planes import decode_plane
-from .container import SectionType
-from .stream import check_identity
+from .stream import check_identity, read_compact_tile
 from .tile_networks import compact_shape
 
 if TYPE_CHECKING:
@@ -40,13 +38,7 @@ def read_compact(reader: StreamReader, bundle: Bundle) -> Pixels:
     grid = reader.header.grid
     compact = np.empty(compact_shape(grid.width, grid.height), np.uint8)
     for tile in range(grid.count):
-        box = grid.box(tile)
-        box.scaled(COMPACT_SCALE).of(compact)[:] = decode_plane(
-            reader.payload(SectionType.COMPACT, tile),
-            compact_shape(box.width, box.height),
-            "compact",
-            bundle.manifest.levels,
-        )
+        grid.box(tile).scaled(COMPACT_SCALE).of(compact)[:] = read_compact_tile(reader, tile, bundle)
     return compact
 
 

@@ -12,12 +12,16 @@ from ..pixels import ceil_div
 from ..planes import decode_plane
 from .container import Header, SectionType, StreamReader
 from .parameters import Parameters
+from .tile_networks import compact_shape
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
     import numpy.typing as npt
+
+    from ..pixels import Layout
+    from ..tiling import Grid
 
     Pixels = npt.NDArray[np.uint8]
 
@@ -29,6 +33,18 @@ def identity_of(bundle: Bundle) -> bytes:
     """The 8 bytes by which a stream names the networks of a bundle."""
     fingerprint = bytes.fromhex(bundle.manifest.fingerprint)
     return fingerprint[:_FINGERPRINT_BYTES] + bytes(_REFINEMENT_BYTES)
+
+
+def header_of(layout: Layout, identity: bytes, grid: Grid, parameters: Parameters) -> Header:
+    """The header of a stream that is to be written.
+
+    Args:
+        layout: channels of the picture.
+        identity: from `identity_of`.
+        grid: size and tiles of the picture.
+        parameters: of the whole stream.
+    """
+    return Header(layout, OSLIC, identity, grid, parameters.to_bytes())
 
 
 def open_stream(
@@ -100,6 +116,13 @@ def read_labels(reader: StreamReader, parameters: Parameters, bundle: Bundle) ->
     header, scale = reader.header, parameters.label_scale
     shape = ceil_div(header.height, scale), ceil_div(header.width, scale)
     return decode_plane(reader.payload(SectionType.LABELS), shape, "labels", len(bundle.manifest.classes))
+
+
+def read_compact_tile(reader: StreamReader, tile: int, bundle: Bundle) -> Pixels:
+    """Decode the compact image of a tile of an opened stream: uint8 (ceil(h/8), ceil(w/8), 3), values 0..L-1."""
+    box = reader.header.grid.box(tile)
+    data = reader.payload(SectionType.COMPACT, tile)
+    return decode_plane(data, compact_shape(box.width, box.height), "compact", bundle.manifest.levels)
 
 
 def fingerprint_of(header: Header) -> bytes:

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from .. import residual, tiling
-from ..bundle import GRAPH_NAMES, OSLIC
-from ..pixels import Layout, fill_hidden, split
+from ..bundle import GRAPH_NAMES
+from ..pixels import Layout, fill_hidden, split, three_channels
 from ..planes import encode_plane
 from ..segmentation import reduction_for
 from ..stages import Stages
-from .container import Header, Payload, SectionType, SectionWriter, digest, sections_of, write_stream
-from .metadata_sections import metadata_sections
+from .container import Payload, SectionType, SectionWriter, digest, sections_of, write_stream
+from .metadata_sections import metadata_writers
 from .parameters import Parameters
-from .stream import identity_of
+from .stream import header_of, identity_of
 from .tile_networks import TileNetworks, compact_shape
 from .tile_residual import encode_tile
 
@@ -139,9 +139,6 @@ def compress_rows(
         writers[SectionType.RESIDUAL] = SectionWriter(residual_file)
         if source.layout.has_alpha:
             writers[SectionType.ALPHA] = SectionWriter(alpha_file)
-        if metadata is not None:
-            extras = metadata_sections(metadata).items()
-            writers |= sections_of({kind: [Payload(data)] for kind, data in extras})
         encoding = _RowEncoding(
             networks,
             pool,
@@ -156,9 +153,8 @@ def compress_rows(
             if row:
                 encoding.code(row - 1)
         encoding.code(grid.rows - 1)
-        parameters = Parameters(quality, label_scale).to_bytes()
-        header = Header(source.layout, OSLIC, identity_of(graphs.bundle), grid, parameters)
-        return write_stream(target, header, writers)
+        header = header_of(source.layout, identity_of(graphs.bundle), grid, Parameters(quality, label_scale))
+        return write_stream(target, header, writers | metadata_writers(metadata))
 
 
 class _RowEncoding:
@@ -201,8 +197,7 @@ class _RowEncoding:
 
         def work(tile: int) -> bytes:
             color, _ = self._read(self._grid.input_box(tile))
-            rgb = np.repeat(color[:, :, np.newaxis], 3, axis=2) if color.ndim == 2 else color
-            return encode_plane(self._networks.analyse(tile, rgb))
+            return encode_plane(self._networks.analyse(tile, three_channels(color)))
 
         for data in self._pool.run(work, self._tiles(row)):
             self._writers[SectionType.COMPACT].add(Payload(data))

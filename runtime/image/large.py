@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 import numpy as np
 
-from ..errors import DependencyError, ImageError, UsageError
+from ..errors import DependencyError, ImageError, UsageError, one_line
 from ..metadata import Metadata
-from ..pixels import Layout
+from ..pixels import Layout, three_channels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -86,7 +86,7 @@ class LargeImage:
                 # A turned picture is decoded into a temporary file.
                 image = self._vips.Image.new_from_file(self._path, fail_on="truncated").autorot()
         except self._vips.Error as error:
-            raise ImageError(f"{self._path} cannot be read as an image: {_one_line(error)}") from error
+            raise ImageError(f"{self._path} cannot be read as an image: {one_line(error)}") from error
         return image
 
     @property
@@ -113,8 +113,7 @@ class LargeImage:
         image = self._open()
         if self.layout.has_alpha:
             image = image.extract_band(0, n=image.bands - 1)
-        pixels = self._pixels(image.shrink(factor, factor, ceil=True))
-        return np.repeat(pixels[:, :, np.newaxis], 3, axis=2) if pixels.ndim == 2 else pixels
+        return three_channels(self._pixels(image.shrink(factor, factor, ceil=True)))
 
     def rows(self, count: int) -> Pixels:
         """The next rows: uint8 (count, W) or (count, W, C)."""
@@ -126,7 +125,7 @@ class LargeImage:
         try:
             data = image.write_to_memory()
         except self._vips.Error as error:
-            raise ImageError(f"{self._path} is damaged: {_one_line(error)}") from error
+            raise ImageError(f"{self._path} is damaged: {one_line(error)}") from error
         shape = (image.height, image.width, image.bands) if image.bands > 1 else (image.height, image.width)
         return np.frombuffer(data, np.uint8).reshape(shape)
 
@@ -179,7 +178,7 @@ def write_strips(
         try:
             image.write_to_target(vips.Target.new_to_descriptor(target.fileno()), kind, **WRITABLE[kind])
         except vips.Error as error:
-            raise UsageError(f"the picture cannot be written: {_one_line(error)}") from error
+            raise UsageError(f"the picture cannot be written: {one_line(error)}") from error
 
 
 class _RawFile:
@@ -201,7 +200,3 @@ class _RawFile:
 
     def __exit__(self, *exception: object) -> None:
         self._file.close()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

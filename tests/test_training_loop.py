@@ -746,6 +746,27 @@ def test_a_teachers_probabilities_become_soft_labels(data, tmp_path, capsys):
     assert not list(out.rglob("*.part"))
 
 
+def test_a_teacher_sees_parts_of_photographs_too(data, tmp_path):
+    script = data / "everyday/teacher/teach.py"
+    script.parent.mkdir()
+    script.write_text(TEACHER)
+    out = tmp_path / "soft"
+    put(data / "photos/a.png", frame(1).pixels)
+    assert teach(data, ["photos"], out, crops=2) == 3
+    assert teach(data, ["photos"], out, crops=2) == 0
+    assert len(softly_labelled(data, out, "photos")) == 1
+    whole, *parts = softly_labelled(data, out, "photos", parts=True)
+    assert len(parts) == 2
+    for picture in parts:
+        left, top, right, bottom = (int(side) for side in picture.name.partition("@")[2].split(","))
+        np.testing.assert_array_equal(picture.pixels, whole.pixels[top:bottom, left:right])
+        assert 0.4 < picture.pixels.shape[0] / whole.pixels.shape[0] < 0.8
+        assert max(picture.soft.shape[:2]) == 129
+    (out / "photos/a@1,2.npy").write_bytes((out / "photos/a.npy").read_bytes())
+    with pytest.raises(DataError, match=r"a@1,2\.npy names no part of"):
+        softly_labelled(data, out, "photos", parts=True)
+
+
 @pytest.mark.parametrize("where", ["", "    "])
 def test_what_a_teacher_lacks_is_named(data, tmp_path, where):
     """Whether it asks for it at once or only when it is used."""

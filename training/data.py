@@ -12,6 +12,7 @@ Label maps hold 0..16, the classes of `EVERYDAY_CLASSES`, `PERSON` and `VOID`.
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,7 @@ from ..networks.config import EVERYDAY_CLASSES
 from ..runtime.errors import DataError
 from ..runtime.images import find_images, open_stored
 from ..runtime.limits import Limits
+from ..runtime.tiling import Box
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -171,30 +173,50 @@ def photographs(root: Path, folders: Sequence[str]) -> list[Picture]:
     ]
 
 
-def softly_labelled(root: Path, soft: Path, folder: str) -> list[Picture]:
+def soft_file_name(name: str, part: Box | None) -> str:
+    """The file of a photograph's soft labels, or of those of a part of it."""
+    if part is None:
+        return f"{name}.npy"
+    return f"{name}@{part.left},{part.top},{part.right},{part.bottom}.npy"
+
+
+def softly_labelled(root: Path, soft: Path, folder: str, *, parts: bool = False) -> list[Picture]:
     """The images of a folder with the soft labels that `oslic train teach` made of them.
 
     Args:
         root: the folder given by `--data`.
         soft: what `oslic train teach --out` named.
         folder: below both of them.
+        parts: the parts of images that the teacher saw are pictures, too.
 
     Raises:
         DataError: an image or its soft labels are missing or unreadable.
     """
     pictures = []
     for path in files(root / folder):
-        file = soft / folder / f"{path.stem}.npy"
-        try:
-            labels = np.load(file, allow_pickle=False)
-        except (OSError, EOFError, ValueError) as error:
-            raise DataError(f"{file} does not hold the soft labels of {path}: {error}") from error
-        if labels.dtype != np.uint8 or labels.ndim != 3 or labels.shape[2] != len(EVERYDAY_CLASSES):
-            raise DataError(
-                f"{file} holds {labels.dtype} {labels.shape}, not uint8 (h, w, {len(EVERYDAY_CLASSES)})"
-            )
-        pictures.append(Picture(f"{folder}/{path.stem}", read_pixels(path), soft=labels))
+        pixels = read_pixels(path)
+        whole = soft / folder / soft_file_name(path.stem, None)
+        pictures.append(Picture(f"{folder}/{path.stem}", pixels, soft=_read_soft_labels(whole, f"of {path}")))
+        for file in sorted(whole.parent.glob(f"{glob.escape(path.stem)}@*.npy")) if parts else ():
+            try:
+                part = Box(*(int(side) for side in file.stem.rpartition("@")[2].split(",")))
+            except (TypeError, ValueError) as error:
+                raise DataError(f"{file} names no part of {path}: {error}") from error
+            labels = _read_soft_labels(file, f"of a part of {path}")
+            pictures.append(Picture(f"{folder}/{file.stem}", part.of(pixels), soft=labels))
     return pictures
+
+
+def _read_soft_labels(file: Path, what: str) -> NDArray[np.uint8]:
+    try:
+        labels = np.load(file, allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(f"{file} does not hold the soft labels {what}: {error}") from error
+    if labels.dtype != np.uint8 or labels.ndim != 3 or labels.shape[2] != len(EVERYDAY_CLASSES):
+        raise DataError(
+            f"{file} holds {labels.dtype} {labels.shape}, not uint8 (h, w, {len(EVERYDAY_CLASSES)})"
+        )
+    return np.asarray(labels)
 
 
 def pad(array: NDArray[np.uint8], multiple: int, void: int | None = None) -> NDArray[np.uint8]:

@@ -133,10 +133,12 @@ def segmentation_task(
     agreeing: list[Picture] = []
     for folder in options.soft:
         assert soft is not None
-        pictures = softly_labelled(data, soft, folder)
+        pictures = softly_labelled(data, soft, folder, parts=True)
         if folder == TESTED_FOLDER:
-            agreeing = pictures[TESTED : TESTED + VALIDATED]
-            pictures = pictures[TESTED + VALIDATED :]
+            whole = softly_labelled(data, soft, folder)[: TESTED + VALIDATED]
+            agreeing = whole[TESTED:]
+            left_out = {picture.name for picture in whole}
+            pictures = [p for p in pictures if p.name.partition("@")[0] not in left_out]
         training += pictures
     validation = [p for source in EVERYDAY_SOURCES for p in labelled(data, f"everyday/val/{source}")]
     return SegmentationTask(

@@ -485,10 +485,14 @@ class _TensorRt:
                 )
             found, reason = cuda.gpus()
             meant = meant and bool(found)  # engines in a bundle do not promise a GPU
+            no_gpu = f"no GPU can be used: {reason}"
+            if bundle is not None and not found:
+                # The libraries take some 100 MB and a tenth of a second: not for a codec that cannot use them.
+                raise BackendError(no_gpu)
             trt = load_product(cls.product)
             version = str(trt.__version__)
             if not found:
-                raise BackendError(f"no GPU can be used: {reason}")
+                raise BackendError(no_gpu)
             require_gpu(trt, cls.product, found[0].capability)
             driver = cuda.open_driver()
             if bundle is None:

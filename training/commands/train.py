@@ -90,6 +90,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, metavar="DIR", help="the soft labels; completed if there"
     )
     teach.add_argument(
+        "--crops",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="show N random parts of each photograph to the teacher as well (default: 0)",
+    )
+    teach.add_argument(
         "folders", nargs="+", metavar="FOLDER", help="folders of photographs below the data folder"
     )
     pack = actions.add_parser("pack", help="write a smaller copy of the data folder, for a GPU machine")
@@ -195,7 +202,7 @@ def _pack(args: argparse.Namespace) -> int:
 def _teach(args: argparse.Namespace) -> int:
     from ..teacher import teach
 
-    written = teach(args.data, args.folders, args.out)
+    written = teach(args.data, args.folders, args.out, args.crops)
     print(f"{args.out}: {written} files written")
     return 0
 

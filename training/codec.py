@@ -70,6 +70,8 @@ class CodecOptions:
         shares: how often crops come from a folder, by its first name ("photos", "bsds500", "camvid").
         terms: weights of the loss terms by their names in `TERMS`; absent or 0: not computed.
         quantiser_steps: of the residual coder's estimate, in grey levels.
+        coarseness: of the compact images, drawn at random for each crop, see `runtime.codec.coarseness`. The quantiser
+            steps are dealt out among the different ones, in their order: the coarsest is for the finest steps.
         discriminator: widths of the discriminators, for the adversarial terms.
         bfloat16: autocast to bfloat16.
     """
@@ -81,6 +83,7 @@ class CodecOptions:
     )
     terms: Mapping[str, float] = field(default_factory=lambda: {"compact_rate": 1.0, "residual_rate": 1.0})
     quantiser_steps: tuple[float, ...] = (50.0, 24.0, 13.0, 6.5)
+    coarseness: tuple[int, ...] = (1,)
     discriminator: tuple[int, ...] = (64, 128, 256, 512)
     bfloat16: bool = True
 
@@ -88,12 +91,13 @@ class CodecOptions:
 class CodecBatch(NamedTuple):
     """Crops: images N x 3 x S x S, uint8; labels N x S/label_scale x S/label_scale, uint8.
 
-    With them, where the loss asks for them, N x Q rates in bpp of the pictures that they come from, one per quantiser
-    step.
+    With them the coarseness of their compact images, int64 (N,), and, where the loss asks for them, N x Q rates in bpp
+    of the pictures that they come from, one per quantiser step.
     """
 
     images: Tensor
     labels: Tensor
+    coarseness: Tensor
     picture_rates: Tensor | None
 
 
@@ -106,12 +110,13 @@ class CodecModule(nn.Module):
         self.gnet = networks.gnet
         self.compact_rate = CompactRate()
 
-    def forward(self, image: Tensor, labels: Tensor, *, bfloat16: bool) -> Reconstruction:
+    def forward(self, image: Tensor, labels: Tensor, coarseness: Tensor, *, bfloat16: bool) -> Reconstruction:
         """Through the codec, closed loop.
 
         Args:
             image: N x 3 x H x W, grey levels / 256.
             labels: N x H/label_scale x W/label_scale, uint8.
+            coarseness: int64 (N,), of the compact images.
             bfloat16: run the networks under autocast.
         """
         device = image.device.type
@@ -119,15 +124,39 @@ class CodecModule(nn.Module):
         with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
             y = self.comnet(image, labels).float()
             bounded = clamp_inwards(y, 0.0, levels - 1.0)
-            compact = straight_through(bounded, quantise(bounded, levels))
+            compact = straight_through(bounded, coarsened(quantise(bounded, levels), coarseness, levels))
             estimate = self.gnet(compact, labels).float()
-        return Reconstruction(image, labels, compact, clamp_inwards(estimate, 0.0, 255.0 / 256.0))
+        bounded_estimate = clamp_inwards(estimate, 0.0, 255.0 / 256.0)
+        return Reconstruction(image, labels, compact, bounded_estimate, coarseness=coarseness)
+
+
+def coarsened(compact: Tensor, coarseness: Tensor, levels: int) -> Tensor:
+    """`runtime.codec.coarseness.coarsen` of a batch of compact images, whole levels as floats."""
+    n = coarseness.view(-1, 1, 1, 1)
+    middle = torch.div(compact, n, rounding_mode="floor") * n + torch.div(n, 2, rounding_mode="floor")
+    return torch.where(n > 1, middle.clamp_max(levels - 1.0), compact)
 
 
 def with_labels(segnet: SegNet, pictures: Sequence[Picture], config: ModelConfig) -> list[Picture]:
     """The pictures with the label maps that the codec would compute for them."""
     segnet.eval()
     return [Picture(p.name, p.pixels, predict(segnet, p.pixels, config)) for p in pictures]
+
+
+def dealt_out(steps: Sequence[float], coarseness: Sequence[int]) -> dict[int, tuple[float, ...]]:
+    """The quantiser steps that each coarseness is meant for: the coarsest gets the last ones.
+
+    Raises:
+        UsageError: the steps cannot be dealt out evenly.
+    """
+    different = sorted(set(coarseness))
+    each = len(steps) // max(1, len(different))
+    if not different or different[0] < 1 or each * len(different) != len(steps):
+        raise UsageError(
+            f"{len(steps)} quantiser steps cannot be dealt out among {len(different)} degrees of coarseness, "
+            "whole numbers from 1"
+        )
+    return {n: tuple(steps[i * each : (i + 1) * each]) for i, n in enumerate(different)}
 
 
 class CodecTask:
@@ -167,6 +196,7 @@ class CodecTask:
         self.validation = validation
         self.module = CodecModule(networks)
         self.residual_rate = ResidualRate(options.quantiser_steps)
+        self.steps_of = dealt_out(options.quantiser_steps, options.coarseness)
         unknown = sorted(set(options.terms) - set(TERMS))
         if unknown:
             raise UsageError(f"unknown loss term {unknown[0]!r}; there are {', '.join(TERMS)}")
@@ -241,6 +271,7 @@ class CodecTask:
         scale, crop = self.config.label_scale, self.options.crop
         shares = [share for share, _ in self.groups]
         images, maps, rates = [], [], []
+        coarseness = rng.choice(self.options.coarseness, self.options.batch)
         for _ in range(self.options.batch):
             pictures = self.groups[int(rng.choice(len(shares), p=shares))][1]
             picture = pictures[int(rng.integers(len(pictures)))]
@@ -261,16 +292,26 @@ class CodecTask:
         return CodecBatch(
             torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
             torch.from_numpy(np.stack(maps)),
+            torch.from_numpy(coarseness.astype(np.int64)),
             torch.stack(rates) if rates else None,
         )
 
     def _reconstruct(self, batch: CodecBatch) -> Reconstruction:
         device = next(self.module.parameters()).device
         image = (batch.images.to(device).float() / 256.0).contiguous(memory_format=torch.channels_last)
-        made: Reconstruction = self.module(image, batch.labels.to(device), bfloat16=self.options.bfloat16)
+        made: Reconstruction = self.module(
+            image,
+            batch.labels.to(device),
+            batch.coarseness.to(device),
+            bfloat16=self.options.bfloat16,
+        )
         if batch.picture_rates is None:
             return made
-        return made._replace(picture_rates=batch.picture_rates.to(device))
+        steps = self.options.quantiser_steps
+        counted = [[float(step in self.steps_of[int(n)]) for step in steps] for n in batch.coarseness]
+        return made._replace(
+            picture_rates=batch.picture_rates.to(device), counted=torch.tensor(counted, device=device)
+        )
 
     def _loss(self, batch: CodecBatch, step: int) -> dict[str, Tensor]:
         del step
@@ -290,4 +331,4 @@ class CodecTask:
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Rates and PSNR on the validation photographs; the score is minus the estimated total rate."""
         del module
-        return score_codec(self.networks, self.validation)
+        return score_codec(self.networks, self.validation, self.steps_of)

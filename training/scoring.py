@@ -9,12 +9,13 @@ import torch
 
 from ..bench.metrics import mse
 from ..networks.deploy import deployable
+from ..runtime.codec.coarseness import coarsen
 from .data import pad
 from .losses import ResidualRate, whole_blocks
 from .segmentation import network_labels, predict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -37,12 +38,13 @@ class Layers(NamedTuple):
 
 
 @torch.no_grad()
-def layers(networks: CodecNetworks, picture: Picture) -> Layers:
+def layers(networks: CodecNetworks, picture: Picture, coarseness: int = 1) -> Layers:
     """Run the deployable modules on one image, as the runtime does: padded, cut, extended again.
 
     Args:
         networks: in evaluation mode.
         picture: its label map is taken as it is; without one it is computed.
+        coarseness: of the compact image.
     """
     modules = deployable(networks)
     config = networks.config
@@ -60,43 +62,49 @@ def layers(networks: CodecNetworks, picture: Picture) -> Layers:
     labels = predict(networks.segnet, picture.pixels, config) if picture.labels is None else picture.labels
     on_grid = network_labels(labels, height, width, config)
     extended = tensor(pad(on_grid, config.multiple // config.label_scale))
-    compact = cut(modules["analyse"](image, extended), 8)
+    compact = coarsen(cut(modules["analyse"](image, extended), 8), coarseness, config.levels)
     estimate = modules["synthesise"](tensor(pad(compact, config.multiple // 8)), extended)
     return Layers(labels, compact, cut(estimate, 1))
 
 
-def score_codec(networks: CodecNetworks, photographs: Sequence[Picture]) -> dict[str, float]:
+def score_codec(
+    networks: CodecNetworks, photographs: Sequence[Picture], steps: Mapping[int, tuple[float, ...]]
+) -> dict[str, float]:
     """Mean scores over photographs.
 
     Args:
         networks: in evaluation mode.
         photographs: with label maps, or without (then they are computed).
+        steps: the residual's quantiser steps that compact images of each coarseness are meant for.
 
     Returns:
-        labels_bpp and compact_bpp (FLIF), psnr of the estimate in dB, residual_bpp (estimated), and score, minus the
-        sum of the three rates.
+        labels_bpp (FLIF); for each coarseness compact_bpp (FLIF), psnr of the estimate in dB and residual_bpp
+        (estimated), with the coarseness behind the name unless it is 1; and score, minus the sum of the rates, the mean
+        over the degrees of coarseness.
     """
     from ..runtime import flif
 
-    residual_rate = ResidualRate()
-    rows = []
-    for picture in photographs:
-        result = layers(networks, picture)
-        estimated = residual_rate.per_step(whole_blocks(picture.pixels), whole_blocks(result.estimate)).mean()
-        bits = 8.0 / (picture.pixels.shape[0] * picture.pixels.shape[1])
-        rows.append(
-            (
-                len(flif.encode(result.labels, crc=False)) * bits,
-                len(flif.encode(result.compact, crc=False)) * bits,
-                10.0 * float(np.log10(255.0**2 / max(mse(picture.pixels, result.estimate), 1e-9))),
-                float(estimated),
+    scores: dict[str, float] = {"score": 0.0}
+    for coarseness, own in steps.items():
+        residual_rate = ResidualRate(own)
+        rows = []
+        for picture in photographs:
+            result = layers(networks, picture, coarseness)
+            estimated = residual_rate.per_step(
+                whole_blocks(picture.pixels), whole_blocks(result.estimate)
+            ).mean()
+            bits = 8.0 / (picture.pixels.shape[0] * picture.pixels.shape[1])
+            rows.append(
+                (
+                    len(flif.encode(result.labels, crc=False)) * bits,
+                    len(flif.encode(result.compact, crc=False)) * bits,
+                    10.0 * float(np.log10(255.0**2 / max(mse(picture.pixels, result.estimate), 1e-9))),
+                    float(estimated),
+                )
             )
-        )
-    labels, compact, psnr, residual = (float(v) for v in np.mean(rows, axis=0))
-    return {
-        "score": -(labels + compact + residual),
-        "labels_bpp": labels,
-        "compact_bpp": compact,
-        "psnr": psnr,
-        "residual_bpp": residual,
-    }
+        labels, compact, psnr, residual = (float(v) for v in np.mean(rows, axis=0))
+        suffix = "" if coarseness == 1 else f"_{coarseness}"
+        scores["score"] -= (labels + compact + residual) / len(steps)
+        scores["labels_bpp"] = labels
+        scores |= {f"compact_bpp{suffix}": compact, f"psnr{suffix}": psnr, f"residual_bpp{suffix}": residual}
+    return scores

@@ -1,0 +1,33 @@
+"""Coarser compact images: what fine qualities need less of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Pixels = npt.NDArray[np.uint8]
+
+
+def coarsen(compact: Pixels, coarseness: int, levels: int) -> Pixels:
+    """Keep one level of each `coarseness` neighboring ones, the middle one.
+
+    A finer residual gives back more of what the compact image tells, so that fewer of its bits are worth their bytes.
+    FLIF codes the missing levels for nothing, and a decoder need not know of them.
+
+    Args:
+        compact: c, uint8, values 0..levels-1.
+        coarseness: 1 changes nothing.
+        levels: L.
+
+    Returns:
+        uint8, of the same shape, values 0..levels-1.
+    """
+    if coarseness == 1:
+        return compact
+    table = np.minimum(np.arange(256) // coarseness * coarseness + coarseness // 2, levels - 1)
+    coarse: Pixels = table.astype(np.uint8)[compact]
+    return coarse

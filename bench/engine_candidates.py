@@ -174,7 +174,7 @@ def open_plan(product: Product, source: Source, plan: bytes, *, cuda_graphs: boo
         loaded.context,
         driver,
         info=info,
-        names=(tuple(source.feeds), source.output),
+        names=(tuple(source.feeds), (source.output,)),
         rebuild="",
         capture=cuda_graphs and not loaded.records_itself,
         log=loaded.log,

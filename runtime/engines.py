@@ -20,7 +20,7 @@ from .files import read_regular_file
 from .plain_json import parse_object
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from .bundle import Bundle, GraphName
 
@@ -65,7 +65,7 @@ class EngineInfo:
     Attributes:
         file: name of the engine file beside the sidecar.
         sha256: of the engine file, 64 hexadecimal digits.
-        graph: which graph of the bundle.
+        graph: which graph of the bundle, or the name of the ONNX file without its ending.
         graph_sha256: hash of the graph file that it was built from.
         backend: the product.
         version: the product's version, which must be the same when it is loaded unless `version_compatible`.
@@ -138,9 +138,11 @@ class EngineInfo:
                 raise ValueError(f"{name} is {getattr(self, name)!r:.80}, not 64 hexadecimal digits")
         if not re.fullmatch(r"any|\d{1,4}(\.\d{1,4}){0,3}\+?", self.gpu):
             raise ValueError(f"gpu is {self.gpu!r:.80}, not a compute capability")
-        for name, known in (("backend", PRODUCTS), ("precision", PRECISIONS), ("graph", GRAPH_NAMES)):
+        for name, known in (("backend", PRODUCTS), ("precision", PRECISIONS)):
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name} is {value!r:.80}; known are {', '.join(known)}")
+        if not is_plain_name(self.graph):
+            raise ValueError(f"graph is {self.graph!r:.80}, must be a name")
         if not self.profiles:
             raise ValueError("it has no profile")
         for profile in self.profiles:
@@ -195,8 +197,8 @@ class EngineInfo:
 
 def _check_profile(profile: Mapping[str, Shapes]) -> None:
     """Raise ValueError if the shapes of a profile are not three of each input, in order."""
-    if not profile.keys() & _IMAGE_SCALES.keys():
-        raise ValueError(f"a profile has no shapes of {' or '.join(_IMAGE_SCALES)}")
+    if not profile:
+        raise ValueError("a profile has no shapes")
     for name, shapes in profile.items():
         if len(shapes) != 3 or len({len(shape) for shape in shapes}) != 1:
             raise ValueError(f"a profile's shapes of {name!r:.80} are not three of equal rank")
@@ -221,10 +223,32 @@ def rebuild_command(bundle: Path, info: EngineInfo) -> str:
     """The command that builds an engine again as it was built: same graph, precision, sizes and options."""
     words = [build_command(bundle, info.backend, info.precision), f"--graph {info.graph}"]
     for profile in info.profiles:
-        name, shapes = next((n, s) for n, s in profile.items() if n in _IMAGE_SCALES)
-        scale = _IMAGE_SCALES[name]
-        sizes = (f"{n}x{scale * height}x{scale * width}" for n, height, width, *_ in shapes)
+        sized = next(((n, s) for n, s in profile.items() if n in _IMAGE_SCALES and len(s[0]) > 2), None)
+        if sized is None:
+            words.append(_named_shapes(profile))
+            continue
+        scale = _IMAGE_SCALES[sized[0]]
+        sizes = (f"{n}x{scale * height}x{scale * width}" for n, height, width, *_ in sized[1])
         words.append(f"--shapes {','.join(sizes)}")
+    return " ".join((*words, *_option_words(info)))
+
+
+def rebuild_model_command(graph: Path, info: EngineInfo) -> str:
+    """The command that builds an engine of an ONNX file again as it was built: same precision, shapes and options."""
+    words = [build_command(graph, info.backend, info.precision), *map(_named_shapes, info.profiles)]
+    return " ".join((*words, *_option_words(info)))
+
+
+def _named_shapes(profile: Mapping[str, Shapes]) -> str:
+    """`--shapes NAME=MIN,OPT,MAX` of every input."""
+    return " ".join(
+        f"--shapes {name}={','.join('x'.join(map(str, shape)) for shape in shapes)}"
+        for name, shapes in profile.items()
+    )
+
+
+def _option_words(info: EngineInfo) -> list[str]:
+    words = []
     if info.optimization_level != EngineInfo.optimization_level:
         words.append(f"--optimization-level {info.optimization_level}")
     flags = {
@@ -232,14 +256,17 @@ def rebuild_command(bundle: Path, info: EngineInfo) -> str:
         "--hardware-compatible": info.gpu.endswith("+"),
         "--stripped": info.stripped,
     }
-    words += [flag for flag, given in flags.items() if given]
-    return " ".join(words)
+    return words + [flag for flag, given in flags.items() if given]
 
 
 def sidecars(bundle: Bundle) -> list[Path]:
     """The sidecars of the engines that a bundle holds, by file name."""
-    files = sorted((bundle.path / FOLDER).glob("*.json"))
-    return [file for file in files if not file.name.endswith(LAYERS_SUFFIX)]
+    return sidecars_in(bundle.path / FOLDER)
+
+
+def sidecars_in(folder: Path) -> list[Path]:
+    """The sidecars in a folder of engines, by file name."""
+    return [file for file in sorted(folder.glob("*.json")) if not file.name.endswith(LAYERS_SUFFIX)]
 
 
 def engines_of(bundle: Bundle, graph: GraphName, backend: Product) -> list[tuple[Path, EngineInfo]]:
@@ -298,21 +325,93 @@ def choose_engine(
             f"the bundle {bundle.path} has no {product} engine of {graph}; build it: "
             f"{build_command(bundle.path, product, wanted)}"
         )
+    return _fitting(
+        found,
+        wanted,
+        graph_sha256=bundle.manifest.graphs[graph].sha256,
+        version=version,
+        gpu=gpu,
+        trust=trust,
+        build=f"{build_command(bundle.path, product, wanted)} --graph {graph}",
+        rebuild=lambda info: rebuild_command(bundle.path, info),
+    )
+
+
+def choose_engine_of(
+    graph: Path,
+    name: str,
+    graph_sha256: str,
+    product: Product,
+    *,
+    version: str,
+    gpu: str | None,
+    precision: str | None,
+    trust: bool = False,
+) -> tuple[Path, EngineInfo]:
+    """The engine of an ONNX file that is to be run here, from `engines/` beside it; see `choose_engine`.
+
+    Args:
+        graph: the file.
+        name: its name without the ending.
+        graph_sha256: of the file.
+        product: which product runs it.
+        version: the product's version here.
+        gpu: compute capability here; None where it is not known.
+        precision: of the engine; None for the fastest that there is.
+        trust: whether it may be one that this user did not build on this machine.
+
+    Raises:
+        BackendError: there is none, or it does not fit.
+    """
+    folder = graph.parent / FOLDER
+    infos = [(folder / info.file, info) for info in map(EngineInfo.read, sidecars_in(folder))]
+    found = [(path, info) for path, info in infos if (info.graph, info.backend) == (name, product)]
+    held = {info.precision for _, info in found}
+    wanted = precision or next((p for p in PRECISIONS if p in held), None)
+    if wanted is None or not found:
+        raise BackendError(
+            f"there is no {product} engine of {graph} in {folder}; build it: "
+            f"{build_command(graph, product, wanted)}, or name an engine file"
+        )
+    return _fitting(
+        found,
+        wanted,
+        graph_sha256=graph_sha256,
+        version=version,
+        gpu=gpu,
+        trust=trust,
+        build=build_command(graph, product, wanted),
+        rebuild=lambda info: rebuild_model_command(graph, info),
+    )
+
+
+def _fitting(
+    found: list[tuple[Path, EngineInfo]],
+    wanted: str,
+    *,
+    graph_sha256: str,
+    version: str,
+    gpu: str | None,
+    trust: bool,
+    build: str,
+    rebuild: Callable[[EngineInfo], str],
+) -> tuple[Path, EngineInfo]:
+    """The first engine of the wanted precision that can be used; else all the reasons why not."""
     fitting = [(path, info) for path, info in found if info.precision == wanted]
     if not fitting:
         others = ", ".join(sorted({info.precision for _, info in found}))
+        _, info = found[0]
         raise BackendError(
-            f"the {product} engine of {graph} is {others}, not {wanted}; build it: "
-            f"{build_command(bundle.path, product, wanted)} --graph {graph}"
+            f"the {info.backend} engine of {info.graph} is {others}, not {wanted}; build it: {build}"
         )
     reasons = []
     for path, info in fitting:
-        reason = info.misfit(bundle.manifest.graphs[graph].sha256, version, gpu)
+        reason = info.misfit(graph_sha256, version, gpu)
         if reason is None and not trust and not engine_trust.built_here(info):
             reason = engine_trust.UNTRUSTED
         if reason is None:
             return path, info
-        reasons.append(f"the engine {path} cannot be used: {reason}; {rebuild_command(bundle.path, info)}")
+        reasons.append(f"the engine {path} cannot be used: {reason}; {rebuild(info)}")
     raise BackendError("; ".join(reasons))
 
 

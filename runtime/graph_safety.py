@@ -37,7 +37,7 @@ _TENSOR_DATA_LOCATION: Final = 14
 _ENGINE_NODE: Final = b"EPContext"
 """ONNX Runtime's node for an engine of a provider: a file's name, or the engine itself."""
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT, _FIXED64, WIRE_BYTES, _FIXED32 = 0, 1, 2, 5
 _MOST_DEPTH: Final = 100  # as protobuf's own parsers
 _MOST_FIELDS: Final = 1 << 22  # a few seconds of walking; a network of 10,000 nodes has some 300,000
 _ORT_FORMAT: Final = b"ORTM"
@@ -51,7 +51,7 @@ class _Message(NamedTuple):
     depth: int
 
 
-class _UnreadableError(Exception):
+class UnreadableError(Exception):
     """The bytes are not a message; says why."""
 
 
@@ -69,7 +69,7 @@ def require_self_contained(data: bytes, where: str) -> None:
         raise BundleError(f"{where} is a model in ONNX Runtime's own format; graphs of a bundle are ONNX")
     try:
         found = _find_foreign(data)
-    except _UnreadableError as error:
+    except UnreadableError as error:
         raise BundleError(
             f"{where} is not a readable ONNX model: {error}; export the bundle again"
         ) from error
@@ -84,28 +84,28 @@ def _find_foreign(data: bytes) -> str | None:
     while waiting:
         message = waiting.pop()
         if message.depth > _MOST_DEPTH:
-            raise _UnreadableError(f"it is nested more than {_MOST_DEPTH} deep")
+            raise UnreadableError(f"it is nested more than {_MOST_DEPTH} deep")
         children = _CHILDREN[message.kind]
         position = message.start
         while position < message.end:
             fields += 1
             if fields > _MOST_FIELDS:
-                raise _UnreadableError(f"it has more than {_MOST_FIELDS} fields")
-            tag, start = _varint(data, position, message.end)
+                raise UnreadableError(f"it has more than {_MOST_FIELDS} fields")
+            tag, start = read_varint(data, position, message.end)
             number, wire = tag >> 3, tag & 7
             if not 0 < number < 1 << 29:
-                raise _UnreadableError(f"the field number at byte {position} is {number}")
-            position = _field_end(data, wire, start, message.end)
+                raise UnreadableError(f"the field number at byte {position} is {number}")
+            position = field_end(data, wire, start, message.end)
             kind = children.get(number)
             if kind is not None:
-                if wire != _BYTES:
-                    raise _UnreadableError(f"field {number} of a {message.kind} has wire type {wire}")
-                _, content = _varint(data, start, message.end)
+                if wire != WIRE_BYTES:
+                    raise UnreadableError(f"field {number} of a {message.kind} has wire type {wire}")
+                _, content = read_varint(data, start, message.end)
                 waiting.append(_Message(kind, content, position, message.depth + 1))
             elif message.kind == "tensor" and number == _TENSOR_EXTERNAL_DATA:
                 return "has a tensor whose data lie in another file (external data)"
             elif message.kind == "tensor" and number == _TENSOR_DATA_LOCATION:
-                if wire != _VARINT or _varint(data, start, message.end)[0] != 0:
+                if wire != _VARINT or read_varint(data, start, message.end)[0] != 0:
                     return "has a tensor whose data lie in another place (data location)"
             elif (
                 message.kind == "node"
@@ -116,12 +116,12 @@ def _find_foreign(data: bytes) -> str | None:
     return None
 
 
-def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
+def read_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
     """A number and the position behind it."""
     value = 0
     for shift in range(0, 70, 7):
         if position >= end:
-            raise _UnreadableError(f"it ends within a number at byte {position}")
+            raise UnreadableError(f"it ends within a number at byte {position}")
         part = data[position]
         position += 1
         value |= (part & 0x7F) << shift
@@ -129,20 +129,20 @@ def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
             if value >= 1 << 64:
                 break
             return value, position
-    raise _UnreadableError(f"the number before byte {position} is longer than 64 bits")
+    raise UnreadableError(f"the number before byte {position} is longer than 64 bits")
 
 
-def _field_end(data: bytes, wire: int, start: int, end: int) -> int:
+def field_end(data: bytes, wire: int, start: int, end: int) -> int:
     """The position behind a field's content, which starts at `start`."""
     if wire == _VARINT:
-        return _varint(data, start, end)[1]
-    if wire == _BYTES:
-        length, content = _varint(data, start, end)
+        return read_varint(data, start, end)[1]
+    if wire == WIRE_BYTES:
+        length, content = read_varint(data, start, end)
         behind = content + length
     elif wire in {_FIXED32, _FIXED64}:
         behind = start + (4 if wire == _FIXED32 else 8)
     else:  # groups, which ONNX does not use, and types that do not exist
-        raise _UnreadableError(f"the field before byte {start} has wire type {wire}")
+        raise UnreadableError(f"the field before byte {start} has wire type {wire}")
     if behind > end:
-        raise _UnreadableError(f"the field before byte {start} runs {behind - end} bytes over its end")
+        raise UnreadableError(f"the field before byte {start} runs {behind - end} bytes over its end")
     return behind

@@ -381,7 +381,7 @@ def make_runner(driver, *, capture=True, info=INFO, **engine):
         context,
         driver,
         info=info,
-        names=(("image", "labels"), "y"),
+        names=(("image", "labels"), ("y",)),
         rebuild="oslic build B",
         capture=capture,
         log=Log(),
@@ -483,7 +483,7 @@ def test_a_run_that_fails_leaves_no_recording_of_the_context_before_it(monkeypat
         raise BackendError("out of memory")
 
     with monkeypatch.context() as m:
-        m.setattr(runner._result, "_allocate", full)
+        m.setattr(runner._results[0], "_allocate", full)
         with pytest.raises(BackendError, match="out of memory"):
             runner(*inputs(64))  # the context has its shapes by now
     assert not driver.graphs
@@ -584,7 +584,7 @@ def test_engines_with_other_ports_are_refused():
             context,
             driver,
             info=INFO,
-            names=(("compact", "labels"), "estimate"),
+            names=(("compact", "labels"), ("estimate",)),
             rebuild="",
             capture=True,
             log=Log(),
@@ -605,7 +605,8 @@ def bundle(tmp_path):
         ("gpu", "new", "not a compute capability"),
         ("precision", "int3", "known are int8"),
         ("backend", "other", "known are tensorrt"),
-        ("profiles", [{"labels": [[1, 8, 8]] * 3}], "no shapes of image or compact"),
+        ("profiles", [{}], "a profile has no shapes"),
+        ("graph", "../segment", "must be a name"),
         ("profiles", [{"image": [[1, 32, 32, 3]] * 2}], "not three of equal rank"),
         ("profiles", [{"image": [[1, 32, 32, 3], [1, 64, 64, 3], [1, 64, 64]]}], "not three of equal rank"),
         ("profiles", [{"image": [[1, 32, 32, 3], [1, 0, 64, 3], [1, 64, 64, 3]]}], "not in order"),
@@ -854,7 +855,7 @@ def test_the_layers_beside_an_engine_are_no_sidecar(bundle):
     ("field", "value"),
     [
         ("file", "../../secret"), ("file", "/etc/hostname"), ("file", ""), ("file", "a\0b"), ("file", None),
-        ("sha256", "xyz"), ("graph_sha256", 5), ("graph", "other"), ("gpu", "9" * 5000), ("version", 11),
+        ("sha256", "xyz"), ("graph_sha256", 5), ("graph", "../other"), ("gpu", "9" * 5000), ("version", 11),
         ("version_compatible", "no"), ("stripped", 1), ("optimization_level", 1e300), ("optimization_level", True),
         ("profiles", []), ("profiles", {}), ("profiles", [[]]), ("profiles", [{"image": 7}]),
         ("profiles", [{"image": [[10**30] * 4] * 3}]), ("profiles", [{"image": [[1.5] * 4] * 3}]),
@@ -1020,7 +1021,7 @@ def test_libraries_of_nvidias_packages_are_loaded_before_a_provider_needs_them(c
         calls.append("preload")
         print("Failed to load libcudnn.so.9")
 
-    kind = backends._class("onnxruntime-cuda")
+    kind = backends.backend_class("onnxruntime-cuda")
     module = types.ModuleType("stand_in")
     module.get_available_providers, module.preload_dlls = list, preload_dlls
     assert kind._provider(module, Options()) is None
@@ -1035,7 +1036,7 @@ def test_libraries_of_nvidias_packages_are_loaded_before_a_provider_needs_them(c
 def test_providers_whose_recordings_hold_for_one_shape_record_none():
     """Their documentation: input shapes must be fixed across runs. Ours are as the images are."""
     module = types.ModuleType("stand_in")
-    kinds = [backends._class(name) for name in ("onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx")]
+    kinds = [backends.backend_class(name) for name in ("onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx")]
     module.get_available_providers = lambda: [kind.provider for kind in kinds]
     for kind, option in zip(kinds, ("trt_cuda_graph_enable", "enable_cuda_graph"), strict=True):
         assert kind._provider(module, Options(cuda_graphs=True)).options[option] == "0"
@@ -1044,7 +1045,7 @@ def test_providers_whose_recordings_hold_for_one_shape_record_none():
 def test_a_plugin_that_does_not_load_is_an_error_of_ours(ort, tmp_path, monkeypatch):
     (tmp_path / "onnxruntime_ep_nv_tensorrt_rtx.py").write_text("raise ImportError('libcudart.so.13')")
     monkeypatch.syspath_prepend(tmp_path)
-    kind = backends._class("onnxruntime-tensorrt-rtx")
+    kind = backends.backend_class("onnxruntime-tensorrt-rtx")
     with pytest.raises(
         BackendError, match=r"onnxruntime_ep_nv_tensorrt_rtx does not load: libcudart\.so\.13"
     ):
@@ -1092,7 +1093,7 @@ def test_auto_says_aloud_what_it_passed_over(monkeypatch, tmp_path, photo, capsy
     """Two backends of the table report what they would on a GPU machine with a stale engine."""
     stale = Availability(False, "11.4.0", "the engine x cannot be used: built with 11.3.0", expected=True)
     for kind in ("tensorrt", "tensorrt-rtx"):
-        monkeypatch.setattr(backends._class(kind), "probe", classmethod(lambda cls, bundle, options: stale))
+        monkeypatch.setattr(backends.backend_class(kind), "probe", classmethod(lambda cls, bundle, options: stale))
     bundle = Bundle.open(default_bundle())
     with pytest.warns(PassedOverWarning, match=r"tensorrt is passed over: the engine x cannot be used"):
         chosen = select("auto", bundle)

@@ -23,6 +23,7 @@ __all__ = [
     "PassedOverWarning",
     "Runner",
     "Selection",
+    "backend_class",
     "first_usable",
     "probe",
     "probe_all",
@@ -77,7 +78,14 @@ class Selection:
     passed_over: dict[str, str]
 
 
-def _class(name: str) -> type[Backend]:
+def backend_class(name: str) -> type[Backend]:
+    """The class of a backend.
+
+    Raises:
+        BackendError: no backend has this name.
+    """
+    if name not in BACKENDS:
+        raise BackendError(f"unknown backend {name!r}; known: auto, {', '.join(BACKENDS)}")
     entry = BACKENDS[name]
     kind: type[Backend] = getattr(importlib.import_module(f".{entry.module}", __name__), entry.kind)
     return kind
@@ -85,7 +93,7 @@ def _class(name: str) -> type[Backend]:
 
 def probe(name: str, bundle: Bundle | None = None, options: Options | None = None) -> Availability:
     """Say whether a backend, a key of `BACKENDS`, is usable here, and with `bundle` and `options` if given."""
-    return _class(name).probe(bundle, options or Options())
+    return backend_class(name).probe(bundle, options or Options())
 
 
 def probe_all(bundle: Bundle | None = None, options: Options | None = None) -> dict[str, Availability]:
@@ -114,9 +122,7 @@ def select(name: str, bundle: Bundle, options: Options | None = None) -> Selecti
     """
     options = options or Options()
     if name != "auto":
-        if name not in BACKENDS:
-            raise BackendError(f"unknown backend {name!r}; known: auto, {', '.join(BACKENDS)}")
-        kind = _class(name)
+        kind = backend_class(name)
         found = kind.probe(bundle, options)
         if not found.usable:
             raise BackendError(f"{name} cannot be used: {found.reason}")
@@ -126,7 +132,7 @@ def select(name: str, bundle: Bundle, options: Options | None = None) -> Selecti
         if entry.by_name:
             passed_over[candidate] = entry.by_name
             continue
-        kind = _class(candidate)
+        kind = backend_class(candidate)
         found = kind.probe(bundle, options)
         if found.usable:
             return Selection(

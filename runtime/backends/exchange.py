@@ -17,7 +17,8 @@ _CPU: Final = 1
 _CUDA: Final = 2
 _CUDA_HOST: Final = 3
 _CUDA_MANAGED: Final = 13
-_UNSIGNED: Final = 1
+# DLPack's type codes by NumPy's kinds.
+_DLPACK_KINDS: Final = {"i": 0, "u": 1, "f": 2, "b": 6}
 _CAPSULE: Final = b"dltensor"
 _USED: Final = b"used_dltensor"
 
@@ -30,7 +31,7 @@ def as_bytes(memory: Any) -> npt.NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class View:
-    """A uint8 array in C order that somebody else owns.
+    """An array in C order that somebody else owns.
 
     Attributes:
         address: of its first element.
@@ -39,6 +40,7 @@ class View:
         device: which GPU; 0 for host memory.
         owner: what must stay alive while the address is used.
         stream: handle of the CUDA stream on which its contents become valid; None where there is nothing to wait for.
+        itemsize: bytes of an element.
     """
 
     address: int
@@ -47,11 +49,12 @@ class View:
     device: int
     owner: object
     stream: int | None = None
+    itemsize: int = 1
 
     @property
     def size(self) -> int:
         """Bytes."""
-        return math.prod(self.shape)
+        return math.prod(self.shape) * self.itemsize
 
     def host(self) -> npt.NDArray[np.uint8]:
         """Host memory as a flat array over the same bytes; `owner` must outlive it."""
@@ -122,18 +125,23 @@ def contiguous(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> bool:
     return True
 
 
-def _require(*, is_uint8: bool, in_order: bool, found: str) -> None:
-    if not is_uint8:
-        raise BackendError(f"an input is {found}; the graphs take uint8")
+def _require(*, fits: bool, in_order: bool, found: str, wanted: np.dtype[Any]) -> None:
+    if not fits:
+        raise BackendError(f"an input is {found}; the graphs take {wanted}")
     if not in_order:
         raise BackendError("an input is not in C order; copy it into a contiguous array first")
 
 
-def _from_numpy(array: np.ndarray[Any, Any]) -> View:
+def _from_numpy(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> View:
     _require(
-        is_uint8=array.dtype == np.uint8, in_order=bool(array.flags.c_contiguous), found=str(array.dtype)
+        fits=array.dtype == dtype,
+        in_order=bool(array.flags.c_contiguous),
+        found=str(array.dtype),
+        wanted=dtype,
     )
-    return View(array.ctypes.data, array.shape, on_device=False, device=0, owner=array)
+    return View(
+        array.ctypes.data, array.shape, on_device=False, device=0, owner=array, itemsize=dtype.itemsize
+    )
 
 
 def _device_number(array: Any) -> int:
@@ -142,14 +150,16 @@ def _device_number(array: Any) -> int:
     return int(getattr(device, "index", None) or getattr(device, "id", None) or 0)
 
 
-def _from_cuda_interface(array: Any) -> View:
+def _from_cuda_interface(array: Any, dtype: np.dtype[Any]) -> View:
     described = array.__cuda_array_interface__
     shape = tuple(int(size) for size in described["shape"])
     strides = described.get("strides")
     _require(
-        is_uint8=described["typestr"] == "|u1",
-        in_order=contiguous(shape, None if strides is None else tuple(strides)),
+        fits=described["typestr"] == dtype.str,
+        # Strides of the interface are in bytes.
+        in_order=contiguous(shape, None if strides is None else tuple(s // dtype.itemsize for s in strides)),
         found=described["typestr"],
+        wanted=dtype,
     )
     # 1 and 2 name the legacy and the per-thread default stream; None asks for no waiting.
     return View(
@@ -159,10 +169,11 @@ def _from_cuda_interface(array: Any) -> View:
         device=_device_number(array),
         owner=array,
         stream=described.get("stream"),
+        itemsize=dtype.itemsize,
     )
 
 
-def _from_dlpack(array: Any, stream: int | None) -> View:
+def _from_dlpack(array: Any, stream: int | None, dtype: np.dtype[Any]) -> View:
     def ask(question: Callable[[], Any]) -> Any:
         try:
             return question()
@@ -183,31 +194,41 @@ def _from_dlpack(array: Any, stream: int | None) -> View:
     strides = tuple(int(tensor.strides[i]) for i in range(tensor.ndim)) if tensor.strides else None
     kind_ = tensor.dtype
     _require(
-        is_uint8=(kind_.code, kind_.bits, kind_.lanes) == (_UNSIGNED, 8, 1),
+        fits=(kind_.code, kind_.bits, kind_.lanes) == (_DLPACK_KINDS.get(dtype.kind), 8 * dtype.itemsize, 1),
         in_order=contiguous(shape, strides),
         found=f"of DLPack's type {kind_.code}, {kind_.bits} bits",
+        wanted=dtype,
     )
     address = (tensor.data or 0) + int(tensor.byte_offset)
-    return View(address, shape, on_device=on_device, device=index if on_device else 0, owner=capsule)
+    return View(
+        address,
+        shape,
+        on_device=on_device,
+        device=index if on_device else 0,
+        owner=capsule,
+        itemsize=dtype.itemsize,
+    )
 
 
-def view(array: Any, stream: int | None = None) -> View:
+def view(array: Any, stream: int | None = None, dtype: npt.DTypeLike = np.uint8) -> View:
     """Where an array lies; nothing is copied.
 
     Args:
-        array: a numpy array, or anything with `__cuda_array_interface__` or `__dlpack__`; uint8, C order.
+        array: a numpy array, or anything with `__cuda_array_interface__` or `__dlpack__`; C order.
         stream: handle of the CUDA stream that will read it; producers of DLPack wait for what they need.
+        dtype: what its elements must be.
 
     Raises:
         BackendError: another type, layout or device.
     """
+    wanted = np.dtype(dtype)
     if isinstance(array, np.ndarray):
-        return _from_numpy(array)
+        return _from_numpy(array, wanted)
     # DLPack before the interface: what torch shows by the latter names no stream, and is not valid yet.
     if hasattr(array, "__dlpack__"):
-        return _from_dlpack(array, stream)
+        return _from_dlpack(array, stream, wanted)
     if hasattr(array, "__cuda_array_interface__"):
-        return _from_cuda_interface(array)
+        return _from_cuda_interface(array, wanted)
     raise BackendError(
         f"an input is a {type(array).__name__}; give a numpy array, or one with __cuda_array_interface__ or DLPack"
     )

@@ -14,6 +14,7 @@ from .protocol import Availability
 
 if TYPE_CHECKING:
     from ..bundle import Bundle, GraphName
+    from ..model.source import Model
     from .protocol import Options
 
 KEPT_PIXELS: Final = 1 << 20
@@ -148,3 +149,23 @@ class OnnxRuntimeCpu:
         return host_runner(
             session, graph, timeout=self._options.timeout, keep_memory=self._options.keep_memory
         )
+
+    @classmethod
+    def open(cls, model: Model, options: Options) -> sessions.HostRunner:
+        """Load any ONNX graph: see `Backend.open`."""
+        sessions.require_plain(model, cls.name, options)
+
+        def session(profile: str | None = None) -> Any:
+            return open_session(
+                model.data,
+                options.threads,
+                weight_limit=model.weight_limit,
+                profile=profile,
+                optimise=options.optimise,
+                timeout=options.timeout,
+            )
+
+        with sessions.naming(model):
+            opened = session()
+        onnxruntime, _ = sessions.find_onnxruntime()
+        return sessions.HostRunner(onnxruntime, opened, model.name, timeout=options.timeout, reopen=session)

@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import io
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ..bundle import GRAPH_NAMES
@@ -20,8 +21,10 @@ from .sessions import (
     HostRunner,
     Provider,
     find_onnxruntime,
+    naming,
     on_device_thread,
     open_session,
+    require_plain,
     require_ports,
     require_precision,
     session_options,
@@ -29,6 +32,7 @@ from .sessions import (
 
 if TYPE_CHECKING:
     from ..bundle import Bundle, GraphName
+    from ..model.source import Model
     from .protocol import Runner
 
 # y = Relu(x), float, one dimension: what a provider is tried on.
@@ -108,6 +112,14 @@ class _OnnxRuntimeGpu:
         onnxruntime, provider = cls.require_present(options)
         chosen = session_options(onnxruntime, options.threads, optimise=options.optimise)
         return onnxruntime, _open(onnxruntime, data, provider, chosen, options.timeout)
+
+    @classmethod
+    def open(cls, model: Model, options: Options) -> HostRunner:
+        """Load any ONNX graph: see `Backend.open`. ONNX Runtime copies inputs and outputs; nothing is recorded."""
+        require_plain(model, cls.name, options)
+        with naming(model):
+            onnxruntime, session = cls.session(model.data, replace(options, cuda_graphs=False))
+        return HostRunner(onnxruntime, session, model.name, timeout=options.timeout)
 
     @classmethod
     def require_present(cls, options: Options | None = None) -> tuple[Any, Provider]:

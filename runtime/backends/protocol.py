@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ..bundle import Bundle, GraphName
+    from ..model.source import Model
 
 
 _MOST_SECONDS: Final = 1_000_000
@@ -92,8 +94,62 @@ class Runner(Protocol):
         """Give back what the graph holds; calling it again does nothing."""
 
 
+@dataclass(frozen=True)
+class LayerTime:
+    """What one layer of a loaded graph takes, in the product's own division into layers.
+
+    Attributes:
+        name: the product's.
+        operator: the kernel's kind, as far as the product tells it.
+        milliseconds: of the fastest run, or the mean where the product gives no single runs.
+    """
+
+    name: str
+    operator: str
+    milliseconds: float
+
+
+class ModelRunner(Protocol):
+    """A loaded graph with inputs and outputs of any number, type and shape. Safe to call from several threads."""
+
+    def run(
+        self, feeds: Mapping[str, npt.NDArray[Any]], names: Sequence[str] | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Run the graph.
+
+        Args:
+            feeds: arrays in host memory by input name.
+            names: of the outputs wanted; None: all.
+
+        Returns:
+            Outputs by name, owned by the caller.
+
+        Raises:
+            BackendError: the run failed, or an input does not fit.
+            LimitError: it took longer than `Options.timeout`.
+        """
+
+    def layer_times(self, feeds: Mapping[str, npt.NDArray[Any]], runs: int) -> list[LayerTime]:
+        """Time each layer of the loaded graph; the sum is more than a plain run takes.
+
+        Args:
+            feeds: arrays by input name.
+            runs: how often it runs.
+
+        Raises:
+            BackendError: the product does not tell.
+        """
+
+    @property
+    def device_milliseconds(self) -> float | None:
+        """Time of the last run on the device alone, without copies; None where nothing tells it apart."""
+
+    def close(self) -> None:
+        """Give back what the graph holds; calling it again does nothing."""
+
+
 class Backend(Protocol):
-    """Runs the graphs of one bundle."""
+    """Runs graphs: those of one bundle, or any single one."""
 
     name: ClassVar[str]
 
@@ -110,4 +166,13 @@ class Backend(Protocol):
         Raises:
             BundleError: the file is missing or was altered.
             BackendError: the backend cannot take it.
+        """
+
+    @classmethod
+    def open(cls, model: Model, options: Options) -> ModelRunner:
+        """Load any ONNX graph; backends that run engines take the one that was built from it.
+
+        Raises:
+            BackendError: the backend cannot take it, or holds no engine of it.
+            UsageError: it is no valid model.
         """

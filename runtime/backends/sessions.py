@@ -10,28 +10,33 @@ import contextlib
 import functools
 import importlib
 import importlib.util
+import json
 import logging
 import os
 import sys
+import tempfile
 import threading
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import numpy as np
 
-from ..errors import BackendError, BundleError, DependencyError, LimitError, one_line
+from ..errors import BackendError, BundleError, DependencyError, LimitError, UsageError, one_line
 from ..packages import NAMESPACE, without_telemetry
 from .capture import CaptureState, Step
 from .exchange import View, view
+from .protocol import LayerTime
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ..bundle import Bundle, GraphInfo, GraphName
+    from ..model.source import Model
     from .protocol import Options
 
 CPU: Final = "CPUExecutionProvider"
@@ -58,6 +63,7 @@ _SIZE_ARITHMETIC: Final = frozenset(
 _NO_MODEL: Final = frozenset({"InvalidGraph", "InvalidProtobuf"})
 _MOST_SLOTS: Final = 8
 _NO_GRAPH: Final = "-1"
+_NODE_EVENT: Final = "_kernel_time"
 # How ONNX Runtime says that there is no memory; its exceptions are those of all other failures.
 _OUT_OF_MEMORY: Final = ("std::bad_alloc", "Failed to allocate memory")
 
@@ -118,6 +124,39 @@ def require_precision(bundle: Bundle, graph: GraphName, backend: str, options: O
             f"{backend} runs graphs as they are, and {graph} is {here}, not {options.precision}: leave the precision "
             "out, or take a bundle in that precision (fp16: `oslic cast` makes one)"
         )
+
+
+def require_plain(model: Model, backend: str, options: Options) -> None:
+    """Refuse a precision for a graph that runs as it is.
+
+    Raises:
+        BackendError: one was asked for, other than that of the graph's weights.
+    """
+    if options.precision is None:
+        return
+    kinds = {PRECISION_NAMES.get(kind, kind) for kind in model.header.parameters}
+    if model.header.quantized:
+        kinds = {"int8"}
+    if options.precision not in kinds:
+        raise BackendError(
+            f"{backend} runs graphs as they are, and {model.path} is {'/'.join(sorted(kinds)) or 'without weights'}, "
+            f"not {options.precision}: leave the precision out, or make such a graph (`oslic cast`, `oslic calibrate`)"
+        )
+
+
+@contextlib.contextmanager
+def naming(model: Model) -> Iterator[None]:
+    """What goes wrong when a graph is loaded names its file; what is no valid model is the user's error.
+
+    Raises:
+        UsageError: in place of BundleError, unless a bundle holds it.
+    """
+    try:
+        yield
+    except BundleError as error:
+        raise UsageError(f"{model.path}: {error}") from error
+    except (BackendError, LimitError) as error:
+        raise type(error)(f"{model.path}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -306,6 +345,7 @@ class HostRunner:
         timeout: see `Options`.
         gives_back: whether a run returns its memory to the system, by the shape of the first input; None: it is kept
             for the next one.
+        reopen: opens the session again with a profile under this path prefix; None: there are no layer times.
     """
 
     def __init__(
@@ -316,20 +356,40 @@ class HostRunner:
         *,
         timeout: float | None = None,
         gives_back: Callable[[tuple[int, ...]], bool] | None = None,
+        reopen: Callable[[str], Any] | None = None,
     ) -> None:
         self._api = onnxruntime
         self._session = session
         self._name = name
         self._timeout = timeout
         self._gives_back = gives_back
+        self._reopen = reopen
         self._inputs = [value.name for value in session.get_inputs()]
-        self._outputs = [session.get_outputs()[0].name]
+        self._outputs = [value.name for value in session.get_outputs()]
 
     def __call__(self, *inputs: Any) -> npt.NDArray[np.uint8]:
         """Run the graph: see `Runner`."""
         arrays = [x if isinstance(x, np.ndarray) else _in_host_memory(view(x)) for x in inputs]
         gives_back = self._gives_back is not None and bool(arrays) and self._gives_back(arrays[0].shape)
-        return self._run(arrays, gives_back=gives_back)
+        return self._run_in_order(arrays, gives_back=gives_back)
+
+    def run(
+        self, feeds: Mapping[str, npt.NDArray[Any]], names: Sequence[str] | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Run the graph: see `ModelRunner`."""
+        wanted = self._outputs if names is None else list(names)
+        return dict(zip(wanted, self._run(feeds, wanted, gives_back=False), strict=True))
+
+    def layer_times(self, feeds: Mapping[str, npt.NDArray[Any]], runs: int) -> list[LayerTime]:
+        """Time each node of the optimized graph: see `ModelRunner`."""
+        if self._reopen is None:
+            raise BackendError(f"ONNX Runtime gives no layer times of {self._name} on this provider")
+        return layer_times(self._reopen, feeds, runs)
+
+    @property
+    def device_milliseconds(self) -> float | None:
+        """None: ONNX Runtime does not tell the device's time apart."""
+        return None
 
     def give_back(self, *inputs: npt.NDArray[np.uint8]) -> None:
         """Return what earlier runs left in the arena to the system; the inputs are the smallest that the graph takes.
@@ -337,9 +397,19 @@ class HostRunner:
         ONNX Runtime does so behind a run only.
         """
         if self._gives_back is not None:
-            self._run(list(inputs), gives_back=True)
+            self._run_in_order(list(inputs), gives_back=True)
 
-    def _run(self, arrays: list[npt.NDArray[np.uint8]], *, gives_back: bool) -> npt.NDArray[np.uint8]:
+    def _run_in_order(
+        self, arrays: list[npt.NDArray[np.uint8]], *, gives_back: bool
+    ) -> npt.NDArray[np.uint8]:
+        if len(arrays) != len(self._inputs):
+            raise BackendError(f"the {self._name} graph takes {len(self._inputs)} inputs, not {len(arrays)}")
+        feeds = dict(zip(self._inputs, arrays, strict=True))
+        return cast("npt.NDArray[np.uint8]", self._run(feeds, self._outputs[:1], gives_back=gives_back)[0])
+
+    def _run(
+        self, feeds: Mapping[str, npt.NDArray[Any]], names: list[str], *, gives_back: bool
+    ) -> list[npt.NDArray[Any]]:
         if self._session is None:
             raise BackendError(f"the {self._name} graph was closed")
         options = self._api.RunOptions()
@@ -347,17 +417,39 @@ class HostRunner:
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         try:
             with time_limit(self._timeout, _stopper(options), f"the {self._name} graph"):
-                feeds = dict(zip(self._inputs, arrays, strict=True))
-                (output,) = self._session.run(self._outputs, feeds, options)
+                outputs: list[npt.NDArray[Any]] = self._session.run(names, dict(feeds), options)
         except LimitError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions have no common base but this
-            raise _failure(self._name, [x.shape for x in arrays], error) from error
-        return cast("npt.NDArray[np.uint8]", output)
+            raise _failure(self._name, [x.shape for x in feeds.values()], error) from error
+        return outputs
 
     def close(self) -> None:
         """Drop the session."""
         self._session = None
+
+
+def layer_times(
+    reopen: Callable[[str], Any], feeds: Mapping[str, npt.NDArray[Any]], runs: int
+) -> list[LayerTime]:
+    """Run a session with ONNX Runtime's profiler, and read the fastest time of each node of the optimized graph.
+
+    Args:
+        reopen: opens the session with a profile under this path prefix.
+        feeds: inputs by name.
+        runs: how often it runs.
+    """
+    with tempfile.TemporaryDirectory(prefix="oslic-") as folder:
+        session = reopen(str(Path(folder) / "profile"))
+        for _ in range(runs):
+            session.run(None, dict(feeds))
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    fastest: dict[tuple[str, str], float] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(_NODE_EVENT):
+            key = event["name"].removesuffix(_NODE_EVENT), str(event["args"]["op_name"])
+            fastest[key] = min(fastest.get(key, float("inf")), event["dur"] * 1e-3)
+    return [LayerTime(name, operator, ms) for (name, operator), ms in fastest.items()]
 
 
 def _in_host_memory(source: View) -> npt.NDArray[np.uint8]:

@@ -3,42 +3,50 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import math
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
+from .. import engine_trust
 from ..bundle import GRAPH_NAMES
 from ..engines import (
     PRODUCTS,
     EngineInfo,
     Product,
     choose_engine,
+    choose_engine_of,
     engines_of,
     read_engine,
     rebuild_command,
+    rebuild_model_command,
 )
 from ..errors import BackendError, OslicError
+from ..files import read_regular_file
+from ..model.header import Port
 from . import cuda
 from .capture import CaptureState, Step
 from .exchange import View, view
-from .protocol import Availability, Options
+from .protocol import Availability, LayerTime, Options
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ..bundle import Bundle, GraphName
+    from ..model.source import EngineFile, Model
 
 PACKAGES: Final[dict[Product, str]] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx-cu13"}
 """What to install for each product."""
 
 # Of every address that a context takes. CUDA allocates like this; a part of an array need not lie so.
 _ALIGNMENT: Final = 256
+_MOST_GRAPH_BYTES: Final = (1 << 31) - 1
 
 
 class Log:
@@ -123,10 +131,11 @@ class TensorRtRunner:
         context: its execution context.
         driver: CUDA.
         info: the engine's sidecar.
-        names: of the inputs in order, and of the output.
+        names: of the inputs, and of the outputs, in order.
         rebuild: the command that builds the engine again, for messages.
         capture: whether to record CUDA graphs here (TensorRT-RTX does that itself).
         log: what the product says.
+        pixels: whether all inputs and outputs must be uint8, as those of a bundle's graphs.
     """
 
     def __init__(
@@ -137,17 +146,18 @@ class TensorRtRunner:
         driver: cuda.Driver,
         *,
         info: EngineInfo,
-        names: tuple[tuple[str, ...], str],
+        names: tuple[tuple[str, ...], tuple[str, ...]],
         rebuild: str,
         capture: bool,
         log: Log,
+        pixels: bool = True,
     ) -> None:
         self._trt = trt
         # In the order in which they must go: context, then engine.
         self._context, self._engine = context, engine
         self._driver = driver
         self._info = info
-        self._inputs, self._output = names
+        self._inputs, self._outputs = names
         self._rebuild = rebuild
         self._log = log
         self._lock = threading.Lock()
@@ -155,28 +165,50 @@ class TensorRtRunner:
         self._stream = cuda.Resource(driver.create_stream(), driver.destroy_stream)
         self._events = [cuda.Resource(driver.create_event(), driver.destroy_event) for _ in range(2)]
         self._staging = [cuda.Buffer(driver.allocate, driver.free) for _ in self._inputs]
-        self._result = cuda.Buffer(driver.allocate, driver.free)
+        self._results = [cuda.Buffer(driver.allocate, driver.free) for _ in self._outputs]
         self._host = cuda.Pool(driver.allocate_pinned, driver.free_pinned)
         self._graph: cuda.Resource | None = None
         self._profile = 0
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._closed = False
-        self._check_ports()
+        self._dtypes = self._check_ports(pixels=pixels)
 
-    def _check_ports(self) -> None:
+    def _check_ports(self, *, pixels: bool) -> dict[str, np.dtype[Any]]:
+        """The element type of each tensor."""
         found = {self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)}
-        wanted = {*self._inputs, self._output}
+        wanted = {*self._inputs, *self._outputs}
         if found != wanted:
             raise BackendError(
                 f"the engine {self._info.file} has the tensors {', '.join(sorted(found))} instead of "
                 f"{', '.join(sorted(wanted))}; {self._rebuild}"
             )
+        dtypes: dict[str, np.dtype[Any]] = {}
         for name in sorted(wanted):
             kind = self._engine.get_tensor_dtype(name)
-            if kind != self._trt.DataType.UINT8:
+            if pixels and kind != self._trt.DataType.UINT8:
                 raise BackendError(
                     f"the engine {self._info.file}: {name} is {kind}, not uint8; {self._rebuild}"
                 )
+            dtypes[name] = np.dtype(np.uint8) if pixels else numpy_type(self._trt, name, kind)
+        return dtypes
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        """What the engine takes: types as built, sizes of the first profile where they are fixed."""
+        profile = self._info.profiles[0]
+        return tuple(
+            Port(
+                name,
+                str(self._dtypes[name]),
+                tuple(
+                    low if low == high else f"{low}..{high}"
+                    for low, high in zip(profile[name][0], profile[name][2], strict=True)
+                )
+                if name in profile
+                else None,
+            )
+            for name in self._inputs
+        )
 
     @property
     def records_graphs(self) -> bool:
@@ -191,13 +223,57 @@ class TensorRtRunner:
 
     def __call__(self, *inputs: Any) -> npt.NDArray[np.uint8]:
         """Run the engine: see `Runner`. The output lies in page-locked memory that goes with the array."""
+        return self._in_host_memory(inputs)[0]
+
+    def run(
+        self, feeds: Mapping[str, npt.NDArray[Any]], names: Sequence[str] | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Run the engine: see `ModelRunner`. The outputs lie in page-locked memory that goes with the arrays."""
+        outputs = dict(zip(self._outputs, self._in_host_memory(self._ordered(feeds)), strict=True))
+        return outputs if names is None else {name: outputs[name] for name in names}
+
+    def layer_times(self, feeds: Mapping[str, npt.NDArray[Any]], runs: int) -> list[LayerTime]:
+        """Time each layer of the engine: see `ModelRunner`. CUDA graphs are left aside."""
+        total: dict[str, float] = {}
+
+        class Profiler(self._trt.IProfiler):  # type: ignore[misc,name-defined]
+            def __init__(self) -> None:
+                super().__init__()
+
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                total[layer_name] = total.get(layer_name, 0.0) + float(ms)
+
+        arrays = self._ordered(feeds)
+        self.launch(*arrays)
+        profiler = Profiler()  # the context does not keep it
+        with self._lock:
+            self._state.refused()  # a replayed recording reports no layers
+            self._drop_graph()
+            self._context.profiler = profiler
+        for _ in range(runs):
+            self.launch(*arrays)
+        return [LayerTime(name, "", ms / runs) for name, ms in total.items()]
+
+    def _ordered(self, feeds: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        missing = [name for name in self._inputs if name not in feeds]
+        if missing:
+            raise BackendError(
+                f"the engine {self._info.file} takes the input {missing[0]}, which is not given"
+            )
+        return [np.ascontiguousarray(feeds[name]) for name in self._inputs]
+
+    def _in_host_memory(self, inputs: Sequence[Any]) -> list[npt.NDArray[Any]]:
+        outputs: list[npt.NDArray[Any]] = []
         with self._lock, self._driver.current():
-            address, shape, read = self._run(inputs, self._result)
-            output = self._host.array(shape)
-            self._driver.to_host(output, address, self._stream.handle)
+            placed, read = self._run(inputs, self._results)
+            for name, (address, shape) in zip(self._outputs, placed, strict=True):
+                dtype = self._dtypes[name]
+                raw = self._host.array((math.prod(shape) * dtype.itemsize,))
+                self._driver.to_host(raw, address, self._stream.handle)
+                outputs.append(raw.view(dtype).reshape(shape))
             self._driver.synchronise(self._stream.handle)
             del read  # until now the device was reading them
-        return output
+        return outputs
 
     def on_device(self, *inputs: Any) -> DeviceArray:
         """Run the engine, and leave the output on the GPU.
@@ -210,7 +286,7 @@ class TensorRtRunner:
         """
         with self._lock, self._driver.current():
             buffer = cuda.Buffer(self._driver.allocate, self._driver.free)
-            _, shape, read = self._run(inputs, buffer)
+            ((_, shape),), read = self._run(inputs, [buffer])
             self._driver.synchronise(self._stream.handle)
             del read
         return DeviceArray(buffer.hand_over(), shape)
@@ -222,45 +298,65 @@ class TensorRtRunner:
             inputs: as for `__call__`.
         """
         with self._lock, self._driver.current():
-            _, _, read = self._run(inputs, self._result)
+            _, read = self._run(inputs, self._results)
             self._driver.synchronise(self._stream.handle)
             del read
 
-    def _run(self, inputs: Sequence[Any], result: cuda.Buffer) -> tuple[int, tuple[int, ...], Sequence[View]]:
+    def _run(
+        self, inputs: Sequence[Any], results: Sequence[cuda.Buffer]
+    ) -> tuple[list[tuple[int, tuple[int, ...]]], Sequence[View]]:
         """Launch everything.
 
+        Args:
+            inputs: as for `__call__`.
+            results: memory of the outputs, one for each.
+
         Returns:
-            Address and shape of the output, valid when the stream is done, and what must live until then.
+            Address and shape of each output, valid when the stream is done, and what must live until then.
         """
         if self._closed:
             raise BackendError(f"the {self._info.graph} engine was closed")
         stream = self._stream.handle
-        views = [view(array, stream) for array in inputs]
-        if len(views) != len(self._inputs):
+        if len(inputs) != len(self._inputs):
             raise BackendError(
-                f"the {self._info.graph} engine takes {len(self._inputs)} inputs, not {len(views)}"
+                f"the {self._info.graph} engine takes {len(self._inputs)} inputs, not {len(inputs)}"
             )
+        views = [
+            view(array, stream, self._dtypes[name]) for name, array in zip(self._inputs, inputs, strict=True)
+        ]
         shapes = {name: v.shape for name, v in zip(self._inputs, views, strict=True)}
         profile = self._profile_for(shapes)
         addresses = [self._place(v, buffer) for v, buffer in zip(views, self._staging, strict=True)]
         self._use(profile, shapes)
-        shape = tuple(int(size) for size in self._context.get_tensor_shape(self._output))
-        address = result.require(math.prod(shape))
-        for name, place in zip((*self._inputs, self._output), (*addresses, address), strict=True):
+        placed = []
+        for name, result in zip(self._outputs, results, strict=True):
+            shape = tuple(int(size) for size in self._context.get_tensor_shape(name))
+            if any(size < 0 for size in shape):
+                raise BackendError(
+                    f"the size of the output {name} of {self._info.file} depends on the data, not only on the inputs' "
+                    "sizes: this runner does not take such engines"
+                )
+            placed.append((result.require(math.prod(shape) * self._dtypes[name].itemsize), shape))
+        addresses += [address for address, _ in placed]
+        for name, place in zip((*self._inputs, *self._outputs), addresses, strict=True):
             if not self._context.set_tensor_address(name, place):
                 raise BackendError(
                     f"{self._trt.__name__} refuses the memory of {name}: {self._log.reasons()}"
                 )
-        step, drop = self._state.step((profile, tuple(shapes.items()), *addresses, address))
+        step, drop = self._state.step((profile, tuple(shapes.items()), *addresses))
         if drop:
             self._drop_graph()
         start, end = (event.handle for event in self._events)
         self._driver.record(start, stream)
         self._launch(step)
         self._driver.record(end, stream)
-        return address, shape, views
+        return placed, views
 
     def _profile_for(self, shapes: dict[str, tuple[int, ...]]) -> int:
+        if any(profile.keys() != shapes.keys() for profile in self._info.profiles):
+            raise BackendError(
+                f"the profiles of the engine {self._info.file} have no shapes of {', '.join(shapes)}; {self._rebuild}"
+            )
         for name, shape in shapes.items():
             rank = len(self._info.profiles[0][name][0])
             if len(shape) != rank:
@@ -373,7 +469,7 @@ class TensorRtRunner:
             for give_back in (
                 lambda: self._driver.synchronise(self._stream.handle),
                 self._drop_graph,
-                *(buffer.close for buffer in (*self._staging, self._result)),
+                *(buffer.close for buffer in (*self._staging, *self._results)),
                 self._host.close,
                 *(resource.close for resource in (*self._events, self._stream)),
                 self._drop_engine,
@@ -381,6 +477,21 @@ class TensorRtRunner:
                 # On a broken device every call fails: the error that broke it is what the caller must see.
                 with contextlib.suppress(BackendError):
                     give_back()
+
+
+def numpy_type(trt: Any, name: str, kind: Any) -> np.dtype[Any]:
+    """NumPy's type for that of an engine's tensor.
+
+    Raises:
+        BackendError: NumPy has none, as for bfloat16.
+    """
+    try:
+        found: np.dtype[Any] = np.dtype(trt.nptype(kind))
+    except TypeError as error:
+        raise BackendError(
+            f"{name} is {kind}, which NumPy does not have: build it in fp16 or fp32"
+        ) from error
+    return found
 
 
 def load_product(product: Product) -> Any:
@@ -461,11 +572,7 @@ class _TensorRt:
     def __init__(self, bundle: Bundle, options: Options) -> None:
         self._bundle = bundle
         self._options = options
-        self._trt = load_product(self.product)
-        self._driver = cuda.open_driver()
-        self._log = Log()
-        with self._driver.current():
-            self._runtime = make(self._trt, "Runtime", logger(self._trt, self._log), log=self._log)
+        self._loader = _Loader(self.product, options)
 
     @classmethod
     def probe(cls, bundle: Bundle | None, options: Options) -> Availability:
@@ -520,58 +627,179 @@ class _TensorRt:
 
     def load(self, graph: GraphName) -> TensorRtRunner:
         """Load one graph's engine: see `Backend.load`."""
-        found, reason = cuda.gpus()
-        if not found:
-            raise BackendError(f"no GPU can be used: {reason}")
+        loader, ports = self._loader, self._bundle.manifest.graphs[graph]
         path, info = choose_engine(
             self._bundle,
             graph,
             self.product,
-            version=str(self._trt.__version__),
-            gpu=found[0].capability,
+            version=loader.version,
+            gpu=_capability(),
             precision=self._options.precision,
             trust=self._options.trust_engines,
         )
+        return loader.runner(
+            path,
+            info,
+            names=(ports.inputs, (ports.output,)),
+            weights=lambda: self._bundle.read_graph(graph),
+            rebuild=rebuild_command(self._bundle.path, info),
+        )
+
+    @classmethod
+    def open(cls, model: Model, options: Options) -> TensorRtRunner:
+        """Load the engine that `oslic build` made of an ONNX graph, from `engines/` beside it: see `Backend.open`."""
+        loader = _Loader(cls.product, options)
+        path, info = choose_engine_of(
+            model.path,
+            model.name,
+            model.file_sha256,
+            cls.product,
+            version=loader.version,
+            gpu=_capability(),
+            precision=options.precision,
+            trust=options.trust_engines,
+        )
+        return loader.runner(
+            path,
+            info,
+            names=(tuple(p.name for p in model.inputs), tuple(p.name for p in model.outputs)),
+            weights=lambda: model.data,
+            rebuild=rebuild_model_command(model.path, info),
+            pixels=False,
+        )
+
+    @classmethod
+    def open_engine(cls, engine: EngineFile, options: Options) -> TensorRtRunner:
+        """Load an engine by itself.
+
+        Args:
+            engine: the engine and its sidecar.
+            options: how.
+
+        Raises:
+            BackendError: it does not fit this machine, was not built here and is not trusted, or cannot be loaded.
+        """
+        loader = _Loader(cls.product, options)
+        info, path = engine.info, engine.path
+        reason = info.misfit(info.graph_sha256, loader.version, _capability())
+        if reason is None and not options.trust_engines and not engine_trust.built_here(info):
+            reason = engine_trust.UNTRUSTED
+        if reason is not None:
+            raise BackendError(f"the engine {path} cannot be used: {reason}")
+        return loader.runner(
+            path,
+            info,
+            names=None,
+            weights=lambda: _graph_beside(path, info),
+            rebuild=f"build {path} again",
+            pixels=False,
+        )
+
+
+def _capability() -> str:
+    found, reason = cuda.gpus()
+    if not found:
+        raise BackendError(f"no GPU can be used: {reason}")
+    return found[0].capability
+
+
+def _graph_beside(path: Path, info: EngineInfo) -> bytes:
+    """The graph that an engine without weights was built from, where `oslic build` writes engines: one folder up."""
+    for folder in (path.parent, path.parent.parent):
+        graph = folder / f"{info.graph}.onnx"
+        if graph.is_file():
+            data = read_regular_file(graph, "graph", _MOST_GRAPH_BYTES, BackendError)
+            if hashlib.sha256(data).hexdigest() == info.graph_sha256:
+                return data
+    raise BackendError(
+        f"the engine {path} holds no weights, and the graph {info.graph}.onnx that it takes them from is not beside it"
+    )
+
+
+class _Loader:
+    """Loads engines of one product.
+
+    Attributes:
+        version: of the product.
+    """
+
+    def __init__(self, product: Product, options: Options) -> None:
+        self._product = product
+        self._options = options
+        self._trt = load_product(product)
+        self.version = str(self._trt.__version__)
+        _capability()
+        self._driver = cuda.open_driver()
+        self._log = Log()
         with self._driver.current():
-            engine = self._deserialise(path, info, graph)
+            self._runtime = make(self._trt, "Runtime", logger(self._trt, self._log), log=self._log)
+
+    def runner(
+        self,
+        path: Path,
+        info: EngineInfo,
+        *,
+        names: tuple[tuple[str, ...], tuple[str, ...]] | None,
+        weights: Callable[[], bytes],
+        rebuild: str,
+        pixels: bool = True,
+    ) -> TensorRtRunner:
+        """Load an engine that fits and is trusted.
+
+        Args:
+            path: of the engine.
+            info: its sidecar.
+            names: of inputs and outputs; None: those of the engine, in its order.
+            weights: gives the graph that an engine without weights takes them from.
+            rebuild: how it is built again, for messages.
+            pixels: see `TensorRtRunner`.
+
+        Raises:
+            BackendError: it cannot be loaded.
+        """
+        with self._driver.current():
+            engine = self._deserialise(path, info, weights, rebuild)
             context, records_itself = make_context(self._trt, engine, cuda_graphs=self._options.cuda_graphs)
         if context is None:
             raise BackendError(f"{path}: no execution context: {self._log.reasons()}")
-        ports = self._bundle.manifest.graphs[graph]
         return TensorRtRunner(
             self._trt,
             engine,
             context,
             self._driver,
             info=info,
-            names=(ports.inputs, ports.output),
-            rebuild=rebuild_command(self._bundle.path, info),
+            names=names or self._names(engine),
+            rebuild=rebuild,
             capture=self._options.cuda_graphs and not records_itself,
             log=self._log,
+            pixels=pixels,
         )
 
-    def _deserialise(self, path: Path, info: EngineInfo, graph: GraphName) -> Any:
+    def _names(self, engine: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        names = [str(engine.get_tensor_name(i)) for i in range(engine.num_io_tensors)]
+        modes = {name: engine.get_tensor_mode(name) for name in names}
+        taken = tuple(name for name in names if modes[name] == self._trt.TensorIOMode.INPUT)
+        return taken, tuple(name for name in names if name not in taken)
+
+    def _deserialise(self, path: Path, info: EngineInfo, weights: Callable[[], bytes], rebuild: str) -> Any:
         data = read_engine(path, info)
-        # An engine that carries a runtime of its own version carries code. `choose_engine` has let through only what
-        # this user built with that option, or trusts: the sidecar alone allows nothing.
+        # An engine that carries a runtime of its own version carries code. The caller has let through only what this
+        # user built with that option, or trusts: the sidecar alone allows nothing.
         self._runtime.engine_host_code_allowed = info.version_compatible
         engine = self._runtime.deserialize_cuda_engine(data)
         if engine is None:
-            raise BackendError(
-                f"{self.product} cannot load {path}: {self._log.reasons()}; "
-                f"{rebuild_command(self._bundle.path, info)}"
-            )
+            raise BackendError(f"{self._product} cannot load {path}: {self._log.reasons()}; {rebuild}")
         if info.stripped:
-            self._refit(engine, graph, path)
+            self._refit(engine, weights(), path)
         return engine
 
-    def _refit(self, engine: Any, graph: GraphName, path: Path) -> None:
+    def _refit(self, engine: Any, graph: bytes, path: Path) -> None:
         """Put the graph's weights into an engine that was built without them."""
         talk = logger(self._trt, self._log)
         refitter = make(self._trt, "Refitter", engine, talk, log=self._log)
         parser = make(self._trt, "OnnxParserRefitter", refitter, talk, log=self._log)
-        if not parser.refit_from_bytes(self._bundle.read_graph(graph)) or not refitter.refit_cuda_engine():
-            raise BackendError(f"{path} cannot be given the weights of {graph}: {self._log.reasons()}")
+        if not parser.refit_from_bytes(graph) or not refitter.refit_cuda_engine():
+            raise BackendError(f"{path} cannot be given the weights of its graph: {self._log.reasons()}")
 
 
 class TensorRt(_TensorRt):

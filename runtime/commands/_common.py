@@ -22,6 +22,7 @@ from ..limits import Limits
 from ..memory import return_freed_arrays
 from .arguments import require_ending
 from .limits import add_limit_arguments, limits_of
+from .trust import add_trust_argument
 
 STREAM_SUFFIX: Final = ".oslic"
 STREAM_KIND: Final = "an OSLIC stream"
@@ -52,15 +53,6 @@ def add_codec_arguments(
     add_trust_argument(parser)
     parser.add_argument("--json", action="store_true", help=json_help)
     add_limit_arguments(parser)
-
-
-def add_trust_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the switch that lets engines run which this user did not build on this machine."""
-    parser.add_argument(
-        "--trust-engines",
-        action="store_true",
-        help="also load engines that were not built by you on this machine; loading an engine can run code",
-    )
 
 
 def open_codec(args: argparse.Namespace) -> Codec:

@@ -9,7 +9,7 @@ from ..backends import BACKENDS, Options, first_usable, probe_all
 from ..bundle_finder import open_bundle
 from ..engines import PRECISIONS
 from ..errors import printable
-from ._common import add_trust_argument
+from .trust import add_trust_argument
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""`oslic inspect`: show the contents of a bundle."""
+"""`oslic inspect`: show what an ONNX graph, an engine or a bundle holds."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..bundle import Bundle
+    from ..model.source import EngineFile, Model
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path, nargs="?", metavar="BUNDLE", help="default: the shipped one")
+    parser.add_argument(
+        "source", type=Path, nargs="?", metavar="GRAPH.onnx|ENGINE|BUNDLE", help="default: the shipped bundle"
+    )
     parser.add_argument("--json", action="store_true", help="machine-readable")
 
 
@@ -53,20 +56,73 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     return found
 
 
-def run(args: argparse.Namespace) -> int:
-    from ..bundle_finder import open_bundle
-    from ..errors import BundleError, printable
+def describe_model(model: Model) -> dict[str, Any]:
+    """What an ONNX graph states, as plain JSON types.
 
-    bundle = open_bundle(args.bundle)
-    found = describe(bundle)
+    Args:
+        model: the graph.
+
+    Returns:
+        `inputs` and `outputs` (name, dtype, shape), `operators` and `parameters` by kind, versions, bytes and SHA-256.
+    """
+    header = model.header
+    return {
+        "name": model.name,
+        "file": str(model.path),
+        "bytes": len(model.data),
+        "sha256": model.file_sha256,
+        **{key: value for key, value in asdict(header).items() if key != "external"},
+        "weights_beside": list(header.external),
+        "quantized": header.quantized,
+    }
+
+
+def _model_lines(model: Model) -> Iterator[str]:
+    header = model.header
+    weights = sum(header.parameters.values())
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in header.parameters.items())
+    opsets = ", ".join(f"{name or 'ai.onnx'} {version}" for name, version in header.opsets.items())
+    yield f"{model.path}: {len(model.data) / 1e6:.2f} MB, {weights / 1e6:.3f} M weights ({kinds or 'none'})"
+    yield f"  opset {opsets}, IR {header.ir_version}{f', by {header.producer}' if header.producer else ''}"
+    for what, ports in (("in ", header.inputs), ("out", header.outputs)):
+        for port in ports:
+            yield f"  {what}  {port}"
+    yield f"  nodes  {', '.join(f'{count} {kind}' for kind, count in header.operators.items())}"
+
+
+def _engine_lines(engine: EngineFile) -> Iterator[str]:
+    info = engine.info
+    yield f"{engine.path}: {info.backend} {info.version}, {info.precision}, for GPUs of compute capability {info.gpu}"
+    yield f"  of the graph {info.graph} ({info.graph_sha256[:16]}), built in {info.build_seconds:g} s"
+    for profile in info.profiles:
+        for name, shapes in profile.items():
+            yield f"  in   {name} {', '.join('x'.join(map(str, shape)) for shape in shapes)}"
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..engines import read_engine
+    from ..errors import BundleError, printable
+    from ..model.source import open_source
+
+    source = open_source(args.source)
+    if source.engine is not None:
+        read_engine(source.engine.path, source.engine.info)
+        found, lines = asdict(source.engine.info), list(_engine_lines(source.engine))
+    elif source.bundle is not None:
+        found = describe(source.bundle)
+        lines = list(_lines(source.bundle.path, found))
+    else:
+        (model,) = source.models
+        found, lines = describe_model(model), list(_model_lines(model))
     if args.json:
         print(json.dumps(found, indent=2))
     else:
-        for line in _lines(bundle.path, found):
+        for line in lines:
             print(printable(line))
-    damaged = [name for name, graph in found["graphs"].items() if not graph["intact"]]
-    if damaged:
-        raise BundleError(found["graphs"][damaged[0]]["damage"])
+    if source.bundle is not None:
+        damaged = [graph["damage"] for graph in found["graphs"].values() if not graph["intact"]]
+        if damaged:
+            raise BundleError(damaged[0])
     return 0
 
 

@@ -1,0 +1,156 @@
+"""`oslic run` and `oslic inspect` on any graph."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import foreign_networks
+import numpy as np
+import onnxruntime
+import pytest
+from host_product import DataType, Engine, HostDriver, product
+from oslic.runtime.backends.tensorrt import Log, TensorRtRunner
+from oslic.runtime.cli import main
+from oslic.runtime.engines import EngineInfo
+from oslic.runtime.errors import BackendError
+from oslic.runtime.model.running import load
+from oslic.runtime.model.source import read_model
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with the networks, which is the current one."""
+    for make in (foreign_networks.unet, foreign_networks.two_headed, foreign_networks.arithmetic):
+        foreign_networks.save(make(), tmp_path / f"{make.__name__}.onnx")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def oslic(command):
+    return main(shlex.split(command))
+
+
+def by_onnxruntime(path, feeds):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds), strict=True))
+
+
+def test_outputs_are_those_of_onnxruntime(here, capsys):
+    assert oslic("run two_headed.onnx --range kind=0,9 --save-inputs in.npz -o out.npz --seed 3 --json") == 0
+    told = json.loads(capsys.readouterr().out)
+    with np.load("in.npz") as file:
+        feeds = dict(file)
+    wanted = by_onnxruntime("two_headed.onnx", feeds)
+    with np.load("out.npz") as file:
+        assert set(file) == set(wanted)
+        for name, y in wanted.items():
+            np.testing.assert_allclose(file[name], y, rtol=1e-5, atol=1e-6)
+            assert told["outputs"][name]["mean"] == pytest.approx(float(y.mean()), abs=1e-6)
+    assert told["backend"] == "onnxruntime-cpu"
+    assert oslic("run two_headed.onnx --inputs in.npz -o again.npz") == 0
+    with np.load("again.npz") as again, np.load("out.npz") as first:
+        assert all(np.array_equal(again[name], first[name]) for name in first)
+
+
+def test_a_graph_of_a_bundle_runs_like_any_other(capsys):
+    assert oslic("run lite --graph segment --shapes image=1x64x96x3") == 0
+    assert "labels uint8 1x16x24" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        ("run unet.onnx", 2, "such as --shapes input=1x3x256x256 (or arrays: --inputs FILE.npz)"),
+        ("run unet.onnx --shapes x=1x3x8x8", 2, "no input 'x'; the graph takes input float32 Nx3xHxW"),
+        ("run unet.onnx --inputs missing.npz", 2, "cannot read the arrays missing.npz"),
+        ("run unet.onnx --inputs unet.onnx", 2, "holds no arrays by input name"),
+        ("run unet.onnx --inputs unet.onnx --seed 1 --shapes input=1x3x8x8", 2, "has arrays of its own"),
+        ("run missing.onnx", 2, "cannot read the graph missing.onnx"),
+        ("run lite", 2, "holds the graphs segment, analyse, synthesise"),
+        ("run unet.onnx --shapes input=1x3x8x8 -o unet.onnx", 2, "would be written over the input"),
+        ("run unet.onnx --shapes input=1x3x8x8 --backend fpga", 6, "unknown backend 'fpga'"),
+        ("run unet.onnx --shapes input=1x3x8x8 --precision fp16", 6, "runs graphs as they are"),
+        (
+            "run unet.onnx --shapes input=1x3x9x9",
+            6,
+            "ONNX Runtime failed in the unet graph on inputs (1, 3, 9, 9)",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_with_its_exit_code(here, capsys, command, code, message):
+    assert oslic(command) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_inspect_shows_graphs_and_bundles(here, capsys):
+    assert oslic("inspect unet.onnx") == 0
+    text = capsys.readouterr().out
+    assert "input float32 Nx3xHxW" in text
+    assert "7 Conv" in text
+    assert oslic("inspect two_headed.onnx --json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["inputs"][1] == {"name": "kind", "dtype": "int64", "shape": ["N"]}
+    assert oslic("inspect lite --json") == 0
+    assert set(json.loads(capsys.readouterr().out)["graphs"]) == {"segment", "analyse", "synthesise"}
+
+
+def test_layer_times_name_the_nodes_of_the_optimized_graph(here):
+    loaded = load(read_model(here / "unet.onnx"), "onnxruntime-cpu")
+    feeds = {"input": np.zeros((1, 3, 64, 64), np.float32)}
+    found = loaded.runner.layer_times(feeds, 3)
+    assert sum("Conv" in layer.operator for layer in found) == 8
+    assert all(layer.milliseconds >= 0 for layer in found)
+
+
+def engine_info(shapes):
+    return EngineInfo(
+        file="e.engine", sha256="a" * 64, graph="two_headed", graph_sha256="b" * 64, backend="tensorrt",
+        version="11.4.0", precision="fp32", gpu="9.0", profiles=(shapes,),
+    )  # fmt: skip
+
+
+def test_engines_take_any_types_and_any_number_of_outputs(here):
+    """On a stand-in for CUDA and TensorRT: see `host_product`."""
+    driver = HostDriver()
+    trt = product(driver)
+    shapes = {"image": ((1, 3, 16, 16),) * 3, "kind": ((1,), (1,), (4,))}
+    with driver.current():
+        engine = Engine((here / "two_headed.onnx").read_bytes(), [shapes], driver)
+        context = engine.create_execution_context()
+    runner = TensorRtRunner(
+        trt, engine, context, driver, info=engine_info(shapes), names=(("image", "kind"), ("features", "mean")),
+        rebuild="build it again", capture=True, log=Log(), pixels=False,
+    )  # fmt: skip
+    assert [str(port) for port in runner.inputs] == ["image float32 1x3x16x16", "kind int64 1..4"]
+    random = np.random.default_rng(0)
+    for _ in range(3):  # plain, recorded, replayed
+        feeds = {"image": random.random((1, 3, 16, 16), np.float32), "kind": np.array([7])}
+        found = runner.run(feeds)
+        for name, y in by_onnxruntime("two_headed.onnx", feeds).items():
+            np.testing.assert_allclose(found[name], y, atol=1e-5)
+    assert list(runner.run(feeds, ["mean"])) == ["mean"]
+    assert "replay" in driver.log
+    times = runner.layer_times(feeds, 2)
+    assert [layer.milliseconds for layer in times] == [0.125, 0.25]
+    with pytest.raises(BackendError, match="an input is float64; the graphs take float32"):
+        runner.run({"image": feeds["image"].astype(float), "kind": feeds["kind"]})
+    with pytest.raises(BackendError, match="takes the input kind, which is not given"):
+        runner.run({"image": feeds["image"]})
+    runner.close()
+    assert not driver.device.live
+
+
+def test_types_that_numpy_lacks_are_named(here):
+    driver = HostDriver()
+    shapes = {"image": ((1, 3, 16, 16),) * 3, "kind": ((1,), (1,), (4,))}
+    with driver.current():
+        engine = Engine((here / "two_headed.onnx").read_bytes(), [shapes], driver, dtype=DataType.BF16)
+        context = engine.create_execution_context()
+    with pytest.raises(BackendError, match="which NumPy does not have: build it in fp16 or fp32"):
+        TensorRtRunner(
+            product(driver), engine, context, driver, info=engine_info(shapes),
+            names=(("image", "kind"), ("features", "mean")), rebuild="", capture=True, log=Log(), pixels=False,
+        )  # fmt: skip

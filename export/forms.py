@@ -14,8 +14,9 @@ from ..runtime.backends.sessions import require_onnxruntime, session_options
 from ..runtime.errors import UsageError
 from .graphs import serialise
 from .macs import node_bytes, node_macs
-from .rules.base import Builder, Site
+from .rules.base import Builder, Chooser, Site
 from .sizes import Sizes
+from .verify import register_operators
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -25,6 +26,10 @@ Target = Literal["onnxruntime", "tensorrt"]
 _OPSET: Final = 18
 _IR_VERSION: Final = 10
 _LEAST_ROUNDS: Final = 10
+_UNKNOWN_SIZES: Final = (
+    "forms cannot be compared, because sizes here do not follow from those of the inputs; give the inputs' shapes "
+    "(--shape), or take a form as it is (--form)"
+)
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,10 @@ class _Writer(ir.tape.Tape):
         return write
 
 
+def _sizes_known(site: Site, sizes: Sizes) -> bool:
+    return all(sizes.concrete(value) is not None for value in (*site.inputs, *site.frame_inputs))
+
+
 def site_model(site: Site, form: Builder, sizes: Sizes) -> tuple[ir.Model, dict[str, tuple[int, ...]]]:
     """A model of one form of one site, with fixed input sizes.
 
@@ -133,7 +142,11 @@ def site_model(site: Site, form: Builder, sizes: Sizes) -> tuple[ir.Model, dict[
 
 
 def measure(
-    models: Mapping[str, bytes], feeds: Mapping[str, npt.NDArray[Any]], threads: int, seconds: float
+    models: Mapping[str, bytes],
+    feeds: Mapping[str, npt.NDArray[Any]],
+    threads: int,
+    seconds: float,
+    libraries: Sequence[str] = (),
 ) -> dict[str, float]:
     """Time models on ONNX Runtime's CPU provider, interleaved.
 
@@ -142,6 +155,7 @@ def measure(
         feeds: inputs by name.
         threads: threads per run.
         seconds: time to spend, at least; and at least ten rounds.
+        libraries: shared libraries with custom operators.
 
     Returns:
         Seconds of each model's fastest round: what is slower is the noise of the machine's other work.
@@ -151,6 +165,7 @@ def measure(
     """
     onnxruntime = require_onnxruntime("measuring")
     options = session_options(onnxruntime, threads)
+    register_operators(options, libraries)
     sessions = {
         name: onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         for name, data in models.items()
@@ -199,6 +214,8 @@ class CostModel:
 
     def choose(self, site: Site, forms: Mapping[str, Builder]) -> tuple[str, str]:
         """Return the form with the least estimated time, and the estimates."""
+        if not _sizes_known(site, self._sizes):
+            return "keep", _UNKNOWN_SIZES
         times = {name: self.seconds(*site_model(site, form, self._sizes)) for name, form in forms.items()}
         return _best(times, f"cost model of {self._target}")
 
@@ -220,6 +237,8 @@ class Measured:
 
     def choose(self, site: Site, forms: Mapping[str, Builder]) -> tuple[str, str]:
         """Return the fastest form, and the times."""
+        if not _sizes_known(site, self._sizes):
+            return "keep", _UNKNOWN_SIZES
         values = (*site.inputs, *site.frame_inputs)
         key = (site.rule, *site.key, *(self._sizes.concrete(value) for value in values))
         if key not in self._known:
@@ -255,6 +274,25 @@ class Fixed:
         return name, "as told"
 
 
+class Preferred:
+    """Chooses the named form wherever a rule offers it; elsewhere another chooser does.
+
+    Args:
+        form: its name.
+        otherwise: who chooses elsewhere.
+    """
+
+    def __init__(self, form: str, otherwise: Chooser) -> None:
+        self._form = form
+        self._otherwise = otherwise
+
+    def choose(self, site: Site, forms: Mapping[str, Builder]) -> tuple[str, str]:
+        """Return the named form, or the other chooser's."""
+        if self._form in forms:
+            return self._form, "as told"
+        return self._otherwise.choose(site, forms)
+
+
 def _best(times: Mapping[str, float], source: str) -> tuple[str, str]:
     name = min(times, key=lambda form: times[form])
     listed = ", ".join(
@@ -263,4 +301,4 @@ def _best(times: Mapping[str, float], source: str) -> tuple[str, str]:
     return name, f"{source}: {listed}"
 
 
-__all__ = ["RATES", "CostModel", "Fixed", "Measured", "Rates", "Target", "measure", "site_model"]
+__all__ = ["RATES", "CostModel", "Fixed", "Measured", "Preferred", "Rates", "Target", "measure", "site_model"]

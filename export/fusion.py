@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import onnx
-import onnx.version_converter
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
-from onnxscript.optimizer import fold_constants
-from onnxscript.rewriter import MatchingTracer, MatchStatus, RewriteRuleSet
+from onnxscript.rewriter import MatchingTracer, MatchStatus
 
 from ..runtime.errors import UsageError, VerificationError
 from .forms import CostModel, Measured, measure
-from .graphs import label, remove_identities, serialise, to_proto
+from .graph_files import loadable
+from .graphs import label, remove_identities, serialise
 from .macs import Cost, count
+from .normal_form import normalise, to_opset
+from .quantized import output_steps, pairs, without_quantization
 from .rules.base import Chooser, Context, FusionRule
 from .rules.neutral import EmptyPadding, ProductWithOnes
 from .rules.normalisation import (
@@ -39,8 +38,8 @@ from .rules.upsampling import (
     StridedBehindUpsampling,
     UpsamplingToSize,
 )
-from .sizes import Sizes
-from .verify import Difference, Tolerance, compare
+from .sizes import Size, Sizes
+from .verify import Difference, Tolerance, compare, for_type
 from .verify import run as run_graph
 
 if TYPE_CHECKING:
@@ -80,10 +79,10 @@ LOWERINGS: Final[tuple[type[FusionRule], ...]] = (
 )
 """The rules that a graph needs to run everywhere, whatever the form of its octave convolutions."""
 
-_OPSET: Final = 18
 _MOST_ROUNDS: Final = 20
-_LARGEST_WEIGHT: Final = 2**26  # elements of a constant that is computed ahead of time
-_LONGEST_SIZES: Final = 64  # elements of a vector of sizes, such as those of Pad
+_TIPPED: Final = 0.01
+"""Share of the elements of a quantized graph whose rounding may tip."""
+
 # Operators whose output holds the elements of their first input, in whatever shape or order.
 _KEEP_ELEMENTS: Final = frozenset(
     {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
@@ -135,7 +134,8 @@ class Report:
         multiple: what the inputs' sizes were declared to be a multiple of.
         differences: outputs against the graph before, if they were compared.
         timing: the graph's time before and after, in words, if it was measured.
-        kept: the graph was left as it was, because fused it was slower.
+        kept: the graph was left as it was, because fused it was not faster beyond doubt.
+        notes: what else the user should know.
     """
 
     rules: tuple[RuleReport, ...]
@@ -147,6 +147,7 @@ class Report:
     differences: tuple[Difference, ...] = ()
     timing: str = ""
     kept: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def hits(self) -> dict[str, int]:
@@ -177,6 +178,7 @@ class Report:
             "multiple": self.multiple,
             "differences": [difference.to_dict() for difference in self.differences],
             "timing": self.timing,
+            "notes": list(self.notes),
         }
 
 
@@ -200,57 +202,10 @@ class _Collector(MatchingTracer):
             self.found.setdefault(str(rule), {})[label(node), match_result.reason] = None
 
 
-def normalise(model: ir.Model) -> ir.Model:
-    """A copy in the form that the rules read: one graph, opset 18 or later, weights as initializers.
-
-    Initializers that are listed among the inputs as well, as older exporters do, are constants: what could be given
-    in their place cannot be fused.
-
-    Raises:
-        UsageError: the model cannot be brought to opset 18.
-    """
-    version = model.graph.opset_imports.get("", 0)
-    proto = to_proto(model)
-    if version < _OPSET:
-        try:
-            proto = onnx.version_converter.convert_version(proto, _OPSET)
-        except Exception as error:  # the converter raises RuntimeError and others
-            raise UsageError(f"opset {version} cannot be converted to {_OPSET}: {error}") from error
-    result = ir.from_proto(proto)
-    result.ir_version = max(result.ir_version, 8)
-    for step in (
-        passes.RemoveInitializersFromInputsPass(),
-        passes.InlinePass(),
-        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        _fold_constants,
-        remove_identities,
-        passes.RemoveUnusedNodesPass(),
-        passes.NameFixPass(),
-    ):
-        step(result)
-    for i, node in enumerate(result.graph):
-        node.name = node.name or f"{node.op_type}_{i}"
-    return result
-
-
-def _fold_constants(model: ir.Model) -> None:
-    """Compute what depends on constants alone: weights under a norm, sizes of a padding; not large fills."""
-
-    def wanted(node: ir.Node) -> bool | None:
-        if node.op_type != "ConstantOfShape":
-            return None  # the pass's own rules
-        shape = None if node.inputs[0] is None else node.inputs[0].const_value
-        return shape is not None and math.prod(int(side) for side in shape.numpy()) <= _LONGEST_SIZES
-
-    fold_constants(
-        model, input_size_limit=_LARGEST_WEIGHT, output_size_limit=_LARGEST_WEIGHT, should_fold=wanted
-    )
-
-
 def sample_shapes(
     graph: ir.Graph, multiple: int = 1, given: Mapping[str, Sequence[int]] | None = None, side: int = 256
 ) -> dict[str, tuple[int, ...]]:
-    """Shapes of the inputs for counting and measuring.
+    """Shapes of the inputs for counting and measuring; inputs that state none and are given none are left out.
 
     Args:
         graph: the graph.
@@ -261,7 +216,7 @@ def sample_shapes(
     Raises:
         UsageError: a given shape has another rank or a name that no input has.
     """
-    given = dict(given or {})
+    given = {**_suggested(graph, side), **(given or {})}
     unknown = sorted(set(given) - {str(value.name) for value in graph.inputs})
     if unknown:
         names = ", ".join(str(value.name) for value in graph.inputs)
@@ -269,22 +224,57 @@ def sample_shapes(
     sizes = Sizes(multiple=multiple)
     values: dict[str, int] = {}
     for value in graph.inputs:
-        shape = sizes.shape(value) or ()
         wanted = given.get(str(value.name))
-        if wanted is not None and len(wanted) != len(shape):
+        shape = sizes.shape(value) or ()
+        if wanted is not None and value.shape is not None and len(wanted) != len(shape):
             raise UsageError(f"input {value.name} has {len(shape)} dimensions, the given shape {len(wanted)}")
         for axis, size in enumerate(shape):
             if wanted is not None and len(size.terms) == 1 and len(size.symbols) == 1:
                 values[next(iter(size.symbols))] = max(1, wanted[axis] // size.terms[0][1])
     result: dict[str, tuple[int, ...]] = {}
     for value in graph.inputs:
+        if value.shape is None and str(value.name) not in given:
+            continue
         shape = sizes.shape(value) or ()
         for axis, size in enumerate(shape):
             for symbol in size.symbols - values.keys():
                 values[symbol] = 1 if axis == 0 else max(1, side // max(c for _, c in size.terms))
         name = str(value.name)
+        if value.is_initializer() and name not in given:
+            continue  # its own
         result[name] = tuple(given[name]) if name in given else tuple(s.evaluate(values) for s in shape)
     return result
+
+
+# Operators that leave the number of an image's channels as it is.
+_KEEP_CHANNELS: Final = frozenset(
+    {
+        "AveragePool", "BatchNormalization", "Clip", "Elu", "HardSigmoid", "Identity", "LeakyRelu", "MaxPool", "PRelu",
+        "Pad", "Relu", "Resize", "Sigmoid", "Tanh",
+    }
+)  # fmt: skip
+
+
+def _suggested(graph: ir.Graph, side: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of inputs that state none and reach a two-dimensional convolution: its weight says what they are."""
+    found: dict[str, tuple[int, ...]] = {}
+    for value in graph.inputs:
+        waiting = [value] if value.shape is None and not value.is_initializer() else []
+        seen = set(waiting)
+        while waiting:
+            for use in waiting.pop().uses():
+                node = use.node
+                weight = node.inputs[1] if node.op_type == "Conv" else None
+                shape = (
+                    None if weight is None or weight.const_value is None else weight.const_value.shape.numpy()
+                )
+                if use.idx == 0 and shape is not None and len(shape) == 4:
+                    channels = shape[1] * node.attributes.get_int("group", 1)
+                    found[str(value.name)] = (1, int(channels), side, side)
+                elif use.idx == 0 and node.op_type in _KEEP_CHANNELS and node.outputs[0] not in seen:
+                    seen.add(node.outputs[0])
+                    waiting.append(node.outputs[0])
+    return found
 
 
 def fuse(
@@ -294,8 +284,10 @@ def fuse(
     multiple: int = 1,
     shapes: Mapping[str, Sequence[int]] | None = None,
     rules: Sequence[type[FusionRule]] = RULES,
+    opset: int | None = None,
+    freeze: bool = False,
 ) -> tuple[ir.Model, Report]:
-    """Rewrite the octave convolutions of a graph.
+    """Rewrite a graph by the rules.
 
     Args:
         model: any ONNX model; it is not changed.
@@ -303,33 +295,40 @@ def fuse(
         multiple: every dynamic size of the inputs but the first (N) is declared to be a multiple of this.
         shapes: shapes of the inputs for counting and measuring; None: 1 for N, about 256 elsewhere.
         rules: which rules to apply, in order.
+        opset: version of ONNX's operators in the result; None: the model's own, or 13 where that is older.
+        freeze: initializers that are inputs of the graph, too, are constants, and no inputs of the result.
 
     Returns:
         The fused model and the report.
 
     Raises:
-        UsageError: the model cannot be read, or its cost cannot be counted from the shapes.
+        UsageError: the model cannot be read, or not be written in that version of ONNX's operators.
     """
-    result = normalise(model)
+    result = normalise(model, opset=opset, freeze=freeze)
     graph = result.graph
     given = sample_shapes(graph, multiple, shapes)
-    before = count(graph, given)
-    context = Context(Sizes(multiple=multiple), chooser(Sizes(given)))
+    before = count(graph, given, partial=True)
+    ranks = {
+        str(value.name): ir.Shape([f"{value.name}.{axis}" for axis in range(len(given[str(value.name)]))])
+        for value in graph.inputs
+        if value.shape is None and str(value.name) in given
+    }
+    context = Context(Sizes(_declared(ranks, multiple), multiple), chooser(Sizes(given)))
     hits = dict.fromkeys((rule.title for rule in rules), 0)
-    sets = {rule.title: RewriteRuleSet([rule.rule(context)], commute=rule.commutes) for rule in rules}
+    sets = {rule.title: rule.rewriter(context) for rule in rules}
     for _ in range(_MOST_ROUNDS):
         changed = 0
         for title, rule_set in sets.items():
-            context.sizes.prepare(graph)
             found = rule_set.apply_to_model(result)
             if found:
                 hits[title] += found
                 changed += found
                 remove_identities(result)
+                # What has lost its readers reads nothing, either: rules count readers.
+                passes.RemoveUnusedNodesPass()(result)
                 graph.sort()
         if not changed:
             break
-    passes.RemoveUnusedNodesPass()(result)
     passes.NameFixPass()(result)
     context.tracing = True
     tracer = _Collector()
@@ -352,8 +351,53 @@ def fuse(
             "form": form,
             "reason": reason,
         }
-    after = count(graph, given)
-    return result, Report(reports, tuple(choices.values()), before, after, given, multiple)
+    after = count(graph, given, partial=True)
+    if opset is not None and opset < graph.opset_imports.get("", opset):
+        result = to_opset(result, opset)
+    notes = _notes(model, result, given, before, after, freeze=freeze)
+    return result, Report(reports, tuple(choices.values()), before, after, given, multiple, notes=notes)
+
+
+def _declared(ranks: Mapping[str, ir.Shape], multiple: int) -> dict[str, tuple[Size, ...]]:
+    """Sizes of inputs that state none, of which the user has said how many there are."""
+    return {
+        name: tuple(Size.of(str(dim)) * (multiple if axis else 1) for axis, dim in enumerate(shape))
+        for name, shape in ranks.items()
+    }
+
+
+def _notes(
+    model: ir.Model,
+    result: ir.Model,
+    shapes: Mapping[str, Sequence[int]],
+    before: Cost,
+    after: Cost,
+    *,
+    freeze: bool,
+) -> tuple[str, ...]:
+    notes = []
+    nowhere = [str(value.name) for value in result.graph.inputs if value.shape is None]
+    for name in nowhere:
+        taken = (
+            f"{'x'.join(map(str, shapes[name]))} was taken" if name in shapes else "nothing can be counted"
+        )
+        notes.append(f"the graph states no shape for {name}, {taken}; --shape {name}=1x3x512x768 gives one")
+    uncounted = sorted({*before.uncounted, *after.uncounted})
+    if uncounted:
+        some = ", ".join(uncounted[:3]) + (", ..." if len(uncounted) > 3 else "")
+        notes.append(
+            f"multiply-accumulates of {len(uncounted)} nodes ({some}) are not counted: their sizes do not follow from "
+            "those of the inputs"
+        )
+    kept = {str(value.name) for value in result.graph.inputs}
+    frozen = [str(v.name) for v in model.graph.inputs if v.is_initializer() and str(v.name) not in kept]
+    if frozen:
+        why = "as told" if freeze else f"as IR version {model.ir_version} lists all weights"
+        notes.append(
+            f"{len(frozen)} initializers that are inputs, too, are constants now, {why}: {', '.join(frozen[:3])}"
+            f"{', ...' if len(frozen) > 3 else ''}"
+        )
+    return tuple(notes)
 
 
 def random_inputs(
@@ -375,8 +419,18 @@ def random_inputs(
         if value.is_initializer():
             continue
         name = str(value.name)
+        if name not in shapes:
+            raise UsageError(
+                f"the graph states no shape for {name}, so there are no inputs to compare the graphs on: give one "
+                f"(--shape {name}=1x3x512x768), or do without the comparison (--no-check)"
+            )
         kind = (value.dtype or ir.DataType.FLOAT).numpy()
-        if np.issubdtype(kind, np.integer):
+        scales = _scales(value, tuple(shapes[name]))
+        if scales is not None:
+            feeds[name] = scales.astype(kind)
+        elif kind == np.bool_:
+            feeds[name] = random.integers(0, 2, tuple(shapes[name])).astype(kind)
+        elif np.issubdtype(kind, np.integer):
             info = np.iinfo(kind)
             limit = _index_limit(value)
             low, high = (info.min, info.max) if limit is None else (0, min(info.max, limit - 1))
@@ -386,17 +440,26 @@ def random_inputs(
     return feeds
 
 
+def _scales(value: ir.Value, shape: tuple[int, ...]) -> npt.NDArray[np.float64] | None:
+    """A doubling of height and width for an input that says by how much a `Resize` is to scale."""
+    if shape == (4,) and any(use.node.op_type == "Resize" and use.idx == 2 for use in value.uses()):
+        return np.array([1.0, 1.0, 2.0, 2.0])
+    return None
+
+
 def _index_limit(value: ir.Value) -> int | None:
     """The number of entries of the smallest table that a value's elements index; None if they index nothing."""
     limits = []
-    for use in value.uses():
-        if use.node.op_type == "Gather" and use.idx == 1:
-            table = use.node.inputs[0]
-            shape = None if table is None else table.shape
-            size = None if shape is None else shape[use.node.attributes.get_int("axis", 0)]
-            limits.append(size if isinstance(size, int) else None)
-        elif use.node.op_type in _KEEP_ELEMENTS and use.idx == 0:
-            limits.append(_index_limit(use.node.outputs[0]))
+    waiting = [value]
+    while waiting:
+        for use in waiting.pop().uses():
+            if use.node.op_type == "Gather" and use.idx == 1:
+                table = use.node.inputs[0]
+                shape = None if table is None else table.shape
+                size = None if shape is None else shape[use.node.attributes.get_int("axis", 0)]
+                limits.append(size if isinstance(size, int) else None)
+            elif use.node.op_type in _KEEP_ELEMENTS and use.idx == 0:
+                waiting.append(use.node.outputs[0])
     return min((limit for limit in limits if limit is not None), default=None)
 
 
@@ -406,15 +469,22 @@ def check(
     report: Report,
     feeds: Sequence[Mapping[str, npt.NDArray[Any]]],
     tolerance: Tolerance,
+    *,
+    libraries: Sequence[str] = (),
 ) -> Report:
     """Compare the fused graph's outputs with the graph's before, on ONNX Runtime's CPU provider.
+
+    Outputs of graphs with explicit quantization are judged in quantization steps: 1 % of their elements may be another
+    step, and without the quantization of activations the graphs must agree as all others do.
 
     Args:
         model: the graph before.
         fused: the graph after.
         report: of the fusion.
         feeds: sets of inputs by name.
-        tolerance: what may differ; outputs of whole numbers may differ by one more.
+        tolerance: what may differ; outputs of whole numbers may differ by one more, and what is in half precision by
+            some of its steps (`verify.for_type`).
+        libraries: shared libraries with custom operators.
 
     Returns:
         The report with the differences.
@@ -422,24 +492,44 @@ def check(
     Raises:
         VerificationError: one of the graphs does not run.
     """
-    before, after = serialise(model), serialise(fused)
+    real = without_quantization(model), without_quantization(fused)
+    steps = output_steps(model.graph)
     found = []
     for i, inputs in enumerate(feeds):
+        references, values = _both(model, fused, inputs, libraries)
+        # Fusion renames no output, but other tools may: compare by position.
+        for (name, reference), y in zip(references.items(), values.values(), strict=True):
+            allowed = for_type(tolerance, reference)
+            if real[0] is not None:
+                # Only where the output's own is the one quantizer, no value can be off by more than its step.
+                single = name in steps and len(steps) == len(pairs(model.graph))
+                limit = 1.001 * steps[name] + tolerance.atol if single else None
+                allowed = replace(allowed, share=_TIPPED, limit=limit)
+            found.append(compare(f"{name}[{i}]", y, reference, allowed))
+        if real[0] is not None and real[1] is not None:
+            references, values = _both(real[0], real[1], inputs, libraries)
+            for (name, reference), y in zip(references.items(), values.values(), strict=True):
+                title = f"{name}[{i}] without quantization"
+                found.append(compare(title, y, reference, for_type(tolerance, reference)))
+    return replace(report, differences=(*report.differences, *found))
+
+
+def _both(
+    model: ir.Model, fused: ir.Model, inputs: Mapping[str, npt.NDArray[Any]], libraries: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Outputs of both graphs."""
+    with loadable(model) as before:
         try:
-            references = run_graph(before, inputs)
+            references = run_graph(before, inputs, libraries=libraries)
         except VerificationError as error:
             shapes = ", ".join(f"{name}={'x'.join(map(str, a.shape))}" for name, a in inputs.items())
             raise VerificationError(
-                f"the graph as it was given does not run with {shapes}; give shapes that fit together (--shape) "
-                f"if these do not. {error}"
+                f"the graph as it was given does not run with {shapes}; give shapes that fit together (--shape) or "
+                "inputs (--inputs), a library for operators that are not ONNX's own (--custom-ops), or do without the "
+                f"comparison (--no-check). {error}"
             ) from error
-        values = run_graph(after, inputs)
-        # Fusion renames no output, but other tools may: compare by position.
-        for (name, reference), y in zip(references.items(), values.values(), strict=True):
-            whole = np.issubdtype(reference.dtype, np.integer)
-            allowed = replace(tolerance, atol=max(1.0, tolerance.atol)) if whole else tolerance
-            found.append(compare(f"{name}[{i}]", y, reference, allowed))
-    return replace(report, differences=(*report.differences, *found))
+    with loadable(fused) as after:
+        return references, run_graph(after, inputs, libraries=libraries)
 
 
 def fuse_measured(
@@ -449,6 +539,9 @@ def fuse_measured(
     multiple: int = 1,
     shapes: Mapping[str, Sequence[int]] | None = None,
     seconds: float = 4.0,
+    opset: int | None = None,
+    freeze: bool = False,
+    libraries: Sequence[str] = (),
 ) -> tuple[ir.Model, Report]:
     """Rewrite the octave convolutions of a graph as this machine's ONNX Runtime runs it fastest.
 
@@ -462,6 +555,9 @@ def fuse_measured(
         multiple: as in `fuse`.
         shapes: as in `fuse`.
         seconds: time to spend on whole graphs, at least.
+        opset: as in `fuse`.
+        freeze: as in `fuse`.
+        libraries: shared libraries with custom operators.
 
     Returns:
         The fastest model and its report; `kept` says that it is the graph as it was.
@@ -470,19 +566,20 @@ def fuse_measured(
         UsageError: as `fuse`.
         DependencyError: ONNX Runtime is not installed.
     """
-    before = normalise(model)
+    before = normalise(model, opset=opset, freeze=freeze)
     choosers: dict[str, ChooserFactory] = {
         "forms measured one by one": lambda sizes: Measured(sizes, threads),
         "forms by the cost model": lambda sizes: CostModel("onnxruntime", sizes),
     }
     fused = {
-        name: fuse(model, chooser, multiple=multiple, shapes=shapes) for name, chooser in choosers.items()
+        name: fuse(model, chooser, multiple=multiple, shapes=shapes, opset=opset, freeze=freeze)
+        for name, chooser in choosers.items()
     }
     report = next(iter(fused.values()))[1]
     unchanged = replace(report, choices=(), after=report.before, kept=True)
     candidates = {"as it was": (before, unchanged), **fused}
     models = {name: serialise(candidate) for name, (candidate, _) in candidates.items()}
-    times = measure(models, random_inputs(before, report.shapes), threads, seconds)
+    times = measure(models, random_inputs(before, report.shapes), threads, seconds, libraries)
     name = min(times, key=lambda key: times[key])
     result, report = candidates[name]
     listed = ", ".join(f"{key} {1e3 * value:.2f} ms" for key, value in times.items())

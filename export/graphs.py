@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..runtime.errors import UsageError
+from .sizes import is_constant
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -50,8 +51,16 @@ def constant(value: ir.Value | None, what: str) -> npt.NDArray[np.float32]:
     Raises:
         NotApplicableError: it is computed, or an input of the graph.
     """
-    if value is None or value.const_value is None or value.is_graph_input():
-        raise reject(f"{what} is not a constant", *([] if value is None else [value]))
+    if value is not None and value.const_value is not None and value.is_graph_input():
+        raise reject(
+            f"{what} is an input of the graph, too, for which another may be given: declare that none will be "
+            "(--freeze-inputs)",
+            value,
+        )
+    if not is_constant(value):
+        raise reject(f"{what} is computed, not a constant", *([] if value is None else [value]))
+    assert value is not None
+    assert value.const_value is not None
     return cast("npt.NDArray[np.float32]", value.const_value.numpy())
 
 
@@ -89,20 +98,27 @@ _KEEP_TYPE = frozenset(
 )  # fmt: skip
 
 
-def is_float32(value: ir.Value) -> bool:
-    """Whether a value is float32: as the graph states or, where it does not, by what made it; no if in doubt."""
-    if value.dtype is not None:
-        return value.dtype == ir.DataType.FLOAT
-    node = value.producer()
-    if node is None or not node.inputs:
-        return False
-    if node.op_type == "Cast":
-        return node.attributes.get_int("to", 0) == ir.DataType.FLOAT
-    if node.op_type in {"Conv", "ConvTranspose"}:
-        source = node.inputs[1]  # the weights, of the same type, are constants and state it
-    else:
-        source = node.inputs[0] if node.op_type in _KEEP_TYPE else None
-    return source is not None and is_float32(source)
+def type_of(value: ir.Value) -> ir.DataType | None:
+    """A value's type: as the graph states or, where it does not, by what made it; None if in doubt."""
+    source: ir.Value | None = value
+    while source is not None:
+        if source.dtype is not None:
+            return source.dtype
+        node = source.producer()
+        if node is None or not node.inputs:
+            return None
+        if node.op_type == "Cast":
+            return ir.DataType(node.attributes.get_int("to", 0))
+        if node.op_type in {"Conv", "ConvTranspose"}:
+            source = node.inputs[1]  # the weights, of the same type, are constants and state it
+        else:
+            source = node.inputs[0] if node.op_type in _KEEP_TYPE else None
+    return None
+
+
+def is_real(value: ir.Value) -> bool:
+    """Whether a value is of one of the types that all runtimes resample and convolve; no if in doubt."""
+    return type_of(value) in {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 
 
 def remove_identities(model: ir.Model) -> None:

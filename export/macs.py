@@ -28,6 +28,8 @@ class Cost:
             is freed behind its last reader.
         by_node: multiply-accumulates by the node's name; nodes without any are absent.
         operators: number of nodes by operator.
+        uncounted: names of nodes whose multiply-accumulates are missing in all this, because a size of theirs does
+            not follow from those of the inputs.
     """
 
     macs: int
@@ -35,6 +37,7 @@ class Cost:
     peak_bytes: int
     by_node: dict[str, int]
     operators: dict[str, int]
+    uncounted: tuple[str, ...] = ()
 
 
 def _macs(node: ir.Node, sizes: Sizes) -> int | None:
@@ -99,22 +102,27 @@ def node_macs(node: ir.Node, sizes: Sizes) -> int:
     return found
 
 
-def count(graph: ir.Graph, shapes: Mapping[str, Sequence[int]]) -> Cost:
+def count(graph: ir.Graph, shapes: Mapping[str, Sequence[int]], *, partial: bool = False) -> Cost:
     """Count what a graph costs.
 
     Args:
         graph: any ONNX graph without control flow.
         shapes: shape of each input, by name.
+        partial: leave out what cannot be counted, and list it.
 
     Raises:
-        UsageError: the size of a convolution or a matrix product does not follow from the inputs' shapes.
+        UsageError: the size of a convolution or a matrix product does not follow from the inputs' shapes; not with
+            `partial`.
     """
     sizes = Sizes(shapes)
     sizes.prepare(graph)
     by_node: dict[str, int] = {}
     moved = 0
+    uncounted = []
     for node in graph:
-        macs = node_macs(node, sizes)
+        macs = _macs(node, sizes) if partial else node_macs(node, sizes)
+        if macs is None:
+            uncounted.append(label(node))
         if macs:
             by_node[label(node)] = by_node.get(label(node), 0) + macs
         moved += node_bytes(node, sizes)
@@ -124,6 +132,7 @@ def count(graph: ir.Graph, shapes: Mapping[str, Sequence[int]]) -> Cost:
         _peak(graph, sizes),
         by_node,
         dict(sorted(Counter(node.op_type for node in graph).items())),
+        tuple(uncounted),
     )
 
 

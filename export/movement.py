@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from .sizes import Shape, Size, Sizes, product
+from .sizes import Shape, Size, Sizes, is_constant, product
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,19 +56,21 @@ def chain(value: ir.Value) -> Iterator[ir.Node]:
         value = source
 
 
-def _alike(one: ir.Value | None, two: ir.Value | None) -> bool:
-    """Whether two values are one, or made in the same way from one."""
+def _alike(one: ir.Value | None, two: ir.Value | None, steps: int = _MOST_STEPS) -> bool:
+    """Whether two values are one, or made in the same way from one, in so many steps at the most."""
     if one is two:
         return True
-    if one is None or two is None:
+    if one is None or two is None or not steps:
         return False
-    if one.const_value is not None and two.const_value is not None:
+    if is_constant(one) and is_constant(two):
+        assert one.const_value is not None
+        assert two.const_value is not None
         left, right = one.const_value, two.const_value
         return left.dtype == right.dtype and np.array_equal(left.numpy(), right.numpy())
     first, second = one.producer(), two.producer()
     if first is None or second is None or first.op_type != "Unsqueeze" or second.op_type != "Unsqueeze":
         return False  # of what exporters repeat, only what a stack is made of
-    return all(_alike(a, b) for a, b in zip(first.inputs, second.inputs, strict=True))
+    return all(_alike(a, b, steps - 1) for a, b in zip(first.inputs, second.inputs, strict=True))
 
 
 def layout(shape: Shape) -> Layout:

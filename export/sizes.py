@@ -189,7 +189,7 @@ class Sizes:
         self._memory: dict[ir.Value, Known] = {}
 
     def prepare(self, graph: ir.Graph) -> None:
-        """Compute all values of a graph in its order; keeps the recursion of later questions shallow."""
+        """Compute all values of a graph in its order, once for all later questions."""
         for node in graph:
             for output in node.outputs:
                 self.known(output)
@@ -220,12 +220,25 @@ class Sizes:
 
     def known(self, value: ir.Value) -> Known:
         """What is known of the value."""
-        if value not in self._memory:
-            self._memory[value] = self._compute(value)
+        # A stack of its own: graphs are deeper than Python's recursion may be.
+        waiting = [] if value in self._memory else [value]
+        opened: set[ir.Value] = set()
+        while waiting:
+            top = waiting[-1]
+            missing = [] if top in opened else [x for x in _sources(top) if x not in self._memory]
+            if missing:
+                opened.add(top)  # on the way back, what is still missing lies on a cycle
+                waiting += missing
+                continue
+            waiting.pop()
+            if top not in self._memory:
+                self._memory[top] = _UNKNOWN  # what a cycle would find
+                self._memory[top] = self._compute(top)
         return self._memory[value]
 
     def _compute(self, value: ir.Value) -> Known:
-        if value.const_value is not None:
+        if is_constant(value):
+            assert value.const_value is not None
             shape = tuple(Size.of(d) for d in value.const_value.shape.numpy())
             data: tuple[Number, ...] | None = None
             if value.const_value.size <= _SMALL and value.const_value.dtype.is_integer():
@@ -266,6 +279,17 @@ class Sizes:
             factor = math.gcd(*(c for _, c in size.terms))
             dims.append(size * (self._multiple // math.gcd(factor, self._multiple)) if axis else size)
         return Known(tuple(dims))
+
+
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether a value is known ahead of time; an initializer that is an input, too, may be given another one."""
+    return value is not None and value.const_value is not None and not value.is_graph_input()
+
+
+def _sources(value: ir.Value) -> list[ir.Value]:
+    """The values that a value is computed from."""
+    node = None if value.const_value is not None else value.producer()
+    return [] if node is None else [x for x in node.inputs if x is not None]
 
 
 def _parse(text: str) -> Size:
@@ -547,8 +571,11 @@ def _resize(op: _Operator) -> Results:
     dims = list(shape)
     scales_at = 1 if op.node.op_type == "Upsample" or len(op.node.inputs) == 2 else 2
     sizes, scales = op.sizes(3), op.known(scales_at).data
-    if op.present(3) and op.text("keep_aspect_ratio_policy", "stretch") == "stretch":
-        if sizes is None:
+    if op.present(3):
+        policy = op.text("keep_aspect_ratio_policy", "stretch")
+        if sizes is not None and policy != "stretch":
+            sizes = _keeping_aspect([dims[axis] for axis in chosen], sizes, policy)
+        if sizes is None or len(sizes) != len(chosen):
             return [_UNKNOWN]
         for axis, size in zip(chosen, sizes, strict=True):
             dims[axis] = size
@@ -564,6 +591,17 @@ def _resize(op: _Operator) -> Results:
             return [_UNKNOWN]
         dims[axis] = (dims[axis] * factor.numerator) // factor.denominator
     return [Known(tuple(dims))]
+
+
+def _keeping_aspect(before: Sequence[Size], wanted: Sequence[Size], policy: str) -> list[Size] | None:
+    """Sizes of a `Resize` that scales all axes alike, by the least or the largest of the wanted factors."""
+    numbers = [(size.known, goal.known) for size, goal in zip(before, wanted, strict=False)]
+    factors = [Fraction(goal, size) for size, goal in numbers if size and goal]
+    if len(factors) != len(before):
+        return None
+    factor = min(factors) if policy == "not_larger" else max(factors)
+    # ONNX rounds halves up.
+    return [Size.of(math.floor(factor * (size.known or 0) + Fraction(1, 2))) for size in before]
 
 
 def _concat(op: _Operator) -> Results:
@@ -878,4 +916,4 @@ def remedy(*shapes: Shape | None) -> str:
     return "; if the graph's height and width are multiples of a number, declare it (--multiple)"
 
 
-__all__ = ["Known", "Shape", "Size", "Sizes", "describe", "product", "remedy"]
+__all__ = ["Known", "Shape", "Size", "Sizes", "describe", "is_constant", "product", "remedy"]

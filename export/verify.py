@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..runtime.backends.sessions import require_onnxruntime, session_options
-from ..runtime.errors import VerificationError
+from ..runtime.errors import UsageError, VerificationError, one_line
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -34,6 +34,25 @@ class Tolerance:
     rtol: float = 1e-4
     share: float = 0.0
     limit: float | None = None
+
+
+def for_type(tolerance: Tolerance, reference: npt.NDArray[Any]) -> Tolerance:
+    """A tolerance for values of the reference's type.
+
+    Whole numbers may differ by one. Half precision has steps of 2^-11 (bfloat16: 2^-8) of a value's size; layers in it
+    add their roundings, which are relative to the largest of what they sum.
+
+    Args:
+        tolerance: for float32.
+        reference: the values compared with.
+    """
+    if np.issubdtype(reference.dtype, np.integer):
+        return replace(tolerance, atol=max(1.0, tolerance.atol))
+    if reference.dtype.itemsize == 2:
+        step = 2.0**-11 if reference.dtype == np.float16 else 2.0**-8
+        finite = np.abs(reference[np.isfinite(reference)].astype(np.float64))
+        return replace(tolerance, atol=max(tolerance.atol, 4 * step * float(finite.max(initial=0.0))))
+    return tolerance
 
 
 @dataclass(frozen=True)
@@ -115,15 +134,20 @@ def compare(name: str, y: npt.NDArray[Any], reference: npt.NDArray[Any], toleran
 
 
 def run(
-    model: bytes, feeds: Arrays, outputs: Sequence[str] | None = None, threads: int = 1
+    model: bytes | str,
+    feeds: Arrays,
+    outputs: Sequence[str] | None = None,
+    threads: int = 1,
+    libraries: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Run a model with ONNX Runtime on the CPU.
 
     Args:
-        model: a serialised ONNX model.
+        model: a serialised ONNX model, or the name of its file.
         feeds: inputs by name.
         outputs: names of the outputs wanted; None: all.
         threads: threads to use.
+        libraries: shared libraries with custom operators; their code is run.
 
     Returns:
         Outputs by name.
@@ -134,12 +158,32 @@ def run(
     """
     onnxruntime = require_onnxruntime("comparing graphs")
     options = session_options(onnxruntime, threads)
+    register_operators(options, libraries)
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         names = [o.name for o in session.get_outputs()] if outputs is None else list(outputs)
         return dict(zip(names, session.run(names, dict(feeds)), strict=True))
     except Exception as error:  # ONNX Runtime's exceptions have no common base but this
-        raise VerificationError(f"ONNX Runtime cannot run the graph: {error}") from error
+        raise VerificationError(f"ONNX Runtime cannot run the graph: {one_line(error)}") from error
+
+
+def register_operators(options: Any, libraries: Sequence[str]) -> None:
+    """Have sessions with these options know the custom operators of shared libraries.
+
+    Args:
+        options: `onnxruntime.SessionOptions`.
+        libraries: names of the files.
+
+    Raises:
+        UsageError: one of them cannot be loaded, or registers no operators.
+    """
+    for library in libraries:
+        try:
+            options.register_custom_ops_library(library)
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+            raise UsageError(
+                f"{library} cannot be loaded as a library of custom operators: {one_line(error)}"
+            ) from error
 
 
 def require(differences: Sequence[Difference], what: str, tolerance: Tolerance) -> None:

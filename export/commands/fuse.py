@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..fusion import Report
 
+_OLDEST_OPSET = 13  # as `normal_form.OLDEST_OPSET`, which --help need not load
 # Of all places with a choice; `forms.Fixed` takes any name, and where a place has no such form its own stays.
 _FORMS = ("keep", "merged", "phases", "phases-transposed", "pooled", "stacked", "transposed")
 
@@ -35,7 +36,7 @@ def shape_argument(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("graph", type=Path, metavar="IN.onnx", help="any ONNX graph with float32 weights")
+    parser.add_argument("graph", type=Path, metavar="IN.onnx", help="any ONNX graph")
     parser.add_argument(
         "-o", "--output", type=output_file("an ONNX graph"), required=True, metavar="OUT.onnx"
     )
@@ -57,7 +58,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="choose by measurement on this machine instead of the cost model (onnxruntime only)",
     )
-    choice.add_argument("--form", choices=_FORMS, help="take this form wherever it exists")
+    choice.add_argument(
+        "--form", choices=_FORMS, help="take this form where a place has it; the cost model chooses elsewhere"
+    )
     parser.add_argument(
         "--multiple",
         type=at_least(1),
@@ -76,6 +79,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--inputs", type=Path, metavar="NPZ", help="arrays by input name, checked besides random ones"
     )
+    parser.add_argument(
+        "--opset",
+        type=at_least(1),
+        metavar="N",
+        help=f"version of ONNX's operators in the result (default: that of IN.onnx, {_OLDEST_OPSET} at the least)",
+    )
+    parser.add_argument(
+        "--freeze-inputs",
+        action="store_true",
+        help="initializers that are inputs, too, are constants, and no inputs of the result",
+    )
+    parser.add_argument(
+        "--no-check",
+        action="store_true",
+        help="do not run the graphs before and after to compare them",
+    )
+    parser.add_argument(
+        "--custom-ops",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="LIBRARY",
+        help="shared library with custom operators for ONNX Runtime; its code is run (repeatable)",
+    )
     for name, what in (("atol", "absolute"), ("rtol", "relative")):
         parser.add_argument(
             f"--{name}",
@@ -89,10 +116,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ...runtime.errors import UsageError
-    from ...runtime.files import write_atomically
-    from ..forms import CostModel, Fixed
+    from ...runtime.files import require_regular_file, write_atomically
+    from ..forms import CostModel, Preferred
     from ..fusion import check, fuse, fuse_measured, random_inputs
-    from ..graphs import serialise
+    from ..graph_files import read_graph, write_graph
     from ..sizes import Sizes
     from ..verify import Tolerance, require
 
@@ -100,76 +127,45 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             "--measure runs ONNX Runtime on this machine; --target tensorrt has only the cost model"
         )
-    model = _read_graph(args.graph)
+    if args.no_check and args.inputs is not None:
+        raise UsageError("--inputs are for the comparison that --no-check leaves out")
+    for library in args.custom_ops:
+        require_regular_file(library, "library")
+    libraries = [str(library.resolve()) for library in args.custom_ops]
+    model = read_graph(args.graph)
     given = [] if args.inputs is None else [_arrays(args.inputs, model)]
 
-    def chooser(sizes: Sizes) -> CostModel | Fixed:
-        if args.form is not None:
-            return Fixed(args.form, "merged", "stacked")
-        return CostModel(args.target, sizes)
+    def chooser(sizes: Sizes) -> CostModel | Preferred:
+        model = CostModel(args.target, sizes)
+        return model if args.form is None else Preferred(args.form, model)
 
     shapes = dict(args.shape)
+    for inputs in given:
+        shapes = {**{name: array.shape for name, array in inputs.items()}, **shapes}
+    options = {
+        "multiple": args.multiple,
+        "shapes": shapes,
+        "opset": args.opset,
+        "freeze": args.freeze_inputs,
+    }
     if args.measure:
-        fused, report = fuse_measured(model, args.threads, multiple=args.multiple, shapes=shapes)
+        fused, report = fuse_measured(model, args.threads, libraries=libraries, **options)
     else:
-        fused, report = fuse(model, chooser, multiple=args.multiple, shapes=shapes)
+        fused, report = fuse(model, chooser, **options)
     tolerance = Tolerance(args.atol, args.rtol)
-    report = check(model, fused, report, [random_inputs(model, report.shapes), *given], tolerance)
+    if not args.no_check:
+        feeds = [random_inputs(fused, report.shapes), *given]
+        report = check(model, fused, report, feeds, tolerance, libraries=libraries)
     print_report(report, args.atol, args.rtol)
     if args.report is not None:
         write_atomically(args.report, (json.dumps(report.to_dict(), indent=2) + "\n").encode())
     require(report.differences, f"the fused graph of {args.graph}", tolerance)
-    write_atomically(args.output, serialise(fused))
+    data = write_graph(Path(args.output), fused)
+    if data is not None:
+        print(
+            f"the weights, more than fit into an ONNX file, are in {data}, which belongs beside {args.output}"
+        )
     return 0
-
-
-def _read_graph(path: Path) -> ir.Model:
-    """Read a graph with all its weights: those in files beside it would not be found from where the result goes."""
-    import onnx_ir as ir
-
-    from ...runtime.errors import UsageError
-    from ...runtime.files import require_regular_file
-
-    require_regular_file(path, "graph")
-    try:
-        model = ir.load(path)  # not from the bytes: weights may lie beside it
-    except Exception as error:  # protobuf's and onnx-ir's exceptions have no common base but this
-        raise UsageError(f"{path} is not an ONNX graph: {error}") from error
-    for file in _external_files(path, model):
-        require_regular_file(file, "weights")
-    try:
-        ir.external_data.load_to_model(model)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"weights of {path} that lie in files beside it cannot be read: {error}") from error
-    return model
-
-
-def _external_files(path: Path, model: ir.Model) -> set[Path]:
-    """Files beside a graph that hold weights of it.
-
-    Raises:
-        UsageError: one lies elsewhere; ONNX allows none, and a graph could name any file of this machine.
-    """
-    import onnx_ir as ir
-
-    from ...runtime.errors import UsageError
-
-    found = set()
-    for graph in (model.graph, *model.graph.subgraphs(), *(f.graph for f in model.functions.values())):
-        tensors = [value.const_value for value in graph.initializers.values()]
-        for node in graph:
-            for attribute in node.attributes.values():
-                if attribute.type == ir.AttributeType.TENSOR:
-                    tensors.append(attribute.value)
-                elif attribute.type == ir.AttributeType.TENSORS:
-                    tensors += attribute.value
-        for tensor in tensors:
-            if isinstance(tensor, ir.ExternalTensor):
-                place = Path(tensor.location)
-                if place.is_absolute() or ".." in place.parts:
-                    raise UsageError(f"{path} has weights in {place}: only files beside the graph are read")
-                found.add(path.parent / place)
-    return found
 
 
 def _arrays(path: Path, model: ir.Model) -> dict[str, npt.NDArray[Any]]:
@@ -201,11 +197,15 @@ def _arrays(path: Path, model: ir.Model) -> dict[str, npt.NDArray[Any]]:
 def print_report(report: Report, atol: float, rtol: float) -> None:
     """Print what fusion did, for people."""
     for rule in report.rules:
+        if not rule.hits and not rule.near_misses:
+            continue
         print(f"{rule.rule}: {rule.hits} rewritten   {rule.identity}")
         for miss in rule.near_misses:
             print(f"    not at {miss.node}: {miss.reason}")
     for choice in report.choices:
         print(f"{choice['node']}: {choice['form']}   ({choice['reason']})")
+    for note in report.notes:
+        print(f"note: {note}")
     before, after = report.before, report.after
     shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in report.shapes.items())
     print(f"nodes {sum(before.operators.values())} -> {sum(after.operators.values())}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import onnx_ir as ir
-from onnxscript.rewriter import MatchResult, RewriteRule
+from onnxscript.rewriter import MatchResult, RewriteRule, RewriteRuleSet
 
 from ..graphs import Convolution, NotApplicableError, reject
 from ..sizes import Sizes, describe, remedy
@@ -139,6 +139,11 @@ class FusionRule(abc.ABC):
                 return _failed(error)
 
         return RewriteRule(instance.pattern, rewrite, check, name=instance.title, remove_nodes=False)
+
+    @classmethod
+    def rewriter(cls, context: Context) -> RewriteRuleSet:
+        """The rule as it is applied to a whole model."""
+        return RewriteRuleSet([cls.rule(context)], commute=cls.commutes)
 
     def weight(self, op: Any, values: npt.NDArray[np.float32], stem: str) -> ir.Value:
         """A new weight on the tape."""

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..graphs import producer, reject, require_live
+from ..graphs import constant, producer, reject, require_live
+from ..sizes import is_constant
 from .base import Bound, FusionRule
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class EmptyPadding(FusionRule):
         padded = bound["padded"]
         require_live(padded)
         sizes = producer(padded).inputs[1]
-        if sizes is None or sizes.const_value is None or np.any(sizes.const_value.numpy()):
+        if sizes is None or not is_constant(sizes) or np.any(constant(sizes, "the sizes")):
             raise reject("")  # it does something
 
     def rewrite(self, op: Any, bound: Bound) -> ir.Value:
@@ -59,13 +60,15 @@ class ProductWithOnes(FusionRule):
 
 def _is_one(value: ir.Value) -> bool:
     """Whether all elements are 1: a constant, or one that is filled or repeated."""
-    if value.const_value is not None:
-        return bool(np.all(value.const_value.numpy() == 1))
     node = value.producer()
+    while node is not None and node.op_type in {"Expand", "Tile"} and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    if is_constant(value):
+        assert value.const_value is not None
+        return bool(np.all(value.const_value.numpy() == 1))
     if node is None:
         return False
-    if node.op_type in {"Expand", "Tile"} and node.inputs[0] is not None:
-        return _is_one(node.inputs[0])
     fill = node.attributes.get("value")
     return (
         node.op_type == "ConstantOfShape" and fill is not None and bool(fill.as_tensor().numpy().item() == 1)

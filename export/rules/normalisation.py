@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..graphs import Convolution, constant, label, producer, reject, require_live, require_single_use
+from ..sizes import is_constant
 from .base import Bound, FusionRule
 from .upsampling import double, require_doubling
 
@@ -65,7 +66,7 @@ class ScaleAndShift(FusionRule):
     def check(self, bound: Bound) -> None:
         x, scaled, shifted = (bound[name] for name in ("x", "scaled", "shifted"))
         require_live(shifted)
-        if any(bound[name].const_value is None for name in "ab") or not self._foldable(x):
+        if not all(is_constant(bound[name]) for name in "ab") or not self._foldable(x):
             raise reject("")  # any other product and sum
         require_single_use(scaled, f"the output of {label(producer(scaled))}")
         self._per_channel(bound)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..graphs import is_float32, label, producer, reject, require_live
+from ..graphs import is_real, label, producer, reject, require_live
 from ..movement import doubled
 from .base import Bound, FusionRule
 from .upsampling import double
@@ -30,8 +30,10 @@ class UpsamplingByRepetition(FusionRule):
         source = doubled(up, self.context.sizes)
         if source is None:
             raise reject("")  # any other reshaping
-        if not is_float32(source):
-            raise reject(f"{label(producer(up))} repeats something else than float32", producer(up))
+        if not is_real(source):
+            raise reject(
+                f"{label(producer(up))} repeats whole numbers, or values of an unknown type", producer(up)
+            )
         return source
 
     def rewrite(self, op: Any, bound: Bound) -> ir.Value:

@@ -18,7 +18,7 @@ from ..export.halves import write_half
 from ..export.verify import Tolerance, compare
 from ..runtime.backends import BACKENDS, Options
 from ..runtime.backends.sessions import PRECISION_NAMES
-from ..runtime.bundle import GRAPH_NAMES, Bundle, GraphName
+from ..runtime.bundle import Bundle, GraphName
 from ..runtime.engines import PRECISIONS, PRODUCTS, Product, wanted_precision
 from ..runtime.errors import UsageError
 from ..runtime.graphs import Graphs
@@ -285,7 +285,9 @@ def run(
         The result, ready for JSON.
     """
     manifest = one.bundle.manifest
-    tallies = {graph: _Tally(graph, manifest.graphs[graph].output, allowed[graph]) for graph in GRAPH_NAMES}
+    tallies = {
+        graph: _Tally(graph, manifest.graphs[graph].output, allowed[graph]) for graph in manifest.graph_names
+    }
     whole = _Tally("synthesise", "end to end", replace(allowed["synthesise"], share=1.0, limit=None))
     with one.graphs() as a, other.graphs() as b:
         for path in images:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..runtime.backends import probe_all
 from ..runtime.bundle import Bundle
-from ..runtime.codec import Codec, DriftWarning
+from ..runtime.codec import Codec, DriftWarning, Encoded, Settings
 from ..runtime.errors import BundleError
 from ..runtime.images import read_image
 from ..runtime.limits import Limits
@@ -78,12 +78,11 @@ def run(
     rows = []
     with Codec.open(bundle, _REFERENCE_BACKEND, threads, limits) as reference:
         pictures = [as_rgb(read_image(path, reference.limits).pixels) for path in images]
-        layers = [reference.layers(picture) for picture in pictures]
-        streams = [reference.finish(layer, quality=quality) for layer in layers]
+        streams = [reference.finish(reference.layers(picture, Settings(quality))) for picture in pictures]
         everything = {"same, one thread": (bundle, _REFERENCE_BACKEND), **candidates(bundle, others)}
         for name, (opened, backend) in everything.items():
             with Codec.open(opened, backend, 1 if name == "same, one thread" else threads, limits) as codec:
-                rows.append(_row(name, codec, reference, list(zip(layers, streams, strict=True))))
+                rows.append(_row(name, codec, streams))
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -97,18 +96,22 @@ def run(
     }
 
 
-def _row(name: str, codec: Codec, reference: Codec, coded: list[tuple[Any, Any]]) -> dict[str, Any]:
+def _row(name: str, codec: Codec, streams: list[Encoded]) -> dict[str, Any]:
     counts = np.zeros(256, dtype=np.int64)
     between, changes, says = [], [], set()
-    for layers, stream in coded:
+    for stream in streams:
+        layers = stream.layers
         height, width = layers.image.shape[:2]
         scale = codec.bundle.manifest.label_scale
         labels = labels_on(layers.labels, layers.label_scale, Box(0, 0, width, height), scale)
         estimate = codec.graphs.synthesise(layers.compact, labels, height, width)
         counts += _differences(estimate, layers.estimate)
         between.append(psnr(layers.estimate, estimate))
-        final = decode(stream.residuals[0], estimate)
-        changes.append(psnr(layers.image, final) - psnr(layers.image, reference.reconstruct(layers, stream)))
+        coded = stream.tiles[0].residual
+        assert coded is not None
+        final = decode(coded, estimate)
+        wanted = decode(coded, layers.estimate)
+        changes.append(psnr(layers.image, final) - psnr(layers.image, wanted))
         says.add(_verdict(codec, stream.data))
     finite = [value for value in between if math.isfinite(value)]
     return {

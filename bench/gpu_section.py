@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import numpy as np
 
 from ..runtime.backends import cuda, probe, probe_all
-from ..runtime.bundle import GRAPH_NAMES, Bundle, default_bundle
+from ..runtime.bundle import Bundle, default_bundle
 from ..runtime.errors import DependencyError, OslicError, one_line
 from ..runtime.files import write_atomically
 from . import environment
@@ -97,7 +97,7 @@ def correctness(spec: dict[str, Any], write: Write) -> None:
     if backend in {"tensorrt", "tensorrt-rtx"}:
         profile = Profile((1, 32, 32), (1, side, side), (1, side, side))
         start = time.perf_counter()
-        for graph in GRAPH_NAMES:
+        for graph in bundle.manifest.graph_names:
             build_engine(bundle, graph, backend, precision, [profile], options=Options(optimization_level=1))
         result["build_seconds"] = time.perf_counter() - start
         write(result)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ..runtime.bundle import GRAPH_NAMES, Bundle
+from ..runtime.bundle import Bundle
 from ..runtime.codec import Codec
 from ..runtime.errors import DataError
 from ..runtime.files import write_atomically
@@ -99,7 +99,7 @@ def latency(
         codecs = {setup: Codec.open(path, threads=threads, limits=limits) for setup, path in setups.items()}
         labels, compact = _layers_of(codecs[BEFORE], image)
         for setup, codec in codecs.items():
-            codec.graphs.load(*GRAPH_NAMES)
+            codec.graphs.load(*codec.bundle.manifest.graph_names)
             candidates |= graph_candidates(codec, setup, image, labels, compact)
             candidates |= codec_candidates(codec, Setup(setup), file, folder)
         timings = measure(candidates, rule)

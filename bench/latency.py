@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ..runtime.backends.onnxruntime_cpu import OnnxRuntimeCpu
-from ..runtime.bundle import GRAPH_NAMES
 from ..runtime.codec import Codec
 from ..runtime.errors import OslicError
 from ..runtime.files import write_atomically
@@ -149,7 +148,7 @@ def load_times(setup: Setup) -> dict[str, float]:
     start = time.perf_counter()
     with Codec.open(setup.bundle, setup.backend, setup.threads) as codec:
         times = {"open": time.perf_counter() - start}
-        for graph in GRAPH_NAMES:
+        for graph in codec.bundle.manifest.graph_names:
             start = time.perf_counter()
             codec.graphs.load(graph)
             times[graph] = time.perf_counter() - start

@@ -13,7 +13,6 @@ import numpy as np
 
 from ..bench import environment
 from ..runtime.bundle import (
-    GRAPH_NAMES,
     REPORT_NAMES,
     Bundle,
     GraphInfo,
@@ -49,7 +48,7 @@ def fingerprint(manifest: Manifest, graphs: Sequence[bytes]) -> str:
 
     Args:
         manifest: of the float bundle.
-        graphs: the calibrated graphs, in the order of `GRAPH_NAMES`.
+        graphs: the calibrated graphs, in the order of `Manifest.graph_names`.
 
     Returns:
         64 hexadecimal digits.
@@ -117,7 +116,7 @@ def calibrate_bundle(
     same = "others" if len(layers) > 1 else "(the same)"
     progress(f"ranges on {len(work.seen)} photographs, judged on {len(work.judged)} {same}")
     results: dict[GraphName, Calibrated] = {}
-    for name in GRAPH_NAMES:
+    for name in manifest.graph_names:
         if name not in options.graphs:
             results[name] = Calibrated(bundle.read_graph(name), False, {})
             continue
@@ -147,8 +146,8 @@ def calibrate_bundle(
     }
     made_manifest = replace(
         manifest,
-        fingerprint=fingerprint(manifest, [results[name].data for name in GRAPH_NAMES]),
-        graphs={name: _info(manifest.graphs[name], results[name]) for name in GRAPH_NAMES},
+        fingerprint=fingerprint(manifest, [results[name].data for name in manifest.graph_names]),
+        graphs={name: _info(manifest.graphs[name], results[name]) for name in manifest.graph_names},
         tools={
             **manifest.tools,
             **installed("oslic", "onnx", "onnxruntime", "numpy"),

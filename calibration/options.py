@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..runtime.bundle import GRAPH_NAMES, GraphName
+from ..runtime.bundle import LAYER_GRAPHS, GraphName
 from ..runtime.errors import UsageError
 from ..runtime.limits import Limits
 from ..runtime.quantization import EXACT_WEIGHT_LIMIT
@@ -35,7 +35,7 @@ class Options:
 
     images: Path
     count: int = 32
-    graphs: tuple[GraphName, ...] = GRAPH_NAMES
+    graphs: tuple[GraphName, ...] = LAYER_GRAPHS
     ranges: RangeMethod | None = None
     rule: ScaleRule = field(default_factory=lambda: AnyScale())  # noqa: PLW0108 - typed as the protocol
     weight_bits: int = 7

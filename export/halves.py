@@ -12,10 +12,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ..runtime.backends.sessions import PRECISION_NAMES
-from ..runtime.bundle import GRAPH_NAMES, Bundle, GraphName, write_bundle
+from ..runtime.bundle import Bundle, GraphName, write_bundle
 from ..runtime.errors import UsageError
 from ..runtime.limits import Limits
-from .bundling import MIXED_TOLERANCES, read_crops
+from .bundling import MIXED_TOLERANCES, example_inputs, read_crops
 from .graphs import serialise
 from .precision import Half, to_half
 from .verify import Difference, compare, require, run
@@ -39,7 +39,7 @@ def half_graphs(bundle: Bundle, kind: Half) -> dict[GraphName, bytes]:
     for name, info in bundle.manifest.graphs.items():
         if info.precision != "float32":
             raise UsageError(f"{bundle.path}: {name} is {info.precision}; only float32 graphs can be cast")
-    return {name: half_graph(bundle.read_graph(name), kind) for name in GRAPH_NAMES}
+    return {name: half_graph(bundle.read_graph(name), kind) for name in bundle.manifest.graph_names}
 
 
 def check_half(
@@ -65,11 +65,11 @@ def check_half(
         VerificationError: one is beyond `MIXED_TOLERANCES`, as where values are beyond the range of float16.
     """
     info = bundle.manifest
-    plain = {name: bundle.read_graph(name) for name in GRAPH_NAMES}
+    plain = {name: bundle.read_graph(name) for name in info.graph_names}
     found: list[Difference] = []
     for image in read_crops(images, info.multiple, limits) if images else _noise(info.multiple):
-        values: dict[str, npt.NDArray[np.uint8]] = {"image": image}
-        for name in GRAPH_NAMES:
+        values = example_inputs(image)
+        for name in info.graph_names:
             ports = info.graphs[name]
             feeds = {port: values[port] for port in ports.inputs}
             values[ports.output] = run(plain[name], feeds, threads=threads)[ports.output]

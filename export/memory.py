@@ -93,10 +93,14 @@ def _feeds(name: str, height: int, width: int, scale: int) -> list[npt.NDArray[n
     random = np.random.default_rng(1)
     labels = np.zeros((1, height // scale, width // scale), np.uint8)
     image = random.integers(0, 256, (1, height, width, 3), dtype=np.uint8)
-    if name == "segment":
-        return [image]
     compact = np.ones((1, height // COMPACT_SCALE, width // COMPACT_SCALE, 3), np.uint8)
-    return [image if name == "analyse" else compact, labels]
+    feeds: dict[str, list[npt.NDArray[np.uint8]]] = {
+        "segment": [image],
+        "analyse": [image, labels],
+        "synthesise": [compact, labels],
+        "refine": [image, image, np.full((1, 2), 1, np.uint8)],
+    }
+    return feeds[name]
 
 
 def _probe(file: str, name: GraphName, label_scale: int, multiple: int, weight_limit: int | None) -> Any:

@@ -31,7 +31,7 @@ class Port:
 
     Attributes:
         name: its name.
-        scale: its height and width are the image's over this.
+        scale: its height and width are the image's over this; 0: it has none.
         channels: number of channels behind N, H, W; 0: no such axis.
     """
 
@@ -41,8 +41,12 @@ class Port:
 
     def shape(self, n: int, height: int, width: int) -> tuple[int, ...]:
         """Shape for N images of a size."""
-        sides = (n, height // self.scale, width // self.scale)
+        sides = (n, height // self.scale, width // self.scale) if self.scale else (n,)
         return (*sides, self.channels) if self.channels else sides
+
+    def factors(self, multiple: int) -> tuple[int, ...]:
+        """The height and the width as multiples of the image's over `multiple`; empty where there are none."""
+        return (multiple // self.scale,) * 2 if self.scale else ()
 
 
 def ports(label_scale: int) -> dict[GraphName, tuple[tuple[Port, ...], Port]]:
@@ -53,10 +57,12 @@ def ports(label_scale: int) -> dict[GraphName, tuple[tuple[Port, ...], Port]]:
     """
     image, labels = Port("image", 1, 3), Port("labels", label_scale, 0)
     compact, estimate = Port("compact", COMPACT_SCALE, 3), Port("estimate", 1, 3)
+    decoded, settings, refined = Port("decoded", 1, 3), Port("settings", 0, 2), Port("refined", 1, 3)
     return {
         "segment": ((image,), labels),
         "analyse": ((image, labels), compact),
         "synthesise": ((compact, labels), estimate),
+        "refine": ((decoded, estimate, settings), refined),
     }
 
 
@@ -136,7 +142,11 @@ def export_graph(
     examples = tuple(_example(port.shape(n, 2 * multiple, 3 * multiple)) for port in inputs)
     batch = torch.export.Dim("N", min=1, max=64)
     h, w = (torch.export.Dim(side, min=1, max=_MOST // multiple) for side in "hw")
-    dims = tuple({0: batch, 1: multiple // p.scale * h, 2: multiple // p.scale * w} for p in inputs)
+    dims = tuple(
+        {0: batch}
+        | {i: f * side for i, (f, side) in enumerate(zip(p.factors(multiple), (h, w), strict=False), 1)}
+        for p in inputs
+    )
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
@@ -173,8 +183,8 @@ def _example(shape: tuple[int, ...]) -> Tensor:
 def _rename(model: ir.Model, inputs: Sequence[Port], multiple: int) -> None:
     """Name the inputs' dynamic sizes."""
     for value, port in zip(model.graph.inputs, inputs, strict=True):
-        factor = multiple // port.scale
-        names = ["N", *(side if factor == 1 else f"{factor}*{side}" for side in "hw")]
+        factors = zip(port.factors(multiple), "hw", strict=False)
+        names = ["N", *(side if factor == 1 else f"{factor}*{side}" for factor, side in factors)]
         assert value.shape is not None
         for axis, symbol in enumerate(names):
             if isinstance(value.shape[axis], int):

@@ -15,12 +15,12 @@ from ..networks.checkpoint import fingerprint, read
 from ..networks.codec import CodecNetworks
 from ..networks.config import groups_of
 from ..networks.deploy import deployable
-from ..runtime.bundle import GRAPH_NAMES, ClassInfo, GraphName, Preview
+from ..runtime.bundle import GRAPH_NAMES, LAYER_GRAPHS, ClassInfo, GraphName, Preview
 from ..runtime.errors import BundleError, UsageError
 from ..runtime.files import require_regular_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Source:
 
     Attributes:
         name: name of the configuration.
-        graphs: the three modules, uint8 in and out, with the inputs that `docs/CONTRIBUTING.md` lists.
+        graphs: the modules, uint8 in and out, with the inputs that `docs/CONTRIBUTING.md` lists.
         classes: the K classes of the label map.
         levels: L.
         label_scale: S.
@@ -40,6 +40,7 @@ class Source:
         license: terms of the weights.
         preview: from levels to colors, see `Manifest`; None: levels are shades.
         groups: names for several classes together.
+        coarseness: see `Manifest`.
         provenance: where they come from, plain JSON types.
     """
 
@@ -54,6 +55,7 @@ class Source:
     license: str = "unknown"
     preview: Preview | None = None
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    coarseness: Sequence[tuple[int, int]] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def colors(self) -> Preview:
@@ -63,24 +65,37 @@ class Source:
         step = 255.0 / (self.levels - 1)
         return ((step, 0.0, 0.0, 0.0), (0.0, step, 0.0, 0.0), (0.0, 0.0, step, 0.0))
 
+    @property
+    def graph_names(self) -> tuple[GraphName, ...]:
+        """The graphs that there are, in the order of `GRAPH_NAMES`."""
+        return tuple(name for name in GRAPH_NAMES if name in self.graphs)
+
     def identity(self) -> str:
         """The fingerprint, computed if it was not given."""
         if self.fingerprint is not None:
             return self.fingerprint
-        digest = hashlib.sha256(
-            f"{self.levels} {self.label_scale} {self.multiple} {len(self.classes)}".encode()
-        )
-        for name, value in sorted(self.graphs["synthesise"].state_dict().items()):
-            values = value.detach().to("cpu", torch.float32).contiguous()
-            digest.update(f"\n{name} {list(values.shape)}\n".encode())
-            digest.update(values.numpy().astype("<f4").tobytes())
-        return digest.hexdigest()
+        start = f"{self.levels} {self.label_scale} {self.multiple} {len(self.classes)}"
+        return hash_of_state(self.graphs["synthesise"].state_dict(), start)
+
+    def refinement(self) -> str | None:
+        """What defines `refine`: names, shapes and values of its weights; None: there is no such graph."""
+        return hash_of_state(self.graphs["refine"].state_dict()) if "refine" in self.graphs else None
+
+
+def hash_of_state(state: Mapping[str, torch.Tensor], start: str = "") -> str:
+    """SHA-256 over names, shapes and values, as float32, of weights, in the order of their names."""
+    digest = hashlib.sha256(start.encode())
+    for name, value in sorted(state.items()):
+        values = value.detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"\n{name} {list(values.shape)}\n".encode())
+        digest.update(values.numpy().astype("<f4").tobytes())
+    return digest.hexdigest()
 
 
 def _ours(networks: CodecNetworks, provenance: dict[str, Any], identity: str) -> Source:
     config = networks.config
     modules = deployable(networks)
-    graphs: dict[GraphName, nn.Module] = {name: modules[name] for name in GRAPH_NAMES}
+    graphs: dict[GraphName, nn.Module] = {name: modules[name] for name in GRAPH_NAMES if name in modules}
     return Source(
         name=config.name,
         graphs=graphs,
@@ -93,6 +108,7 @@ def _ours(networks: CodecNetworks, provenance: dict[str, Any], identity: str) ->
         license=str(provenance.get("license", "unknown")),
         preview=networks.gnet.preview(),
         groups=groups_of(config.classes),
+        coarseness=config.coarseness,
         provenance=provenance,
     )
 
@@ -138,7 +154,7 @@ def from_factory(spec: str, weights: Path | None) -> Source:
         return _ours(made.eval(), provenance, fingerprint(made.state_dict(), made.config))
     for graph in made.graphs.values():
         graph.eval()
-    missing = [graph for graph in GRAPH_NAMES if graph not in made.graphs]
+    missing = [graph for graph in LAYER_GRAPHS if graph not in made.graphs]
     if missing:
         raise UsageError(f"the networks of {spec} lack {', '.join(missing)}")
     return made

@@ -247,6 +247,8 @@ class ModelConfig:
         gnet: configuration of GNet.
         classes: the K classes of the label map.
         refine: configuration of RefineNet; None: there is none.
+        coarseness: least quality and coarseness of the compact images that ComNet and GNet were trained for, qualities
+            ascending; below the first one it is 1. See `runtime.codec.coarseness`.
     """
 
     name: str
@@ -261,6 +263,7 @@ class ModelConfig:
     embedding: int = 8
     classes: tuple[ClassInfo, ...] = field(default=EVERYDAY_CLASSES)
     refine: RefineConfig | None = None
+    coarseness: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         # SegNet's scale is a number only once its own checks hold.
@@ -290,6 +293,13 @@ class ModelConfig:
             (
                 self.refine is None or (self.refine.width > 0 and self.refine.blocks >= 0),
                 "refine.width must be positive, refine.blocks not negative",
+            ),
+            (
+                list(self.coarseness) == sorted(self.coarseness)
+                and all(
+                    0 < quality <= 100 and 1 < degree < self.levels for quality, degree in self.coarseness
+                ),
+                f"coarseness is {self.coarseness}; it must be pairs of a quality, ascending, and a number above 1",
             ),
             (2 <= len(self.classes) <= 255, f"{len(self.classes)} classes; there must be 2 to 255"),
             (self.embedding >= 0, f"embedding is {self.embedding}; it must not be negative"),
@@ -337,6 +347,7 @@ class ModelConfig:
             rest["gnet"] = GNetConfig(**_tuples(rest["gnet"]))
             if rest.get("refine") is not None:
                 rest["refine"] = RefineConfig(**rest["refine"])
+            rest["coarseness"] = _frozen(rest.get("coarseness", []))
             rest["classes"] = tuple(ClassInfo(**_tuples(entry)) for entry in rest["classes"])
             return cls(**rest)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
@@ -424,6 +435,7 @@ PRESETS: dict[str, ModelConfig] = {
         gnet=GNetConfig(entry_scale=8, stem=96, blocks=3, up=(96,), up_blocks=(3,), mix=True),
         alpha=2 / 3,  # halves of 16 and 32 channels, which fill vector registers of 16
         refine=RefineConfig(),
+        coarseness=((33, 2), (55, 4)),
     ),
     # For tests: every kind of layer, as narrow as it goes.
     "tiny": ModelConfig(

@@ -1,4 +1,4 @@
-"""The three deployable modules: uint8 NHWC in, uint8 NHWC out, all arithmetic on pixels inside.
+"""The deployable modules: uint8 NHWC in, uint8 NHWC out, all arithmetic on pixels inside.
 
 TensorRT takes uint8 only at a network's borders beside a cast: the cast comes first on the way in, before the
 transposition, and last on the way out.
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from .codec import CodecNetworks
     from .gnet import GNet
+    from .refine import RefineNet
     from .segnet import SegNet
 
 
@@ -89,10 +90,36 @@ class Synthesise(nn.Module):
         return _pixels(torch.clamp(torch.round(estimate * 256.0), 0.0, 255.0))
 
 
+class Refine(nn.Module):
+    """`refine`: decoded picture, estimate and settings to a better picture."""
+
+    def __init__(self, refine: RefineNet) -> None:
+        super().__init__()
+        self.refine = refine
+
+    def forward(self, decoded: Tensor, estimate: Tensor, settings: Tensor) -> Tensor:
+        """Refine the picture.
+
+        Args:
+            decoded: x', uint8, N x H x W x 3; H and W even.
+            estimate: e, likewise; x' where the picture was coded without its layers.
+            settings: uint8, N x 2: the quality, 0..100, and 1 if the residual was tuned for the eye, else 0.
+
+        Returns:
+            uint8, N x H x W x 3.
+        """
+        refined = self.refine(_planes(decoded), _planes(estimate), settings.to(torch.int64))
+        return _pixels(torch.clamp(torch.round(refined * 256.0), 0.0, 255.0))
+
+
 def deployable(networks: CodecNetworks) -> dict[str, nn.Module]:
-    """The three modules by the names of their graphs, in evaluation mode; they share `networks`' weights."""
+    """The modules by the names of their graphs, in evaluation mode; they share `networks`' weights.
+
+    `refine` is among them only where the configuration has it.
+    """
     networks.eval()
-    return {
+    optional = {} if networks.refine is None else {"refine": Refine(networks.refine).eval()}
+    return optional | {
         "segment": Segment(networks.segnet).eval(),
         "analyse": Analyse(networks.comnet).eval(),
         "synthesise": Synthesise(networks.gnet).eval(),

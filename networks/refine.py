@@ -1,8 +1,8 @@
 """RefineNet: takes from a decoded picture what its coding did to it.
 
-A small residual network at half the size behind the residual: x'' = x' + f(x', e, quality). It sees the decoded
-picture, how the estimate differs from it, and the quality; it adds a correction in units of the error that is to be
-expected.
+A small residual network at half the size behind the residual: x'' = x' + f(x', e, settings). It sees the decoded
+picture, how the estimate differs from it, the quality, and what the encoder was tuned for; it adds a correction in
+units of the error that is to be expected.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class RefineNet(nn.Module):
 
     def __init__(self, config: RefineConfig) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(25, config.width, 3, 1, 1)
+        self.stem = nn.Conv2d(26, config.width, 3, 1, 1)
         self.blocks = nn.ModuleList(RefineBlock(config.width) for _ in range(config.blocks))
         self.last = nn.Conv2d(config.width, config.width, 3, 1, 1)
         self.head = nn.Conv2d(config.width, 12, 3, 1, 1)
@@ -79,24 +79,25 @@ class RefineNet(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
-    def forward(self, decoded: Tensor, estimate: Tensor, quality: Tensor) -> Tensor:
+    def forward(self, decoded: Tensor, estimate: Tensor, settings: Tensor) -> Tensor:
         """The refined picture before its rounding.
 
         Args:
             decoded: x', N x 3 x H x W, grey levels / 256; H and W even.
-            estimate: e, likewise.
-            quality: int64 (N,), 0..100.
+            estimate: e, likewise; x' where the picture was coded without its layers.
+            settings: int64, N x 2: the quality, 0..100, and 1 if the residual was tuned for the eye, else 0.
 
         Returns:
             N x 3 x H x W, grey levels / 256, not clipped.
         """
         parts = [F.pixel_unshuffle(decoded - 0.5, 2), F.pixel_unshuffle(4.0 * (estimate - decoded), 2)]
         n, _, height, width = parts[0].shape
-        level = quality.to(decoded.dtype).view(-1, 1, 1, 1) * (1.0 / MAX_QUALITY)
-        x = torch.cat([*parts, level.expand(n, 1, height, width)], dim=1)
+        scales = torch.tensor([1.0 / MAX_QUALITY, 1.0], dtype=decoded.dtype, device=decoded.device)
+        levels = (settings.to(decoded.dtype) * scales).view(-1, 2, 1, 1)
+        x = torch.cat([*parts, levels.expand(n, 2, height, width)], dim=1)
         x = F.relu(self.stem(x))
         for block in self.blocks:
             x = block(x)
         correction = F.pixel_shuffle(self.head(F.relu(self.last(x))), 2)
-        errors = F.embedding(quality, self.get_buffer("errors")[:, None]).view(-1, 1, 1, 1)
+        errors = F.embedding(settings[:, 0], self.get_buffer("errors")[:, None]).view(-1, 1, 1, 1)
         return decoded + correction * errors.to(correction.dtype)

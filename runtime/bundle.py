@@ -5,6 +5,7 @@
         segment.onnx        image -> labels
         analyse.onnx        image, labels -> compact image
         synthesise.onnx     compact image, labels -> estimate
+        refine.onnx         decoded picture, estimate, settings -> a better picture (optional)
         engines/            built engines, each beside a sidecar JSON (optional)
 
 Every graph file is guarded by its SHA-256. The *fingerprint* is another thing: it names what defines the
@@ -44,8 +45,12 @@ OSLIC: Final = "oslic"
 
 Preview = tuple[tuple[float, float, float, float], ...]
 
-GraphName = Literal["segment", "analyse", "synthesise"]
+GraphName = Literal["segment", "analyse", "synthesise", "refine"]
 GRAPH_NAMES: Final[tuple[GraphName, ...]] = get_args(GraphName)
+"""All graphs that a bundle may have; `Manifest.graph_names` are those that it has."""
+OPTIONAL_GRAPHS: Final[frozenset[GraphName]] = frozenset({"refine"})
+LAYER_GRAPHS: Final[tuple[GraphName, ...]] = ("segment", "analyse", "synthesise")
+"""The graphs that make the layers; every bundle has them."""
 
 LABEL_SCALES: Final = (1, 2, 4)
 _MAX_MANIFEST_BYTES: Final = 1 << 20
@@ -121,7 +126,7 @@ class Manifest:
         multiple: the image is padded to multiples of this number on both sides.
         fingerprint: SHA-256 of what defines the estimate, 64 hexadecimal digits.
         license: terms of the weights.
-        graphs: the three graph files.
+        graphs: the graph files; all of `GRAPH_NAMES` but for those of `OPTIONAL_GRAPHS`.
         preview: a 3 x 4 matrix; times the levels of a position of the compact image and 1 it gives the position's
             color, in grey levels: a picture of 1/8 of the size without a network.
         kind: of codec; `oslic` is the one that this runtime knows.
@@ -130,6 +135,9 @@ class Manifest:
         provenance: where the weights come from: checkpoint, data, scores, command, revision.
         tools: versions of what exported the bundle.
         quantization: settings of a quantised bundle, whose scales are in its graphs; None for others.
+        coarseness: least quality and coarseness of the compact images that the networks were trained for, qualities
+            ascending; below the first one it is 1. See `runtime.codec.coarseness`.
+        refinement: SHA-256 of what defines `refine`, 64 hexadecimal digits; None exactly where there is no such graph.
     """
 
     name: str
@@ -148,6 +156,13 @@ class Manifest:
     provenance: dict[str, Any] = field(default_factory=dict)
     tools: dict[str, str] = field(default_factory=dict)
     quantization: dict[str, Any] | None = None
+    coarseness: tuple[tuple[int, int], ...] = ()
+    refinement: str | None = None
+
+    @property
+    def graph_names(self) -> tuple[GraphName, ...]:
+        """The graphs that there are, in the order of `GRAPH_NAMES`."""
+        return tuple(name for name in GRAPH_NAMES if name in self.graphs)
 
     def to_json(self) -> str:
         """Return the manifest file's text."""
@@ -193,7 +208,22 @@ class Manifest:
                 f"a multiple of {COMPACT_SCALE} up to {_MAX_MULTIPLE}",
             ),
             "fingerprint": (bool(_HEX256.fullmatch(self.fingerprint)), self.fingerprint, "64 hex digits"),
-            "graphs": (set(self.graphs) == set(GRAPH_NAMES), sorted(self.graphs), f"{GRAPH_NAMES}"),
+            "graphs": (
+                set(LAYER_GRAPHS) <= set(self.graphs) <= set(GRAPH_NAMES),
+                sorted(self.graphs),
+                f"{GRAPH_NAMES}, of which {', '.join(sorted(OPTIONAL_GRAPHS))} may be left out",
+            ),
+            "coarseness": (
+                list(self.coarseness) == sorted(self.coarseness)
+                and all(1 < degree < self.levels for _, degree in self.coarseness),
+                self.coarseness,
+                f"pairs of a quality, ascending, and a number from 2 to {self.levels - 1}",
+            ),
+            "refinement": (
+                bool(_HEX256.fullmatch(self.refinement or "")) == ("refine" in self.graphs),
+                self.refinement,
+                "64 hex digits beside a refine graph, else null",
+            ),
             "kind": (
                 self.kind == OSLIC,
                 self.kind,
@@ -255,6 +285,8 @@ def _parse(body: dict[str, Any], where: str) -> dict[str, Any]:
         raise BundleError(f"{where}: exact is {_shown(values['exact'])}, must be true or false")
     for name in ("name", "fingerprint", "license", "kind"):
         _require_text(values.get(name, OSLIC), f"{where}: {name}")
+    _require_text(values.get("refinement") or "", f"{where}: refinement")
+    values["coarseness"] = _pairs(values.get("coarseness", []), f"{where}: coarseness")
     for name in ("provenance", "tools", "quantization"):
         if not isinstance(values.get(name) or {}, dict):
             raise BundleError(f"{where}: {name} is {_shown(values[name])}, must be an object")
@@ -272,6 +304,15 @@ def _preview(value: Any, what: str) -> Preview:
     if [len(row) for row in rows] != [4, 4, 4]:
         raise BundleError(f"{what} is {_shown(value)}, must be 3 rows of 4 numbers")
     return tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in rows)
+
+
+def _pairs(value: Any, what: str) -> tuple[tuple[int, int], ...]:
+    pairs = [_list(pair, what) for pair in _list(value, what)]
+    for number in (number for pair in pairs for number in pair):
+        _require_whole(number, what, 255)
+    if any(len(pair) != 2 for pair in pairs):
+        raise BundleError(f"{what} is {_shown(value)}, must be pairs of numbers")
+    return tuple((first, second) for first, second in pairs)
 
 
 def _groups(value: Any, what: str) -> dict[str, tuple[str, ...]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from . import engine_trust
-from .bundle import COMPACT_SCALE, GRAPH_NAMES, is_plain_name
+from .bundle import COMPACT_SCALE, is_plain_name
 from .errors import BackendError
 from .files import read_regular_file
 from .plain_json import parse_object
@@ -287,7 +287,11 @@ def wanted_precision(bundle: Bundle, product: Product) -> str | None:
     Raises:
         BackendError: a sidecar is damaged.
     """
-    found = {info.precision for graph in GRAPH_NAMES for _, info in engines_of(bundle, graph, product)}
+    found = {
+        info.precision
+        for graph in bundle.manifest.graph_names
+        for _, info in engines_of(bundle, graph, product)
+    }
     return next((precision for precision in PRECISIONS if precision in found), None)
 
 

@@ -1,4 +1,4 @@
-"""The three graphs of a bundle on one backend, for images of any size."""
+"""The graphs of a bundle on one backend, for images of any size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 class Graphs:
-    """Runs segment, analyse and synthesise; each is loaded at its first use. Safe to use from several threads.
+    """Runs segment, analyse, synthesise and, where there is one, refine; each is loaded at its first use.
+
+    Safe to use from several threads.
 
     The graphs take sides that are multiples of the bundle's number: images are extended by their edges, outputs cut.
 
@@ -139,6 +141,24 @@ class Graphs:
         estimate = self._run_one("synthesise", extended, self._extended_labels(labels, padded))
         return np.ascontiguousarray(estimate[:height, :width])
 
+    def refine(self, decoded: Pixels, estimate: Pixels, *, quality: int, visual: bool) -> Pixels:
+        """Return the refined picture.
+
+        Args:
+            decoded: x', uint8 (H, W, 3).
+            estimate: e, likewise; x' where the picture has no layers.
+            quality: of the residual, 0..100.
+            visual: whether the residual was tuned for the eye.
+
+        Returns:
+            uint8 (H, W, 3).
+        """
+        height, width = decoded.shape[:2]
+        padded = self._padded(height, width)
+        settings = np.array([quality, int(visual)], np.uint8)
+        refined = self._run_one("refine", extend(decoded, *padded), extend(estimate, *padded), settings)
+        return np.ascontiguousarray(refined[:height, :width])
+
     def _extended_labels(self, labels: Pixels, padded: tuple[int, int]) -> Pixels:
         scale = self.bundle.manifest.label_scale
         return extend(labels, padded[0] // scale, padded[1] // scale)
@@ -163,6 +183,7 @@ def _check_output(output: object, graph: GraphName, given: tuple[int, ...], bund
         "segment": (count, height // scale, width // scale),
         "analyse": (count, height // COMPACT_SCALE, width // COMPACT_SCALE, 3),
         "synthesise": (count, height * COMPACT_SCALE, width * COMPACT_SCALE, 3),
+        "refine": (count, height, width, 3),
     }
     if not isinstance(output, np.ndarray):
         raise BundleError(f"{where} gave no tensor; export the bundle again")

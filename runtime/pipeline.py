@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from .codec.settings import LayerMode, Settings, Tune
 from .errors import OslicError, out_of_memory
-from .residual import DEFAULT_SPEED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,8 +111,11 @@ def compress_many(
     codec: Codec,
     images: Iterable[Pixels],
     *,
-    quality: int,
-    speed: int = DEFAULT_SPEED,
+    quality: float = Settings.quality,
+    speed: int = Settings.speed,
+    layers: LayerMode = Settings.layers,
+    tune: Tune = Settings.tune,
+    refine: bool = True,
     keep_invisible: bool = False,
 ) -> Iterator[bytes | OslicError]:
     """Compress many images, the residual of one beside the networks of the next.
@@ -122,16 +125,20 @@ def compress_many(
         images: uint8, as for `Codec.compress`; taken one by one, at most two are held.
         quality: 0..100, as for `Codec.compress`.
         speed: 0..10 of the residual coder.
+        layers: as for `Codec.compress`.
+        tune: as for `Codec.compress`.
+        refine: as for `Codec.compress`.
         keep_invisible: as for `Codec.compress`.
 
     Yields:
         In the order of the images, the bytes that `Codec.compress` gives, or the error of that image: a bad image
         does not stop the others.
     """
+    settings = Settings(quality, speed, layers, tune, refine)
     for _, outcome in overlap(
         images,
-        lambda image: codec.layers(image, keep_invisible=keep_invisible),
-        lambda _, layers: codec.finish(layers, quality=quality, speed=speed).data,
+        lambda image: codec.layers(image, settings, keep_invisible=keep_invisible),
+        lambda _, made: codec.finish(made).data,
     ):
         yield outcome
 

@@ -39,7 +39,7 @@ MAX_QUALITY: Final = 100
 # with a fixed number the same image gives the same file on any number of cores.
 _ENCODER_THREADS: Final = 2
 # Superblocks of 64x64 suit residuals: 0.8 points of BD-rate over the encoder's choice (training/EXPERIMENTS.md).
-_OPTIONS: Final = {"tune": "psnr", "sb-size": "64"}
+_SUPERBLOCKS: Final = {"sb-size": "64"}
 # Weights of the estimate in eighths that cost least at some qualities, on training photographs; see `default_weight`.
 _WEIGHTS: Final = ((25, 8), (40, 5), (55, 4), (68, 3), (78, 2), (86, 1))
 # Mean squared clipping error (per sample) from which scale 2 is tried as well: 55 dB.
@@ -53,7 +53,7 @@ class CodedResidual:
     Attributes:
         payload: AV1 data without container.
         scale: 1 or 2.
-        weight: of the estimate in the prediction, in eighths: 1..8.
+        weight: of the estimate in the prediction, in eighths: 0..8.
     """
 
     payload: bytes
@@ -108,7 +108,9 @@ def _clipping_error(image: Pixels, prediction: Levels) -> float:
     return float((excess * excess).sum()) / image.size
 
 
-def _encode(image: Pixels, prediction: Levels, scale: int, quality: int, speed: int) -> bytes:
+def _encode(
+    image: Pixels, prediction: Levels, scale: int, *, quality: int, speed: int, visual: bool
+) -> bytes:
     file = io.BytesIO()
     try:
         samples = _samples(image, prediction, scale)
@@ -122,7 +124,7 @@ def _encode(image: Pixels, prediction: Levels, scale: int, quality: int, speed: 
             subsampling="4:0:0" if image.ndim == 2 else "4:4:4",
             max_threads=_ENCODER_THREADS,
             autotiling=False,
-            advanced=_OPTIONS,
+            advanced={"tune": "iq" if visual else "psnr", **_SUPERBLOCKS},
         )
     except (OSError, ValueError, RuntimeError) as error:
         if "memory" in str(error).lower():
@@ -131,19 +133,28 @@ def _encode(image: Pixels, prediction: Levels, scale: int, quality: int, speed: 
     return avif.unwrap(file.getvalue())
 
 
-def encode(image: Pixels, estimate: Pixels, *, quality: int, speed: int = DEFAULT_SPEED) -> CodedResidual:
-    """Code image - estimate.
+def encode(
+    image: Pixels,
+    estimate: Pixels,
+    *,
+    quality: int,
+    speed: int = DEFAULT_SPEED,
+    weight: int | None = None,
+    visual: bool = False,
+) -> CodedResidual:
+    """Code image - prediction.
 
     Args:
         image: uint8, (H, W, 3) or (H, W).
         estimate: uint8, the shape of `image`.
         quality: 1..100, as Pillow's AVIF quality: larger is better.
         speed: 0..10, as Pillow's AVIF speed: larger is faster and costs bits.
+        weight: of the estimate in the prediction, in eighths: 0..8; None: `default_weight`.
+        visual: whether the encoder aims at the eye (libaom's tune=iq) instead of the squared error.
 
     Returns:
-        The payload, its scale and the estimate's weight (`default_weight`). Where scale 1 clips visibly, both scales
-        are coded, and the one with the smaller product of squared error and bytes is taken (near these rates a
-        decibel is worth some 20 % of the bytes, which makes that product a fair rate-distortion figure).
+        The payload, its scale and the estimate's weight. Where scale 1 clips visibly, both scales
+        are coded, and the one with the lower `coding_cost` is taken.
 
     Raises:
         UsageError: quality or speed out of range.
@@ -154,18 +165,42 @@ def encode(image: Pixels, estimate: Pixels, *, quality: int, speed: int = DEFAUL
     if not 0 <= speed <= MAX_SPEED:
         raise UsageError(f"residual speed {speed} is out of range 0..{MAX_SPEED}")
     check_available()
-    weight = default_weight(quality)
+    if weight is None:
+        weight = default_weight(quality)
     prediction = _prediction(estimate, weight)
-    coded = CodedResidual(_encode(image, prediction, 1, quality, speed), 1, weight)
+
+    def code(scale: int) -> CodedResidual:
+        payload = _encode(image, prediction, scale, quality=quality, speed=speed, visual=visual)
+        return CodedResidual(payload, scale, weight)
+
+    coded = code(1)
     if _clipping_error(image, prediction) <= _CLIPPING_MATTERS:
         return coded
-    halved = CodedResidual(_encode(image, prediction, 2, quality, speed), 2, weight)
+    halved = code(2)
 
     def cost(candidate: CodedResidual) -> float:
-        error = np.subtract(decode(candidate, estimate), image, dtype=np.float32)
-        return math.log(float(np.mean(error * error)) + 1e-3) + math.log(len(candidate.payload))
+        return coding_cost(mean_squared_error(decode(candidate, estimate), image), len(candidate.payload))
 
     return min((coded, halved), key=cost)
+
+
+def mean_squared_error(one: Pixels, other: Pixels) -> float:
+    """Of two arrays of the same shape, in gray levels squared."""
+    error = np.subtract(one, other, dtype=np.float32)
+    return float(np.mean(error * error))
+
+
+def coding_cost(squared_error: float, size: int) -> float:
+    """What two codings of a picture are compared by: lower is better.
+
+    Near the rates of photographs a decibel is worth some 20 % of the bytes, which makes the product of squared error
+    and bytes a fair figure; this is its logarithm.
+
+    Args:
+        squared_error: mean, in gray levels squared.
+        size: in bytes.
+    """
+    return math.log(squared_error + 1e-3) + math.log(max(1, size))
 
 
 def decode_samples(coded: CodedResidual, shape: tuple[int, ...]) -> Pixels:

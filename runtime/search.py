@@ -1,4 +1,4 @@
-"""The quality that meets a rate or a PSNR. The networks run once: only residuals are coded again."""
+"""The quality that meets a rate or a PSNR: residuals are coded again, estimates where the compact image changes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ def highest_within(
     layers: Layers,
     bits_per_pixel: float,
     *,
-    speed: int = residual.DEFAULT_SPEED,
     metadata: Metadata | None = None,
 ) -> Encoded:
     """Code an image with the highest quality that takes at most `bits_per_pixel`, all bytes of the stream counted.
@@ -29,13 +28,12 @@ def highest_within(
         codec: the codec that made `layers`.
         layers: from `Codec.layers`.
         bits_per_pixel: the most that the stream may take.
-        speed: 0..10 of the residual coder.
         metadata: to carry.
 
     Raises:
         RateError: below the floor: what labels, compact image, alpha and metadata take.
     """
-    attempt = _attempts(codec, layers, speed, metadata)
+    attempt = _attempts(codec, layers, metadata)
     pixels = int(layers.image.shape[0]) * int(layers.image.shape[1])
 
     def fits(quality: int) -> bool:
@@ -56,7 +54,6 @@ def lowest_reaching(
     layers: Layers,
     min_psnr: float,
     *,
-    speed: int = residual.DEFAULT_SPEED,
     metadata: Metadata | None = None,
 ) -> Encoded:
     """Code an image with the lowest quality whose reconstruction has a PSNR of at least `min_psnr` dB.
@@ -65,16 +62,15 @@ def lowest_reaching(
         codec: the codec that made `layers`.
         layers: from `Codec.layers`.
         min_psnr: of what is to be seen, dB; see `pixels.visible_psnr`.
-        speed: 0..10 of the residual coder.
         metadata: to carry.
 
     Raises:
         RateError: above what the highest quality reaches.
     """
-    attempt = _attempts(codec, layers, speed, metadata)
+    attempt = _attempts(codec, layers, metadata)
 
     def reached(quality: int) -> float:
-        return visible_psnr(layers.image, codec.reconstruct(layers, attempt(quality)))
+        return visible_psnr(layers.image, codec.reconstruct(attempt(quality)))
 
     if reached(0) >= min_psnr:
         return attempt(0)
@@ -84,12 +80,10 @@ def lowest_reaching(
     return attempt(below + 1)
 
 
-def _attempts(
-    codec: Codec, layers: Layers, speed: int, metadata: Metadata | None
-) -> Callable[[int], Encoded]:
+def _attempts(codec: Codec, layers: Layers, metadata: Metadata | None) -> Callable[[int], Encoded]:
     @cache
     def attempt(quality: int) -> Encoded:
-        return codec.finish(layers, quality=quality, speed=speed, metadata=metadata)
+        return codec.finish(layers, quality=quality, metadata=metadata)
 
     return attempt
 

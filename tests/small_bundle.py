@@ -125,14 +125,49 @@ def synthesise(gain: float = 0.05) -> onnx.ModelProto:
     return w.model({"compact": COMPACT, "labels": LABELS}, "estimate", IMAGE)
 
 
-def write(folder: Path, graphs: dict[str, onnx.ModelProto] | None = None) -> Bundle:
+def refine() -> onnx.ModelProto:
+    """`refined` below: a step towards the estimate that grows with the quality, and a level for the eye."""
+    w = Writer(4)
+    decoded, estimate = w.pixels("decoded", 1.0), w.pixels("estimate", 1.0)
+    settings = w.op("Cast", "settings", to=TensorProto.FLOAT)
+    quality, visual = (
+        w.op(
+            "Reshape",
+            w.op("Gather", settings, w.constant(np.array([i])), axis=1),
+            w.constant(np.array([-1, 1, 1, 1])),
+        )
+        for i in (0, 1)
+    )
+    share = w.op("Mul", quality, w.constant(np.float32(1 / 128)))
+    moved = w.op("Add", decoded, w.op("Mul", w.op("Sub", estimate, decoded), share))
+    w.to_pixels(w.op("Mul", w.op("Add", moved, visual), w.constant(np.float32(1 / 255))), 255, "refined")
+    return w.model({"decoded": IMAGE, "estimate": IMAGE, "settings": ["N", 2]}, "refined", IMAGE)
+
+
+def refined(decoded: Any, estimate: Any, quality: int, visual: bool) -> Any:
+    """What `refine` gives, but for roundings: float64 in the shape of `decoded`."""
+    moved = decoded + (estimate.astype(float) - decoded) * quality / 128 + visual
+    return np.clip(np.rint(moved), 0, 255)
+
+
+def write(
+    folder: Path,
+    graphs: dict[str, onnx.ModelProto] | None = None,
+    *,
+    refines: bool = False,
+    coarseness: tuple[tuple[int, int], ...] = (),
+) -> Bundle:
     """Write the bundle.
 
     Args:
         folder: where to.
         graphs: in place of those above.
+        refines: with a refine graph.
+        coarseness: see `Manifest`.
     """
     made = {"segment": segment, "analyse": analyse, "synthesise": synthesise}
+    if refines:
+        made["refine"] = refine
     models = {name: (graphs or {}).get(name) or make() for name, make in made.items()}
     data = {name: model.SerializeToString() for name, model in models.items()}
     infos = {
@@ -147,7 +182,8 @@ def write(folder: Path, graphs: dict[str, onnx.ModelProto] | None = None) -> Bun
     manifest = Manifest(
         name="small", classes=tuple(ClassInfo(str(i), (i, i, i)) for i in range(4)), levels=LEVELS, label_scale=4,
         alpha=0.5, multiple=MULTIPLE, fingerprint="ab" * 32, license="none", graphs=infos,
-        preview=((80.0, 0.0, 0.0, 0.0), (0.0, 80.0, 0.0, 0.0), (0.0, 0.0, 80.0, 0.0)),
+        preview=((80.0, 0.0, 0.0, 0.0), (0.0, 80.0, 0.0, 0.0), (0.0, 0.0, 80.0, 0.0)), coarseness=coarseness,
+        refinement="cd" * 32 if refines else None,
     )  # fmt: skip
     write_bundle(folder, manifest, {f"{name}.onnx": content for name, content in data.items()}, replace=False)
     return Bundle.open(folder)

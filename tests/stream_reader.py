@@ -38,6 +38,8 @@ class Record:
     weight: int
     estimate: bytes
     residual: bytes
+    plain: bool
+    unrefined: bool
 
 
 @dataclass
@@ -237,11 +239,13 @@ def _pieces(data: bytes, stream: Stream, section: Section, checksum: bytes) -> N
 def _record(data: bytes) -> Record:
     bits = data[0]
     mode, weight = bits & 3, bits >> 4
-    require(not bits & 8, "a constant compact image, which this version does not know")
+    plain = bool(bits & 8)
+    require(not plain or (weight <= 1 and mode > 0 and data[1:5] == bytes(4)), "no layers, and an estimate")
+    unrefined, weight = plain and weight == 1, 0 if plain else weight
     require(mode in {0, 1}, f"mode {mode}, which this version does not know")
     require(weight <= 8, f"weight {weight}")
     require(mode != 0 or data[5:] == bytes(4), "a digest of no residual")
-    return Record(mode, 2 if bits & 4 else 1, weight, data[1:5], data[5:])
+    return Record(mode, 2 if bits & 4 else 1, weight, data[1:5], data[5:], plain, unrefined)
 
 
 def _contents(stream: Stream) -> None:

@@ -12,7 +12,7 @@ import small_bundle
 from onnx import numpy_helper
 from oslic.export.halves import half_graphs, write_half
 from oslic.runtime.backends import Options, select
-from oslic.runtime.bundle import GRAPH_NAMES, Bundle, default_bundle, write_bundle
+from oslic.runtime.bundle import LAYER_GRAPHS, Bundle, default_bundle, write_bundle
 from oslic.runtime.cli import main
 from oslic.runtime.codec import Codec
 from oslic.runtime.errors import UsageError, VerificationError
@@ -28,8 +28,8 @@ def cast(tmp_path_factory):
 def test_a_cast_bundle_is_half_as_large_and_reads_the_same_streams(cast, photo):
     plain = Bundle.open(default_bundle())
     assert cast.manifest.fingerprint == plain.manifest.fingerprint
-    assert {cast.manifest.graphs[name].precision for name in GRAPH_NAMES} == {"float16"}
-    sizes = [sum(bundle.graph_path(name).stat().st_size for name in GRAPH_NAMES) for bundle in (cast, plain)]
+    assert {cast.manifest.graphs[name].precision for name in LAYER_GRAPHS} == {"float16"}
+    sizes = [sum(bundle.graph_path(name).stat().st_size for name in LAYER_GRAPHS) for bundle in (cast, plain)]
     assert sizes[0] < 0.55 * sizes[1]
     image = photo[:96, :128]
     with Codec.open(plain) as one, Codec.open(cast) as other:
@@ -59,7 +59,7 @@ def test_values_beyond_float16_are_found_before_anything_is_written(tmp_path, ca
     data = model.SerializeToString()
     infos = dict(bundle.manifest.graphs)
     infos["synthesise"] = dataclasses.replace(infos["synthesise"], sha256=hashlib.sha256(data).hexdigest())
-    files = {infos[name].file: bundle.read_graph(name) for name in GRAPH_NAMES} | {
+    files = {infos[name].file: bundle.read_graph(name) for name in LAYER_GRAPHS} | {
         infos["synthesise"].file: data
     }
     write_bundle(tmp_path / "large", dataclasses.replace(bundle.manifest, graphs=infos), files, replace=False)

@@ -152,7 +152,8 @@ def test_json_has_no_infinity(photo):
     with Codec.open() as codec:
         made = codec.layers(photo[:32, :32])
         layers = dataclasses.replace(made, image=made.estimate)
-        row = _row(Path("x.png"), Path("x.oslic"), layers, codec.finish(layers, quality=0), float("inf"))
+        encoded = dataclasses.replace(codec.finish(layers, quality=0), layers=layers)
+        row = _row(Path("x.png"), Path("x.oslic"), encoded, float("inf"))
     assert row["psnr"] is row["psnr_estimate"] is None
     json.dumps(row, allow_nan=False)
 

@@ -8,7 +8,7 @@ import struct
 
 import numpy as np
 import pytest
-from oslic.runtime.codec import Codec
+from oslic.runtime.codec import Codec, Settings
 from oslic.runtime.codec.container import Header, Payload, SectionType, StreamReader
 from oslic.runtime.codec.metadata_sections import metadata_sections, read_metadata
 from oslic.runtime.errors import ImageError, StreamError, UsageError
@@ -271,8 +271,8 @@ def test_psnr_is_of_what_is_seen(photo):
 def test_a_psnr_asked_for_is_that_of_the_colors(codec, photo, channels):
     ramp = np.broadcast_to(np.arange(96, dtype=np.uint8) + 100, (80, 96))
     image = _with_alpha(photo, ramp)[:, :, [1, 3] if channels == 2 else [0, 1, 2, 3]].copy()
-    layers = codec.layers(image)
-    encoded = lowest_reaching(codec, layers, 40, speed=10)
+    layers = codec.layers(image, Settings(speed=10))
+    encoded = lowest_reaching(codec, layers, 40)
     decoded = codec.decompress(encoded.data)
     difference = decoded[:, :, :-1].astype(float) - image[:, :, :-1]
     assert 10 * np.log10(255**2 / np.mean(difference**2)) >= 40

@@ -43,8 +43,9 @@ from oslic.training.refinement import (
     DecodedPicture,
     RefinementOptions,
     RefinementTask,
+    Setting,
     decode_pictures,
-    draw_qualities,
+    draw_settings,
     refine_picture,
 )
 from oslic.training.segmentation import (
@@ -875,7 +876,11 @@ def test_refinement_from_the_command_line_to_a_checkpoint(data, tmp_path, capsys
     assert set(second.provenance) == {"codec", "refine", "license"}
     second.networks()
     rows = (two / "validation.csv").read_text().splitlines()
-    assert rows[0].split(",") == ["step", "score", "gain_18", "gain_34", "gain_50", "gain_66"]
+    assert rows[0].split(",") == ["step", "score"] + [
+        f"gain{kind}_{quality}"
+        for kind in ("", "_plain", "_plain_visual", "_visual")
+        for quality in (18, 34, 50, 66)
+    ]
     # The pictures were decoded once.
     files = sorted(path.name for path in (two / "decoded").iterdir())
     assert files == ["kodak_a.npz", "photos_a.npz", "photos_b.npz"]
@@ -1138,23 +1143,24 @@ def toy(seed, quality=40, size=(64, 80)):
     )
     noise = rng.integers(-12, 13, image.shape)
     decoded = np.clip(image + noise, 0, 255).astype(np.uint8)
-    return DecodedPicture(image, image.copy(), decoded, quality, mse(image, decoded))
+    return DecodedPicture(image, image.copy(), decoded, Setting(quality), mse(image, decoded))
 
 
 def test_refinenet_starts_as_the_identity():
     torch.manual_seed(0)
     refine = RefineNet(RefineConfig(8, 1)).eval()
     picture = toy(0, size=(63, 81))
-    assert np.array_equal(refine_picture(refine, picture.decoded, picture.estimate, 40), picture.decoded)
+    refined = refine_picture(refine, picture.decoded, picture.estimate, picture.setting)
+    assert np.array_equal(refined, picture.decoded)
     x = torch.rand(2, 3, 8, 12)
-    assert torch.equal(refine(x, torch.rand_like(x), torch.tensor([0, 100])), x)
-    # With other weights it is not, and the quality matters.
+    assert torch.equal(refine(x, torch.rand_like(x), torch.tensor([[0, 0], [100, 1]])), x)
+    # With other weights it is not, and quality and tuning matter.
     torch.nn.init.normal_(refine.head.weight, std=0.1)
-    both = refine(
-        x[:1].expand(2, -1, -1, -1), torch.rand(1, 3, 8, 12).expand(2, -1, -1, -1), torch.tensor([5, 95])
-    )
-    assert not torch.equal(both[0], both[1])
-    assert not torch.equal(both[0], x[0])
+    settings = torch.tensor([[5, 0], [95, 0], [5, 1]])
+    three = refine(x[:1].expand(3, -1, -1, -1), torch.rand(1, 3, 8, 12).expand(3, -1, -1, -1), settings)
+    assert not torch.equal(three[0], three[1])
+    assert not torch.equal(three[0], three[2])
+    assert not torch.equal(three[0], x[0])
 
 
 def test_refinenet_learns_to_lower_the_error(tmp_path):
@@ -1174,11 +1180,11 @@ def test_refinenet_learns_to_lower_the_error(tmp_path):
     assert scores["score"] > 1.0
     gains = []
     for picture in validation:
-        refined = refine_picture(refine, picture.decoded, picture.estimate, picture.quality)
+        refined = refine_picture(refine, picture.decoded, picture.estimate, picture.setting)
         gains.append(10 * np.log10(picture.error / mse(picture.image, refined)))
     assert scores["gain_30"] == pytest.approx(np.mean(gains[:2]), abs=1e-6)
     assert scores["gain_70"] == pytest.approx(gains[2], abs=1e-6)
-    assert scores["score"] == pytest.approx(np.mean(gains), abs=1e-6)
+    assert scores["score"] == pytest.approx((scores["gain_30"] + scores["gain_70"]) / 2, abs=1e-6)
 
 
 def test_crops_of_a_decoded_picture_belong_together():
@@ -1191,7 +1197,7 @@ def test_crops_of_a_decoded_picture_belong_together():
     assert batch.image.shape == (12, 3, 32, 32)
     assert torch.equal(batch.estimate, 255 - batch.image)
     assert torch.equal(batch.decoded, batch.image // 2)
-    assert batch.quality.tolist() == [40] * 12
+    assert batch.settings.tolist() == [[40, 0]] * 12
     assert not torch.equal(batch.image[0], batch.image[1])
     with pytest.raises(UsageError, match="crops of 33 do not fit"):
         RefinementTask(task.refine, [marked], [marked], RefinementOptions(crop=33), seed=1)
@@ -1201,20 +1207,23 @@ def test_crops_of_a_decoded_picture_belong_together():
 
 def test_decoded_pictures_are_made_once_and_read_again(tmp_path):
     torch.manual_seed(0)
-    networks = CodecNetworks(preset("tiny")).eval()
+    networks = CodecNetworks(dataclasses.replace(preset("tiny"), coarseness=((60, 4),))).eval()
     pictures = [
         Picture("photos/a", frame(1).pixels),
         Picture("photos/b", frame(2, (80, 96)).pixels[:71, :90]),
     ]
-    qualities = [[20, 80], [50, 90]]
-    made = list(decode_pictures(networks, pictures, qualities, tmp_path))
-    assert [each.quality for each in made] == [20, 80, 50, 90]
+    settings = [[Setting(20), Setting(80)], [Setting(50, visual=True), Setting(90, plain=True)]]
+    made = list(decode_pictures(networks, pictures, settings, tmp_path))
+    assert [each.setting for each in made] == [*settings[0], *settings[1]]
     for each, picture in zip(made, [pictures[0]] * 2 + [pictures[1]] * 2, strict=True):
         assert each.image is picture.pixels
         assert each.decoded.shape == each.estimate.shape == picture.pixels.shape
         assert each.error == pytest.approx(mse(picture.pixels, each.decoded))
     assert made[0].error > made[1].error > 0
-    again = list(decode_pictures(networks, pictures, qualities, tmp_path))
+    # Finer qualities take coarser compact images; without layers there is no estimate.
+    assert not np.array_equal(made[0].estimate, made[1].estimate)
+    assert made[3].estimate is made[3].decoded
+    again = list(decode_pictures(networks, pictures, settings, tmp_path))
     for a, b in zip(made, again, strict=True):
         assert np.array_equal(a.decoded, b.decoded)
         assert np.array_equal(a.estimate, b.estimate)
@@ -1224,21 +1233,26 @@ def test_decoded_pictures_are_made_once_and_read_again(tmp_path):
         content = dict(stored)
     content["decoded"] = 255 - content["decoded"]
     np.savez(file, **content)
-    third = list(decode_pictures(networks, pictures, qualities, tmp_path))
+    third = list(decode_pictures(networks, pictures, settings, tmp_path))
     assert np.array_equal(third[3].decoded, 255 - made[3].decoded)
     assert np.array_equal(third[0].decoded, made[0].decoded)
+    with pytest.raises(DataError, match=r"photos_a\.npz holds pictures that were decoded at other settings"):
+        list(decode_pictures(networks, pictures[:1], [[Setting(20), Setting(81)]], tmp_path))
     whole = file.read_bytes()
     for damaged in (b"", b"x", whole[:100], whole[: len(whole) // 2]):
         file.write_bytes(damaged)
         with pytest.raises(DataError, match=r"photos_b\.npz does not hold decoded pictures.*remove it"):
-            list(decode_pictures(networks, pictures, qualities, tmp_path))
+            list(decode_pictures(networks, pictures, settings, tmp_path))
 
 
-def test_qualities_come_from_each_part_of_the_range():
-    options = RefinementOptions(qualities=(12, 86), versions=3)
-    drawn = np.array(draw_qualities(200, options, 1))
+def test_settings_come_from_each_part_of_the_range():
+    options = RefinementOptions(qualities=(12, 86), versions=3, plain=0.25, visual=0.5)
+    settings = draw_settings(200, options, 1)
+    drawn = np.array([[setting.quality for setting in each] for each in settings])
     assert drawn.shape == (200, 3)
+    assert np.mean([s.plain for each in settings for s in each]) == pytest.approx(0.25, abs=0.06)
+    assert np.mean([s.visual for each in settings for s in each]) == pytest.approx(0.5, abs=0.07)
     for column, (low, high) in enumerate(((12, 36), (37, 61), (62, 86))):
         assert (drawn[:, column].min(), drawn[:, column].max()) == (low, high)
-    assert draw_qualities(5, options, 1) == drawn[:5].tolist()
-    assert draw_qualities(5, options, 2) != drawn[:5].tolist()
+    assert draw_settings(5, options, 1) == settings[:5]
+    assert draw_settings(5, options, 2) != settings[:5]

@@ -13,13 +13,11 @@ from PIL import Image
 
 from ..bench.metrics import bd_rate, class_iou, psnr
 from ..runtime import residual
-from ..runtime.codec import Layers as CodecLayers
-from ..runtime.codec.container import IDENTITY_BYTES, SectionType, digest
-from ..runtime.codec.encoding import encode_layers, reconstruct
+from ..runtime.codec import Settings
+from ..runtime.codec.finishing import finish_layers, reconstruct
+from ..runtime.codec.layering import make_layers
 from ..runtime.codec.tile_pool import TilePool
 from ..runtime.pixels import Layout
-from ..runtime.planes import encode_plane
-from ..runtime.segmentation import reduction_for
 from ..runtime.tiling import single
 from .data import (
     CLOTHES,
@@ -31,9 +29,9 @@ from .data import (
     photographs,
     softly_labelled,
 )
-from .scoring import Layers, layers
 from .segmentation import agreement, frequent_classes, unsmoothed
 from .segmentation import evaluate as segmentation_confusion
+from .torch_graphs import TorchGraphs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,35 +43,10 @@ if TYPE_CHECKING:
     from ..networks.codec import CodecNetworks
     from ..networks.config import ModelConfig
     from ..networks.segnet import SegNet
+    from ..runtime.graphs import Graphs
 
 QUALITIES: Final = (12, 25, 40, 55, 68, 78, 86)
 RANGE: Final = (28.0, 39.0)
-
-
-def coded_layers(image: NDArray[np.uint8], made: Layers, config: ModelConfig) -> CodecLayers:
-    """What the networks make of an image, as the runtime holds it: one tile.
-
-    Args:
-        image: uint8, H x W x 3.
-        made: what the networks make of it.
-        config: of the networks.
-    """
-    height, width = image.shape[:2]
-    estimate = np.ascontiguousarray(made.estimate)
-    return CodecLayers(
-        image,
-        Layout.RGB,
-        single(width, height),
-        made.labels,
-        config.segnet.scale * reduction_for(height, width),
-        made.compact,
-        estimate,
-        (digest(estimate),),
-        {
-            SectionType.LABELS: (encode_plane(made.labels),),
-            SectionType.COMPACT: (encode_plane(made.compact),),
-        },
-    )
 
 
 def plain_avif(image: NDArray[np.uint8], quality: int) -> tuple[bytes, float]:
@@ -151,20 +124,29 @@ def score_labels(networks: CodecNetworks, root: Path, soft: Path | None) -> dict
     return scores
 
 
-def score_photograph(networks: CodecNetworks, picture: Picture, fingerprint: str) -> dict[str, Any]:
-    """Layers, rate-distortion points and BD-rate against plain AVIF of one photograph."""
-    made = coded_layers(picture.pixels, layers(networks, picture), networks.config)
-    identity = bytes.fromhex(fingerprint)[:IDENTITY_BYTES]
-    bits = 8.0 / (picture.pixels.shape[0] * picture.pixels.shape[1])
-    streams = [encode_layers(made, identity, TilePool(1), quality=quality) for quality in QUALITIES]
-    ours = [(each.data, psnr(picture.pixels, reconstruct(made, each))) for each in streams]
+def score_photograph(graphs: Graphs, picture: Picture) -> dict[str, Any]:
+    """Layers, rate-distortion points and BD-rate against plain AVIF of one photograph: one tile, tuned for PSNR."""
+    height, width = picture.pixels.shape[:2]
+    bits, pool = 8.0 / (height * width), TilePool(1)
+    settings = [Settings(quality, tune="psnr") for quality in (0, *QUALITIES)]
+    made = make_layers(
+        graphs,
+        picture.pixels,
+        layout=Layout.RGB,
+        grid=single(width, height),
+        settings=settings[0],
+        pool=pool,
+    )
+    streams = [finish_layers(graphs, made, each, pool) for each in settings]
+    alone = streams.pop(0)
+    ours = [(each.data, psnr(picture.pixels, reconstruct(graphs, each))) for each in streams]
     theirs = [plain_avif(picture.pixels, quality) for quality in QUALITIES]
     our_rates, our_psnr = [len(data) * bits for data, _ in ours], [value for _, value in ours]
     their_rates, their_psnr = [len(data) * bits for data, _ in theirs], [value for _, value in theirs]
     return {
         "name": picture.name,
-        "labels_bpp": round(streams[0].section_bytes["labels"] * bits, 5),
-        "compact_bpp": round(streams[0].section_bytes["compact"] * bits, 5),
+        "labels_bpp": round(alone.section_bytes["labels"] * bits, 5),
+        "compact_bpp": round(alone.section_bytes["compact"] * bits, 5),
         "estimate_psnr": round(psnr(picture.pixels, made.estimate), 3),
         "bpp": [round(value, 5) for value in our_rates],
         "psnr": [round(value, 3) for value in our_psnr],
@@ -192,6 +174,7 @@ def evaluate(checkpoint: Checkpoint, root: Path, soft: Path | None = None) -> di
     """
     networks = checkpoint.networks()
     fingerprint = checkpoint.fingerprint
+    graphs = TorchGraphs(networks, fingerprint)
     labels = score_labels(networks, root, soft)
     for name in ("everyday", "camvid"):
         found = labels[name]
@@ -200,7 +183,7 @@ def evaluate(checkpoint: Checkpoint, root: Path, soft: Path | None = None) -> di
         )
     rows = []
     for picture in photographs(root, ("kodak",)):
-        rows.append(score_photograph(networks, picture, fingerprint))
+        rows.append(score_photograph(graphs, picture))
         shown = {key: rows[-1][key] for key in ("labels_bpp", "compact_bpp", "estimate_psnr", "bd_rate")}
         print(f"{picture.name}: {json.dumps(shown)}", file=sys.stderr, flush=True)
 

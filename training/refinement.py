@@ -11,6 +11,7 @@ import torch
 
 from ..bench.metrics import mse
 from ..runtime import residual
+from ..runtime.codec.coarseness import coarseness_for
 from ..runtime.errors import DataError, UsageError
 from .loop import Objective
 from .scoring import layers
@@ -35,93 +36,137 @@ class RefinementOptions:
         batch: crops per step.
         crop: side of the square crops, even.
         qualities: lowest and highest quality of the decoded pictures.
-        versions: at how many random qualities each picture is decoded.
+        versions: at how many random settings each picture is decoded.
+        plain: share of the versions that are coded without the layers, 0..1.
+        visual: share of the versions whose residual is tuned for the eye, 0..1.
         bfloat16: autocast to bfloat16.
     """
 
     batch: int = 8
     crop: int = 96
     qualities: tuple[int, int] = (12, 86)
-    versions: int = 4
+    versions: int = 6
+    plain: float = 0.35
+    visual: float = 0.4
     bfloat16: bool = True
 
 
+class Setting(NamedTuple):
+    """How a picture is coded.
+
+    Attributes:
+        quality: of the residual.
+        visual: whether the residual is tuned for the eye.
+        plain: whether the layers are left out.
+    """
+
+    quality: int
+    visual: bool = False
+    plain: bool = False
+
+
 class DecodedPicture(NamedTuple):
-    """A picture as the codec gives it back at some quality.
+    """A picture as the codec gives it back at some setting.
 
     Attributes:
         image: x, uint8, H x W x 3.
-        estimate: e, uint8, H x W x 3.
+        estimate: e, uint8, H x W x 3; x' where the layers are left out.
         decoded: x', uint8, H x W x 3.
-        quality: of the residual.
+        setting: how it was coded.
         error: mean squared error of x', grey levels squared.
     """
 
     image: NDArray[np.uint8]
     estimate: NDArray[np.uint8]
     decoded: NDArray[np.uint8]
-    quality: int
+    setting: Setting
     error: float
 
 
 class RefinementBatch(NamedTuple):
-    """Crops, N x 3 x S x S, uint8; qualities, int64 (N,); errors of the pictures that they come from, (N,)."""
+    """Crops, N x 3 x S x S, uint8; settings, int64 (N, 2); errors of the pictures that they come from, (N,)."""
 
     image: Tensor
     estimate: Tensor
     decoded: Tensor
-    quality: Tensor
+    settings: Tensor
     error: Tensor
 
 
 def decode_pictures(
-    networks: CodecNetworks, pictures: Sequence[Picture], qualities: Sequence[Sequence[int]], folder: Path
+    networks: CodecNetworks, pictures: Sequence[Picture], settings: Sequence[Sequence[Setting]], folder: Path
 ) -> Iterator[DecodedPicture]:
     """Code pictures and decode them again; what was made once is read from a folder.
 
     Args:
         networks: of the codec, in evaluation mode.
         pictures: photographs.
-        qualities: those at which each of them is coded.
-        folder: of what was made; one file for each picture.
+        settings: those at which each of them is coded.
+        folder: of what was made; one file for each picture. It belongs to these networks and settings.
 
     Raises:
-        DataError: a file in the folder is damaged.
+        DataError: a file in the folder is damaged, or was made at other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for picture, wanted in zip(pictures, qualities, strict=True):
+    table = networks.config.coarseness
+    for picture, wanted in zip(pictures, settings, strict=True):
         file = folder / f"{picture.name.replace('/', '_')}.npz"
         if not file.exists():
             _write(file, networks, picture, wanted)
         try:
             with np.load(file, allow_pickle=False) as stored:
-                estimate, decoded, found = stored["estimate"], stored["decoded"], stored["qualities"]
+                estimates, decoded, found = stored["estimates"], stored["decoded"], stored["settings"]
         except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
             raise DataError(f"{file} does not hold decoded pictures: {error}; remove it") from error
-        for quality, version in zip(found, decoded, strict=True):
-            yield DecodedPicture(
-                picture.pixels, estimate, version, int(quality), mse(picture.pixels, version)
-            )
+        if found.tolist() != [list(map(int, setting)) for setting in wanted]:
+            raise DataError(f"{file} holds pictures that were decoded at other settings: remove {folder}")
+        degrees = sorted({coarseness_for(setting.quality, table) for setting in wanted if not setting.plain})
+        for setting, version in zip(wanted, decoded, strict=True):
+            estimate = version
+            if not setting.plain:
+                estimate = estimates[degrees.index(coarseness_for(setting.quality, table))]
+            yield DecodedPicture(picture.pixels, estimate, version, setting, mse(picture.pixels, version))
 
 
-def _write(file: Path, networks: CodecNetworks, picture: Picture, qualities: Sequence[int]) -> None:
-    estimate = np.ascontiguousarray(layers(networks, picture).estimate)
-    decoded = [
-        residual.decode(residual.encode(picture.pixels, estimate, quality=quality), estimate)
-        for quality in qualities
-    ]
+def _write(file: Path, networks: CodecNetworks, picture: Picture, settings: Sequence[Setting]) -> None:
+    table = networks.config.coarseness
+    degrees = sorted({coarseness_for(setting.quality, table) for setting in settings if not setting.plain})
+    estimates = {n: np.ascontiguousarray(layers(networks, picture, n).estimate) for n in degrees}
+    decoded = []
+    for setting in settings:
+        weight = 0 if setting.plain else residual.default_weight(setting.quality)
+        estimate = picture.pixels if setting.plain else estimates[coarseness_for(setting.quality, table)]
+        coded = residual.encode(
+            picture.pixels, estimate, quality=setting.quality, weight=weight, visual=setting.visual
+        )
+        decoded.append(residual.decode(coded, estimate))
     part = file.with_suffix(".part")
     with part.open("wb") as target:
-        np.savez(target, estimate=estimate, decoded=np.stack(decoded), qualities=np.asarray(qualities))
+        np.savez(
+            target,
+            estimates=np.array([estimates[n] for n in degrees], np.uint8),
+            decoded=np.stack(decoded),
+            settings=np.array(settings, np.int64),
+        )
     part.replace(file)
 
 
-def draw_qualities(count: int, options: RefinementOptions, seed: int) -> list[list[int]]:
-    """Random qualities for each of `count` pictures, one from each part of the range."""
+def draw_settings(count: int, options: RefinementOptions, seed: int) -> list[list[Setting]]:
+    """Random settings for each of `count` pictures, one quality from each part of the range."""
     rng = np.random.default_rng((seed, 1))
     low, high = options.qualities
     edges = np.linspace(low, high + 1, options.versions + 1)
-    return [[int(rng.uniform(edges[i], edges[i + 1])) for i in range(options.versions)] for _ in range(count)]
+    return [
+        [
+            Setting(
+                int(rng.uniform(edges[i], edges[i + 1])),
+                bool(rng.random() < options.visual),
+                bool(rng.random() < options.plain),
+            )
+            for i in range(options.versions)
+        ]
+        for _ in range(count)
+    ]
 
 
 class RefinementTask:
@@ -191,7 +236,7 @@ class RefinementTask:
                     cut(picture.image),
                     cut(picture.estimate),
                     cut(picture.decoded),
-                    picture.quality,
+                    network_settings(picture.setting),
                     picture.error,
                 )
             )
@@ -216,7 +261,7 @@ class RefinementTask:
 
         image, estimate, decoded = scaled(batch.image), scaled(batch.estimate), scaled(batch.decoded)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.options.bfloat16):
-            refined = self.refine(decoded, estimate, batch.quality.to(device)).float()
+            refined = self.refine(decoded, estimate, batch.settings.to(device)).float()
         own = batch.error.to(device).clamp_min(0.5)
         errors = 65536.0 * (image - refined).square().mean((1, 2, 3))
         before = 65536.0 * (image - decoded).square().mean((1, 2, 3))
@@ -224,21 +269,27 @@ class RefinementTask:
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Mean gain in PSNR, by quality and in all."""
+        """Mean gain in PSNR, by setting and in all."""
         del module
-        gains: dict[int, list[float]] = {}
+        gains: dict[str, list[float]] = {}
         for picture in self.validation:
-            refined = refine_picture(self.refine, picture.decoded, picture.estimate, picture.quality)
+            refined = refine_picture(self.refine, picture.decoded, picture.estimate, picture.setting)
             gain = 10.0 * float(np.log10(picture.error / max(mse(picture.image, refined), 1e-3)))
-            gains.setdefault(picture.quality, []).append(gain)
-        by_quality = {f"gain_{quality}": float(np.mean(values)) for quality, values in sorted(gains.items())}
-        mean = float(np.mean([gain for values in gains.values() for gain in values]))
-        return {"score": mean, **by_quality}
+            setting = picture.setting
+            kind = ("_plain" if setting.plain else "") + ("_visual" if setting.visual else "")
+            gains.setdefault(f"gain{kind}_{setting.quality}", []).append(gain)
+        by_setting = {name: float(np.mean(values)) for name, values in sorted(gains.items())}
+        return {"score": float(np.mean(list(by_setting.values()))), **by_setting}
+
+
+def network_settings(setting: Setting) -> tuple[int, int]:
+    """A setting as RefineNet takes it: whether there are layers it sees from the estimate."""
+    return setting.quality, int(setting.visual)
 
 
 @torch.no_grad()
 def refine_picture(
-    refine: RefineNet, decoded: NDArray[np.uint8], estimate: NDArray[np.uint8], quality: int
+    refine: RefineNet, decoded: NDArray[np.uint8], estimate: NDArray[np.uint8], setting: Setting
 ) -> NDArray[np.uint8]:
     """Refine a picture as the runtime does: extended to even sides, rounded, cut.
 
@@ -246,7 +297,7 @@ def refine_picture(
         refine: in evaluation mode.
         decoded: x', uint8, H x W x 3.
         estimate: e, likewise.
-        quality: of the residual.
+        setting: how the picture was coded.
     """
     height, width = decoded.shape[:2]
     extra = ((0, height % 2), (0, width % 2), (0, 0))
@@ -256,7 +307,7 @@ def refine_picture(
         planes = torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 256.0
         return planes.contiguous(memory_format=torch.channels_last)
 
-    refined = refine(tensor(decoded), tensor(estimate), torch.tensor([quality]))
+    refined = refine(tensor(decoded), tensor(estimate), torch.tensor([network_settings(setting)]))
     levels = torch.clamp(torch.round(refined[0] * 256.0), 0.0, 255.0).to(torch.uint8).permute(1, 2, 0)
     whole: NDArray[np.uint8] = levels.numpy()
     return whole[:height, :width]

@@ -18,7 +18,7 @@ from . import efficientnet
 from .codec import CodecTask, with_labels
 from .data import EVERYDAY_SOURCES, TESTED, TESTED_FOLDER, VALIDATED, labelled, photographs, softly_labelled
 from .loop import Trainer
-from .refinement import RefinementOptions, RefinementTask, decode_pictures, draw_qualities
+from .refinement import RefinementOptions, RefinementTask, Setting, decode_pictures, draw_settings
 from .segmentation import SegmentationOptions, SegmentationTask
 from .vgg import Vgg16Features, initialise_encoder, read_weights
 
@@ -146,7 +146,12 @@ def segmentation_task(
     )
 
 
-_SCORED_QUALITIES: Final = (18, 34, 50, 66)
+_SCORED: Final = tuple(
+    Setting(quality, visual, plain)
+    for plain in (False, True)
+    for visual in (False, True)
+    for quality in (18, 34, 50, 66)
+)
 
 
 def refinement_task(
@@ -171,9 +176,9 @@ def refinement_task(
     seed = recipe.schedule.seed
     pictures = photographs(data, recipe.folders)
     scored = photographs(data, ("kodak",))[::3]
-    qualities = draw_qualities(len(pictures), options, seed)
-    training = list(decode_pictures(networks, pictures, qualities, decoded))
-    validation = list(decode_pictures(networks, scored, [_SCORED_QUALITIES] * len(scored), decoded))
+    settings = draw_settings(len(pictures), options, seed)
+    training = list(decode_pictures(networks, pictures, settings, decoded))
+    validation = list(decode_pictures(networks, scored, [_SCORED] * len(scored), decoded))
     return RefinementTask(networks.refine, training, validation, options, seed=seed)
 
 

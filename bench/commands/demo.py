@@ -7,7 +7,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-from ...runtime.bundle import GRAPH_NAMES
 from ...runtime.codec import DEFAULT_QUALITY, Codec
 from ...runtime.commands.limits import add_limit_arguments, limits_of
 from ...runtime.errors import UsageError, printable
@@ -100,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         *(folder / f"{Path(source).stem}{ending}" for source in args.inputs for ending in _ENDINGS)
     )
     with Codec.open(args.bundle, args.backend, limits=limits_of(args)) as codec:
-        codec.graphs.load(*GRAPH_NAMES)
+        codec.graphs.load(*codec.bundle.manifest.graph_names)
         name = printable(codec.bundle.manifest.name)
         print(f"bundle {codec.bundle.path} ({name}), {codec.graphs.selection.reason}")
         rows = [_measure(codec, Path(source), folder, args.quality) for source in args.inputs]

@@ -76,7 +76,7 @@ def _comparisons(path: str, codec: Codec) -> list[Comparison]:
     layers = codec.layers(image)
     floor = len(codec.finish(layers, quality=0).data) * 8 / (image.shape[0] * image.shape[1])
     encoded = highest_within(codec, layers, max(_VISUAL_BPP, floor * 2))
-    ours = codec.reconstruct(layers, encoded)
+    ours = codec.reconstruct(encoded)
 
     def caption(name: str, pixels: Pixels, size: int) -> str:
         return f"{name} ({size} bytes, {psnr(image, pixels):.2f} dB)"

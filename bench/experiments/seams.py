@@ -91,7 +91,7 @@ def _rows(
     for quality in qualities:
         coded = [codec.finish(each, quality=quality) for each in made]
         errors = [
-            _errors(each.image, codec.reconstruct(each, data)) for each, data in zip(made, coded, strict=True)
+            _errors(each.image, codec.reconstruct(data)) for each, data in zip(made, coded, strict=True)
         ]
         at, inside = [], []
         for border in range(side, columns * side, side):

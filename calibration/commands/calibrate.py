@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...runtime.bundle import GRAPH_NAMES
+from ...runtime.bundle import LAYER_GRAPHS
 from ...runtime.commands.limits import add_limit_arguments, limits_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--count", type=int, default=32, metavar="N", help="photographs for the ranges (default: %(default)s)"
     )
     parser.add_argument(
-        "--graphs", default=",".join(GRAPH_NAMES), metavar="A,B", help="which to quantise (default: all)"
+        "--graphs", default=",".join(LAYER_GRAPHS), metavar="A,B", help="which to quantise (default: all)"
     )
     parser.add_argument(
         "--ranges", choices=_METHODS, default="auto", help="auto: what comes nearest to the float graph"
@@ -92,10 +92,10 @@ def run(args: argparse.Namespace) -> int:
     from ..options import Options
     from ..statistics import Cache
 
-    graphs = tuple(name for name in GRAPH_NAMES if name in args.graphs.split(","))
-    unknown = sorted(set(args.graphs.split(",")) - set(GRAPH_NAMES))
+    graphs = tuple(name for name in LAYER_GRAPHS if name in args.graphs.split(","))
+    unknown = sorted(set(args.graphs.split(",")) - set(LAYER_GRAPHS))
     if unknown or not graphs:
-        raise UsageError(f"--graphs {args.graphs}: known are {', '.join(GRAPH_NAMES)}")
+        raise UsageError(f"--graphs {args.graphs}: known are {', '.join(LAYER_GRAPHS)}")
     options = Options(
         images=args.images,
         count=args.count,

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         layers=args.layers,
     )
     bundle = Bundle.open(args.bundle)
-    for name in GRAPH_NAMES:
+    for name in bundle.manifest.graph_names:
         if args.graph and name not in args.graph:
             continue
         path = build_engine(

@@ -32,7 +32,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ...runtime.bundle import GRAPH_NAMES
     from ...runtime.errors import UsageError
     from ...runtime.images import find_images
     from ..bundling import export_bundle, samples
@@ -55,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         limits=limits_of(args),
         progress=lambda line: print(line, flush=True),
     )
-    total = sum(text.graphs[name].macs_per_pixel for name in GRAPH_NAMES) * 512 * 768
+    total = sum(info.macs_per_pixel for name, info in text.graphs.items() if name != "refine") * 512 * 768
     print(f"{args.output}: {text.name}, {megabytes(args.output)}, fingerprint {text.fingerprint[:16]}")
     print(f"768x512: {total / 1e9:.3f} GMAC to encode, ", end="")
     print(f"{text.graphs['synthesise'].macs_per_pixel * 512 * 768 / 1e9:.3f} to decode")

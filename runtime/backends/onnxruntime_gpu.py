@@ -12,7 +12,6 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from ..bundle import GRAPH_NAMES
 from ..errors import BackendError, BundleError, LimitError
 from . import cuda
 from .protocol import Availability, Options
@@ -202,7 +201,9 @@ class OnnxRuntimeCuda(_OnnxRuntimeGpu):
 
     @classmethod
     def _require_quantised(cls, bundle: Bundle) -> None:
-        graph = next(name for name in GRAPH_NAMES if bundle.manifest.graphs[name].precision == "int8")
+        graph = next(
+            name for name in bundle.manifest.graph_names if bundle.manifest.graphs[name].precision == "int8"
+        )
         try:
             cls.session(bundle.read_graph(graph), Options(cuda_graphs=False))
         except (BackendError, BundleError) as error:

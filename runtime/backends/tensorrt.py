@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import numpy as np
 
 from .. import engine_trust
-from ..bundle import GRAPH_NAMES
 from ..engines import (
     PRODUCTS,
     EngineInfo,
@@ -581,7 +580,7 @@ class _TensorRt:
         meant = False
         try:
             if bundle is not None:
-                meant = any(engines_of(bundle, graph, cls.product) for graph in GRAPH_NAMES)
+                meant = any(engines_of(bundle, graph, cls.product) for graph in bundle.manifest.graph_names)
             if not options.optimise:
                 raise BackendError(
                     f"engines of {cls.product} are optimised when they are built, not when they run"
@@ -607,7 +606,7 @@ class _TensorRt:
                     True, version, f"runs on {found[0].name}, with engines from `oslic build`"
                 )
             infos = []
-            for graph in GRAPH_NAMES:
+            for graph in bundle.manifest.graph_names:
                 path, info = choose_engine(
                     bundle,
                     graph,

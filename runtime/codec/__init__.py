@@ -1,8 +1,9 @@
 """The codec: an image to an `.oslic` stream and back."""
 
-from .codec import DEFAULT_QUALITY, Codec, DriftWarning
+from .codec import Codec, DriftWarning
 from .decoding import Decoded
-from .encoding import Encoded, Layers, check_settings
+from .encoding import Encoded, Layers
+from .settings import DEFAULT_QUALITY, Settings
 from .stream import decode_labels
 
 __all__ = [
@@ -12,6 +13,6 @@ __all__ = [
     "DriftWarning",
     "Encoded",
     "Layers",
-    "check_settings",
+    "Settings",
     "decode_labels",
 ]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
     Pixels = npt.NDArray[np.uint8]
@@ -31,3 +33,13 @@ def coarsen(compact: Pixels, coarseness: int, levels: int) -> Pixels:
     table = np.minimum(np.arange(256) // coarseness * coarseness + coarseness // 2, levels - 1)
     coarse: Pixels = table.astype(np.uint8)[compact]
     return coarse
+
+
+def coarseness_for(quality: float, table: Sequence[tuple[int, int]]) -> int:
+    """The coarseness of the compact image at a quality.
+
+    Args:
+        quality: of the residual, 0..100.
+        table: least quality and coarseness, qualities ascending, as a manifest has it; below the first one it is 1.
+    """
+    return next((coarseness for least, coarseness in reversed(table) if quality >= least), 1)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import threading
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -26,7 +25,7 @@ import numpy as np
 
 from .. import residual, tiling
 from ..backends import Options
-from ..bundle import GRAPH_NAMES, Bundle
+from ..bundle import Bundle
 from ..bundle_finder import find_bundle, open_bundle
 from ..errors import LimitError, UsageError, VerificationError
 from ..graphs import Graphs
@@ -40,24 +39,22 @@ from ..memory import (
     residual_use,
 )
 from ..metadata import Metadata
-from ..pixels import Layout, fill_hidden, join, layout_of, split, three_channels
-from ..planes import encode_plane
-from ..segmentation import reduce_image, reduction_for
-from ..stages import Stages
+from ..pixels import fill_hidden, join, layout_of, split
 from ..tiling import Grid
-from .container import Header, SectionType, StreamReader, digest
+from .container import Header, StreamReader
 from .decoding import Decoded, Decoding, Layer, drift_message
-from .encoding import Encoded, Layers, check_settings, encode_layers, reconstruct
+from .encoding import Encoded, Layers
+from .finishing import finish_layers, reconstruct
+from .layering import make_layers
+from .settings import LayerMode, Settings, Tune
 from .stream import (
     check_identity,
     decode_labels,
     fingerprint_of,
-    identity_of,
     is_of,
     open_stream,
 )
 from .streaming import DecodedStrip, RowSource, compress_rows, decompress_rows
-from .tile_networks import TileNetworks, compact_shape
 from .tile_pool import TilePool, usable_cores
 
 if TYPE_CHECKING:
@@ -67,7 +64,6 @@ if TYPE_CHECKING:
 
     Pixels = npt.NDArray[np.uint8]
 
-DEFAULT_QUALITY: Final = 60
 # Below this limit on memory, ONNX Runtime keeps none of its own from image to image: an eighth of it would be taken.
 _ROOMY: Final = 4 << 30
 
@@ -232,15 +228,17 @@ class Codec:
     def layers(
         self,
         image: Pixels,
+        settings: Settings | None = None,
         *,
         keep_invisible: bool = False,
         tile: int | None = None,
         halo: int = tiling.HALO,
     ) -> Layers:
-        """Run the networks and code the lossless layers: all that does not depend on the quality.
+        """Run the networks and code the lossless layers: all that does not depend on the residual.
 
         Args:
             image: uint8, (H, W), (H, W, 2), (H, W, 3) or (H, W, 4).
+            settings: how it is to be coded; None: the defaults.
             keep_invisible: whether color under alpha 0 is coded as it is; else by what is cheap.
             tile: largest side of the tiles that the image is cut into, a multiple of 32; None: an image of up to 1
                 megapixel is one tile, a larger one is cut at `tiling.TILE_SIDE`.
@@ -260,94 +258,47 @@ class Codec:
             assert alpha is not None
             image = join(fill_hidden(color, alpha), alpha)
         with self._pool(grid, self._networks) as pool:
-            return self._layers(image, layout, grid, pool)
-
-    def _layers(self, image: Pixels, layout: Layout, grid: Grid, pool: TilePool) -> Layers:
-        height, width = image.shape[:2]
-        color, alpha = split(image, layout)
-        stages = Stages()
-        self.graphs.load(*GRAPH_NAMES)
-        with stages.measure("segment"):
-            factor = reduction_for(height, width)
-            labels = self.graphs.segment(reduce_image(three_channels(color), factor))
-        networks = TileNetworks(
-            self.graphs,
-            grid,
-            labels,
-            self.bundle.manifest.label_scale * factor,
-            np.zeros(compact_shape(width, height), np.uint8),
-        )
-
-        def analyse(number: int) -> Pixels:
-            with stages.measure("analyse"):
-                return networks.analyse(number, three_channels(grid.input_box(number).of(color)))
-
-        estimate = np.empty_like(color)
-
-        def synthesise(number: int) -> bytes:
-            with stages.measure("synthesise"):
-                part = networks.estimate(number, gray=layout.is_gray)
-            grid.box(number).of(estimate)[:] = part
-            return digest(part)
-
-        tiles = range(grid.count)
-        # The entropy coder of one layer works beside the network of the next.
-        with ThreadPoolExecutor(1) as coder:
-            coded = {SectionType.LABELS: [coder.submit(_encode, labels, stages, "labels")]}
-            coded[SectionType.COMPACT] = [
-                coder.submit(_encode, part, stages, "compact") for part in pool.run(analyse, tiles)
-            ]
-            digests = tuple(pool.run(synthesise, tiles))
-            if alpha is not None:
-                coded[SectionType.ALPHA] = [
-                    coder.submit(_encode, grid.box(number).of(alpha), stages, "alpha") for number in tiles
-                ]
-            payloads = {kind: tuple(future.result() for future in futures) for kind, futures in coded.items()}
-        if grid.is_tiled:
-            self.graphs.give_back()
-        return Layers(
-            image,
-            layout,
-            grid,
-            labels,
-            networks.label_scale,
-            networks.compact,
-            estimate,
-            digests,
-            payloads,
-            stages,
-        )
+            return make_layers(
+                self.graphs, image, layout=layout, grid=grid, settings=settings or Settings(), pool=pool
+            )
 
     def finish(
         self,
         layers: Layers,
         *,
-        quality: float,
-        speed: int = residual.DEFAULT_SPEED,
+        quality: float | None = None,
+        speed: int | None = None,
         metadata: Metadata | None = None,
     ) -> Encoded:
         """Code the residual and put the stream together.
 
         Args:
-            layers: from `layers`.
-            quality: 1..100 for the residual; 0 leaves it out, the reconstruction is then the estimate.
-            speed: 0..10 of the residual coder.
+            layers: from `layers`. They fit the settings that they were made for; at another quality the compact image
+                may be made coarser or finer, and the estimate anew.
+            quality: 0..100; None: as the layers' settings say.
+            speed: 0..10 of the residual coder; None: as the layers' settings say.
             metadata: ICC, EXIF and so on to carry.
 
         Raises:
             UsageError: quality or speed out of range.
         """
-        with self._pool(layers.grid, self._residual) as pool:
-            return encode_layers(
-                layers, identity_of(self.bundle), pool, quality=quality, speed=speed, metadata=metadata
-            )
+        settings = layers.settings
+        if quality is not None:
+            settings = replace(settings, quality=quality)
+        if speed is not None:
+            settings = replace(settings, speed=speed)
+        with self._pool(layers.grid, self.encoding) as pool:
+            return finish_layers(self.graphs, layers, settings, pool, metadata)
 
     def compress(
         self,
         image: Pixels,
-        quality: float = DEFAULT_QUALITY,
+        quality: float = Settings.quality,
         *,
         speed: int = residual.DEFAULT_SPEED,
+        layers: LayerMode = Settings.layers,
+        tune: Tune = Settings.tune,
+        refine: bool = True,
         metadata: Metadata | None = None,
         keep_invisible: bool = False,
     ) -> bytes:
@@ -357,6 +308,9 @@ class Codec:
             image: uint8, (H, W) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB or (H, W, 4) RGBA.
             quality: 0..100; 0 stores no residual.
             speed: 0..10 of the residual coder: larger is faster and costs bits.
+            layers: "always", "auto" or "never", see `Settings`.
+            tune: "visual" or "psnr", see `Settings`.
+            refine: whether the decoder refines the picture, if the bundle can.
             metadata: to carry.
             keep_invisible: whether color under alpha 0 is coded as it is; else by what is cheap.
 
@@ -366,19 +320,19 @@ class Codec:
         Raises:
             ImageError: another shape or dtype.
             LimitError: larger than the limits.
-            UsageError: quality or speed out of range.
+            UsageError: a setting out of its range.
         """
-        check_settings(quality, speed)
-        layers = self.layers(image, keep_invisible=keep_invisible)
-        return self.finish(layers, quality=quality, speed=speed, metadata=metadata).data
+        settings = Settings(quality, speed, layers, tune, refine)
+        return self.finish(
+            self.layers(image, settings, keep_invisible=keep_invisible), metadata=metadata
+        ).data
 
     def compress_rows(
         self,
         source: RowSource,
         target: BinaryIO,
+        settings: Settings | None = None,
         *,
-        quality: float = DEFAULT_QUALITY,
-        speed: int = residual.DEFAULT_SPEED,
         metadata: Metadata | None = None,
         keep_invisible: bool = False,
     ) -> dict[str, int]:
@@ -387,8 +341,7 @@ class Codec:
         Args:
             source: the image, for instance `runtime.image.large.LargeImage`.
             target: gets the `.oslic` file.
-            quality: as for `compress`.
-            speed: as for `compress`.
+            settings: how it is coded; None: the defaults.
             metadata: as for `compress`.
             keep_invisible: as for `compress`.
 
@@ -397,24 +350,22 @@ class Codec:
 
         Raises:
             LimitError: too many pixels, or not even strips fit into the memory.
-            UsageError: quality or speed out of range.
+            UsageError: tiles cannot choose their layers in strips.
         """
-        check_settings(quality, speed)
         with self._strip_pool(tiling.choose(source.width, source.height), self.encoding) as pool:
             return compress_rows(
                 self.graphs,
                 pool,
                 source,
                 target,
-                quality=quality,
-                speed=speed,
+                settings=settings or Settings(),
                 metadata=metadata,
                 keep_invisible=keep_invisible,
             )
 
-    def reconstruct(self, layers: Layers, encoded: Encoded) -> Pixels:
+    def reconstruct(self, encoded: Encoded) -> Pixels:
         """Return what the decoder will make of `encoded`, in the shape of the image."""
-        return reconstruct(layers, encoded)
+        return reconstruct(self.graphs, encoded)
 
     # -- decoding --------------------------------------------------------------------------------------------
 
@@ -444,9 +395,11 @@ class Codec:
             VerificationError: a digest does not match, and `strict` was asked for.
 
         Warns:
-            DriftWarning: a digest does not match.
+            DriftWarning: a digest does not match, or the encoder had another network to refine by.
         """
         decoded = self.decode(data, region=region)
+        if decoded.refinement_note is not None:
+            warnings.warn(decoded.refinement_note, DriftWarning, stacklevel=2)
         if not decoded.digest_matches:
             message = (
                 f"{drift_message(estimate=bool(decoded.drifted))} on {self.graphs.selection.backend.name}"
@@ -520,8 +473,3 @@ class Codec:
     def decode_labels(self, data: bytes) -> Pixels:
         """Return only the label map of a stream, uint8 (ceil(H/S), ceil(W/S)); no network runs."""
         return decode_labels(data, self.bundle, self.limits)
-
-
-def _encode(plane: Pixels, stages: Stages, name: str) -> bytes:
-    with stages.measure(name):
-        return encode_plane(np.ascontiguousarray(plane))

@@ -11,14 +11,16 @@ import numpy as np
 from .. import residual
 from ..bundle import COMPACT_SCALE
 from ..errors import StreamError, UsageError
-from ..pixels import join
+from ..pixels import join, luma
 from ..planes import decode_plane
 from ..stages import Stages
 from ..tiling import Box, Grid
 from .container import Header, MissingError, SectionType, StreamReader, digest
+from .layer_choice import flat_color
 from .metadata_sections import read_metadata
 from .parameters import Parameters, ResidualMode, TileRecord
-from .stream import check_identity, read_compact_tile, read_labels
+from .refinement import Refinement
+from .stream import check_identity, identity_of, read_compact_tile, read_labels, refinement_of
 from .tile_networks import TileNetworks, compact_shape
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from ..bundle import Bundle
     from ..graphs import Graphs
     from ..metadata import Metadata
     from .tile_pool import TilePool
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 Layer = Literal["image", "estimate"]
 
 _GRAY: Final = 128
+_DECODER_GRAPHS: Final = ("synthesise", "refine")
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Decoded:
         drifted: numbers of the tiles whose estimate is not, bit for bit, the encoder's.
         residual_drifted: numbers of the tiles whose decoded residual is not the encoder's.
         missing: by section, numbers of the tiles that a truncated stream lacks.
+        refinement_note: what to tell where the encoder's network for refining is not the bundle's: the picture is
+            refined by the one that is there, or not at all; None: it is.
         stages: seconds of each stage, summed over the tiles; the residual is decoded beside the network.
         processor: processor seconds of each stage, see `Stages`.
     """
@@ -66,6 +72,7 @@ class Decoded:
     drifted: tuple[int, ...]
     residual_drifted: tuple[int, ...]
     missing: dict[str, tuple[int, ...]]
+    refinement_note: str | None
     stages: dict[str, float]
     processor: dict[str, float]
 
@@ -136,7 +143,7 @@ class Decoding:
         self.pool = pool
         self.stages = Stages()
         self.parameters = Parameters.from_bytes(reader.header.parameters)
-        graphs.load("synthesise")
+        graphs.load(*(name for name in graphs.bundle.manifest.graph_names if name in _DECODER_GRAPHS))
         with self.stages.measure("labels"):
             labels = read_labels(reader, self.parameters, graphs.bundle)
         compact = np.zeros(compact_shape(self.header.width, self.header.height), np.uint8)
@@ -144,6 +151,13 @@ class Decoding:
         self.drifted: tuple[int, ...] = ()
         self.residual_drifted: tuple[int, ...] = ()
         self.missing: dict[str, tuple[int, ...]] = {}
+        self.refinement: Refinement | None = None
+        self.refinement_note: str | None = None
+        if self.parameters.refined:
+            if "refine" in graphs.bundle.manifest.graphs:
+                settings = self.parameters.quality, self.parameters.visual
+                self.refinement = Refinement(graphs, *settings, self.stages)
+            self.refinement_note = _refinement_note(reader.header, graphs.bundle)
         self._unread = set(range(self.grid.count))
         self._absent: set[int] = set()
 
@@ -192,19 +206,41 @@ class Decoding:
             coded = self._residual(number, record) if layer == "image" else None
         except MissingError:
             record, coded, missing = None, None, (*missing, "residual")
+        plain = record is not None and record.plain
         with ThreadPoolExecutor(1) as beside:
             # What of the residual needs no estimate is decoded beside the network.
             samples = None if coded is None else beside.submit(self._samples, coded, shape)
-            with self.stages.measure("synthesise"):
-                estimate = self.networks.estimate(number, gray=gray)
+            if plain:
+                estimate = self._flat(box, shape)
+            else:
+                with self.stages.measure("synthesise"):
+                    estimate = self.networks.estimate(number, gray=gray)
             color, residual_matches = estimate, True
             if coded is not None and samples is not None and record is not None:
                 found = samples.result()
                 residual_matches = digest(found) == record.residual_digest
                 with self.stages.measure("add"):
                     color = residual.add(found, coded, estimate)
-        matches = record is None or digest(estimate) == record.estimate_digest
+                if self.refinement is not None and not record.unrefined:
+                    color = self.refinement.tile(color, None if plain else estimate)
+        matches = record is None or plain or digest(estimate) == record.estimate_digest
         return DecodedTile(color, estimate, alpha, matches, residual_matches, missing)
+
+    def _flat(self, box: Box, shape: tuple[int, ...]) -> Pixels:
+        """What stands for the estimate of a tile without layers, when somebody asks for it: one color.
+
+        Raises:
+            StreamError: its compact image is not constant.
+        """
+        part = box.scaled(COMPACT_SCALE).of(self.networks.compact)
+        levels = part[0, 0]
+        if (part != levels).any():
+            raise StreamError(
+                "a tile without layers has a compact image that is not constant: damaged stream"
+            )
+        color = flat_color(levels, self.graphs.bundle.manifest).reshape(1, 1, 3)
+        flat: Pixels = np.broadcast_to(luma(color) if len(shape) == 2 else color, shape).copy()
+        return flat
 
     def tiles(self, numbers: Iterable[int], layer: Layer = "image") -> Iterator[DecodedTile]:
         """Decode tiles, several at a time, in their order; the compact images that they depend on are read first."""
@@ -290,9 +326,21 @@ class Decoding:
             self.drifted,
             self.residual_drifted,
             self.missing,
+            self.refinement_note,
             self.stages.seconds,
             self.stages.processor,
         )
+
+
+def _refinement_note(header: Header, bundle: Bundle) -> str | None:
+    if identity_of(bundle, refined=True) == header.identity:
+        return None
+    other = refinement_of(header).hex()
+    if "refine" not in bundle.manifest.graphs:
+        return (
+            f"the encoder refined by a network ({other}) that the bundle {bundle.path} lacks: it is left out"
+        )
+    return f"the encoder refined by another network ({other}) than the bundle {bundle.path}: its own one is taken"
 
 
 def region_box(region: tuple[int, int, int, int] | None, width: int, height: int) -> Box:

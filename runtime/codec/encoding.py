@@ -6,11 +6,7 @@ import io
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from .. import residual
-from ..errors import UsageError
-from ..pixels import Layout, join, split
+from ..pixels import Layout, split
 from ..stages import Stages
 from .container import Payload, SectionType, SectionWriter, sections_of, write_stream
 from .metadata_sections import metadata_writers
@@ -21,10 +17,13 @@ from .tile_residual import CodedTile, encode_tile
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
     import numpy.typing as npt
 
     from ..metadata import Metadata
     from ..tiling import Grid
+    from .refinement import Refinement
+    from .settings import Settings
     from .tile_pool import TilePool
 
     Pixels = npt.NDArray[np.uint8]
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layers:
-    """Everything about an image that does not depend on the quality.
+    """Everything about an image that does not depend on the residual.
 
     Attributes:
         image: uint8, (H, W), (H, W, 2), (H, W, 3) or (H, W, 4): as given, but for color that nobody sees.
@@ -42,8 +41,13 @@ class Layers:
         label_scale: S.
         compact: c, uint8 (ceil(H/8), ceil(W/8), 3), values 0..L-1.
         estimate: e, uint8 (H, W, 3), or (H, W) for gray layouts.
-        digests: of the estimate, 4 bytes a tile.
+        digests: of the estimate, 4 bytes a tile; of tiles without layers zeros.
         payloads: of labels, compact image and alpha, for each tile.
+        settings: that they were made for.
+        fine: c before it was made coarser.
+        coarseness: of `compact`.
+        plain: tiles without layers.
+        graphic: tiles that are no photographs.
         stages: time spent so far.
     """
 
@@ -56,12 +60,21 @@ class Layers:
     estimate: Pixels
     digests: tuple[bytes, ...]
     payloads: Mapping[SectionType, Sequence[bytes]]
+    settings: Settings
+    fine: Pixels
+    coarseness: int = 1
+    plain: frozenset[int] = frozenset()
+    graphic: frozenset[int] = frozenset()
     stages: Stages = field(default_factory=Stages)
 
     @property
     def color(self) -> Pixels:
         """The image without alpha, in the shape of `estimate`."""
         return split(self.image, self.layout)[0]
+
+    def estimate_of(self, tile: int) -> Pixels | None:
+        """The estimate of a tile; None: it has no layers."""
+        return None if tile in self.plain else self.grid.box(tile).of(self.estimate)
 
 
 @dataclass(frozen=True)
@@ -70,8 +83,11 @@ class Encoded:
 
     Attributes:
         data: the whole file.
-        residuals: the coded residual of each tile; empty for quality 0.
+        layers: that it holds: not those that it was made from where the settings chose others.
+        tiles: the coded residual of each tile.
         quality: what the residual was coded with.
+        visual: whether the residual was tuned for the eye.
+        refined: whether the decoder refines the picture.
         section_bytes: payload bytes by section name.
         overhead_bytes: bytes of the file that belong to no payload.
         stages: seconds of each stage, summed over the tiles: with several tiles at a time more than the clock shows.
@@ -79,91 +95,98 @@ class Encoded:
     """
 
     data: bytes
-    residuals: tuple[residual.CodedResidual, ...]
+    layers: Layers
+    tiles: tuple[CodedTile, ...]
     quality: float
+    visual: bool
+    refined: bool
     section_bytes: dict[str, int]
     overhead_bytes: int
     stages: dict[str, float]
     processor: dict[str, float]
 
 
-def check_settings(quality: float, speed: int) -> None:
-    """Raise UsageError unless a quality, 0..100, and a speed of the residual coder, 0..10, are within their ranges."""
-    if not 0 <= quality <= residual.MAX_QUALITY:
-        raise UsageError(f"quality {quality} is out of range 0..{residual.MAX_QUALITY}")
-    if not 0 <= speed <= residual.MAX_SPEED:
-        raise UsageError(f"speed {speed} is out of range 0..{residual.MAX_SPEED}")
-
-
-def encode_layers(
+def encode_residuals(
     layers: Layers,
-    identity: bytes,
+    settings: Settings,
     pool: TilePool,
     *,
-    quality: float,
-    speed: int = residual.DEFAULT_SPEED,
-    metadata: Metadata | None = None,
-) -> Encoded:
-    """Code the residual of an image and put its stream together.
+    stages: Stages,
+    refinement: Refinement | None,
+    tiles: Sequence[int] | None = None,
+    plain: bool | None = None,
+) -> list[CodedTile]:
+    """Code the residual of some tiles.
 
     Args:
         layers: of the image.
-        identity: 8 bytes that name the networks, see `stream.identity_of`.
+        settings: of the residual.
         pool: works on several tiles at a time.
-        quality: 1..100 for the residual; 0 leaves it out, the reconstruction is then the estimate.
-        speed: 0..10 of the residual coder.
-        metadata: ICC, EXIF and so on to carry.
-
-    Raises:
-        UsageError: quality or speed out of range.
+        stages: gets the time.
+        refinement: how the decoder refines the picture; None: not at all.
+        tiles: which; None: all.
+        plain: whether they are coded without layers; None: as the layers say.
     """
-    check_settings(quality, speed)
-    stages = Stages()
-    stages.seconds.update(layers.stages.seconds)
-    stages.processor.update(layers.stages.processor)
     grid, color = layers.grid, layers.color
+
+    def code(number: int) -> CodedTile:
+        without = number in layers.plain if plain is None else plain
+        return encode_tile(
+            grid.box(number).of(color),
+            None if without else grid.box(number).of(layers.estimate),
+            layers.digests[number],
+            settings=settings,
+            stages=stages,
+            # Trained on photographs, it may do harm to drawings.
+            doubted=refinement if number in layers.graphic and without else None,
+        )
+
+    return list(pool.run(code, range(grid.count) if tiles is None else tiles))
+
+
+def write_layers(
+    layers: Layers,
+    coded: Sequence[CodedTile],
+    identity: bytes,
+    stages: Stages,
+    *,
+    settings: Settings,
+    refined: bool,
+    metadata: Metadata | None = None,
+) -> Encoded:
+    """Put a stream together.
+
+    Args:
+        layers: of the image.
+        coded: the residual of each tile.
+        identity: 8 bytes that name the networks, see `stream.identity_of`.
+        stages: time spent on the residual.
+        settings: of the residual.
+        refined: whether the decoder refines the picture.
+        metadata: ICC, EXIF and so on to carry.
+    """
     writers = sections_of(
         {kind: [Payload(data) for data in parts] for kind, parts in layers.payloads.items()}
     )
     writers[SectionType.RESIDUAL] = writer = SectionWriter()
-
-    def code(number: int) -> CodedTile:
-        box = grid.box(number)
-        return encode_tile(
-            box.of(color),
-            box.of(layers.estimate),
-            layers.digests[number],
-            quality=quality,
-            speed=speed,
-            stages=stages,
-        )
-
-    coded = tuple(pool.run(code, range(grid.count)))
     for tile in coded:
         writer.add(tile.payload)
-    header = header_of(layers.layout, identity, grid, Parameters(quality, layers.label_scale))
+    parameters = Parameters(settings.quality, layers.label_scale, visual=settings.visual, refined=refined)
+    header = header_of(layers.layout, identity, layers.grid, parameters)
     file = io.BytesIO()
     sizes = write_stream(file, header, writers | metadata_writers(metadata))
     data = file.getvalue()
-    if not quality:
+    if not settings.quality:
         del sizes["residual"]
     return Encoded(
         data,
-        tuple(tile.residual for tile in coded if tile.residual is not None),
-        quality,
+        layers,
+        tuple(coded),
+        settings.quality,
+        settings.visual,
+        refined,
         sizes,
         len(data) - sum(sizes.values()),
-        stages.seconds,
-        stages.processor,
+        {**layers.stages.seconds, **stages.seconds},
+        {**layers.stages.processor, **stages.processor},
     )
-
-
-def reconstruct(layers: Layers, encoded: Encoded) -> Pixels:
-    """Return what the decoder will make of `encoded`, in the shape of the image."""
-    color = layers.estimate
-    if encoded.residuals:
-        color = np.empty_like(layers.estimate)
-        for number, coded in enumerate(encoded.residuals):
-            box = layers.grid.box(number)
-            box.of(color)[:] = residual.decode(coded, box.of(layers.estimate))
-    return join(color, split(layers.image, layers.layout)[1])

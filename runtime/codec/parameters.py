@@ -13,13 +13,15 @@ from .container import DIGEST_BYTES, FieldReader, choice, varint
 QUARTERS: Final = 4
 """Qualities are coded in quarters."""
 MAX_LABEL_SCALE: Final = 65535
+_REFINED: Final = 0x01
 _TUNED_FOR_THE_EYE: Final = 0x02
 _EXACT: Final = 0x10
-_UNDERSTOOD: Final = _TUNED_FOR_THE_EYE | _EXACT
+_UNDERSTOOD: Final = _REFINED | _TUNED_FOR_THE_EYE | _EXACT
 _MODE_BITS: Final = 0x03
 _SCALE_2: Final = 0x04
 _CONSTANT: Final = 0x08
 _WEIGHT_SHIFT: Final = 4
+_UNREFINED: Final = 1 << _WEIGHT_SHIFT  # where the compact image is constant, which leaves no weight to state
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,19 @@ class Parameters:
         label_scale: S; the label map has 1/S of the picture's size.
         visual: whether the encoder aimed at the eye instead of the PSNR.
         exact: whether the estimate is the same on every machine; a digest that differs is then an error.
+        refined: whether the decoder refines the picture.
     """
 
     quality: float
     label_scale: int
     visual: bool = False
     exact: bool = False
+    refined: bool = False
 
     def to_bytes(self) -> bytes:
         """As they stand in the header."""
-        flags = (_TUNED_FOR_THE_EYE if self.visual else 0) | (_EXACT if self.exact else 0)
+        stated = ((_REFINED, self.refined), (_TUNED_FOR_THE_EYE, self.visual), (_EXACT, self.exact))
+        flags = sum(bit for bit, value in stated if value)
         return bytes([flags]) + varint(round(QUARTERS * self.quality)) + varint(self.label_scale)
 
     @classmethod
@@ -57,7 +62,9 @@ class Parameters:
         quality = reader.varint("quality", QUARTERS * MAX_QUALITY) / QUARTERS
         scale = reader.varint("label scale", MAX_LABEL_SCALE, 1)
         reader.finish()
-        return cls(quality, scale, bool(flags & _TUNED_FOR_THE_EYE), bool(flags & _EXACT))
+        return cls(
+            quality, scale, bool(flags & _TUNED_FOR_THE_EYE), bool(flags & _EXACT), bool(flags & _REFINED)
+        )
 
 
 class ResidualMode(enum.IntEnum):
@@ -77,8 +84,10 @@ class TileRecord:
         mode: how its residual is coded.
         scale: 1 if the coded samples are r + 128, 2 if they are r/2 + 128.
         weight: w of the prediction 128 + w/8 (e - 128) that r is the difference to, 0..8.
-        estimate_digest: 4 bytes, of the tile's estimate.
+        estimate_digest: 4 bytes, of the tile's estimate; zeros where there are no layers.
         residual_digest: 4 bytes, of the decoded residual's samples; zeros without a residual.
+        plain: whether the tile has no layers: its compact image is constant.
+        unrefined: whether a tile without layers is left as it is where the picture is refined.
     """
 
     mode: ResidualMode
@@ -86,10 +95,14 @@ class TileRecord:
     weight: int
     estimate_digest: bytes
     residual_digest: bytes = bytes(DIGEST_BYTES)
+    plain: bool = False
+    unrefined: bool = False
 
     def to_bytes(self) -> bytes:
         """As it stands in the stream, 9 bytes."""
-        first = self.mode | (_SCALE_2 if self.scale == 2 else 0) | self.weight << _WEIGHT_SHIFT
+        bits = (_SCALE_2 if self.scale == 2 else 0) | (_CONSTANT if self.plain else 0)
+        first = self.mode | bits | self.weight << _WEIGHT_SHIFT
+        first |= _UNREFINED if self.unrefined else 0
         return bytes([first]) + self.estimate_digest + self.residual_digest
 
     @classmethod
@@ -100,12 +113,15 @@ class TileRecord:
             StreamError: a mode or a weight that this version does not know.
         """
         mode = choice(ResidualMode, data[0] & _MODE_BITS, "mode of a residual")
-        if data[0] & _CONSTANT:
-            raise StreamError("a tile has a constant compact image: install a newer oslic")
-        weight = data[0] >> _WEIGHT_SHIFT
+        weight, plain = data[0] >> _WEIGHT_SHIFT, bool(data[0] & _CONSTANT)
+        unrefined = plain and weight == _UNREFINED >> _WEIGHT_SHIFT
+        if unrefined:
+            weight = 0
         if weight > MAX_WEIGHT:
             raise StreamError(f"the residual weight is {weight}, must be 0 to {MAX_WEIGHT}")
         digests = data[1 : 1 + DIGEST_BYTES], data[1 + DIGEST_BYTES :]
         if mode is ResidualMode.NONE and any(digests[1]):
             raise StreamError("a tile without a residual has a digest of one: damaged stream")
-        return cls(mode, 2 if data[0] & _SCALE_2 else 1, weight, *digests)
+        if plain and (weight or mode is ResidualMode.NONE or any(digests[0])):
+            raise StreamError("a tile without layers has an estimate, or no residual: damaged stream")
+        return cls(mode, 2 if data[0] & _SCALE_2 else 1, weight, *digests, plain, unrefined)

@@ -29,10 +29,16 @@ _FINGERPRINT_BYTES: Final = 5
 _REFINEMENT_BYTES: Final = 3
 
 
-def identity_of(bundle: Bundle) -> bytes:
-    """The 8 bytes by which a stream names the networks of a bundle."""
+def identity_of(bundle: Bundle, *, refined: bool = False) -> bytes:
+    """The 8 bytes by which a stream names the networks of a bundle.
+
+    Args:
+        bundle: whose networks.
+        refined: whether the picture is refined.
+    """
     fingerprint = bytes.fromhex(bundle.manifest.fingerprint)
-    return fingerprint[:_FINGERPRINT_BYTES] + bytes(_REFINEMENT_BYTES)
+    refinement = bytes.fromhex(bundle.manifest.refinement or "") if refined else bytes(_REFINEMENT_BYTES)
+    return fingerprint[:_FINGERPRINT_BYTES] + refinement[:_REFINEMENT_BYTES]
 
 
 def header_of(layout: Layout, identity: bytes, grid: Grid, parameters: Parameters) -> Header:
@@ -85,8 +91,9 @@ def check_stream(reader: StreamReader) -> None:
     """Raise StreamError unless a stream is of the kind `oslic` and has its sections."""
     if reader.header.kind != OSLIC:
         raise StreamError(f"the stream is of the kind {reader.header.kind!r}, not {OSLIC!r}")
-    if any(reader.header.identity[_FINGERPRINT_BYTES:]):
-        raise StreamError("the stream was refined by another network: install a newer oslic")
+    refined = Parameters.from_bytes(reader.header.parameters).refined
+    if not refined and any(reader.header.identity[_FINGERPRINT_BYTES:]):
+        raise StreamError("the stream names a network that refines it, and is not refined: damaged")
     needed = {SectionType.LABELS, SectionType.COMPACT, SectionType.RESIDUAL}
     if reader.header.layout.has_alpha:
         needed.add(SectionType.ALPHA)
@@ -128,6 +135,11 @@ def read_compact_tile(reader: StreamReader, tile: int, bundle: Bundle) -> Pixels
 def fingerprint_of(header: Header) -> bytes:
     """The first 5 bytes of the fingerprint of the bundle that a stream was made with."""
     return header.identity[:_FINGERPRINT_BYTES]
+
+
+def refinement_of(header: Header) -> bytes:
+    """The first 3 bytes of what defines the network that refines a stream's picture; zeros: it is not refined."""
+    return header.identity[_FINGERPRINT_BYTES:]
 
 
 def is_of(header: Header, bundle: Bundle) -> bool:

@@ -12,13 +12,25 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from .. import residual, tiling
-from ..bundle import GRAPH_NAMES
+from .. import tiling
+from ..bundle import COMPACT_SCALE
+from ..errors import UsageError
 from ..pixels import Layout, fill_hidden, split, three_channels
 from ..planes import encode_plane
 from ..segmentation import reduction_for
 from ..stages import Stages
-from .container import Payload, SectionType, SectionWriter, digest, sections_of, write_stream
+from .coarseness import coarsen, coarseness_for
+from .container import (
+    DIGEST_BYTES,
+    Payload,
+    SectionType,
+    SectionWriter,
+    digest,
+    sections_of,
+    write_stream,
+)
+from .finishing import refinement_for
+from .layer_choice import constant_levels, is_graphic
 from .metadata_sections import metadata_writers
 from .parameters import Parameters
 from .stream import header_of, identity_of
@@ -35,6 +47,7 @@ if TYPE_CHECKING:
     from ..metadata import Metadata
     from ..tiling import Box
     from .decoding import Decoding
+    from .settings import Settings
     from .tile_pool import TilePool
 
     Pixels = npt.NDArray[np.uint8]
@@ -98,8 +111,7 @@ def compress_rows(
     source: RowSource,
     target: BinaryIO,
     *,
-    quality: float,
-    speed: int = residual.DEFAULT_SPEED,
+    settings: Settings,
     metadata: Metadata | None = None,
     keep_invisible: bool = False,
     tile: int | None = None,
@@ -112,8 +124,7 @@ def compress_rows(
         pool: works on several tiles at a time.
         source: the picture.
         target: gets the `.oslic` file.
-        quality: 0..100, as for `Codec.compress`.
-        speed: 0..10 of the residual coder.
+        settings: how it is coded.
         metadata: to carry.
         keep_invisible: whether color under alpha 0 is coded as it is.
         tile: largest side of a tile, a multiple of 32; None as in `Codec.layers`.
@@ -121,10 +132,18 @@ def compress_rows(
 
     Returns:
         Payload bytes by section name.
+
+    Raises:
+        UsageError: tiles are to choose their layers: that takes the whole picture.
     """
+    if settings.layers == "auto":
+        raise UsageError(
+            "a picture that is compressed in strips cannot choose its layers tile by tile: raise --max-memory, or "
+            "take --layers always or never"
+        )
     grid = tiling.choose(source.width, source.height, tile, halo)
     factor = reduction_for(source.height, source.width)
-    graphs.load(*GRAPH_NAMES)
+    graphs.load(*graphs.bundle.manifest.graph_names)
     labels = graphs.segment(source.reduced(factor))
     compact = np.zeros(compact_shape(grid.width, grid.height), np.uint8)
     label_scale = graphs.bundle.manifest.label_scale * factor
@@ -144,8 +163,7 @@ def compress_rows(
             pool,
             _Window(source),
             writers,
-            quality=quality,
-            speed=speed,
+            settings=settings,
             keep_invisible=keep_invisible,
         )
         for row in range(grid.rows):
@@ -153,7 +171,9 @@ def compress_rows(
             if row:
                 encoding.code(row - 1)
         encoding.code(grid.rows - 1)
-        header = header_of(source.layout, identity_of(graphs.bundle), grid, Parameters(quality, label_scale))
+        refined = refinement_for(graphs, settings, Stages()) is not None
+        parameters = Parameters(settings.quality, label_scale, visual=settings.visual, refined=refined)
+        header = header_of(source.layout, identity_of(graphs.bundle, refined=refined), grid, parameters)
         return write_stream(target, header, writers | metadata_writers(metadata))
 
 
@@ -167,8 +187,7 @@ class _RowEncoding:
         window: _Window,
         writers: dict[int, SectionWriter],
         *,
-        quality: float,
-        speed: int,
+        settings: Settings,
         keep_invisible: bool,
     ) -> None:
         self._networks = networks
@@ -176,8 +195,12 @@ class _RowEncoding:
         self._pool = pool
         self._window = window
         self._writers = writers
-        self._quality = quality
-        self._speed = speed
+        self._settings = settings
+        manifest = networks.graphs.bundle.manifest
+        self._coarseness = coarseness_for(settings.quality, manifest.coarseness)
+        self._plain: set[int] = set()
+        self._graphic: set[int] = set()
+        self._refinement = refinement_for(networks.graphs, settings, Stages())
         self._keep_invisible = keep_invisible
 
     def _tiles(self, row: int) -> range:
@@ -195,9 +218,21 @@ class _RowEncoding:
         below = min(self._grid.height, first.bottom + self._grid.halo)
         self._window.advance(max(0, first.top - self._grid.tile_height), below)
 
+        manifest, compact = self._networks.graphs.bundle.manifest, self._networks.compact
+
         def work(tile: int) -> bytes:
-            color, _ = self._read(self._grid.input_box(tile))
-            return encode_plane(self._networks.analyse(tile, three_channels(color)))
+            own = self._grid.box(tile).scaled(COMPACT_SCALE).of(compact)
+            part, _ = self._read(self._grid.box(tile))
+            if self._settings.quality and is_graphic(part):
+                self._graphic.add(tile)
+            if self._settings.layers == "never" or tile in self._graphic:
+                self._plain.add(tile)
+                own[:] = constant_levels(three_channels(part), manifest)
+            else:
+                color, _ = self._read(self._grid.input_box(tile))
+                self._networks.analyse(tile, three_channels(color))
+                own[:] = coarsen(own, self._coarseness, manifest.levels)
+            return encode_plane(np.ascontiguousarray(own))
 
         for data in self._pool.run(work, self._tiles(row)):
             self._writers[SectionType.COMPACT].add(Payload(data))
@@ -207,9 +242,17 @@ class _RowEncoding:
 
         def work(tile: int) -> tuple[Payload, bytes | None]:
             color, alpha = self._read(self._grid.box(tile))
-            estimate = self._networks.estimate(tile, gray=self._window.layout.is_gray)
+            estimate, found = None, bytes(DIGEST_BYTES)
+            if tile not in self._plain:
+                estimate = self._networks.estimate(tile, gray=self._window.layout.is_gray)
+                found = digest(estimate)
             coded = encode_tile(
-                color, estimate, digest(estimate), quality=self._quality, speed=self._speed, stages=Stages()
+                color,
+                estimate,
+                found,
+                settings=self._settings,
+                stages=Stages(),
+                doubted=self._refinement if tile in self._graphic else None,
             )
             return coded.payload, None if alpha is None else encode_plane(alpha)
 
@@ -227,11 +270,13 @@ class DecodedStrip:
         pixels: uint8 (h, W) or (h, W, C).
         drifted: whether an estimate is not, bit for bit, the encoder's.
         residual_drifted: whether a decoded residual is not the encoder's.
+        refinement_note: as in `Decoded`.
     """
 
     pixels: Pixels
     drifted: bool
     residual_drifted: bool
+    refinement_note: str | None
 
 
 def decompress_rows(decoding: Decoding) -> Iterator[DecodedStrip]:
@@ -254,4 +299,4 @@ def decompress_rows(decoding: Decoding) -> Iterator[DecodedStrip]:
             strip[:, box.left : box.right] = tile.pixels()
             drifted |= not tile.estimate_matches
             residual_drifted |= not tile.residual_matches
-        yield DecodedStrip(strip, drifted, residual_drifted)
+        yield DecodedStrip(strip, drifted, residual_drifted, decoding.refinement_note)

@@ -42,22 +42,17 @@ class TileNetworks:
         self.label_scale = label_scale
         self.compact = compact
 
-    def analyse(self, tile: int, rgb: Pixels) -> Pixels:
+    def analyse(self, tile: int, rgb: Pixels) -> None:
         """Make the compact image of a tile and put it into that of the picture.
 
         Args:
             tile: its number.
             rgb: uint8 (h, w, 3), the picture on the tile's input box.
-
-        Returns:
-            uint8 (ceil(h/8), ceil(w/8), 3), that of the tile alone.
         """
         box, inner = self.grid.input_box(tile), self.grid.box(tile)
         made = self.graphs.analyse(rgb, self._labels(box))
         own = inner.scaled(COMPACT_SCALE)
-        part = np.ascontiguousarray(made[own.within(box.scaled(COMPACT_SCALE))])
-        self.compact[own.top : own.bottom, own.left : own.right] = part
-        return part
+        own.of(self.compact)[:] = made[own.within(box.scaled(COMPACT_SCALE))]
 
     def estimate(self, tile: int, *, gray: bool) -> Pixels:
         """The estimate of a tile: `synthesise` on its input box, cut.

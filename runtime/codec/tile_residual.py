@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .. import residual
-from .container import Payload, digest
+from .container import DIGEST_BYTES, Payload, digest
 from .parameters import ResidualMode, TileRecord
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     from ..stages import Stages
+    from .refinement import Refinement
+    from .settings import Settings
 
     Pixels = npt.NDArray[np.uint8]
 
@@ -25,30 +28,71 @@ class CodedTile:
     Attributes:
         payload: its bytes and its record.
         residual: the coded residual; None: there is none.
+        unrefined: whether the tile is left as it is where the picture is refined.
     """
 
     payload: Payload
     residual: residual.CodedResidual | None
+    unrefined: bool = False
 
 
 def encode_tile(
-    color: Pixels, estimate: Pixels, estimate_digest: bytes, *, quality: float, speed: int, stages: Stages
+    color: Pixels,
+    estimate: Pixels | None,
+    estimate_digest: bytes,
+    *,
+    settings: Settings,
+    stages: Stages,
+    doubted: Refinement | None = None,
 ) -> CodedTile:
     """Code the residual of a tile.
 
     Args:
         color: uint8 (h, w, 3) or (h, w).
-        estimate: in the shape of `color`.
+        estimate: in the shape of `color`; None: the tile has no layers, and its residual is that to mid-gray.
         estimate_digest: of it.
-        quality: 0..100; 0: no residual.
-        speed: 0..10 of the residual coder.
+        settings: of the residual.
         stages: gets the time as "residual".
+        doubted: how the tile would be refined, if it is to be seen whether that helps; only without layers.
     """
-    if not quality:
+    if not settings.quality:
+        assert estimate is not None, "a tile needs layers or a residual"
         record = TileRecord(ResidualMode.NONE, 1, residual.MAX_WEIGHT, estimate_digest)
         return CodedTile(Payload(b"", record.to_bytes()), None)
     with stages.measure("residual"):
-        coded = residual.encode(color, estimate, quality=round(quality), speed=speed)
+        coded = residual.encode(
+            color,
+            color if estimate is None else estimate,
+            quality=round(settings.quality),
+            speed=settings.speed,
+            weight=0 if estimate is None else None,
+            visual=settings.visual,
+        )
         samples = residual.decode_samples(coded, color.shape)
-    record = TileRecord(ResidualMode.AV1, coded.scale, coded.weight, estimate_digest, digest(samples))
-    return CodedTile(Payload(coded.payload, record.to_bytes()), coded)
+    unrefined = False
+    if doubted is not None:
+        found = decode_tile(coded, None, color.shape)
+        refined = doubted.tile(found, None)
+        before, after = (residual.mean_squared_error(each, color) for each in (found, refined))
+        unrefined = after >= before
+    record = TileRecord(
+        ResidualMode.AV1,
+        coded.scale,
+        coded.weight,
+        bytes(DIGEST_BYTES) if estimate is None else estimate_digest,
+        digest(samples),
+        plain=estimate is None,
+        unrefined=unrefined,
+    )
+    return CodedTile(Payload(coded.payload, record.to_bytes()), coded, unrefined)
+
+
+def decode_tile(coded: residual.CodedResidual, estimate: Pixels | None, shape: tuple[int, ...]) -> Pixels:
+    """Decode a residual and add it to its prediction.
+
+    Args:
+        coded: the residual.
+        estimate: uint8 (h, w, 3) or (h, w); None: the tile has no layers.
+        shape: of the tile.
+    """
+    return residual.decode(coded, np.zeros(shape, np.uint8) if estimate is None else estimate)

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..codec import DEFAULT_QUALITY, Codec, Encoded, Layers, check_settings
+from ..codec import DEFAULT_QUALITY, Codec, Encoded, Layers, Settings
+from ..codec.settings import LAYER_MODES, TUNES
 from ..errors import OslicError
 from ..files import check_target, write_atomically
 from ..images import Picture, read_image
@@ -65,13 +66,44 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"0..{MAX_SPEED} of the residual coder: larger is faster and costs bits (default: {DEFAULT_SPEED})",
     )
 
+    parser.add_argument(
+        "--layers",
+        choices=LAYER_MODES,
+        default=Settings.layers,
+        help="which tiles have an estimate of their own beside the label map: all (of photographs), those that get "
+        f"smaller by it, or none (default: {Settings.layers})",
+    )
+    parser.add_argument(
+        "--tune",
+        choices=TUNES,
+        default=Settings.tune,
+        help=f"what the residual coder aims at: the eye, or PSNR (default: {Settings.tune}; --psnr takes psnr)",
+    )
+    parser.add_argument(
+        "--no-refine",
+        dest="refine",
+        action="store_false",
+        help="have the decoder leave the refinement network out",
+    )
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    return Settings(
+        DEFAULT_QUALITY if args.quality is None else args.quality,
+        args.speed,
+        args.layers,
+        "psnr" if args.psnr is not None else args.tune,
+        args.refine,
+    )
+
 
 def _finite(decibels: float) -> float | None:
     """JSON has no infinity, the PSNR of what is equal."""
     return decibels if math.isfinite(decibels) else None
 
 
-def _row(source: Path, target: Path, layers: Layers, encoded: Encoded, quality_db: float) -> dict[str, Any]:
+def _row(source: Path, target: Path, encoded: Encoded, quality_db: float) -> dict[str, Any]:
+    layers = encoded.layers
     height, width = layers.image.shape[:2]
     return {
         "input": str(source),
@@ -86,6 +118,9 @@ def _row(source: Path, target: Path, layers: Layers, encoded: Encoded, quality_d
         "quality": encoded.quality,
         "psnr": _finite(quality_db),
         "psnr_estimate": _finite(psnr(layers.color, layers.estimate)),
+        "coarseness": layers.coarseness,
+        "plain_tiles": len(layers.plain),
+        "refined": encoded.refined,
         "tiles": [layers.grid.columns, layers.grid.rows],
         "stages_ms": milliseconds(encoded.stages),
     }
@@ -97,6 +132,7 @@ class _Work:
     def __init__(self, codec: Codec, args: argparse.Namespace) -> None:
         self._codec = codec
         self._args = args
+        self._settings = _settings(args)
 
     def _takes_strips(self, source: Path) -> bool:
         args, codec = self._args, self._codec
@@ -110,39 +146,37 @@ class _Work:
         start = time.perf_counter()
         picture = read_image(files[0], self._codec.limits, use=self._codec.encoding)
         seconds = time.perf_counter() - start
-        layers = self._codec.layers(picture.pixels, keep_invisible=self._args.keep_invisible)
+        layers = self._codec.layers(picture.pixels, self._settings, keep_invisible=self._args.keep_invisible)
         layers.stages.seconds = {"read": seconds, **layers.stages.seconds}
         return layers, picture
 
     def finish(self, files: tuple[Path, Path], half: tuple[Layers, Picture] | None) -> dict[str, Any]:
         """Code the residual, write the stream, say what came of it."""
         args = self._args
-        quality = DEFAULT_QUALITY if args.quality is None else args.quality
         if half is None:
             return compress_strips(
                 self._codec,
                 *files,
-                quality=quality,
-                speed=args.speed,
+                settings=self._settings,
                 keep_invisible=args.keep_invisible,
             )
         layers, picture = half
         metadata = picture.metadata
         if args.bpp is not None:
-            encoded = highest_within(self._codec, layers, args.bpp, speed=args.speed, metadata=metadata)
+            encoded = highest_within(self._codec, layers, args.bpp, metadata=metadata)
         elif args.psnr is not None:
-            encoded = lowest_reaching(self._codec, layers, args.psnr, speed=args.speed, metadata=metadata)
+            encoded = lowest_reaching(self._codec, layers, args.psnr, metadata=metadata)
         else:
-            encoded = self._codec.finish(layers, quality=quality, speed=args.speed, metadata=metadata)
+            encoded = self._codec.finish(layers, metadata=metadata)
         start = time.perf_counter()
         write_atomically(files[1], encoded.data)
         encoded.stages["write"] = time.perf_counter() - start
-        quality_db = visible_psnr(layers.image, self._codec.reconstruct(layers, encoded))
-        return _row(*files, layers, encoded, quality_db) | {"notes": list(picture.notes)}
+        quality_db = visible_psnr(layers.image, self._codec.reconstruct(encoded))
+        return _row(*files, encoded, quality_db) | {"notes": list(picture.notes)}
 
 
 def run(args: argparse.Namespace) -> int:
-    check_settings(DEFAULT_QUALITY if args.quality is None else args.quality, args.speed)
+    _settings(args)  # refuses what is out of range before anything is read
     plan = plan_outputs(args.inputs, args.output, STREAM_SUFFIX, STREAM_KIND)
     report = Reporter("compress", args)
     with open_codec(args) as codec:

@@ -148,6 +148,7 @@ def _with_networks(codec: Codec, wanted: _Wanted, data: bytes, target: Path) -> 
         "layout": decoded.header.layout.name.lower(),
         "digest_matches": decoded.digest_matches,
         "drift": None if decoded.digest_matches else drift_message(estimate=bool(decoded.drifted)),
+        "refinement": decoded.refinement_note,
         "left_out": list(left_out(decoded.metadata, image_name(target))),
         "missing": {name: len(tiles) for name, tiles in decoded.missing.items()},
         "tiles": decoded.header.grid.count,
@@ -244,8 +245,9 @@ def run(args: argparse.Namespace) -> int:
                 report.failed(source, outcome)
                 continue
             report.done(outcome, f"{source} -> {target}: {_line(outcome)}")
-            if outcome.get("drift"):
-                report.warn(f"{source}: {outcome['drift']}")
+            for name in ("drift", "refinement"):
+                if outcome.get(name):
+                    report.warn(f"{source}: {outcome[name]}")
             if outcome.get("left_out"):
                 lost = ", ".join(outcome["left_out"])
                 report.warn(f"{source}: {target.suffix} files do not hold {lost}; write .png")

@@ -32,12 +32,11 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         The manifest's fields as plain JSON types, for each graph also `bytes` and `intact` (the hash was
         computed again), and the `engines` with their sidecars.
     """
-    from ..bundle import GRAPH_NAMES
     from ..engines import EngineInfo, sidecars
     from ..errors import BackendError, BundleError
 
     found: dict[str, Any] = json.loads(json.dumps(asdict(bundle.manifest)))
-    for name in GRAPH_NAMES:
+    for name in bundle.manifest.graph_names:
         path = bundle.graph_path(name)
         entry = found["graphs"][name]
         entry["bytes"] = path.stat().st_size if path.is_file() else None

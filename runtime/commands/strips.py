@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from ..codec import Codec
+    from ..codec import Codec, Settings
     from ..memory import MemoryUse
 
 
@@ -46,7 +46,7 @@ def exceeds(codec: Codec, size: tuple[int, int] | None, use: MemoryUse) -> bool:
 
 
 def compress_strips(
-    codec: Codec, source: Path, target: Path, *, quality: float, speed: int, keep_invisible: bool
+    codec: Codec, source: Path, target: Path, *, settings: Settings, keep_invisible: bool
 ) -> dict[str, Any]:
     """Compress a picture that is read from the top to the bottom; returns what there is to say.
 
@@ -63,8 +63,7 @@ def compress_strips(
         sizes = codec.compress_rows(
             image,
             file,
-            quality=quality,
-            speed=speed,
+            settings,
             metadata=image.metadata,
             keep_invisible=keep_invisible,
         )
@@ -79,7 +78,7 @@ def compress_strips(
         "bpp": length * 8 / (image.width * image.height),
         "section_bytes": sizes,
         "overhead_bytes": length - sum(sizes.values()),
-        "quality": quality,
+        "quality": settings.quality,
         "strips": True,
         "stages_ms": {"all": round((time.perf_counter() - start) * 1e3, 3)},
     }
@@ -114,6 +113,7 @@ def decompress_strips(codec: Codec, source: Path, target: Path, *, strict: bool)
         "layout": header.layout.name.lower(),
         "digest_matches": drift.message is None,
         "drift": drift.message,
+        "refinement": drift.refinement,
         "tiles": header.grid.count,
         "backend": codec.graphs.selection.backend.name,
         "strips": True,
@@ -126,10 +126,12 @@ class _Drift:
 
     Attributes:
         message: what to tell; None: all digests match.
+        refinement: what to tell of the network that refined; None: it is the encoder's.
     """
 
     def __init__(self, *, strict: bool) -> None:
         self.message: str | None = None
+        self.refinement: str | None = None
         self._strict = strict
 
     def watch(self, codec: Codec, reader: StreamReader) -> Iterator[npt.NDArray[np.uint8]]:
@@ -139,6 +141,7 @@ class _Drift:
             VerificationError: a digest does not match, and that is an error.
         """
         for strip in codec.decompress_rows(reader):
+            self.refinement = strip.refinement_note
             if strip.drifted or strip.residual_drifted:
                 self.message = drift_message(estimate=strip.drifted)
                 if self._strict:

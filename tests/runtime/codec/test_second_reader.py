@@ -13,7 +13,7 @@ import pytest
 import small_bundle
 import stream_reader
 from oslic.runtime._native import crc32c
-from oslic.runtime.codec import Codec
+from oslic.runtime.codec import Codec, Settings
 from oslic.runtime.codec.container import Payload, SectionType, StreamReader, varint
 from oslic.runtime.codec.metadata_sections import read_metadata
 from oslic.runtime.codec.parameters import Parameters, ResidualMode, TileRecord
@@ -130,7 +130,8 @@ def assert_same(data):
                 continue
             record = TileRecord.from_bytes(expected.record)
             assert (piece.record.mode, piece.record.scale) == (record.mode, record.scale)
-            assert piece.record.weight == record.weight
+            assert (piece.record.weight, piece.record.plain) == (record.weight, record.plain)
+            assert piece.record.unrefined == record.unrefined
             assert piece.record.estimate == record.estimate_digest
             assert piece.record.residual == record.residual_digest
     ends = [0, *(end for _, end in covered)]
@@ -187,7 +188,7 @@ def test_pictures_of_several_tiles(codec, photo, layout):
 def test_streams_written_strip_by_strip(codec, photo):
     image = picture(photo, 1210, 1003, Layout.RGB)
     file = io.BytesIO()
-    codec.compress_rows(Rows(image), file, quality=30, speed=FAST)
+    codec.compress_rows(Rows(image), file, Settings(30, FAST))
     assert assert_same(file.getvalue()).tiled
 
 

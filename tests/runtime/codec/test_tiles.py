@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import small_bundle
-from oslic.runtime.codec import Codec
+from oslic.runtime.codec import Codec, Settings
 from oslic.runtime.codec.container import SectionType, StreamReader
 from oslic.runtime.codec.preview import thumbnail
 from oslic.runtime.codec.stream import check_stream, open_stream
@@ -135,7 +135,7 @@ def test_regions_outside_are_refused(codec, stream, region):
 
 def test_reconstruct_is_what_the_decoder_gives(codec, layers, whole):
     encoded = codec.finish(layers, quality=50, speed=FAST)
-    assert np.array_equal(codec.reconstruct(layers, encoded), whole)
+    assert np.array_equal(codec.reconstruct(encoded), whole)
 
 
 def test_the_estimate_alone(codec, stream, layers):
@@ -259,7 +259,7 @@ class Rows:
 def test_strips_give_the_same_file_and_the_same_pixels(codec, picture):
     whole = codec.compress(picture, 50, speed=FAST)
     file = io.BytesIO()
-    sizes = codec.compress_rows(Rows(picture), file, quality=50, speed=FAST)
+    sizes = codec.compress_rows(Rows(picture), file, Settings(50, FAST))
     assert file.getvalue() == whole
     assert set(sizes) == {"labels", "compact", "residual", "alpha"}
     reader = StreamReader.of_file(file, codec.limits)
@@ -273,7 +273,7 @@ def test_strips_give_the_same_file_and_the_same_pixels(codec, picture):
 def test_strips_that_do_not_fit_are_refused(codec, picture):
     tight = Codec(codec.graphs, Limits(memory=30 << 20))
     with pytest.raises(LimitError, match="even in strips it would need"):
-        tight.compress_rows(Rows(picture), io.BytesIO(), quality=50)
+        tight.compress_rows(Rows(picture), io.BytesIO(), Settings(50))
 
 
 # -- bundles by fingerprint --------------------------------------------------------------------------------------

@@ -1,0 +1,158 @@
+"""The residual of an image's layers: which tiles have layers, whether the decoder refines them, and the stream."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..pixels import join, split
+from ..residual import coding_cost, mean_squared_error
+from ..stages import Stages
+from .coarseness import coarseness_for
+from .container import SectionType
+from .encoding import Encoded, Layers, encode_residuals, write_layers
+from .layering import make_layers, remake
+from .refinement import Refinement
+from .stream import identity_of
+from .tile_residual import CodedTile, decode_tile
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from ..graphs import Graphs
+    from ..metadata import Metadata
+    from .settings import Settings
+    from .tile_pool import TilePool
+
+    Pixels = npt.NDArray[np.uint8]
+
+
+def finish_layers(
+    graphs: Graphs,
+    layers: Layers,
+    settings: Settings,
+    pool: TilePool,
+    metadata: Metadata | None = None,
+) -> Encoded:
+    """Code the residual of an image and put its stream together.
+
+    Args:
+        graphs: the bundle's graphs on a backend.
+        layers: of the image.
+        settings: how it is coded.
+        pool: works on several tiles at a time.
+        metadata: ICC, EXIF and so on to carry.
+    """
+    stages = Stages()
+    layers = _fitted(graphs, layers, settings, pool)
+    refinement = refinement_for(graphs, settings, stages)
+    if settings.layers == "auto" and settings.quality:
+        layers, coded = _chosen(graphs, layers, settings, pool, stages=stages, refinement=refinement)
+    else:
+        coded = encode_residuals(layers, settings, pool, stages=stages, refinement=refinement)
+    refined = refinement is not None
+    identity = identity_of(graphs.bundle, refined=refined)
+    return write_layers(
+        layers, coded, identity, stages, settings=settings, refined=refined, metadata=metadata
+    )
+
+
+def refinement_for(graphs: Graphs, settings: Settings, stages: Stages) -> Refinement | None:
+    """How the decoder may refine what is coded with some settings; None: not at all."""
+    if not settings.refine or not settings.quality or "refine" not in graphs.bundle.manifest.graphs:
+        return None
+    return Refinement(graphs, settings.quality, settings.visual, stages)
+
+
+def reconstruct(graphs: Graphs, encoded: Encoded) -> Pixels:
+    """Return what the decoder will make of a stream, in the shape of the image."""
+    layers = encoded.layers
+    color = layers.estimate
+    if encoded.quality:
+        refinement = None
+        if encoded.refined:
+            refinement = Refinement(graphs, encoded.quality, encoded.visual, Stages())
+        color = np.empty_like(layers.estimate)
+        for tile, coded in enumerate(encoded.tiles):
+            box, estimate = layers.grid.box(tile), layers.estimate_of(tile)
+            assert coded.residual is not None
+            part = decode_tile(coded.residual, estimate, box.of(color).shape)
+            if refinement is not None and not coded.unrefined:
+                part = refinement.tile(part, estimate)
+            box.of(color)[:] = part
+    return join(color, split(layers.image, layers.layout)[1])
+
+
+def _fitted(graphs: Graphs, layers: Layers, settings: Settings, pool: TilePool) -> Layers:
+    """The layers as these settings want them: coarser or finer, of more or of fewer tiles."""
+    plain = frozenset[int]()
+    if settings.quality:
+        plain = frozenset(range(layers.grid.count)) if settings.layers == "never" else layers.graphic
+    coarseness = coarseness_for(settings.quality, graphs.bundle.manifest.coarseness)
+    if coarseness == layers.coarseness and plain == layers.plain:
+        return layers
+    if not layers.plain <= plain or bool(settings.quality) != bool(layers.settings.quality):
+        # The networks have not seen all of it yet.
+        return make_layers(
+            graphs, layers.image, layout=layers.layout, grid=layers.grid, settings=settings, pool=pool
+        )
+    changed = range(layers.grid.count) if coarseness != layers.coarseness else plain - layers.plain
+    return remake(graphs, layers, coarseness=coarseness, plain=plain, tiles=changed, pool=pool)
+
+
+def _chosen(
+    graphs: Graphs,
+    layers: Layers,
+    settings: Settings,
+    pool: TilePool,
+    *,
+    stages: Stages,
+    refinement: Refinement | None,
+) -> tuple[Layers, list[CodedTile]]:
+    """Leave the layers of those tiles out that are cheaper without them, at equal distortion."""
+    asked = [tile for tile in range(layers.grid.count) if tile not in layers.plain]
+    code = partial(encode_residuals, settings=settings, pool=pool, stages=stages, refinement=refinement)
+    coded = code(layers)
+    without = dict(zip(asked, code(layers, tiles=asked, plain=True), strict=True))
+    cheaper = frozenset(
+        tile
+        for tile in asked
+        if _cost(layers, tile, without[tile], refinement, plain=True)
+        < _cost(layers, tile, coded[tile], refinement, plain=False)
+    )
+    if not cheaper:
+        return layers, coded
+    made = remake(
+        graphs,
+        layers,
+        coarseness=layers.coarseness,
+        plain=layers.plain | cheaper,
+        tiles=cheaper,
+        pool=pool,
+    )
+    # The estimates of their neighbors have changed with them.
+    again = [
+        tile
+        for tile in range(layers.grid.count)
+        if tile not in made.plain and made.digests[tile] != layers.digests[tile]
+    ]
+    for tile, new in zip(again, code(made, tiles=again), strict=True):
+        coded[tile] = new
+    return made, [without[tile] if tile in cheaper else coded[tile] for tile in range(layers.grid.count)]
+
+
+def _cost(
+    layers: Layers, tile: int, coded: CodedTile, refinement: Refinement | None, *, plain: bool
+) -> float:
+    box = layers.grid.box(tile)
+    color, estimate = box.of(layers.color), None if plain else box.of(layers.estimate)
+    assert coded.residual is not None
+    found = decode_tile(coded.residual, estimate, color.shape)
+    if refinement is not None:
+        found = refinement.tile(found, estimate)
+    shared = len(layers.payloads[SectionType.LABELS][0]) / layers.grid.count
+    compact = 0 if plain else len(layers.payloads[SectionType.COMPACT][tile])
+    size = shared + compact + len(coded.payload.data)
+    return coding_cost(mean_squared_error(found, color), round(size))

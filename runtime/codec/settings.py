@@ -1,0 +1,56 @@
+"""How a picture is coded: what the encoder is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from .. import residual
+from ..errors import UsageError
+
+DEFAULT_QUALITY: Final = 60
+
+LayerMode = Literal["always", "auto", "never"]
+LAYER_MODES: Final[tuple[LayerMode, ...]] = get_args(LayerMode)
+Tune = Literal["visual", "psnr"]
+TUNES: Final[tuple[Tune, ...]] = get_args(Tune)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a picture is coded.
+
+    Attributes:
+        quality: of the residual, 0..100; 0 leaves it out, the reconstruction is then the estimate.
+        speed: 0..10 of the residual coder: larger is faster and costs bits.
+        layers: which tiles have layers, a compact image and an estimate: "always": all but those of pictures that are
+            no photographs (see `layer_choice.is_graphic`); "auto": those that they make smaller at equal distortion;
+            "never": none. The label map is always there.
+        tune: what the residual coder aims at: "visual", the eye, or "psnr", the squared error.
+        refine: whether the decoder refines the picture, if the bundle has a network for that.
+
+    Raises:
+        UsageError: a value out of its range.
+    """
+
+    quality: float = DEFAULT_QUALITY
+    speed: int = residual.DEFAULT_SPEED
+    layers: LayerMode = "always"
+    tune: Tune = "psnr"
+    refine: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.quality <= residual.MAX_QUALITY:
+            raise UsageError(f"quality {self.quality} is out of range 0..{residual.MAX_QUALITY}")
+        if not 0 <= self.speed <= residual.MAX_SPEED:
+            raise UsageError(f"speed {self.speed} is out of range 0..{residual.MAX_SPEED}")
+        for name, value, known in (("layers", self.layers, LAYER_MODES), ("tune", self.tune, TUNES)):
+            if value not in known:
+                raise UsageError(f"{name} is {value!r}, must be one of {', '.join(known)}")
+        if self.layers == "never" and not self.quality:
+            raise UsageError("quality 0 without layers leaves nothing of the picture: give a quality above 0")
+
+    @property
+    def visual(self) -> bool:
+        """Whether the residual coder aims at the eye."""
+        return self.tune == "visual"

@@ -1,0 +1,297 @@
+"""Streams with and without layers, coarser compact images, refined pictures."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import small_bundle
+import stream_reader
+from oslic.runtime import flif, residual
+from oslic.runtime.codec import Codec, DriftWarning, Settings
+from oslic.runtime.codec.coarseness import coarsen, coarseness_for
+from oslic.runtime.codec.container import SectionType, StreamReader
+from oslic.runtime.codec.layer_choice import constant_levels, flat_color, is_graphic
+from oslic.runtime.codec.parameters import Parameters, TileRecord
+from oslic.runtime.codec.stream import check_stream
+from oslic.runtime.errors import BundleError, StreamError, UsageError
+from oslic.runtime.pixels import Layout, luma
+from oslic.runtime.search import highest_within
+from PIL import Image, ImageDraw
+from stream_tools import changed, put_together, take_apart, with_record
+
+FAST = 10
+TILE, HALO = 192, 32
+COARSENESS = ((40, 2), (70, 4))
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundles") / "refining"
+    bundle = small_bundle.write(folder, refines=True, coarseness=COARSENESS)
+    with Codec.open(bundle, threads=1) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def drawing():
+    """Text and boxes, as on a screen: uint8 (300, 448, 3)."""
+    picture = Image.new("RGB", (448, 300), (250, 250, 252))
+    draw = ImageDraw.Draw(picture)
+    for row in range(12):
+        draw.text((12, 12 + 22 * row), f"{row}: what stands on a screen, in small letters", (20, 30, 60))
+    draw.rectangle((300, 40, 430, 200), (40, 120, 200), (10, 20, 30))
+    return np.asarray(picture)
+
+
+def records(data):
+    reader = StreamReader.of_bytes(data, stream_tools_limits())
+    return [TileRecord.from_bytes(piece.record) for piece in reader.pieces(SectionType.RESIDUAL)]
+
+
+def stream_tools_limits():
+    from oslic.runtime.limits import Limits
+
+    return Limits()
+
+
+# -- coarser compact images ----------------------------------------------------------------------------------------
+
+
+def test_coarse_levels_are_the_middle_ones():
+    levels = np.arange(16, dtype=np.uint8)
+    assert coarsen(levels, 1, 16).tolist() == levels.tolist()
+    assert coarsen(levels, 2, 16).tolist() == [1, 1, 3, 3, 5, 5, 7, 7, 9, 9, 11, 11, 13, 13, 15, 15]
+    assert coarsen(levels, 4, 16).tolist() == [2] * 4 + [6] * 4 + [10] * 4 + [14] * 4
+    assert coarsen(levels, 11, 16).tolist() == [5] * 11 + [15] * 5
+    assert [coarseness_for(q, COARSENESS) for q in (0, 39.75, 40, 69, 70, 100)] == [1, 1, 2, 2, 4, 4]
+    assert coarseness_for(100, ()) == 1
+
+
+def test_the_coarseness_follows_the_quality(codec, photo):
+    layers = codec.layers(photo, Settings(30, FAST))
+    sizes = []
+    for quality, coarseness in ((30, 1), (50, 2), (80, 4)):
+        encoded = codec.finish(layers, quality=quality)
+        assert encoded.layers.coarseness == coarseness
+        assert np.array_equal(encoded.layers.compact, coarsen(layers.fine, coarseness, small_bundle.LEVELS))
+        # Layers that are made for the quality give the same file.
+        assert codec.compress(photo, quality, speed=FAST) == encoded.data
+        assert np.array_equal(codec.decompress(encoded.data), codec.reconstruct(encoded))
+        sizes.append(encoded.section_bytes["compact"])
+    assert sizes == sorted(sizes, reverse=True)
+    assert codec.finish(codec.finish(layers, quality=80).layers, quality=30).data == codec.finish(layers).data
+
+
+def test_a_rate_is_met_through_changes_of_coarseness(codec, photo):
+    encoded = highest_within(codec, codec.layers(photo, Settings(0, FAST)), 3.0)
+    assert encoded.quality > 40
+    assert encoded.data == codec.compress(photo, encoded.quality, speed=FAST)
+
+
+# -- refined pictures ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tune", ["psnr", "visual"])
+@pytest.mark.parametrize("layout", [Layout.RGB, Layout.GRAY, Layout.RGBA])
+def test_pictures_are_refined_after_the_residual(codec, photo, tune, layout):
+    image = {
+        Layout.RGB: photo,
+        Layout.GRAY: luma(photo),
+        Layout.RGBA: np.dstack([photo, np.full(photo.shape[:2], 200, np.uint8)]),
+    }[layout]
+    made = codec.layers(image, Settings(50, FAST, tune=tune))
+    plain, refined = (
+        codec.finish(replace(made, settings=replace(made.settings, refine=False))),
+        codec.finish(made),
+    )
+    before, after = codec.decompress(plain.data), codec.decompress(refined.data)
+    color, channels = slice(None), {Layout.RGBA: slice(3)}.get(layout, slice(None))
+    if layout is Layout.GRAY:
+        wanted = small_bundle.refined(before, plain.layers.estimate, 50, tune == "visual")
+    else:
+        wanted = small_bundle.refined(before[..., channels], plain.layers.estimate, 50, tune == "visual")
+        assert np.array_equal(after[..., 3:], before[..., 3:])
+    assert np.abs(after[..., channels] - wanted if layout is not Layout.GRAY else after - wanted).max() <= 1
+    assert not np.array_equal(after, before)
+    assert np.array_equal(codec.reconstruct(refined), after)
+    stated = [Parameters.from_bytes(take_apart(each.data)[0].parameters) for each in (plain, refined)]
+    assert [(each.refined, each.visual) for each in stated] == [
+        (False, tune == "visual"),
+        (True, tune == "visual"),
+    ]
+    assert take_apart(refined.data)[0].identity == bytes.fromhex("ab" * 5 + "cd" * 3)
+    assert take_apart(plain.data)[0].identity == bytes.fromhex("ab" * 5 + "00" * 3)
+    assert len(refined.data) == len(plain.data)
+    assert color == slice(None)
+
+
+def test_tiles_are_refined_alone(codec, photo):
+    made = codec.layers(photo, Settings(50, FAST), tile=TILE, halo=HALO)
+    whole = codec.finish(made).data
+    decoded = codec.decompress(whole)
+    assert np.array_equal(codec.decompress(whole, region=(150, 100, 200, 150)), decoded[100:250, 150:350])
+    off = codec.decompress(codec.finish(replace(made, settings=replace(made.settings, refine=False))).data)
+    box = made.grid.box(1)
+    part = codec.graphs.refine(
+        box.of(off), box.of(codec.finish(made).layers.estimate), quality=50, visual=False
+    )
+    assert np.array_equal(box.of(decoded), part)
+
+
+def test_quality_0_is_the_estimate(codec, photo):
+    encoded = codec.finish(codec.layers(photo, Settings(0)))
+    assert not encoded.refined
+    assert np.array_equal(codec.decompress(encoded.data), encoded.layers.estimate)
+
+
+def test_another_network_for_refining_is_told(codec, photo, tmp_path):
+    data = codec.compress(photo, 50, speed=FAST)
+    header, parts = take_apart(data)
+    other = put_together(replace(header, identity=header.identity[:5] + b"abc"), parts)
+    with pytest.warns(DriftWarning, match=r"another network \(616263\)"):
+        assert np.array_equal(codec.decompress(other), codec.decompress(data))
+    bundle = small_bundle.write(tmp_path / "plain")
+    with Codec.open(bundle, threads=1) as without, pytest.warns(DriftWarning, match="lacks: it is left out"):
+        found = without.decompress(data)
+    unrefined = codec.decompress(codec.compress(photo, 50, speed=FAST, refine=False))
+    assert np.array_equal(found, unrefined)
+    # A stream that is not refined names no network for it.
+    flags = header.parameters[0] & ~1
+    with pytest.raises(StreamError, match="is not refined"):
+        codec.decompress(
+            put_together(replace(header, parameters=bytes([flags]) + header.parameters[1:]), parts)
+        )
+
+
+# -- tiles without layers ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", [Layout.RGB, Layout.GRAY])
+@pytest.mark.parametrize("tile", [None, TILE])
+def test_without_layers_the_residual_is_the_picture(codec, photo, layout, tile):
+    image = luma(photo) if layout is Layout.GRAY else photo
+    settings = Settings(60, FAST, layers="never", refine=False)
+    encoded = codec.finish(codec.layers(image, settings, tile=tile, halo=HALO))
+    assert all(record.plain and record.weight == 0 for record in records(encoded.data))
+    assert stream_reader.read(encoded.data).kind == "oslic"
+    decoded = codec.decompress(encoded.data)
+    assert np.array_equal(decoded, codec.reconstruct(encoded))
+    grid = encoded.layers.grid
+    for number in range(grid.count):
+        part = grid.box(number).of(image)
+        coded = residual.encode(part, part, quality=60, speed=FAST, weight=0)
+        assert np.array_equal(grid.box(number).of(decoded), residual.decode(coded, part))
+    assert encoded.section_bytes["compact"] < 40 * grid.count
+    # What stands for the estimate is one color near the tile's mean.
+    estimate = codec.decode(encoded.data, layer="estimate").image
+    box = grid.box(0)
+    assert np.ptp(box.of(estimate).reshape(-1, *estimate.shape[2:]), axis=0).max() == 0
+
+
+def test_without_layers_pictures_are_refined_too(codec, photo):
+    off = codec.decompress(codec.compress(photo, 60, speed=FAST, layers="never", refine=False))
+    on = codec.decompress(codec.compress(photo, 60, speed=FAST, layers="never", tune="psnr"))
+    assert np.abs(on - small_bundle.refined(off, off, 60, False)).max() <= 1
+
+
+def test_drawings_have_no_layers(codec, drawing, photo):
+    assert is_graphic(drawing)
+    assert is_graphic(luma(drawing))
+    assert not is_graphic(photo)
+    assert all(record.plain for record in records(codec.compress(drawing, 60, speed=FAST)))
+    assert not any(record.plain for record in records(codec.compress(photo, 60, speed=FAST)))
+    assert not any(record.plain for record in records(codec.compress(drawing, 0)))
+
+
+def test_drawings_are_refined_only_where_it_helps(codec, drawing):
+    """The small bundle's network adds a level when it is tuned for the eye: that helps no drawing."""
+    (record,) = records(codec.compress(drawing, 90, speed=FAST, tune="visual"))
+    assert record.unrefined
+    on, off = (codec.compress(drawing, 90, speed=FAST, tune="visual", refine=each) for each in (True, False))
+    assert np.array_equal(codec.decompress(on), codec.decompress(off))
+
+
+def test_a_picture_that_is_half_a_drawing(codec, drawing, photo):
+    """Tiles around those without layers see their constant compact image."""
+    image = np.concatenate([drawing[:, :384], photo[:, :384]], axis=1)
+    made = codec.layers(image, Settings(60, FAST), tile=TILE, halo=HALO)
+    assert made.plain == made.graphic == {0, 1, 4, 5}
+    data = codec.finish(made).data
+    assert [record.plain for record in records(data)] == [True, True, False, False] * 2
+    whole = codec.decompress(data)
+    assert codec.decode(data).digest_matches
+    assert np.array_equal(codec.decompress(data, region=(350, 60, 200, 180)), whole[60:240, 350:550])
+    # At quality 0 all tiles have layers.
+    lowest = codec.finish(made, quality=0)
+    assert lowest.data == codec.finish(codec.layers(image, Settings(0), tile=TILE, halo=HALO)).data
+    assert not lowest.layers.plain
+
+
+def test_tiles_choose_what_is_smaller(codec, drawing, photo):
+    """One of both ways for each tile, and none is worse than always or never at the same quality."""
+    image = np.concatenate([photo[:, :384], photo[::-1, :384]], axis=1)
+    found = {}
+    for mode in ("always", "auto", "never"):
+        encoded = codec.finish(codec.layers(image, Settings(50, FAST, mode), tile=TILE, halo=HALO))
+        assert np.array_equal(codec.decompress(encoded.data), codec.reconstruct(encoded))
+        assert codec.decode(encoded.data).digest_matches
+        error = residual.mean_squared_error(codec.decompress(encoded.data), image)
+        found[mode] = residual.coding_cost(error, len(encoded.data))
+    assert found["auto"] <= min(found["always"], found["never"]) + 0.02
+
+
+def test_what_cannot_be_is_refused(codec, photo):
+    for settings in ({"layers": "some"}, {"tune": "ssim"}, {"quality": 101}, {"speed": 11}, {"quality": -1}):
+        with pytest.raises(UsageError, match=r"must be one of|out of range"):
+            Settings(**settings)
+    with pytest.raises(UsageError, match="quality 0 without layers"):
+        codec.compress(photo, 0, layers="never")
+    data = codec.compress(photo, 60, speed=FAST, layers="never")
+    for changes in ({"weight": 3}, {"weight": 8}, {"estimate_digest": b"abcd"}):
+        with pytest.raises(StreamError, match="without layers has an estimate"):
+            codec.decompress(with_record(data, **changes))
+    speckled = np.zeros((38, 57, 3), np.uint8)
+    speckled[5, 5] = 3
+    with pytest.raises(StreamError, match="not constant"):
+        codec.decompress(changed(data, SectionType.COMPACT, flif.encode(speckled, crc=False)))
+
+
+def test_the_constant_is_the_nearest_color(codec):
+    manifest = codec.bundle.manifest
+    color = np.full((40, 50, 3), (158, 83, 2), np.uint8)
+    levels = constant_levels(color, manifest)
+    assert levels.tolist() == [2, 1, 0]
+    assert flat_color(levels, manifest).tolist() == [160, 80, 0]
+
+
+def test_strips_give_the_same_file(codec, drawing, photo):
+    from test_tiles import Rows
+
+    image = np.asarray(Image.fromarray(np.concatenate([drawing, photo[:, :448]])).resize((1210, 1620)))
+    for layers in ("always", "never"):
+        file = io.BytesIO()
+        settings = Settings(60, FAST, layers)
+        codec.compress_rows(Rows(image), file, settings)
+        assert file.getvalue() == codec.compress(image, 60, speed=FAST, layers=layers)
+        reader = StreamReader.of_file(file, codec.limits)
+        check_stream(reader)
+        strips = [strip.pixels for strip in codec.decompress_rows(reader)]
+        assert np.array_equal(np.concatenate(strips), codec.decompress(file.getvalue()))
+    with pytest.raises(UsageError, match="cannot choose its layers"):
+        codec.compress_rows(Rows(image), io.BytesIO(), Settings(60, FAST, "auto"))
+
+
+def test_manifests_say_what_they_refine_by(tmp_path):
+    bundle = small_bundle.write(tmp_path / "a", refines=True)
+    for changes, message in (
+        ({"refinement": None}, "refinement is None"),
+        ({"refinement": "xyz"}, "refinement is 'xyz'"),
+        ({"coarseness": ((50, 2), (40, 3))}, "coarseness"),
+        ({"coarseness": ((50, 32),)}, "coarseness"),
+        ({"graphs": {k: v for k, v in bundle.manifest.graphs.items() if k != "analyse"}}, "graphs"),
+    ):
+        with pytest.raises(BundleError, match=message):
+            replace(bundle.manifest, **changes).check()

@@ -18,6 +18,7 @@ _PACKAGES: Final = (
     "pillow",
     "onnxruntime",
     "onnxruntime-gpu",
+    "openvino",
     "torch",
     "tensorrt",
     "tensorrt-rtx-cu13",

@@ -1066,7 +1066,9 @@ def test_nodes_on_another_provider_are_named(ort):
 
 
 @without_gpu
-@pytest.mark.parametrize("name", [name for name in backends.BACKENDS if name != "onnxruntime-cpu"])
+@pytest.mark.parametrize(
+    "name", [name for name in backends.BACKENDS if name not in {"onnxruntime-cpu", "openvino"}]
+)
 def test_gpu_backends_say_why_they_cannot_be_used(name):
     with pytest.raises(BackendError, match=f"{name} cannot be used: .*(pip install|no GPU can be used)"):
         select(name, Bundle.open(default_bundle()))
@@ -1093,7 +1095,9 @@ def test_auto_says_aloud_what_it_passed_over(monkeypatch, tmp_path, photo, capsy
     """Two backends of the table report what they would on a GPU machine with a stale engine."""
     stale = Availability(False, "11.4.0", "the engine x cannot be used: built with 11.3.0", expected=True)
     for kind in ("tensorrt", "tensorrt-rtx"):
-        monkeypatch.setattr(backends.backend_class(kind), "probe", classmethod(lambda cls, bundle, options: stale))
+        monkeypatch.setattr(
+            backends.backend_class(kind), "probe", classmethod(lambda cls, bundle, options: stale)
+        )
     bundle = Bundle.open(default_bundle())
     with pytest.warns(PassedOverWarning, match=r"tensorrt is passed over: the engine x cannot be used"):
         chosen = select("auto", bundle)

@@ -56,6 +56,7 @@ BACKENDS: Final[dict[str, Entry]] = {
     "onnxruntime-tensorrt": Entry("onnxruntime_gpu", "OnnxRuntimeTensorRt", _SLOW_START),
     "onnxruntime-tensorrt-rtx": Entry("onnxruntime_gpu", "OnnxRuntimeTensorRtRtx", _SLOW_START),
     "onnxruntime-cpu": Entry("onnxruntime_cpu", "OnnxRuntimeCpu"),
+    "openvino": Entry("openvino", "OpenVino", "taken by name only: onnxruntime-cpu runs the same graphs"),
 }
 
 

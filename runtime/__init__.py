@@ -4,6 +4,7 @@
     >>> codec = Codec.open()                      # the shipped bundle, the best backend present
     >>> data = codec.compress(image, quality=60)  # uint8 (H, W, 3) -> bytes
     >>> image = codec.decompress(data)
+    >>> read_labels(data).shares()                # what the picture shows, without decoding it
     >>> for data in compress_many(codec, images, quality=60): ...  # the coding of one beside the networks of the next
 
 Names are loaded when they are first used, so that `import oslic.runtime` costs next to nothing and
@@ -17,19 +18,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .bundle import Bundle, default_bundle
-    from .codec import Codec
+    from .codec import Codec, LabelMap, read_labels
     from .errors import OslicError
     from .pipeline import compress_many, decompress_many
 
-__all__ = ["Bundle", "Codec", "OslicError", "compress_many", "decompress_many", "default_bundle"]
+__all__ = [
+    "Bundle",
+    "Codec",
+    "LabelMap",
+    "OslicError",
+    "compress_many",
+    "decompress_many",
+    "default_bundle",
+    "read_labels",
+]
 
 _HOMES = {
     "Bundle": "bundle",
     "Codec": "codec",
+    "LabelMap": "codec",
     "OslicError": "errors",
     "compress_many": "pipeline",
     "decompress_many": "pipeline",
     "default_bundle": "bundle",
+    "read_labels": "codec",
 }
 
 

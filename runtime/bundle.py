@@ -118,7 +118,7 @@ class Manifest:
 
     Attributes:
         name: configuration of the networks: `full`, `base`, `lite`, or the user's.
-        classes: the K classes of the label map.
+        classes: the K classes of the label map, their names all different.
         levels: L; the compact image takes values 0..L-1.
         label_scale: Q; `analyse` and `synthesise` take labels at 1/Q of the image's size, and `segment` gives them at
             1/Q of the size of its input, which is the picture reduced as `runtime.segmentation` says.
@@ -130,7 +130,7 @@ class Manifest:
         preview: a 3 x 4 matrix; times the levels of a position of the compact image and 1 it gives the position's
             color, in grey levels: a picture of 1/8 of the size without a network.
         kind: of codec; `oslic` is the one that this runtime knows.
-        groups: names for several classes together.
+        groups: names for several classes together, none of them a class's (docs/labels.md).
         exact: whether `synthesise` gives the same on every machine.
         provenance: where the weights come from: checkpoint, data, scores, command, revision.
         tools: versions of what exported the bundle.
@@ -198,10 +198,12 @@ class Manifest:
         Raises:
             BundleError: names the field, its value and what it must be.
         """
+        names = {class_.name for class_ in self.classes}
         demands = {
             "levels": (2 <= self.levels <= 256, self.levels, "2..256"),
             "label_scale": (self.label_scale in LABEL_SCALES, self.label_scale, "1, 2 or 4"),
             "classes": (1 <= len(self.classes) <= 256, len(self.classes), "1..256 entries"),
+            "names of classes": (len(names) == len(self.classes), sorted(names), "all different"),
             "multiple": (
                 COMPACT_SCALE <= self.multiple <= _MAX_MULTIPLE and self.multiple % COMPACT_SCALE == 0,
                 self.multiple,
@@ -230,9 +232,12 @@ class Manifest:
                 f"{OSLIC!r}; another kind needs the package that brings it",
             ),
         }
-        names = {class_.name for class_ in self.classes}
         for group, members in self.groups.items():
-            demands[f"groups.{group}"] = (names.issuperset(members), members, "names of classes")
+            demands[f"groups.{group}"] = (
+                bool(members) and names.issuperset(members) and group not in names,
+                members,
+                "names of classes, under a name that no class has",
+            )
         for i, class_ in enumerate(self.classes):
             known = all(0 <= value <= 255 for value in class_.color)
             demands[f"classes[{i}].color"] = (known, class_.color, "three numbers in 0..255")

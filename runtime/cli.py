@@ -65,6 +65,7 @@ COMMANDS: dict[str, Command] = {
         "runtime.commands.verify", "check .oslic files: checksums, digests, and that they decode"
     ),
     "info": Command("runtime.commands.info", "show the header and the sections of an .oslic file"),
+    "labels": Command("runtime.commands.labels", "say what pictures show, and where, without decoding them"),
     "backends": Command("runtime.commands.backends", "list the backends and say why each is usable or not"),
     "run": Command("runtime.commands.run", "run any ONNX graph or engine once, and keep its outputs"),
     "inspect": Command("runtime.commands.inspect", "show what an ONNX graph, an engine or a bundle holds"),

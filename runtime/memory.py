@@ -108,6 +108,10 @@ LOSSLESS: Final = MemoryUse(48 << 20, 80.0)
 """Coding or decoding a FLIF file of any kind, its pixels and the image file included."""
 
 
+LABELS: Final = MemoryUse(48 << 20, 160.0)
+"""Reading a label map and finding its regions, by the size of the map, where hardly two neighbors are equal."""
+
+
 def networks_use(graphs: Iterable[GraphInfo]) -> MemoryUse:
     """Memory of running an encoder's graphs one after the other, their weights and all arrays of the image included."""
     infos = tuple(graphs)

@@ -1,14 +1,19 @@
-"""Chunks of PNG files, without decoding any pixels."""
+"""Chunks of PNG files, without decoding any pixels, and PNG files of repeated rows."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 # Signature and IHDR with its length, name and checksum.
 _HEAD: Final = len(SIGNATURE) + 25
+# Filters of a row, and types of color.
+_PLAIN: Final = b"\0"
+_UP: Final = b"\2"
+_GRAY: Final = 0
+_PALETTE: Final = 3
 
 
 def chunks_before_pixels(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -27,8 +32,34 @@ def chunks_before_pixels(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def add_chunks(data: bytes, chunks: Mapping[bytes, bytes]) -> bytes:
     """Return a PNG file with chunks put behind its header, where every kind of chunk may stand that colours need."""
-    made = [
-        len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
-        for name, content in chunks.items()
-    ]
+    made = [_chunk(name, content) for name, content in chunks.items()]
     return b"".join([data[:_HEAD], *made, data[_HEAD:]])
+
+
+def repeated_rows(
+    width: int, bands: Iterable[tuple[bytes, int]], *, depth: int, palette: bytes | None = None
+) -> bytes:
+    """A PNG file made of rows that are repeated, without an array of the picture's size.
+
+    Args:
+        width: in pixels.
+        bands: each the bytes of a row, and how often it is repeated; at least once.
+        depth: bits a sample: 1, 2, 4 or 8; the rows are packed so, the first sample in the highest bits.
+        palette: RGB, 3 bytes for each value of a sample; None: samples are gray.
+    """
+    packer, height, packed = zlib.compressobj(), 0, []
+    for row, count in bands:
+        # A row that repeats the one above it is its difference to it: zeros, which cost next to nothing.
+        again = _UP + bytes(len(row))
+        packed += [packer.compress(_PLAIN + row), packer.compress(again * (count - 1))]
+        height += count
+    packed.append(packer.flush())
+    kind = _GRAY if palette is None else _PALETTE
+    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([depth, kind, 0, 0, 0])
+    colors = [] if palette is None else [_chunk(b"PLTE", palette)]
+    parts = [_chunk(b"IHDR", head), *colors, _chunk(b"IDAT", b"".join(packed)), _chunk(b"IEND", b"")]
+    return SIGNATURE + b"".join(parts)
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")

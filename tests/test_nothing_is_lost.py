@@ -71,6 +71,9 @@ def _contents(folder):
 # Every command that writes a file, its input named again as its output.
 OVER_THEIR_INPUT = [
     ["info", "a.oslic", "--labels", "{}a.oslic"],
+    ["labels", "a.oslic", "-o", "{}a.oslic"],
+    ["labels", "a.oslic", "--json", "--coco", "{}a.oslic"],
+    ["labels", "a.oslic", "a.png", "-o", "a.oslic"],
     ["compress", "a.png", "-o", "{}a.png"],
     ["compress", "a.png", "a.oslic", "-o", "."],
     ["decompress", "a.oslic", "-o", "{}a.oslic"],
@@ -233,6 +236,9 @@ def test_an_input_that_is_read_late_is_known_early(folder, capsys):
         (["info", "a.oslic", "--labels", "l.jpg"], "without loss"),
         (["info", "a.oslic", "--labels", "l.webp"], "without loss"),
         (["info", "a.oslic", "--labels", "l.json"], "says JSON"),
+        (["labels", "a.oslic", "-o", "l.jpg"], "without loss"),
+        (["labels", "a.oslic", "-o", "l.oslic"], "says an OSLIC stream"),
+        (["labels", "a.oslic", "--coco", "l.png"], "says an image"),
         (["compress", "a.png", "-o", "new.png"], "says an image"),
         (["compress", "a.png", "-o", "new.json"], "says JSON"),
         (["decompress", "a.oslic", "-o", "new.jpg"], "no lossless image format"),

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from label_streams import label_stream, named_bundle
 from oslic.runtime import cli
 from oslic.runtime.bundle import default_bundle
 from oslic.runtime.codec import Codec
+from oslic.runtime.codec.container import SectionType
 from PIL import Image
-from stream_tools import with_record
+from stream_tools import changed, with_record
 
 
 @pytest.fixture
@@ -180,6 +182,36 @@ def test_info_writes_the_label_map_with_its_classes(tmp_path, small, stream):
     assert picture.mode == "P"
     assert np.array_equal(np.asarray(picture), labels.repeat(scale, 0).repeat(scale, 1)[:120, :160])
     assert picture.convert("RGB").getpixel((0, 0)) == colors[labels[0, 0]]
+
+
+def test_info_tells_what_the_picture_shows(tmp_path, monkeypatch, capsys):
+    bundle = named_bundle(tmp_path / "bundle")
+    labels = np.zeros((20, 10), np.uint8)
+    labels[:6], labels[6, 0] = 1, 2  # 30 % and 0.5 %
+    data = label_stream(bundle, labels, 8, 80, 160)
+    path = tmp_path / "x.oslic"
+    path.write_bytes(data)
+
+    def facts():
+        assert cli.main(["info", str(path), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    assert (facts()["bundle"], facts()["classes"], facts()["groups"]) == (None, None, None)
+    assert cli.main(["info", str(path)]) == 0
+    assert "classes" not in capsys.readouterr().out
+    monkeypatch.setenv("OSLIC_BUNDLES", str(bundle.path))
+    assert facts()["classes"] == {"sky": 0.695, "skin": 0.3, "clothes": 0.005, "thing": 0.0}
+    assert facts()["groups"] == {"person": pytest.approx(0.305)}
+    assert cli.main(["info", str(path)]) == 0
+    assert re.search(r"^classes +sky 69\.5 %, skin 30\.0 %$", capsys.readouterr().out, re.MULTILINE)
+
+    path.write_bytes(changed(data, SectionType.LABELS, b"damaged"))
+    assert cli.main(["info", str(path), "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["classes"] is None
+    assert said.err.startswith("oslic info: warning: the labels section is damaged")
+    assert cli.main(["info", str(path), "--labels", str(tmp_path / "l.png")]) == 4
+    assert not (tmp_path / "l.png").exists()
 
 
 def test_the_label_map_needs_no_backend(tmp_path, stream):

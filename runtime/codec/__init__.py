@@ -3,16 +3,19 @@
 from .codec import Codec, DriftWarning
 from .decoding import Decoded
 from .encoding import Encoded, Layers
+from .label_map import ClassStatistics, LabelMap, Region, read_labels
 from .settings import DEFAULT_QUALITY, Settings
-from .stream import decode_labels
 
 __all__ = [
     "DEFAULT_QUALITY",
+    "ClassStatistics",
     "Codec",
     "Decoded",
     "DriftWarning",
     "Encoded",
+    "LabelMap",
     "Layers",
+    "Region",
     "Settings",
-    "decode_labels",
+    "read_labels",
 ]

@@ -45,11 +45,11 @@ from .container import Header, StreamReader
 from .decoding import Decoded, Decoding, Layer, drift_message
 from .encoding import Encoded, Layers
 from .finishing import finish_layers, reconstruct
+from .label_map import LabelMap, read_labels
 from .layering import make_layers
 from .settings import LayerMode, Settings, Tune
 from .stream import (
     check_identity,
-    decode_labels,
     fingerprint_of,
     is_of,
     open_stream,
@@ -470,6 +470,12 @@ class Codec:
         with self._strip_pool(header.grid, self.decoding) as pool:
             yield from decompress_rows(Decoding(graphs, reader, pool))
 
-    def decode_labels(self, data: bytes) -> Pixels:
-        """Return only the label map of a stream, uint8 (ceil(H/S), ceil(W/S)); no network runs."""
-        return decode_labels(data, self.bundle, self.limits)
+    def decode_labels(self, data: bytes | bytearray | memoryview) -> LabelMap:
+        """Return only the label map of a stream; no network runs. See `label_map.read_labels`.
+
+        Raises:
+            StreamError, BundleError, LimitError: as `decompress`.
+        """
+        header = open_stream(data, self.limits).header
+        other = self._open_other is not None and not is_of(header, self.bundle)
+        return read_labels(data, None if other else self.bundle, self.limits)

@@ -20,7 +20,7 @@ from .layer_choice import flat_color
 from .metadata_sections import read_metadata
 from .parameters import Parameters, ResidualMode, TileRecord
 from .refinement import Refinement
-from .stream import check_identity, identity_of, read_compact_tile, read_labels, refinement_of
+from .stream import check_identity, identity_of, read_compact_tile, read_label_plane, refinement_of
 from .tile_networks import TileNetworks, compact_shape
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Decoding:
         self.parameters = Parameters.from_bytes(reader.header.parameters)
         graphs.load(*(name for name in graphs.bundle.manifest.graph_names if name in _DECODER_GRAPHS))
         with self.stages.measure("labels"):
-            labels = read_labels(reader, self.parameters, graphs.bundle)
+            labels = read_label_plane(reader, self.parameters, graphs.bundle)
         compact = np.zeros(compact_shape(self.header.width, self.header.height), np.uint8)
         self.networks = TileNetworks(graphs, self.grid, labels, self.parameters.label_scale, compact)
         self.drifted: tuple[int, ...] = ()

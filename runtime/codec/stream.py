@@ -100,25 +100,7 @@ def check_stream(reader: StreamReader) -> None:
     reader.check_sections(needed)
 
 
-def decode_labels(data: bytes, bundle: Bundle, limits: Limits) -> Pixels:
-    """Return only the label map of a stream, uint8 (ceil(H/S), ceil(W/S)); no network runs, no backend is needed.
-
-    Args:
-        data: the `.oslic` file's bytes.
-        bundle: that it was made with.
-        limits: what to refuse.
-
-    Raises:
-        StreamError: damaged, truncated, or of another version.
-        BundleError: made with another checkpoint.
-        LimitError: larger than the limits.
-    """
-    reader = open_stream(data, limits)
-    check_identity(reader.header, bundle)
-    return read_labels(reader, Parameters.from_bytes(reader.header.parameters), bundle)
-
-
-def read_labels(reader: StreamReader, parameters: Parameters, bundle: Bundle) -> Pixels:
+def read_label_plane(reader: StreamReader, parameters: Parameters, bundle: Bundle) -> Pixels:
     """Decode the label map of an opened stream: uint8 (ceil(H/S), ceil(W/S))."""
     header, scale = reader.header, parameters.label_scale
     shape = ceil_div(header.height, scale), ceil_div(header.width, scale)

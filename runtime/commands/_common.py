@@ -7,7 +7,7 @@ import contextlib
 import json
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from .trust import add_trust_argument
 
 STREAM_SUFFIX: Final = ".oslic"
 STREAM_KIND: Final = "an OSLIC stream"
+_LEAST_SHARE: Final = 0.01
 
 
 def add_codec_arguments(
@@ -75,12 +76,12 @@ def open_codec(args: argparse.Namespace) -> Codec:
     return codec
 
 
-def plan_outputs(inputs: list[str], output: str, suffix: str, kind: str) -> dict[Path, Path]:
+def plan_outputs(inputs: list[str], output: str | None, suffix: str, kind: str) -> dict[Path, Path]:
     """Pair every input with its output file, and enter the outputs into the call's ledger.
 
     Args:
         inputs: the files to read.
-        output: a file for a single input, or an existing folder.
+        output: a file for a single input, or an existing folder; None: the folder of each input.
         suffix: ending of the files made in a folder.
         kind: what the files will hold, see `arguments.require_ending`.
 
@@ -88,10 +89,11 @@ def plan_outputs(inputs: list[str], output: str, suffix: str, kind: str) -> dict
         UsageError: several inputs and no folder, two inputs that would become the same file, an output that is one of
             the inputs, or a name that promises another kind of file.
     """
-    target = Path(output)
-    if _is_folder(target):
-        plan = [(source, target / (source.stem + suffix)) for source in map(Path, inputs)]
-    elif len(inputs) > 1 or output.endswith("/"):
+    target = None if output is None else Path(output)
+    if target is None or _is_folder(target):
+        sources = map(Path, inputs)
+        plan = [(source, (target or source.parent) / (source.stem + suffix)) for source in sources]
+    elif len(inputs) > 1 or str(output).endswith("/"):
         raise UsageError(f"the output folder {output} does not exist; create it first")
     else:
         plan = [(Path(inputs[0]), target)]
@@ -145,10 +147,17 @@ def image_name(target: Path) -> Path:
 
 
 class Reporter:
-    """Prints one line per file, or collects them into one JSON document; remembers the first error."""
+    """Prints one line per file, or collects them into one JSON document; remembers the first error.
 
-    def __init__(self, command: str, args: argparse.Namespace) -> None:
+    Args:
+        command: its name.
+        args: its arguments, of which `json` and `debug` count.
+        lines: whether the JSON is one object per line, printed as the files come, and not one document.
+    """
+
+    def __init__(self, command: str, args: argparse.Namespace, *, lines: bool = False) -> None:
         self.exit_code = 0
+        self._lines = lines
         self._debug: bool = args.debug
         self._command = command
         self._json: bool = args.json
@@ -156,7 +165,7 @@ class Reporter:
 
     def done(self, row: dict[str, Any], line: str) -> None:
         """Report a file that went through."""
-        self._rows.append(row)
+        self._add(row)
         if not self._json:
             print(printable(line))
 
@@ -173,11 +182,19 @@ class Reporter:
         if str(source) not in message:
             message = f"{source}: {message}"
         print(f"oslic {self._command}: error: {printable(message)}", file=sys.stderr)
-        self._rows.append({"input": str(source), "error": message, "exit_code": error.exit_code})
+        self._add({"input": str(source), "error": message, "exit_code": error.exit_code})
+
+    def _add(self, row: dict[str, Any]) -> None:
+        if not self._json:
+            return
+        if self._lines:
+            print(json.dumps(row), flush=True)
+        else:
+            self._rows.append(row)
 
     def finish(self) -> int:
         """Print the JSON document if asked for; return the exit code."""
-        if self._json:
+        if self._json and not self._lines:
             print(json.dumps({"files": self._rows}, indent=2))
         return self.exit_code
 
@@ -185,6 +202,12 @@ class Reporter:
 def milliseconds(stages: dict[str, float]) -> dict[str, float]:
     """Seconds by stage -> milliseconds by stage, rounded to microseconds."""
     return {name: round(value * 1e3, 3) for name, value in stages.items()}
+
+
+def largest_shares(shares: Mapping[str, float]) -> str:
+    """Shares of a picture's classes in words, the largest first, of those that have at least 1 %."""
+    largest = sorted(shares.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {100 * share:.1f} %" for name, share in largest if share >= _LEAST_SHARE)
 
 
 def table(rows: Iterable[tuple[str, str]]) -> str:

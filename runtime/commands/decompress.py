@@ -18,9 +18,9 @@ from PIL import Image
 from ..codec import Codec
 from ..codec.container import HEADER_BYTES, StreamReader, read_info
 from ..codec.decoding import drift_message
-from ..codec.parameters import Parameters
+from ..codec.label_map import label_map_of
 from ..codec.preview import read_compact, thumbnail
-from ..codec.stream import bundle_for, check_stream, read_labels
+from ..codec.stream import bundle_for, check_stream
 from ..errors import OslicError, UsageError, VerificationError
 from ..files import check_target, write_atomically
 from ..images import check_writable_kind, encode_image, left_out
@@ -166,15 +166,9 @@ def _without_networks(
     check_stream(reader)
     manifest_of = bundle_for(reader.header, bundle)
     if wanted.layer == "labels":
-        parameters = Parameters.from_bytes(reader.header.parameters)
-        pixels = read_labels(reader, parameters, manifest_of)
-        content = encode_labels(
-            pixels,
-            parameters.label_scale,
-            reader.header,
-            manifest_of.manifest.classes,
-            label_image_kind(target),
-        )
+        labels = label_map_of(reader, manifest_of)
+        content = encode_labels(labels, label_image_kind(target))
+        size = labels.width, labels.height
     else:
         if wanted.layer == "compact":
             levels = read_compact(reader, manifest_of)
@@ -182,11 +176,12 @@ def _without_networks(
         else:
             pixels = thumbnail(reader, manifest_of)
         content = encode_image(pixels, Metadata(), image_name(target))
+        size = pixels.shape[1], pixels.shape[0]
     decoded = time.perf_counter()
     write_atomically(target, content)
     return {
-        "width": pixels.shape[1],
-        "height": pixels.shape[0],
+        "width": size[0],
+        "height": size[1],
         "layout": reader.header.layout.name.lower(),
         "stages_ms": {wanted.layer: decoded - start, "write": time.perf_counter() - decoded},
     }

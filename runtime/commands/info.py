@@ -1,23 +1,28 @@
-"""`oslic info`: the header and sections of a stream, without decoding it."""
+"""`oslic info`: the header and sections of a stream, and what it shows, without decoding the picture."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import TYPE_CHECKING, Any, Final
 
 from ..codec.container import SectionType, StreamReader
+from ..codec.label_map import LabelMap, label_map_of, map_size
 from ..codec.parameters import Parameters, TileRecord
-from ..codec.stream import bundle_for, check_stream, fingerprint_of, read_labels
-from ..errors import BundleError
+from ..codec.stream import bundle_for, check_stream, fingerprint_of
+from ..errors import BundleError, LimitError, StreamError, printable
 from ..files import write_atomically
-from ._common import read_stream_file, table
+from ._common import largest_shares, read_stream_file, table
 from .arguments import output_file
 from .label_images import encode_labels, label_image_kind
 from .limits import add_limit_arguments, limits_of
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
+
+
+_MOST_POSITIONS: Final = 1 << 21
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_limit_arguments(parser)
 
 
-def _facts(reader: StreamReader, bundle: Bundle | None) -> dict[str, Any]:
+def _facts(reader: StreamReader, bundle: Bundle | None, labels: LabelMap | None) -> dict[str, Any]:
     info, header, grid = reader.info, reader.header, reader.header.grid
     parameters = Parameters.from_bytes(header.parameters)
     pixels = header.width * header.height
@@ -63,6 +68,8 @@ def _facts(reader: StreamReader, bundle: Bundle | None) -> dict[str, Any]:
         "residual_modes": _counted(record.mode.name.lower() for record in records),
         "residual_weights": _counted(f"{record.weight}/8" for record in records),
         "residual_scales": _counted(str(record.scale) for record in records),
+        "classes": None if labels is None else labels.shares(),
+        "groups": None if labels is None else labels.group_shares(),
         "bytes": info.total_bytes,
         "bpp": info.total_bytes * 8 / pixels,
         "overhead_bytes": info.total_bytes - payloads,
@@ -80,6 +87,13 @@ def _facts(reader: StreamReader, bundle: Bundle | None) -> dict[str, Any]:
     }
 
 
+def _is_quick(reader: StreamReader) -> bool:
+    """Whether the label map is decoded in no time: all that our encoder makes are."""
+    parameters = Parameters.from_bytes(reader.header.parameters)
+    width, height = map_size(reader.header, parameters.label_scale)
+    return width * height <= _MOST_POSITIONS
+
+
 def _counted(values: Any) -> dict[str, int]:
     counts: dict[str, int] = {}
     for value in values:
@@ -91,6 +105,11 @@ def _print(facts: dict[str, Any]) -> None:
     sections = facts.pop("sections")
     facts["bpp"] = f"{facts['bpp']:.4f}"
     facts["bundle"] = facts["bundle"] or "none of the known ones"
+    del facts["groups"]
+    if facts["classes"] is None:
+        del facts["classes"]
+    else:
+        facts["classes"] = printable(largest_shares(facts["classes"]))
     for name, separator in (("tiles", " x "), ("tile_size", " x ")):
         facts[name] = separator.join(map(str, facts[name]))
     for name in ("residual_modes", "residual_weights", "residual_scales"):
@@ -110,12 +129,17 @@ def run(args: argparse.Namespace) -> int:
         if args.labels is not None or args.bundle is not None:
             raise
         bundle = None
-    if args.labels is not None and bundle is not None:
-        parameters, kind = Parameters.from_bytes(reader.header.parameters), label_image_kind(args.labels)
-        labels = read_labels(reader, parameters, bundle)
-        content = encode_labels(labels, parameters.label_scale, reader.header, bundle.manifest.classes, kind)
-        write_atomically(args.labels, content)
-    facts = _facts(reader, bundle)
+    labels: LabelMap | None = None
+    try:
+        if bundle is not None and (args.labels is not None or _is_quick(reader)):
+            labels = label_map_of(reader, bundle)
+    except (StreamError, LimitError) as error:
+        if args.labels is not None:
+            raise
+        print(f"oslic info: warning: {printable(str(error))}", file=sys.stderr)
+    if args.labels is not None and labels is not None:
+        write_atomically(args.labels, encode_labels(labels, label_image_kind(args.labels)))
+    facts = _facts(reader, bundle, labels)
     if args.json:
         print(json.dumps(facts, indent=2))
     else:

@@ -130,6 +130,9 @@ def _lines(path: Path, found: dict[str, Any]) -> Iterator[str]:
     yield f"  fingerprint  {found['fingerprint']}"
     yield f"  licence      {found['license']}"
     yield f"  classes      {', '.join(c['name'] for c in found['classes'])}"
+    if found["groups"]:
+        groups = (f"{name} = {' + '.join(members)}" for name, members in found["groups"].items())
+        yield f"  groups       {', '.join(groups)}"
     yield (
         f"  levels {found['levels']}, label scale {found['label_scale']}, alpha {found['alpha']:g}, "
         f"multiple {found['multiple']}"

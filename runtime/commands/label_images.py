@@ -1,26 +1,24 @@
-"""Label maps as image files with a palette."""
+"""Label maps and masks as image files."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 from PIL import Image
 
 from ..errors import UsageError
+from ..png import repeated_rows
 from ._common import image_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
-    import numpy.typing as npt
-
-    from ..bundle import ClassInfo
-    from ..codec.container import Header
+    from ..codec import LabelMap
 
 _PALETTE_KINDS: Final = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
+_MOST_CHARACTERS: Final = 40
 
 
 def label_image_kind(name: str | Path) -> str:
@@ -38,23 +36,56 @@ def label_image_kind(name: str | Path) -> str:
     return kind
 
 
-def encode_labels(
-    labels: npt.NDArray[np.uint8], scale: int, header: Header, classes: Sequence[ClassInfo], kind: str
-) -> bytes:
+def encode_labels(labels: LabelMap, kind: str) -> bytes:
     """An image file of the picture's size: its values are the classes, its palette their colors.
 
     Args:
-        labels: uint8 (ceil(H/scale), ceil(W/scale)).
-        scale: how often each of its pixels is repeated.
-        header: of the stream.
-        classes: of the bundle.
+        labels: of the picture.
         kind: as `label_image_kind` returns it.
     """
-    # Pillow repeats the pixels; a picture of the whole size is made once, by it.
-    small = Image.fromarray(labels)
-    picture = small.resize((labels.shape[1] * scale, labels.shape[0] * scale), Image.Resampling.NEAREST)
-    picture = picture.crop((0, 0, header.width, header.height))
-    picture.putpalette([value for entry in classes for value in entry.color])
+    palette = labels.colors.tobytes()
+    widths, heights = np.diff(labels.columns), np.diff(labels.rows)
+    if kind == "PNG":
+        rows = (row.repeat(widths).tobytes() for row in labels.array)
+        return repeated_rows(labels.width, zip(rows, heights.tolist(), strict=True), depth=8, palette=palette)
+    picture = Image.fromarray(labels.full())
+    picture.putpalette(palette)
     file = io.BytesIO()
     picture.save(file, kind)
     return file.getvalue()
+
+
+def encode_mask(labels: LabelMap, name: str) -> bytes:
+    """A PNG file of the picture's size with 1 bit a pixel: white where a class or a group is.
+
+    Args:
+        labels: of the picture.
+        name: of the class or the group.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    widths, heights = np.diff(labels.columns), np.diff(labels.rows)
+    rows = (np.packbits(row.repeat(widths)).tobytes() for row in labels.small_mask(name))
+    return repeated_rows(labels.width, zip(rows, heights.tolist(), strict=True), depth=1)
+
+
+def safe_names(names: Sequence[str]) -> dict[str, str]:
+    """What stands for each of some names in the name of a file: letters, digits, `-` and `_`, no two the same.
+
+    A bundle calls its classes what it likes, `../x` and `A` beside `a` included.
+
+    Args:
+        names: in the order that numbers those which would be the same.
+    """
+    safe: dict[str, str] = {}
+    taken: set[str] = set()
+    for number, name in enumerate(names):
+        plain = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:_MOST_CHARACTERS]
+        if not plain or plain.casefold() in taken:
+            plain = f"{plain}-{number}"
+        while plain.casefold() in taken:
+            plain += "_"
+        taken.add(plain.casefold())
+        safe[name] = plain
+    return safe

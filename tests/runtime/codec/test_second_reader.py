@@ -17,7 +17,7 @@ from oslic.runtime.codec import Codec, Settings
 from oslic.runtime.codec.container import Payload, SectionType, StreamReader, varint
 from oslic.runtime.codec.metadata_sections import read_metadata
 from oslic.runtime.codec.parameters import Parameters, ResidualMode, TileRecord
-from oslic.runtime.codec.stream import check_all, check_stream, read_labels
+from oslic.runtime.codec.stream import check_all, check_stream, read_label_plane
 from oslic.runtime.errors import OslicError
 from oslic.runtime.limits import Limits
 from oslic.runtime.metadata import Metadata, Resolution, Unit
@@ -391,7 +391,7 @@ def test_planes_of_another_size_are_refused_by_both(codec, stream, tiled):
         stream_reader.read(wrong)
     reader = runtime_reads(wrong)
     with pytest.raises(OslicError):
-        read_labels(reader, Parameters.from_bytes(reader.header.parameters), codec.bundle)
+        read_label_plane(reader, Parameters.from_bytes(reader.header.parameters), codec.bundle)
     _, parts = take_apart(tiled)
     last = parts[SectionType.COMPACT][-1].data
     wrong = changed(tiled, SectionType.COMPACT, last, tile=0)

@@ -121,7 +121,7 @@ def _plan(args: argparse.Namespace, wanted: _Wanted) -> list[tuple[Path, Path | 
         return [(source, None) for source in inputs]
     if args.output is None:
         for source in inputs:
-            if descriptor(source) is not None or (source.exists() and not source.is_file()):
+            if descriptor(source) is not None or source.is_fifo() or source.is_char_device():
                 raise UsageError(f"{source} has no folder for what is written: name one with -o")
     plan: list[tuple[Path, Path | None]] = []
     for source, target in plan_outputs(args.inputs, args.output, _SUFFIX, "an image").items():

@@ -181,7 +181,9 @@ def test_a_truncated_stream_is_taken_where_that_is_asked_for(folder, capsys):
         (["a.oslic", "--max-pixels", "9"], 7, "--max-pixels"),
         (["a.oslic", "--max-memory", "1M"], 7, "--max-memory"),
         (["/dev/null"], 2, "name one with -o"),
-        (["bundle"], 2, "name one with -o"),
+        (["bundle"], 2, "cannot read the stream bundle: Is a directory"),
+        (["x" * 300], 2, "File name too long"),
+        ([""], 2, "cannot read"),
     ],
 )
 def test_errors_are_one_line_and_leave_nothing_behind(folder, capsys, words, code, message):

@@ -11,16 +11,13 @@ import onnx_ir as ir
 
 from ..export.graphs import label
 from ..export.verify import Difference, Tolerance, compare
-from ..runtime.backends import onnxruntime_cpu, onnxruntime_gpu
 from ..runtime.errors import BackendError, UsageError
-from ..runtime.quantization import weight_limit
+from ..runtime.model.running import load
 from . import engine_values
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
-    from ..runtime.bundle import GraphName
     from .agreement import Side
 
     Arrays = Mapping[str, npt.NDArray[Any]]
@@ -297,7 +294,7 @@ def with_outputs(model: onnx.ModelProto, names: Sequence[str], types: Mapping[st
     return bytes(copy.SerializeToString())
 
 
-def graph_values(side: Side, graph: GraphName, feeds: Arrays) -> Values:
+def graph_values(side: Side, graph: str, feeds: Arrays) -> Values:
     """Values of a graph's tensors on one side of a comparison.
 
     A side that runs engines builds them again for each look, with the tensors as further outputs, and without whatever
@@ -310,26 +307,19 @@ def graph_values(side: Side, graph: GraphName, feeds: Arrays) -> Values:
         data = with_outputs(model, names, types)
         if side.product is not None:
             return engine_values.values(side.product, data, names, feeds)
-        if side.backend == onnxruntime_cpu.OnnxRuntimeCpu.name:
-            session = onnxruntime_cpu.open_session(
-                data,
-                side.options.threads,
-                weight_limit=weight_limit(side.bundle.manifest, graph),
-                optimise=side.options.optimise,
-            )
-        else:
-            # Recorded graphs need bound memory; here each run is another session anyway.
-            plain = replace(side.options, cuda_graphs=False)
-            _, session = onnxruntime_gpu.KINDS[side.backend].session(data, plain)
+        # Recorded graphs need bound memory; here each run is another session anyway.
         try:
-            return dict(zip(names, session.run(list(names), dict(feeds)), strict=True))
-        except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+            loaded = load(
+                side.model(graph).with_data(data), side.backend, replace(side.options, cuda_graphs=False)
+            )
+            return loaded.run(dict(feeds), names)
+        except BackendError as error:
             raise BackendError(f"{side.label} failed with further outputs of {graph}: {error}") from error
 
     return values
 
 
-def bisect(one: Side, other: Side, graph: GraphName, feeds: Arrays, tolerance: Tolerance) -> Finding:
+def bisect(one: Side, other: Side, graph: str, feeds: Arrays, tolerance: Tolerance) -> Finding:
     """Find where two sides part in one graph.
 
     Args:
@@ -350,8 +340,3 @@ def bisect(one: Side, other: Side, graph: GraphName, feeds: Arrays, tolerance: T
         raise UsageError(f"the two graphs {graph} have no tensors in common: they were exported apart")
     values = [graph_values(side, graph, feeds) for side in (one, other)]
     return Bisection(order, values[0], values[1], tolerance).search(graph)
-
-
-def as_feeds(side: Side, graph: GraphName, arrays: Sequence[npt.NDArray[np.uint8]]) -> dict[str, Any]:
-    """Inputs of a graph by name."""
-    return dict(zip(side.bundle.manifest.graphs[graph].inputs, arrays, strict=True))

@@ -80,7 +80,8 @@ def correctness(spec: dict[str, Any], write: Write) -> None:
     """One backend's outputs against the CPU's, on the shipped bundle."""
     from ..export.bundling import samples
     from ..export.engines import Options, Profile, build_engine
-    from .agreement import open_sides, run, tolerances
+    from ..runtime.model.source import open_source
+    from .agreement import make_sides, pictures_for, run, tolerances
 
     backend, precision = spec["backend"], spec["precision"]
     found = probe(backend)
@@ -103,9 +104,9 @@ def correctness(spec: dict[str, Any], write: Write) -> None:
         write(result)
     images = samples() or [_picture(Path(spec["work"]), side)]
     names = ["onnxruntime-cpu", f"{backend}@{precision}"]
-    with open_sides(names, bundle, None, None) as (one, other):
-        compared = run(one, other, images[:2], tolerances(one, other, {}), side)
-    result |= {key: compared[key] for key in ("sides", "images", "outputs", "end_to_end", "tolerances", "ok")}
+    one, other = make_sides(names, open_source(folder), None, None)
+    compared = run(one, other, pictures_for(bundle, images[:2], side), tolerances(one, other, {}))
+    result |= {key: compared[key] for key in ("sides", "inputs", "outputs", "end_to_end", "tolerances", "ok")}
     write(result)
 
 

@@ -432,14 +432,14 @@ def _compare_section(result: dict[str, Any]) -> Section:
     rows = tuple(
         (
             row["output"],
-            str(row["maximum"]),
-            f"{row['mean']:.5f}",
+            f"{row['maximum']:g}",
+            f"{row['mean']:.5g}",
             f"{100 * row['differing']:.4f} %",
             f"{100 * row['exceeding']:.4f} %",
-            "-" if row["psnr"] is None else f"{row['psnr']:.2f}",
+            _decibel(row.get("psnr") if row.get("sqnr") is None else row["sqnr"]),
             "within" if row["ok"] else "beyond",
         )
-        for row in (*result["outputs"], result["end_to_end"])
+        for row in (*result["outputs"], *filter(None, [result["end_to_end"]]))
     )
     columns = (
         "output",
@@ -447,12 +447,16 @@ def _compare_section(result: dict[str, Any]) -> Section:
         "mean",
         "differ",
         "beyond tolerance",
-        "PSNR between, dB",
+        "PSNR (images) or SQNR, dB",
         "tolerance",
     )
-    title = f"{result['bundle']}, {len(result['images'])} images"
+    title = f"{result['source']}, {len(result['inputs'])} sets of inputs"
     section.tables.append(Table(title, columns, rows))
     return section
+
+
+def _decibel(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _int8_section(result: dict[str, Any]) -> Section:
@@ -614,7 +618,7 @@ _SECTIONS: Final = {
 
 
 # Of the kinds that are not named here it is 1.
-_VERSIONS: Final = {latency.FORMAT: latency.VERSION, "oslic-bench-fusion": 2}
+_VERSIONS: Final = {latency.FORMAT: latency.VERSION, "oslic-bench-fusion": 2, "oslic-compare": 2}
 
 
 def read_result(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Half-precision forms of whole bundles, for backends that run graphs as they are."""
+"""Half-precision forms of graphs and of whole bundles, for backends that run graphs as they are."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from ..runtime.backends.sessions import PRECISION_NAMES
 from ..runtime.bundle import Bundle, GraphName, write_bundle
 from ..runtime.errors import UsageError
 from ..runtime.limits import Limits
+from ..runtime.model.source import model_of
 from .bundling import MIXED_TOLERANCES, example_inputs, read_crops
 from .graphs import serialise
 from .precision import Half, to_half
-from .verify import Difference, compare, require, run
+from .verify import Difference, Tolerance, compare, require, run
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from ..runtime.model.source import Model
+    from .verify import Arrays
 
 _STATED: Final = {short: stated for stated, short in PRECISION_NAMES.items()}
 
@@ -36,10 +40,7 @@ def half_graphs(bundle: Bundle, kind: Half) -> dict[GraphName, bytes]:
     Raises:
         UsageError: the bundle is not in float32, or a graph cannot be cast.
     """
-    for name, info in bundle.manifest.graphs.items():
-        if info.precision != "float32":
-            raise UsageError(f"{bundle.path}: {name} is {info.precision}; only float32 graphs can be cast")
-    return {name: half_graph(bundle.read_graph(name), kind) for name in bundle.manifest.graph_names}
+    return {name: cast_model(model_of(bundle, name), kind) for name in bundle.manifest.graph_names}
 
 
 def check_half(
@@ -65,18 +66,15 @@ def check_half(
         VerificationError: one is beyond `MIXED_TOLERANCES`, as where values are beyond the range of float16.
     """
     info = bundle.manifest
-    plain = {name: bundle.read_graph(name) for name in info.graph_names}
+    models = {name: model_of(bundle, name) for name in info.graph_names}
     found: list[Difference] = []
     for image in read_crops(images, info.multiple, limits) if images else _noise(info.multiple):
         values = example_inputs(image)
         for name in info.graph_names:
-            ports = info.graphs[name]
+            ports, model = info.graphs[name], models[name]
             feeds = {port: values[port] for port in ports.inputs}
-            values[ports.output] = run(plain[name], feeds, threads=threads)[ports.output]
-            y = run(graphs[name], feeds, threads=threads)[ports.output]
-            difference = compare(ports.output, y, values[ports.output], MIXED_TOLERANCES[name])
-            require([difference], f"the graph {name}", MIXED_TOLERANCES[name])
-            found.append(difference)
+            found += check_cast(model, graphs[name], feeds, MIXED_TOLERANCES[name], threads)
+            values[ports.output] = run(model.data, feeds, threads=threads)[ports.output]
     return found
 
 
@@ -128,3 +126,42 @@ def half_graph(data: bytes, kind: Half) -> bytes:
 
     model = to_half(ir.from_proto(onnx.load_model_from_string(data)), kind)
     return serialise(model)
+
+
+def cast_model(model: Model, kind: Half) -> bytes:
+    """A float32 graph, cast to half precision; its inputs and outputs keep their types.
+
+    Raises:
+        UsageError: it is not in float32, or cannot be cast.
+    """
+    if model.precision != "fp32":
+        raise UsageError(f"{model.path} is in {model.precision}; only float32 graphs can be cast")
+    try:
+        return half_graph(model.data, kind)
+    except UsageError as error:
+        raise UsageError(f"{model.path}: {error}") from error
+
+
+def check_cast(
+    model: Model, data: bytes, feeds: Arrays, tolerance: Tolerance, threads: int = 1
+) -> list[Difference]:
+    """Hold a cast graph against the float32 one, on the CPU.
+
+    Args:
+        model: in float32.
+        data: cast.
+        feeds: inputs by name.
+        tolerance: what may differ.
+        threads: threads to use.
+
+    Returns:
+        The differences, output by output.
+
+    Raises:
+        VerificationError: one is beyond the tolerance, as where values are beyond the range of float16.
+    """
+    references = run(model.data, feeds, threads=threads)
+    found = run(data, feeds, threads=threads)
+    differences = [compare(name, found[name], reference, tolerance) for name, reference in references.items()]
+    require(differences, f"the graph {model.name}", tolerance)
+    return differences

@@ -15,7 +15,7 @@ import pytest
 from host_product import HostDriver, product
 from onnx import numpy_helper
 from oslic.bench import engine_values, report_sections
-from oslic.bench.agreement import Side, _Tally, open_sides
+from oslic.bench.agreement import _Tally, make_side, make_sides
 from oslic.bench.bisection import Bisection, Tensor, bisect, element_types, tensors, with_outputs
 from oslic.export.engines import Options as BuildOptions
 from oslic.export.engines import build_plan, load_product
@@ -24,6 +24,7 @@ from oslic.export.verify import Tolerance
 from oslic.runtime.backends import Options, select
 from oslic.runtime.bundle import Bundle, default_bundle, write_bundle
 from oslic.runtime.cli import main
+from oslic.runtime.model import open_source
 from PIL import Image
 
 CPU = "onnxruntime-cpu"
@@ -77,7 +78,7 @@ def test_a_backend_agrees_with_itself_without_optimisation(bundle, images, tmp_p
     assert result["ok"]
     assert [row["output"] for row in result["outputs"]] == ["labels", "compact", "estimate"]
     assert all(row["differing"] < 2e-3 for row in result["outputs"])
-    assert result["images"] == ["a.png"]
+    assert result["inputs"] == ["a.png"]
     text = capsys.readouterr().out
     assert text.count("% differ") == 4
     (section,) = report_sections.sections([report_sections.read_result(output)])
@@ -117,7 +118,7 @@ def test_bisection_names_the_layer_whose_weight_was_disturbed(
         "--atol",
         "0",
     )
-    assert compare(bundle, images, *words, "--size", "64", output=output) in {0, 9}
+    assert compare(bundle, images, *words, "--crop", "64", output=output) in {0, 9}
     (finding,) = json.loads(output.read_text())["bisection"]["graphs"]
     assert finding["tensor"]["node"] == node.name
     assert finding["tensor"]["name"] == node.output[0]
@@ -136,15 +137,15 @@ def test_engines_are_bisected_by_building_them_with_further_outputs(bundle, dist
     monkeypatch.setattr(engine_values, "load_product", lambda name: product(driver))
     monkeypatch.setattr(engine_values.engines, "build_plan", lambda trt, data, shapes, options: data)
     monkeypatch.setattr(engine_values.cuda, "open_driver", lambda: driver)
-    one = Side(CPU, CPU, bundle, Options(threads=1), "fp32")
-    other = Side("tensorrt", "tensorrt", Bundle.open(folder), Options(), "fp32")
+    one = make_side(CPU, open_source(bundle.path), 1)
+    other = make_side("tensorrt@fp32", open_source(folder))
     # A part of the photograph where no value lies so near half a level that float16 rounds it to the other one.
     feeds = {"image": photo[None, 128:192, 192:288], "labels": np.zeros((1, 16, 24), np.uint8)}
     found = bisect(one, other, "analyse", feeds, Tolerance(1e-4, 1e-4))
     assert found.tensor.node == node.name
     gc.collect()
     assert not driver.device.live
-    half = Side("tensorrt", "tensorrt", bundle, Options(), "fp16")
+    half = make_side("tensorrt@fp16", open_source(bundle.path))
     found = bisect(one, half, "analyse", feeds, Tolerance(3e-2, 3e-2))
     assert found.tensor is None  # float16 as it should be
     assert found.tensors > 50
@@ -153,7 +154,7 @@ def test_engines_are_bisected_by_building_them_with_further_outputs(bundle, dist
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_product_builds_engines_with_further_outputs(bundle, precision):
-    side = Side("tensorrt-rtx", "tensorrt-rtx", bundle, Options(), precision)
+    side = make_side(f"tensorrt-rtx@{precision}", open_source(bundle.path))
     model = onnx.load_model_from_string(side.graph("analyse"))
     graph = ir.from_proto(model).graph
     floats = [t.name for t in tensors(graph, graph) if t.operator in {"Conv", "Relu", "Concat"}][:6]
@@ -232,8 +233,8 @@ def test_a_bundle_quantised_from_the_other_is_the_same_checkpoint(bundle, tmp_pa
         quantization={"float_fingerprint": bundle.manifest.fingerprint},
     )
     write_bundle(tmp_path / "b", manifest, files, replace=False)
-    with open_sides([CPU, CPU], bundle, Bundle.open(tmp_path / "b"), 1) as (one, other):
-        assert other.bundle.manifest.fingerprint != one.bundle.manifest.fingerprint
+    one, other = make_sides([CPU, CPU], open_source(bundle.path), open_source(tmp_path / "b"), 1)
+    assert other.source.bundle.manifest.fingerprint != one.source.bundle.manifest.fingerprint
 
 
 def test_half_bundles_keep_their_fingerprint_and_run(bundle, tmp_path):

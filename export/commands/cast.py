@@ -1,38 +1,114 @@
-"""`oslic cast`: a float32 bundle to a float16 one, for backends that run graphs as they are."""
+"""`oslic cast`: a float32 graph or bundle to float16 or bfloat16, for backends that run graphs as they are."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
+from ...runtime.commands.arguments import output_place, require_ending
 from ...runtime.commands.limits import add_limit_arguments, limits_of
+from ...runtime.commands.model_arguments import add_input_arguments, feeds_of
+from ...runtime.commands.numbers import not_negative
 from ._common import add_threads, megabytes
+
+if TYPE_CHECKING:
+    from ...runtime.model.source import Model, Source
+    from ..verify import Difference
+
+_TOLERANCE: Final = 1e-2
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="of float32 graphs")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="BUNDLE_FP16")
+    parser.add_argument("source", type=Path, metavar="GRAPH.onnx|BUNDLE", help="in float32")
+    parser.add_argument("-o", "--output", type=output_place(), required=True, metavar="GRAPH.onnx|BUNDLE")
     parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="photographs for the check against the float32 graphs"
+        "--precision", choices=("fp16", "bf16"), default="fp16", help="(default: %(default)s)"
     )
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="photographs for the check of a bundle's graphs"
+    )
+    parser.add_argument(
+        "--no-check", action="store_true", help="do not run the result beside the float32 graph"
+    )
+    for name, what in (("atol", "absolute"), ("rtol", "relative")):
+        parser.add_argument(
+            f"--{name}",
+            type=not_negative,
+            default=_TOLERANCE,
+            metavar="X",
+            help=f"{what} tolerance of a graph's outputs (default: %(default)g)",
+        )
     add_threads(parser)
     parser.add_argument("--force", action="store_true", help="replace a bundle that is already there")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
+    add_input_arguments(parser)
     add_limit_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from ...runtime.bundle import Bundle, require_another, require_free
+    from ...runtime.errors import UsageError
+    from ...runtime.model.source import open_source
+
+    source = open_source(args.source)
+    if source.engine is not None:
+        raise UsageError(
+            f"{args.source} is an engine: cast the graph that it is built from, or build in another precision"
+        )
+    if source.bundle is not None:
+        found = _cast_bundle(args, source)
+        line = f"{args.output}: {megabytes(Path(args.output))}, fingerprint {source.bundle.manifest.fingerprint[:16]}"
+    else:
+        found = _cast_graph(args, source.models[0])
+        line = f"{args.output}: {Path(args.output).stat().st_size / 1e6:.2f} MB"
+    if args.json:
+        rows = [difference.to_dict() for difference in found]
+        print(
+            json.dumps(
+                {"output": str(args.output), "precision": args.precision, "differences": rows}, indent=2
+            )
+        )
+        return 0
+    for difference in found:
+        print(f"against float32: {difference}", flush=True)
+    print(line)
+    return 0
+
+
+def _cast_graph(args: argparse.Namespace, model: Model) -> list[Difference]:
+    from ...runtime.files import check_target, write_atomically
+    from ...runtime.ledger import declare_outputs
+    from ..halves import cast_model, check_cast
+    from ..verify import Tolerance
+
+    require_ending(args.output, "an ONNX graph")
+    declare_outputs(args.output)
+    check_target(args.output)
+    # Sizes that are needed for the check are asked for before the work.
+    feeds = {} if args.no_check else feeds_of(args, model.inputs, model.ranges)
+    data = cast_model(model, args.precision)
+    found: list[Difference] = []
+    if not args.no_check:
+        found = check_cast(model, data, feeds, Tolerance(args.atol, args.rtol), args.threads)
+    write_atomically(args.output, data)
+    return found
+
+
+def _cast_bundle(args: argparse.Namespace, source: Source) -> list[Difference]:
+    from ...runtime.bundle import require_another, require_free
     from ...runtime.images import find_images
     from ..bundling import samples
     from ..halves import check_half, half_graphs, write_half
 
-    require_free(args.output, replace=args.force)
-    require_another(args.output, args.bundle, "cast", "float16")
-    bundle = Bundle.open(args.bundle)
-    images = samples() if args.images is None else find_images(args.images)
-    graphs = half_graphs(bundle, "fp16")
-    for difference in check_half(bundle, graphs, images, args.threads, limits_of(args)):
-        print(f"against float32: {difference}", flush=True)
-    write_half(bundle, "fp16", args.output, graphs=graphs, replace=args.force)
-    print(f"{args.output}: {megabytes(args.output)}, fingerprint {bundle.manifest.fingerprint[:16]}")
-    return 0
+    bundle, output = source.bundle, Path(args.output)
+    assert bundle is not None
+    require_free(output, replace=args.force)
+    require_another(output, bundle.path, "cast", "float16")
+    graphs = half_graphs(bundle, args.precision)
+    found: list[Any] = []
+    if not args.no_check:
+        images = samples() if args.images is None else find_images(args.images)
+        found = check_half(bundle, graphs, images, args.threads, limits_of(args))
+    write_half(bundle, args.precision, output, graphs=graphs, replace=args.force)
+    return found

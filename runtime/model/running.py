@@ -69,7 +69,10 @@ def load(subject: Model | EngineFile, backend: str = AUTO, options: Options | No
     options = options or Options()
     if isinstance(subject, EngineFile):
         return _load_engine(subject, backend, options)
-    name = _first_for_graphs(options) if backend == AUTO else backend
+    name = first_for_graphs(options) if backend == AUTO else backend
+    found = backend_class(name).probe(None, options) if backend != AUTO else None
+    if found is not None and not found.usable:
+        raise BackendError(f"{name} cannot be used: {found.reason}")
     runner = backend_class(name).open(subject, options)
     return Loaded(subject.name, name, runner, subject.inputs, subject)
 
@@ -84,7 +87,12 @@ def _load_engine(engine: EngineFile, backend: str, options: Options) -> Loaded:
     return Loaded(engine.name, product, runner, runner.inputs, None)
 
 
-def _first_for_graphs(options: Options) -> str:
+def first_for_graphs(options: Options) -> str:
+    """The backend that "auto" takes for an ONNX graph: the first usable one that runs graphs as they are.
+
+    Raises:
+        BackendError: there is none; the message says why.
+    """
     reasons = []
     for name, entry in BACKENDS.items():
         if entry.by_name or name in PRODUCTS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +20,7 @@ from .header import Header, Port, read_header
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_HALVES: Final = {"float16": "fp16", "bfloat16": "bf16"}
 ENGINE_SUFFIXES: Final = frozenset({".engine", ".plan"})
 _MOST_BYTES: Final = (1 << 31) - 1  # of a protobuf message
 
@@ -56,6 +57,18 @@ class Model:
     def outputs(self) -> tuple[Port, ...]:
         """The outputs, in order."""
         return self.header.outputs
+
+    @property
+    def precision(self) -> str:
+        """What the heavy layers compute in, as far as the weights tell: `int8`, `fp16`, `bf16` or `fp32`."""
+        if self.header.quantized:
+            return "int8"
+        weights = self.header.parameters
+        return next((short for kind, short in _HALVES.items() if weights.get(kind)), "fp32")
+
+    def with_data(self, data: bytes) -> Model:
+        """The same graph in another form, such as other types; its inputs and outputs keep their names."""
+        return replace(self, data=data, header=read_header(data, self.path))
 
 
 @dataclass(frozen=True)

@@ -200,12 +200,12 @@ def test_errors_are_one_line_and_leave_nothing_behind(folder, capsys, words, cod
 def test_a_mask_is_not_written_over_another_input(folder, capsys):
     """The names of masks are known only when the stream is read."""
     (folder / "a.oslic").rename(folder / "x.oslic")
-    victim = folder / "x.mask.sky.png"
+    victim = folder / "x.mask.thing.png"
     victim.write_bytes((folder / "x.oslic").read_bytes())
     assert cli.main(["labels", "x.oslic", str(victim), "--masks"]) == 2
     assert "would be written over the input" in capsys.readouterr().err
     assert victim.read_bytes() == (folder / "x.oslic").read_bytes()
-    assert not (folder / "x.mask.skin.png").exists()
+    assert not (folder / "x.mask.sky.png").exists()
 
 
 def test_names_of_classes_that_are_no_names_of_files(folder, capsys):

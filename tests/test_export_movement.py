@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
-from oslic.export.movement import doubled
+from oslic.export.movement import repeated
 from oslic.export.sizes import Sizes
 from oslic.export.verify import run
 
@@ -62,6 +62,24 @@ DOUBLINGS = {
         ("Reshape", {}, [N, C, 2 * H, 2 * W]),
     ],
 }
+REPEATED = {
+    "three times": (
+        (3, 3),
+        [
+            ("Unsqueeze", {}, [3, 5]),
+            ("Tile", {}, [1, 1, 1, 3, 1, 3]),
+            ("Reshape", {}, [N, C, 3 * H, 3 * W]),
+        ],
+    ),
+    "columns alone": (
+        (1, 2),
+        [
+            ("Unsqueeze", {}, [4]),
+            ("Tile", {}, [1, 1, 1, 1, 2]),
+            ("Reshape", {}, [N, C, H, 2 * W]),
+        ],
+    ),
+}
 OTHERS = {
     "rows one after another": [("Tile", {}, [1, 1, 2, 2])],
     "rows twice as a block": [
@@ -73,16 +91,6 @@ OTHERS = {
         ("Unsqueeze", {}, [2, 5]),
         ("Tile", {}, [1, 1, 2, 1, 1, 2]),
         ("Reshape", {}, [N, 2 * C, H, 2 * W]),
-    ],
-    "three times": [
-        ("Unsqueeze", {}, [3, 5]),
-        ("Tile", {}, [1, 1, 1, 3, 1, 3]),
-        ("Reshape", {}, [N, C, 3 * H, 3 * W]),
-    ],
-    "columns alone": [
-        ("Unsqueeze", {}, [4]),
-        ("Tile", {}, [1, 1, 1, 1, 2]),
-        ("Reshape", {}, [N, C, H, 2 * W]),
     ],
     "rows and columns exchanged": [
         ("Unsqueeze", {}, [3, 5]),
@@ -101,17 +109,31 @@ OTHERS = {
 def ends(model):
     graph = ir.from_proto(model).graph
     sizes = Sizes()
-    return doubled(graph.outputs[0], sizes), graph.inputs[0]
+    found = repeated(graph.outputs[0], sizes) or (None, None)
+    return *found, graph.inputs[0]
 
 
 @pytest.mark.parametrize("name", DOUBLINGS)
 def test_doublings_are_recognised(name):
     model = graph_of(*DOUBLINGS[name])
-    source, x = ends(model)
+    source, factors, x = ends(model)
     assert source is x
+    assert factors == (2, 2)
     data = np.arange(N * C * H * W, dtype=np.float32).reshape(SHAPE)
     (y,) = run(model.SerializeToString(), {"x": data}).values()
     assert np.array_equal(y, data.repeat(2, 2).repeat(2, 3))
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_other_factors_are_recognized(name):
+    factors, steps = REPEATED[name]
+    model = graph_of(*steps)
+    source, found, x = ends(model)
+    assert source is x
+    assert found == factors
+    data = np.arange(N * C * H * W, dtype=np.float32).reshape(SHAPE)
+    (y,) = run(model.SerializeToString(), {"x": data}).values()
+    assert np.array_equal(y, data.repeat(factors[0], 2).repeat(factors[1], 3))
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -134,7 +156,7 @@ def test_squares_are_told_apart_by_their_axes():
     ]
     assert ends(graph_of(*steps, shape=(2, 2, side, side)))[0] is None
     del steps[2]
-    source, x = ends(graph_of(*steps, shape=(2, 2, side, side)))
+    source, _, x = ends(graph_of(*steps, shape=(2, 2, side, side)))
     assert source is x
 
 
@@ -144,5 +166,5 @@ def test_sizes_of_one_have_no_factors():
         ("Tile", {}, [1, 1, 1, 2, 1, 2]),
         ("Reshape", {}, [1, 1, 2, 2]),
     ]
-    source, x = ends(graph_of(*steps, shape=(1, 1, 1, 1)))
+    source, _, x = ends(graph_of(*steps, shape=(1, 1, 1, 1)))
     assert source is x

@@ -70,7 +70,9 @@ class CodecOptions:
         shares: how often crops come from a folder, by its first name ("photos", "bsds500", "camvid").
         terms: weights of the loss terms by their names in `TERMS`; absent or 0: not computed.
         quantiser_steps: of the residual coder's estimate, in grey levels.
-        coarseness: of the compact images, drawn at random for each crop, see `runtime.codec.coarseness`. The quantiser
+        fine_terms: the same for compact images of coarseness 1, of which the estimate alone is looked at; empty: as
+            `terms`.
+        coarseness: of the compact images, drawn at random for each batch, see `runtime.codec.coarseness`. The quantiser
             steps are dealt out among the different ones, in their order: the coarsest is for the finest steps.
         discriminator: widths of the discriminators, for the adversarial terms.
         bfloat16: autocast to bfloat16.
@@ -82,6 +84,7 @@ class CodecOptions:
         default_factory=lambda: {"photos": 0.5, "bsds500": 0.4, "camvid": 0.1}
     )
     terms: Mapping[str, float] = field(default_factory=lambda: {"compact_rate": 1.0, "residual_rate": 1.0})
+    fine_terms: Mapping[str, float] = field(default_factory=dict)
     quantiser_steps: tuple[float, ...] = (50.0, 24.0, 13.0, 6.5)
     coarseness: tuple[int, ...] = (1,)
     discriminator: tuple[int, ...] = (64, 128, 256, 512)
@@ -91,13 +94,13 @@ class CodecOptions:
 class CodecBatch(NamedTuple):
     """Crops: images N x 3 x S x S, uint8; labels N x S/label_scale x S/label_scale, uint8.
 
-    With them the coarseness of their compact images, int64 (N,), and, where the loss asks for them, N x Q rates in bpp
+    With them the coarseness of their compact images, and, where the loss asks for them, N x Q rates in bpp
     of the pictures that they come from, one per quantiser step.
     """
 
     images: Tensor
     labels: Tensor
-    coarseness: Tensor
+    coarseness: int
     picture_rates: Tensor | None
 
 
@@ -110,13 +113,13 @@ class CodecModule(nn.Module):
         self.gnet = networks.gnet
         self.compact_rate = CompactRate()
 
-    def forward(self, image: Tensor, labels: Tensor, coarseness: Tensor, *, bfloat16: bool) -> Reconstruction:
+    def forward(self, image: Tensor, labels: Tensor, coarseness: int, *, bfloat16: bool) -> Reconstruction:
         """Through the codec, closed loop.
 
         Args:
             image: N x 3 x H x W, grey levels / 256.
             labels: N x H/label_scale x W/label_scale, uint8.
-            coarseness: int64 (N,), of the compact images.
+            coarseness: of the compact images.
             bfloat16: run the networks under autocast.
         """
         device = image.device.type
@@ -130,11 +133,12 @@ class CodecModule(nn.Module):
         return Reconstruction(image, labels, compact, bounded_estimate, coarseness=coarseness)
 
 
-def coarsened(compact: Tensor, coarseness: Tensor, levels: int) -> Tensor:
+def coarsened(compact: Tensor, coarseness: int, levels: int) -> Tensor:
     """`runtime.codec.coarseness.coarsen` of a batch of compact images, whole levels as floats."""
-    n = coarseness.view(-1, 1, 1, 1)
-    middle = torch.div(compact, n, rounding_mode="floor") * n + torch.div(n, 2, rounding_mode="floor")
-    return torch.where(n > 1, middle.clamp_max(levels - 1.0), compact)
+    if coarseness == 1:
+        return compact
+    middle = torch.div(compact, coarseness, rounding_mode="floor") * coarseness + coarseness // 2
+    return middle.clamp_max(levels - 1.0)
 
 
 def with_labels(segnet: SegNet, pictures: Sequence[Picture], config: ModelConfig) -> list[Picture]:
@@ -197,7 +201,10 @@ class CodecTask:
         self.module = CodecModule(networks)
         self.residual_rate = ResidualRate(options.quantiser_steps)
         self.steps_of = dealt_out(options.quantiser_steps, options.coarseness)
-        unknown = sorted(set(options.terms) - set(TERMS))
+        asked = {
+            name for terms in (options.terms, options.fine_terms) for name, weight in terms.items() if weight
+        }
+        unknown = sorted({*options.terms, *options.fine_terms} - set(TERMS))
         if unknown:
             raise UsageError(f"unknown loss term {unknown[0]!r}; there are {', '.join(TERMS)}")
         self.dnet: DNet | None = None
@@ -212,21 +219,17 @@ class CodecTask:
         }
         if vgg is not None:
             available["perceptual"] = Perceptual(vgg)
-        if options.terms.get("adversarial") or options.terms.get("feature_matching"):
+        if asked & {"adversarial", "feature_matching"}:
             self.dnet = DNet(self.config, options.discriminator)
             self.adversarial = Adversarial(self.dnet)
             available["adversarial"] = self.adversarial.generator
             available["feature_matching"] = self.adversarial.feature_matching
-        self.terms: list[tuple[str, float, Term]] = []
-        for name, weight in options.terms.items():
-            if not weight:
-                continue
-            if name not in available:
-                raise UsageError(f"the loss term {name!r} needs the weights of VGG16: give --vgg16")
-            self.terms.append((name, weight, available[name]))
+        for name in asked - set(available):
+            raise UsageError(f"the loss term {name!r} needs the weights of VGG16: give --vgg16")
+        self.available = available
         self.groups = self._grouped(training)
         self.rates: dict[str, Tensor] = {}
-        if options.terms.get("stream_rate"):
+        if "stream_rate" in asked:
             self.rates = {p.name: self._plain_rates(p) for _, pictures in self.groups for p in pictures}
 
     def _grouped(self, training: Sequence[Picture]) -> list[tuple[float, list[Picture]]]:
@@ -271,7 +274,7 @@ class CodecTask:
         scale, crop = self.config.label_scale, self.options.crop
         shares = [share for share, _ in self.groups]
         images, maps, rates = [], [], []
-        coarseness = rng.choice(self.options.coarseness, self.options.batch)
+        coarseness = int(rng.choice(self.options.coarseness))
         for _ in range(self.options.batch):
             pictures = self.groups[int(rng.choice(len(shares), p=shares))][1]
             picture = pictures[int(rng.integers(len(pictures)))]
@@ -292,7 +295,7 @@ class CodecTask:
         return CodecBatch(
             torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
             torch.from_numpy(np.stack(maps)),
-            torch.from_numpy(coarseness.astype(np.int64)),
+            coarseness,
             torch.stack(rates) if rates else None,
         )
 
@@ -302,25 +305,28 @@ class CodecTask:
         made: Reconstruction = self.module(
             image,
             batch.labels.to(device),
-            batch.coarseness.to(device),
+            batch.coarseness,
             bfloat16=self.options.bfloat16,
         )
         if batch.picture_rates is None:
             return made
-        steps = self.options.quantiser_steps
-        counted = [[float(step in self.steps_of[int(n)]) for step in steps] for n in batch.coarseness]
+        each, place = len(self.steps_of[batch.coarseness]), list(self.steps_of).index(batch.coarseness)
         return made._replace(
-            picture_rates=batch.picture_rates.to(device), counted=torch.tensor(counted, device=device)
+            picture_rates=batch.picture_rates.to(device), steps=slice(place * each, (place + 1) * each)
         )
 
     def _loss(self, batch: CodecBatch, step: int) -> dict[str, Tensor]:
         del step
         x = self._reconstruct(batch)
         self.residual_rate.to(x.image.device)
-        values = {name: term(x) for name, _, term in self.terms}
-        loss = sum((weight * values[name] for name, weight, _ in self.terms), x.image.new_zeros(()))
+        fine = self.options.fine_terms if batch.coarseness == 1 else {}
+        weights = {name: weight for name, weight in (fine or self.options.terms).items() if weight}
+        values = {name: self.available[name](x) for name in weights}
+        loss = sum((weight * values[name] for name, weight in weights.items()), x.image.new_zeros(()))
         error = (x.image - x.estimate).detach().square().mean((1, 2, 3)) * (256.0 / 255.0) ** 2
-        return {"loss": loss, **values, "psnr": (-10.0 * torch.log10(error + 1e-9)).mean()}
+        prefix = "fine_" if fine else ""
+        shown = {"psnr": (-10.0 * torch.log10(error + 1e-9)).mean(), **values}
+        return {"loss": loss, **{f"{prefix}{name}": value for name, value in shown.items()}}
 
     def _discriminator_loss(self, batch: CodecBatch, step: int) -> dict[str, Tensor]:
         del step

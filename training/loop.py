@@ -28,7 +28,7 @@ from ..runtime.errors import DataError, UsageError, VerificationError, one_line
 from ..runtime.files import require_regular_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import FrameType
 
     from torch import Tensor
@@ -260,14 +260,13 @@ class Trainer:
             VerificationError: a loss is not finite; nothing is overwritten then.
         """
         started, first = time.monotonic(), self.step
-        sums: dict[str, Tensor] = {}
-        counted = 0
+        # A term need not be in the loss of every batch.
+        found: dict[str, list[Tensor]] = {}
         with _Signals(self):
             for batch in self._batches():
                 terms = self._optimise(batch)
                 for key, value in terms.items():
-                    sums[key] = sums[key] + value if key in sums else value
-                counted += 1
+                    found.setdefault(key, []).append(value)
                 self.step += 1
                 last = self.step >= self.schedule.steps
                 elapsed = time.monotonic() - started
@@ -275,8 +274,8 @@ class Trainer:
                 stop = last or late or self._stop
                 validating = self.step % self.schedule.validate_every == 0 or last
                 if self.step % self.schedule.log_every == 0 or stop or validating:
-                    means = self._means(sums, counted)
-                    sums, counted = {}, 0
+                    means = self._means(found)
+                    found = {}
                     self._report(means, elapsed, first)
                 if validating or stop:
                     self.save()
@@ -328,8 +327,8 @@ class Trainer:
             "overwritten; lower the learning rate or train in float32"
         )
 
-    def _means(self, sums: Mapping[str, Tensor], counted: int) -> dict[str, float]:
-        means = {key: float(value) / counted for key, value in sums.items()}
+    def _means(self, found: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
+        means = {key: float(torch.stack(list(values)).mean()) for key, values in sorted(found.items())}
         for key, value in means.items():
             if not math.isfinite(value):
                 self._not_finite(f"loss ({key})")
@@ -359,10 +358,13 @@ class Trainer:
 
     def _log(self, name: str, row: Mapping[str, float]) -> None:
         path = self.folder / name
-        fresh = not path.exists()
+        names = list(row)
+        if path.exists():
+            with path.open(newline="") as file:
+                names = next(csv.reader(file), names)
         with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if fresh:
+            writer = csv.DictWriter(file, fieldnames=names, extrasaction="ignore")
+            if not file.tell():
                 writer.writeheader()
             writer.writerow(dict(row))
 

@@ -34,8 +34,8 @@ class Reconstruction(NamedTuple):
         estimate: N x 3 x H x W, grey levels / 256, clipped.
         picture_rates: N x Q, what a plain image coder pays, in bpp, for the whole pictures that the images are
             crops of, at the Q quantiser steps of `ResidualRate`; None: not known.
-        coarseness: N, of each compact image, see `runtime.codec.coarseness`; None: 1.
-        counted: N x Q, 1 for the quantiser steps that an image's coarseness is meant for, 0 for others; None: all.
+        coarseness: of the compact images, see `runtime.codec.coarseness`.
+        steps: the range of quantiser steps that the coarseness is meant for, as indices.
     """
 
     image: Tensor
@@ -43,8 +43,8 @@ class Reconstruction(NamedTuple):
     compact: Tensor
     estimate: Tensor
     picture_rates: Tensor | None = None
-    coarseness: Tensor | None = None
-    counted: Tensor | None = None
+    coarseness: int = 1
+    steps: slice = slice(None)
 
 
 class _ClampInwards(torch.autograd.Function):
@@ -98,12 +98,10 @@ def mse(x: Reconstruction) -> Tensor:
 def log_mse(x: Reconstruction) -> Tensor:
     """What the residual coder saves, in bpp: 0.18 log10 of each image's mean squared error in grey levels.
 
-    The factor is measured: about 0.018 bpp per dB of the estimate, AVIF residuals on Kodak. An estimate from a
-    coarser compact image counts less: nobody looks at it.
+    The factor is measured: about 0.018 bpp per dB of the estimate, AVIF residuals on Kodak.
     """
     errors = 65536.0 * (x.image - x.estimate).square().mean((1, 2, 3))
-    saved = 0.18 * torch.log10(errors + 1.0)
-    return (saved if x.coarseness is None else saved / x.coarseness).mean()
+    return 0.18 * torch.log10(errors + 1.0).mean()
 
 
 def ms_ssim(x: Reconstruction) -> Tensor:
@@ -177,8 +175,7 @@ class CompactRate(nn.Module):
 
     def per_image(self, x: Reconstruction) -> Tensor:
         """Bits per pixel of each image: N."""
-        compact = x.compact if x.coarseness is None else x.compact / x.coarseness.view(-1, 1, 1, 1)
-        return self.bits(compact) / (x.image.shape[2] * x.image.shape[3])
+        return self.bits(x.compact / x.coarseness) / (x.image.shape[2] * x.image.shape[3])
 
     def bits(self, compact: Tensor) -> Tensor:
         """Bits of each compact image of a batch.
@@ -351,10 +348,7 @@ class StreamRate(nn.Module):
         if x.picture_rates is None:
             raise UsageError("the loss term stream_rate needs the rates of the whole pictures")
         total = self.compact.per_image(x)[:, None] + self.residual.per_step(x.image, x.estimate)
-        ratios = total / x.picture_rates
-        if x.counted is None:
-            return ratios.mean()
-        return (ratios * x.counted).sum() / x.counted.sum()
+        return (total / x.picture_rates)[:, x.steps].mean()
 
 
 class Perceptual(nn.Module):

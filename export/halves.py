@@ -40,6 +40,9 @@ def half_graphs(bundle: Bundle, kind: Half) -> dict[GraphName, bytes]:
     Raises:
         UsageError: the bundle is not in float32, or a graph cannot be cast.
     """
+    for name, info in bundle.manifest.graphs.items():
+        if info.precision != "float32":
+            raise UsageError(f"{bundle.path}: {name} is {info.precision}; only float32 graphs can be cast")
     return {name: cast_model(model_of(bundle, name), kind) for name in bundle.manifest.graph_names}
 
 

@@ -71,7 +71,7 @@ def test_values_beyond_float16_are_found_before_anything_is_written(tmp_path, ca
 
 def test_what_is_no_float32_bundle_is_refused(cast, tmp_path, capsys):
     assert main(["cast", str(cast.path), "-o", str(tmp_path / "again")]) == UsageError.exit_code
-    assert "segment.onnx is in fp16; only float32 graphs can be cast" in capsys.readouterr().err
+    assert "segment is float16; only float32 graphs can be cast" in capsys.readouterr().err
     assert main(["cast", str(default_bundle()), "-o", str(cast.path)]) == UsageError.exit_code
     assert "--force replaces it" in capsys.readouterr().err
     same = ["cast", str(cast.path), "-o", str(cast.path), "--force"]

@@ -30,6 +30,7 @@ _STAGES: Final = ("read", "segment", "analyse", "synthesise", "labels", "compact
 _REST: Final = "other"
 _WHOLE: Final = "not split"
 _BESIDE: Final = {"compress": latency.FLIF_STAGES, "decompress": ("residual",)}
+_SLOWEST: Final = 12
 
 
 def _rd_section(result: dict[str, Any]) -> Section:
@@ -455,6 +456,36 @@ def _compare_section(result: dict[str, Any]) -> Section:
     return section
 
 
+def _graphs_section(result: dict[str, Any]) -> Section:
+    section = Section("Latency of graphs", environment=result["environment"])
+    rows = []
+    for name, timing in result["timings"].items():
+        facts, series = result["candidates"][name], timing["wall"]["total"]
+        relation = result["ratios"].get(name)
+        marks = (f"{series[f'p{p}_ms']:.3f}" for p in (50, 90, 99))
+        over = "-" if relation is None else f"{relation:.3f}"
+        rows.append(
+            (
+                name,
+                facts["backend"],
+                facts["precision"],
+                *marks,
+                over,
+                f"{facts['load_ms']:.0f}",
+                str(series["n"]),
+            )
+        )
+    columns = ("graph", "backend", "precision", "p50 ms", "p90", "p99", "over the first", "load ms")
+    section.tables.append(Table("Latency", columns, tuple(rows)))
+    for name, layers in result["layers"].items():
+        slowest = tuple(
+            (x["name"], x["operator"], f"{x['milliseconds']:.3f}") for x in layers["times"][:_SLOWEST]
+        )
+        if slowest:
+            section.tables.append(Table(f"Slowest layers of {name}", ("layer", "kernel", "ms"), slowest))
+    return section
+
+
 def _decibel(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
@@ -609,6 +640,7 @@ _SECTIONS: Final = {
     "oslic-bench-gpu": _gpu_section,
     "oslic-bench-drift": _drift_section,
     "oslic-compare": _compare_section,
+    "oslic-bench-graphs": _graphs_section,
     "oslic-bench-memory": _memory_section,
     "oslic-bench-scale": _scale_section,
     "oslic-bench-seams": _seams_section,

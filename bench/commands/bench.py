@@ -11,7 +11,7 @@ from ...runtime.packages import naming_missing
 
 _MEASUREMENTS: Final[dict[str, tuple[str, str]]] = {
     # Name -> module in this folder, one line of help.
-    "latency": ("latency", "milliseconds per stage and end to end, beside peers"),
+    "latency": ("latency", "milliseconds of any graphs and engines, or of codecs per stage, beside peers"),
     "rd": ("rd", "rate-distortion on a folder of images, beside peers"),
     "fusion": ("fusion", "naive, fused and plain forms of the same networks"),
     "flif": ("flif", "bytes and speed of the lossless layers, beside peers"),

@@ -131,7 +131,7 @@ def _inputs(args: argparse.Namespace, one: Side) -> Iterator[tuple[str, Feeds]]:
     (model,) = one.models
     if args.images is None:
         name = "random" if args.inputs is None else str(args.inputs)
-        yield name, feeds_of(args, model.inputs, model.ranges)
+        yield name, feeds_of(args, model.inputs, model.ranges, model.shapes)
         return
     if len(model.inputs) != 1:
         raise UsageError(

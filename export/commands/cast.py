@@ -86,7 +86,7 @@ def _cast_graph(args: argparse.Namespace, model: Model) -> list[Difference]:
     declare_outputs(args.output)
     check_target(args.output)
     # Sizes that are needed for the check are asked for before the work.
-    feeds = {} if args.no_check else feeds_of(args, model.inputs, model.ranges)
+    feeds = {} if args.no_check else feeds_of(args, model.inputs, model.ranges, model.shapes)
     data = cast_model(model, args.precision)
     found: list[Difference] = []
     if not args.no_check:

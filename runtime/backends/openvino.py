@@ -12,6 +12,7 @@ import functools
 import importlib
 import importlib.util
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -90,6 +91,8 @@ class OpenVinoRunner:
         self._compile = compile_
         self._name = name
         self._compiled = compile_(False)
+        # One for each thread that calls: making one takes longer than a small graph.
+        self._requests = threading.local()
         self.inputs = inputs
         self.outputs = tuple(port.get_any_name() for port in self._compiled.outputs)
 
@@ -106,7 +109,7 @@ class OpenVinoRunner:
     def run(
         self, feeds: Mapping[str, npt.NDArray[Any]], names: Sequence[str] | None = None
     ) -> dict[str, npt.NDArray[Any]]:
-        """Run the graph: see `ModelRunner`. Each call has a request of its own, for several threads may call."""
+        """Run the graph: see `ModelRunner`."""
         found = self._infer(self._compiled, feeds)
         wanted = self.outputs if names is None else names
         return {name: np.array(found[self.outputs.index(name)]) for name in wanted}
@@ -115,7 +118,10 @@ class OpenVinoRunner:
         if compiled is None:
             raise BackendError(f"the {self._name} graph was closed")
         try:
-            return list(compiled.create_infer_request().infer(_read(compiled, feeds)).values())
+            request = getattr(self._requests, "one", None)
+            if request is None:
+                request = self._requests.one = compiled.create_infer_request()
+            return list(request.infer(_read(compiled, feeds)).values())
         except Exception as error:  # OpenVINO's exceptions have no common base but this
             shapes = ", ".join(str(x.shape) for x in feeds.values())
             raise BackendError(
@@ -145,6 +151,7 @@ class OpenVinoRunner:
     def close(self) -> None:
         """Drop the compiled graph."""
         self._compiled = None
+        self._requests = threading.local()
 
 
 def _read(compiled: Any, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:

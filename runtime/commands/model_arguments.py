@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -143,7 +143,10 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def feeds_of(
-    args: argparse.Namespace, ports: Sequence[Port], ranges: dict[str, tuple[float, float]]
+    args: argparse.Namespace,
+    ports: Sequence[Port],
+    ranges: Mapping[str, tuple[float, float]],
+    shapes: Mapping[str, Shape] | None = None,
 ) -> Feeds:
     """The arrays that the arguments of `add_input_arguments` ask for.
 
@@ -151,6 +154,7 @@ def feeds_of(
         args: parsed.
         ports: the graph's inputs.
         ranges: of random inputs, where the user gives none.
+        shapes: of random inputs, where the user gives none.
 
     Raises:
         UsageError: arrays that do not fit, a name that no input has, or a size that is needed.
@@ -168,7 +172,7 @@ def feeds_of(
     everywhere = given.pop("", None)
     # What is stated for all inputs does not widen what the type of one can hold: that is an error.
     chosen = {port.name: everywhere for port in ports} if everywhere is not None else dict(ranges)
-    return random_feeds(ports, dict(args.shapes), chosen | given, args.seed)
+    return random_feeds(ports, {**(shapes or {}), **dict(args.shapes)}, chosen | given, args.seed)
 
 
 def add_preprocessing_arguments(parser: argparse.ArgumentParser) -> None:

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
             )
         (model,) = models
         # Wrong inputs are said before the backend takes its time to load the graph.
-        feeds = feeds_of(args, model.inputs, model.ranges)
+        feeds = feeds_of(args, model.inputs, model.ranges, model.shapes)
         loaded = load(model, args.backend, options_of(args))
     else:
         loaded = load(subject, args.backend, options_of(args))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ..bundle import MANIFEST_NAME, Bundle, GraphName
+from ..bundle import COMPACT_SCALE, MANIFEST_NAME, Bundle, GraphName
 from ..bundle_finder import open_bundle
 from ..engines import EngineInfo
 from ..errors import BackendError, BundleError, DependencyError, UsageError, one_line
@@ -38,6 +38,7 @@ class Model:
         weight_limit: of a graph in int8 that a bundle holds, see `runtime.quantization`; None for all others, which
             run as they are.
         ranges: values that its inputs take, by name, as (low, high), where the bundle says so.
+        shapes: of its inputs for a picture of 768x512, by name, where the bundle says so.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Model:
     file_sha256: str
     weight_limit: int | None = None
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[Port, ...]:
@@ -243,5 +245,25 @@ def model_of(bundle: Bundle, name: GraphName) -> Model:
     except UsageError as error:
         raise BundleError(f"{error}; export the bundle again") from error
     highest = {"labels": len(manifest.classes) - 1, "compact": manifest.levels - 1}
-    ranges = {port.name: (0.0, float(highest[port.name])) for port in header.inputs if port.name in highest}
-    return Model(name, path, data, header, manifest.graphs[name].sha256, weight_limit(manifest, name), ranges)
+    names = {port.name for port in header.inputs}
+    return Model(
+        name,
+        path,
+        data,
+        header,
+        manifest.graphs[name].sha256,
+        weight_limit(manifest, name),
+        {port: (0.0, float(most)) for port, most in highest.items() if port in names},
+        {port: shape for port, shape in _shapes(manifest.label_scale).items() if port in names},
+    )
+
+
+def _shapes(label_scale: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the inputs of a bundle's graphs for a picture of 768x512."""
+    height, width = 512, 768
+    return {
+        **dict.fromkeys(("image", "decoded", "estimate"), (1, height, width, 3)),
+        "labels": (1, height // label_scale, width // label_scale),
+        "compact": (1, height // COMPACT_SCALE, width // COMPACT_SCALE, 3),
+        "settings": (1, 2),
+    }

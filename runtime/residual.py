@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import numpy as np
 from PIL import AvifImagePlugin, Image, features
@@ -92,28 +92,38 @@ def _prediction(estimate: Pixels, weight: int) -> Levels:
     return levels
 
 
-def _samples(image: Pixels, prediction: Levels, scale: int) -> Pixels:
+class Gains(Protocol):
+    """What the residual is multiplied by before it is coded; see `codec.class_gains`."""
+
+    def shrink(self, residual: Levels) -> Levels:
+        """The residual times the gains."""
+
+    def enlarge(self, residual: Levels) -> Levels:
+        """The residual over the gains."""
+
+
+def _difference(image: Pixels, prediction: Levels, gains: Gains | None) -> Levels:
     residual = image - prediction
+    return residual if gains is None else gains.shrink(residual)
+
+
+def _samples(residual: Levels, scale: int) -> Pixels:
     if scale == 2:
         # Halves go to the even neighbour, so that both signs are treated alike.
         residual = np.rint(residual * np.float32(0.5)).astype(np.int16)
-    residual += 128
-    return np.clip(residual, 0, 255, out=residual).astype(np.uint8)
+    return cast("Pixels", np.clip(residual + np.int16(128), 0, 255).astype(np.uint8))
 
 
-def _clipping_error(image: Pixels, prediction: Levels) -> float:
-    residual = image - prediction
+def _clipping_error(residual: Levels) -> float:
     beyond = residual[(residual > 127) | (residual < -128)].astype(np.int64)
     excess = np.where(beyond > 0, beyond - 127, beyond + 128)
-    return float((excess * excess).sum()) / image.size
+    return float((excess * excess).sum()) / residual.size
 
 
-def _encode(
-    image: Pixels, prediction: Levels, scale: int, *, quality: int, speed: int, visual: bool
-) -> bytes:
+def _encode(residual: Levels, scale: int, *, quality: int, speed: int, visual: bool) -> bytes:
     file = io.BytesIO()
     try:
-        samples = _samples(image, prediction, scale)
+        samples = _samples(residual, scale)
         if samples.ndim == 3:
             samples = compensate_rounding(samples)
         Image.fromarray(samples).save(
@@ -121,7 +131,7 @@ def _encode(
             "AVIF",
             quality=quality,
             speed=speed,
-            subsampling="4:0:0" if image.ndim == 2 else "4:4:4",
+            subsampling="4:0:0" if residual.ndim == 2 else "4:4:4",
             max_threads=_ENCODER_THREADS,
             autotiling=False,
             advanced={"tune": "iq" if visual else "psnr", **_SUPERBLOCKS},
@@ -141,6 +151,7 @@ def encode(
     speed: int = DEFAULT_SPEED,
     weight: int | None = None,
     visual: bool = False,
+    gains: Gains | None = None,
 ) -> CodedResidual:
     """Code image - prediction.
 
@@ -151,6 +162,7 @@ def encode(
         speed: 0..10, as Pillow's AVIF speed: larger is faster and costs bits.
         weight: of the estimate in the prediction, in eighths: 0..8; None: `default_weight`.
         visual: whether the encoder aims at the eye (libaom's tune=iq) instead of the squared error.
+        gains: what the residual is multiplied by before it is coded; None: nothing.
 
     Returns:
         The payload, its scale and the estimate's weight. Where scale 1 clips visibly, both scales
@@ -167,19 +179,21 @@ def encode(
     check_available()
     if weight is None:
         weight = default_weight(quality)
-    prediction = _prediction(estimate, weight)
+    residual = _difference(image, _prediction(estimate, weight), gains)
 
     def code(scale: int) -> CodedResidual:
-        payload = _encode(image, prediction, scale, quality=quality, speed=speed, visual=visual)
+        payload = _encode(residual, scale, quality=quality, speed=speed, visual=visual)
         return CodedResidual(payload, scale, weight)
 
     coded = code(1)
-    if _clipping_error(image, prediction) <= _CLIPPING_MATTERS:
+    if _clipping_error(residual) <= _CLIPPING_MATTERS:
         return coded
     halved = code(2)
 
     def cost(candidate: CodedResidual) -> float:
-        return coding_cost(mean_squared_error(decode(candidate, estimate), image), len(candidate.payload))
+        return coding_cost(
+            mean_squared_error(decode(candidate, estimate, gains), image), len(candidate.payload)
+        )
 
     return min((coded, halved), key=cost)
 
@@ -226,18 +240,23 @@ def decode_samples(coded: CodedResidual, shape: tuple[int, ...]) -> Pixels:
         raise StreamError(f"the residual cannot be decoded: {error}") from error
 
 
-def add(samples: Pixels, coded: CodedResidual, estimate: Pixels) -> Pixels:
+def add(samples: Pixels, coded: CodedResidual, estimate: Pixels, gains: Gains | None = None) -> Pixels:
     """Add the decoded samples of a residual to its prediction.
 
     Args:
         samples: from `decode_samples`.
         coded: what they were decoded from.
         estimate: uint8, (H, W, 3) or (H, W).
+        gains: what the residual was multiplied by; None: nothing.
 
     Returns:
         clip(p + r'), uint8, the shape of `estimate`.
     """
     image = _prediction(estimate, coded.weight)
+    if gains is not None:
+        found = (samples.astype(np.int16) - np.int16(128)) * np.int16(coded.scale)
+        image = np.clip(image.astype(np.int32) + gains.enlarge(found), 0, 255)
+        return cast("Pixels", image.astype(np.uint8))
     image += samples
     image -= 128
     if coded.scale == 2:
@@ -246,6 +265,6 @@ def add(samples: Pixels, coded: CodedResidual, estimate: Pixels) -> Pixels:
     return cast("Pixels", np.clip(image, 0, 255, out=image).astype(np.uint8))
 
 
-def decode(coded: CodedResidual, estimate: Pixels) -> Pixels:
+def decode(coded: CodedResidual, estimate: Pixels, gains: Gains | None = None) -> Pixels:
     """Decode a residual and add it to its prediction: `decode_samples`, then `add`."""
-    return add(decode_samples(coded, estimate.shape), coded, estimate)
+    return add(decode_samples(coded, estimate.shape), coded, estimate, gains)

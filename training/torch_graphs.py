@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ..networks.config import groups_of
 from ..networks.deploy import deployable
 from ..runtime.bundle import GRAPH_NAMES, Bundle, GraphInfo, GraphName, Manifest
 from ..runtime.graphs import Graphs
@@ -43,6 +44,7 @@ class TorchGraphs(Graphs):
             license="",
             graphs=dict.fromkeys(names, absent),
             preview=networks.gnet.preview(),
+            groups=groups_of(config.classes),
             coarseness=config.coarseness,
             refinement=hashlib.sha256().hexdigest() if "refine" in names else None,
         )

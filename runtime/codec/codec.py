@@ -58,7 +58,7 @@ from .streaming import DecodedStrip, RowSource, compress_rows, decompress_rows
 from .tile_pool import TilePool, usable_cores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     import numpy.typing as npt
 
@@ -299,6 +299,7 @@ class Codec:
         layers: LayerMode = Settings.layers,
         tune: Tune = Settings.tune,
         refine: bool = True,
+        class_quality: Mapping[str, float] | None = None,
         metadata: Metadata | None = None,
         keep_invisible: bool = False,
     ) -> bytes:
@@ -311,6 +312,8 @@ class Codec:
             layers: "always", "auto" or "never", see `Settings`.
             tune: "visual" or "psnr", see `Settings`.
             refine: whether the decoder refines the picture, if the bundle can.
+            class_quality: what is added to the quality of some classes of the label map, or of groups of them, by name:
+                `{"person": 25, "sky": -15}`; `Codec.bundle.manifest` has the names.
             metadata: to carry.
             keep_invisible: whether color under alpha 0 is coded as it is; else by what is cheap.
 
@@ -322,7 +325,7 @@ class Codec:
             LimitError: larger than the limits.
             UsageError: a setting out of its range.
         """
-        settings = Settings(quality, speed, layers, tune, refine)
+        settings = Settings(quality, speed, layers, tune, refine, tuple((class_quality or {}).items()))
         return self.finish(
             self.layers(image, settings, keep_invisible=keep_invisible), metadata=metadata
         ).data

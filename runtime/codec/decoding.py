@@ -15,6 +15,7 @@ from ..pixels import join, luma
 from ..planes import decode_plane
 from ..stages import Stages
 from ..tiling import Box, Grid
+from .class_gains import GainMap
 from .container import Header, MissingError, SectionType, StreamReader, digest
 from .layer_choice import flat_color
 from .metadata_sections import read_metadata
@@ -151,6 +152,12 @@ class Decoding:
         self.drifted: tuple[int, ...] = ()
         self.residual_drifted: tuple[int, ...] = ()
         self.missing: dict[str, tuple[int, ...]] = {}
+        self.gains: GainMap | None = None
+        if self.parameters.gains:
+            known = len(graphs.bundle.manifest.classes)
+            if any(index >= known for index, _ in self.parameters.gains):
+                raise StreamError(f"the stream has a gain of a class that the bundle's {known} do not have")
+            self.gains = GainMap(labels, self.parameters.label_scale, dict(self.parameters.gains))
         self.refinement: Refinement | None = None
         self.refinement_note: str | None = None
         if self.parameters.refined:
@@ -220,7 +227,9 @@ class Decoding:
                 found = samples.result()
                 residual_matches = digest(found) == record.residual_digest
                 with self.stages.measure("add"):
-                    color = residual.add(found, coded, estimate)
+                    color = residual.add(
+                        found, coded, estimate, None if self.gains is None else self.gains.of(box)
+                    )
                 if self.refinement is not None and not record.unrefined:
                     color = self.refinement.tile(color, None if plain else estimate)
         matches = record is None or plain or digest(estimate) == record.estimate_digest

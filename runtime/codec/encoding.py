@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..metadata import Metadata
     from ..tiling import Grid
     from .refinement import Refinement
+    from .residual_plan import ResidualPlan
     from .settings import Settings
     from .tile_pool import TilePool
 
@@ -85,8 +86,7 @@ class Encoded:
         data: the whole file.
         layers: that it holds: not those that it was made from where the settings chose others.
         tiles: the coded residual of each tile.
-        quality: what the residual was coded with.
-        visual: whether the residual was tuned for the eye.
+        plan: how the residual was coded.
         refined: whether the decoder refines the picture.
         section_bytes: payload bytes by section name.
         overhead_bytes: bytes of the file that belong to no payload.
@@ -97,18 +97,22 @@ class Encoded:
     data: bytes
     layers: Layers
     tiles: tuple[CodedTile, ...]
-    quality: float
-    visual: bool
+    plan: ResidualPlan
     refined: bool
     section_bytes: dict[str, int]
     overhead_bytes: int
     stages: dict[str, float]
     processor: dict[str, float]
 
+    @property
+    def quality(self) -> float:
+        """That was asked for."""
+        return self.plan.settings.quality
+
 
 def encode_residuals(
     layers: Layers,
-    settings: Settings,
+    plan: ResidualPlan,
     pool: TilePool,
     *,
     stages: Stages,
@@ -120,7 +124,7 @@ def encode_residuals(
 
     Args:
         layers: of the image.
-        settings: of the residual.
+        plan: how its residual is coded.
         pool: works on several tiles at a time.
         stages: gets the time.
         refinement: how the decoder refines the picture; None: not at all.
@@ -131,11 +135,13 @@ def encode_residuals(
 
     def code(number: int) -> CodedTile:
         without = number in layers.plain if plain is None else plain
+        box = grid.box(number)
         return encode_tile(
-            grid.box(number).of(color),
-            None if without else grid.box(number).of(layers.estimate),
+            box.of(color),
+            None if without else box.of(layers.estimate),
             layers.digests[number],
-            settings=settings,
+            plan=plan,
+            gains=plan.gains_of(box),
             stages=stages,
             # Trained on photographs, it may do harm to drawings.
             doubted=refinement if number in layers.graphic and without else None,
@@ -150,7 +156,7 @@ def write_layers(
     identity: bytes,
     stages: Stages,
     *,
-    settings: Settings,
+    plan: ResidualPlan,
     refined: bool,
     metadata: Metadata | None = None,
 ) -> Encoded:
@@ -161,7 +167,7 @@ def write_layers(
         coded: the residual of each tile.
         identity: 8 bytes that name the networks, see `stream.identity_of`.
         stages: time spent on the residual.
-        settings: of the residual.
+        plan: how its residual is coded.
         refined: whether the decoder refines the picture.
         metadata: ICC, EXIF and so on to carry.
     """
@@ -171,7 +177,10 @@ def write_layers(
     writers[SectionType.RESIDUAL] = writer = SectionWriter()
     for tile in coded:
         writer.add(tile.payload)
-    parameters = Parameters(settings.quality, layers.label_scale, visual=settings.visual, refined=refined)
+    settings = plan.settings
+    parameters = Parameters(
+        settings.quality, layers.label_scale, visual=settings.visual, refined=refined, gains=plan.table
+    )
     header = header_of(layers.layout, identity, layers.grid, parameters)
     file = io.BytesIO()
     sizes = write_stream(file, header, writers | metadata_writers(metadata))
@@ -182,8 +191,7 @@ def write_layers(
         data,
         layers,
         tuple(coded),
-        settings.quality,
-        settings.visual,
+        plan,
         refined,
         sizes,
         len(data) - sum(sizes.values()),

@@ -15,6 +15,7 @@ from .container import SectionType
 from .encoding import Encoded, Layers, encode_residuals, write_layers
 from .layering import make_layers, remake
 from .refinement import Refinement
+from .residual_plan import ResidualPlan, plan_residual
 from .stream import identity_of
 from .tile_residual import CodedTile, decode_tile
 
@@ -48,15 +49,14 @@ def finish_layers(
     stages = Stages()
     layers = _fitted(graphs, layers, settings, pool)
     refinement = refinement_for(graphs, settings, stages)
+    plan = plan_residual(settings, layers.labels, layers.label_scale, graphs.bundle.manifest)
     if settings.layers == "auto" and settings.quality:
-        layers, coded = _chosen(graphs, layers, settings, pool, stages=stages, refinement=refinement)
+        layers, coded = _chosen(graphs, layers, plan, pool, stages=stages, refinement=refinement)
     else:
-        coded = encode_residuals(layers, settings, pool, stages=stages, refinement=refinement)
+        coded = encode_residuals(layers, plan, pool, stages=stages, refinement=refinement)
     refined = refinement is not None
     identity = identity_of(graphs.bundle, refined=refined)
-    return write_layers(
-        layers, coded, identity, stages, settings=settings, refined=refined, metadata=metadata
-    )
+    return write_layers(layers, coded, identity, stages, plan=plan, refined=refined, metadata=metadata)
 
 
 def refinement_for(graphs: Graphs, settings: Settings, stages: Stages) -> Refinement | None:
@@ -73,12 +73,13 @@ def reconstruct(graphs: Graphs, encoded: Encoded) -> Pixels:
     if encoded.quality:
         refinement = None
         if encoded.refined:
-            refinement = Refinement(graphs, encoded.quality, encoded.visual, Stages())
+            settings = encoded.plan.settings
+            refinement = Refinement(graphs, settings.quality, settings.visual, Stages())
         color = np.empty_like(layers.estimate)
         for tile, coded in enumerate(encoded.tiles):
             box, estimate = layers.grid.box(tile), layers.estimate_of(tile)
             assert coded.residual is not None
-            part = decode_tile(coded.residual, estimate, box.of(color).shape)
+            part = decode_tile(coded.residual, estimate, box.of(color).shape, encoded.plan.gains_of(box))
             if refinement is not None and not coded.unrefined:
                 part = refinement.tile(part, estimate)
             box.of(color)[:] = part
@@ -105,7 +106,7 @@ def _fitted(graphs: Graphs, layers: Layers, settings: Settings, pool: TilePool) 
 def _chosen(
     graphs: Graphs,
     layers: Layers,
-    settings: Settings,
+    plan: ResidualPlan,
     pool: TilePool,
     *,
     stages: Stages,
@@ -113,14 +114,14 @@ def _chosen(
 ) -> tuple[Layers, list[CodedTile]]:
     """Leave the layers of those tiles out that are cheaper without them, at equal distortion."""
     asked = [tile for tile in range(layers.grid.count) if tile not in layers.plain]
-    code = partial(encode_residuals, settings=settings, pool=pool, stages=stages, refinement=refinement)
+    code = partial(encode_residuals, plan=plan, pool=pool, stages=stages, refinement=refinement)
     coded = code(layers)
     without = dict(zip(asked, code(layers, tiles=asked, plain=True), strict=True))
     cheaper = frozenset(
         tile
         for tile in asked
-        if _cost(layers, tile, without[tile], refinement, plain=True)
-        < _cost(layers, tile, coded[tile], refinement, plain=False)
+        if _cost(layers, tile, without[tile], plan, refinement=refinement, plain=True)
+        < _cost(layers, tile, coded[tile], plan, refinement=refinement, plain=False)
     )
     if not cheaper:
         return layers, coded
@@ -144,12 +145,18 @@ def _chosen(
 
 
 def _cost(
-    layers: Layers, tile: int, coded: CodedTile, refinement: Refinement | None, *, plain: bool
+    layers: Layers,
+    tile: int,
+    coded: CodedTile,
+    plan: ResidualPlan,
+    *,
+    refinement: Refinement | None,
+    plain: bool,
 ) -> float:
     box = layers.grid.box(tile)
     color, estimate = box.of(layers.color), None if plain else box.of(layers.estimate)
     assert coded.residual is not None
-    found = decode_tile(coded.residual, estimate, color.shape)
+    found = decode_tile(coded.residual, estimate, color.shape, plan.gains_of(box))
     if refinement is not None:
         found = refinement.tile(found, estimate)
     shared = len(layers.payloads[SectionType.LABELS][0]) / layers.grid.count

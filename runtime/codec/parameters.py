@@ -15,8 +15,10 @@ QUARTERS: Final = 4
 MAX_LABEL_SCALE: Final = 65535
 _REFINED: Final = 0x01
 _TUNED_FOR_THE_EYE: Final = 0x02
+_GAINS: Final = 0x08
 _EXACT: Final = 0x10
-_UNDERSTOOD: Final = _REFINED | _TUNED_FOR_THE_EYE | _EXACT
+_UNDERSTOOD: Final = _REFINED | _TUNED_FOR_THE_EYE | _GAINS | _EXACT
+_MAX_CLASSES: Final = 256
 _MODE_BITS: Final = 0x03
 _SCALE_2: Final = 0x04
 _CONSTANT: Final = 0x08
@@ -34,6 +36,7 @@ class Parameters:
         visual: whether the encoder aimed at the eye instead of the PSNR.
         exact: whether the estimate is the same on every machine; a digest that differs is then an error.
         refined: whether the decoder refines the picture.
+        gains: class and gain in sixteenths, 1..255, classes ascending; see `class_gains`.
     """
 
     quality: float
@@ -41,12 +44,21 @@ class Parameters:
     visual: bool = False
     exact: bool = False
     refined: bool = False
+    gains: tuple[tuple[int, int], ...] = ()
 
     def to_bytes(self) -> bytes:
         """As they stand in the header."""
-        stated = ((_REFINED, self.refined), (_TUNED_FOR_THE_EYE, self.visual), (_EXACT, self.exact))
+        stated = (
+            (_REFINED, self.refined),
+            (_TUNED_FOR_THE_EYE, self.visual),
+            (_GAINS, bool(self.gains)),
+            (_EXACT, self.exact),
+        )
         flags = sum(bit for bit, value in stated if value)
-        return bytes([flags]) + varint(round(QUARTERS * self.quality)) + varint(self.label_scale)
+        data = bytes([flags]) + varint(round(QUARTERS * self.quality)) + varint(self.label_scale)
+        if self.gains:
+            data += varint(len(self.gains)) + bytes(number for pair in self.gains for number in pair)
+        return data
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Parameters:
@@ -61,10 +73,25 @@ class Parameters:
             raise StreamError(f"unknown flags 0x{flags:02x} in the parameters: install a newer oslic")
         quality = reader.varint("quality", QUARTERS * MAX_QUALITY) / QUARTERS
         scale = reader.varint("label scale", MAX_LABEL_SCALE, 1)
+        gains = _read_gains(reader) if flags & _GAINS else ()
         reader.finish()
         return cls(
-            quality, scale, bool(flags & _TUNED_FOR_THE_EYE), bool(flags & _EXACT), bool(flags & _REFINED)
+            quality,
+            scale,
+            bool(flags & _TUNED_FOR_THE_EYE),
+            bool(flags & _EXACT),
+            bool(flags & _REFINED),
+            gains,
         )
+
+
+def _read_gains(reader: FieldReader) -> tuple[tuple[int, int], ...]:
+    count = reader.varint("number of gains", _MAX_CLASSES, 1)
+    pairs = tuple((reader.byte("class of a gain"), reader.byte("gain")) for _ in range(count))
+    classes = [index for index, _ in pairs]
+    if sorted(set(classes)) != classes or any(gain == 0 for _, gain in pairs):
+        raise StreamError("the gains by class are not in order, or 0: damaged stream")
+    return pairs
 
 
 class ResidualMode(enum.IntEnum):

@@ -28,6 +28,8 @@ class Settings:
             "never": none. The label map is always there.
         tune: what the residual coder aims at: "visual", the eye, or "psnr", the squared error.
         refine: whether the decoder refines the picture, if the bundle has a network for that.
+        class_quality: what is added to the quality of some classes or groups of them, by name; see
+            `class_gains.class_quality`.
 
     Raises:
         UsageError: a value out of its range.
@@ -38,6 +40,7 @@ class Settings:
     layers: LayerMode = "always"
     tune: Tune = "psnr"
     refine: bool = True
+    class_quality: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.quality <= residual.MAX_QUALITY:
@@ -47,6 +50,11 @@ class Settings:
         for name, value, known in (("layers", self.layers, LAYER_MODES), ("tune", self.tune, TUNES)):
             if value not in known:
                 raise UsageError(f"{name} is {value!r}, must be one of {', '.join(known)}")
+        for name, change in self.class_quality:
+            if not -residual.MAX_QUALITY <= change <= residual.MAX_QUALITY:
+                raise UsageError(
+                    f"the quality of {name} changes by {change:+g}, must be by at most {residual.MAX_QUALITY}"
+                )
         if self.layers == "never" and not self.quality:
             raise UsageError("quality 0 without layers leaves nothing of the picture: give a quality above 0")
 

@@ -33,6 +33,7 @@ from .finishing import refinement_for
 from .layer_choice import constant_levels, is_graphic
 from .metadata_sections import metadata_writers
 from .parameters import Parameters
+from .residual_plan import plan_residual
 from .stream import header_of, identity_of
 from .tile_networks import TileNetworks, compact_shape
 from .tile_residual import encode_tile
@@ -172,7 +173,13 @@ def compress_rows(
                 encoding.code(row - 1)
         encoding.code(grid.rows - 1)
         refined = refinement_for(graphs, settings, Stages()) is not None
-        parameters = Parameters(settings.quality, label_scale, visual=settings.visual, refined=refined)
+        parameters = Parameters(
+            settings.quality,
+            label_scale,
+            visual=settings.visual,
+            refined=refined,
+            gains=encoding.plan.table,
+        )
         header = header_of(source.layout, identity_of(graphs.bundle, refined=refined), grid, parameters)
         return write_stream(target, header, writers | metadata_writers(metadata))
 
@@ -196,6 +203,9 @@ class _RowEncoding:
         self._window = window
         self._writers = writers
         self._settings = settings
+        self.plan = plan_residual(
+            settings, networks.labels, networks.label_scale, networks.graphs.bundle.manifest
+        )
         manifest = networks.graphs.bundle.manifest
         self._coarseness = coarseness_for(settings.quality, manifest.coarseness)
         self._plain: set[int] = set()
@@ -250,7 +260,8 @@ class _RowEncoding:
                 color,
                 estimate,
                 found,
-                settings=self._settings,
+                plan=self.plan,
+                gains=self.plan.gains_of(self._grid.box(tile)),
                 stages=Stages(),
                 doubted=self._refinement if tile in self._graphic else None,
             )

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ..stages import Stages
+    from .class_gains import Gains
     from .refinement import Refinement
-    from .settings import Settings
+    from .residual_plan import ResidualPlan
 
     Pixels = npt.NDArray[np.uint8]
 
@@ -41,7 +42,8 @@ def encode_tile(
     estimate: Pixels | None,
     estimate_digest: bytes,
     *,
-    settings: Settings,
+    plan: ResidualPlan,
+    gains: Gains | None,
     stages: Stages,
     doubted: Refinement | None = None,
 ) -> CodedTile:
@@ -51,11 +53,13 @@ def encode_tile(
         color: uint8 (h, w, 3) or (h, w).
         estimate: in the shape of `color`; None: the tile has no layers, and its residual is that to mid-gray.
         estimate_digest: of it.
-        settings: of the residual.
+        plan: how the residual is coded.
+        gains: of the tile; None: there are none.
         stages: gets the time as "residual".
         doubted: how the tile would be refined, if it is to be seen whether that helps; only without layers.
     """
-    if not settings.quality:
+    settings = plan.settings
+    if not plan.quality:
         assert estimate is not None, "a tile needs layers or a residual"
         record = TileRecord(ResidualMode.NONE, 1, residual.MAX_WEIGHT, estimate_digest)
         return CodedTile(Payload(b"", record.to_bytes()), None)
@@ -63,15 +67,16 @@ def encode_tile(
         coded = residual.encode(
             color,
             color if estimate is None else estimate,
-            quality=round(settings.quality),
+            quality=plan.quality,
             speed=settings.speed,
             weight=0 if estimate is None else None,
             visual=settings.visual,
+            gains=gains,
         )
         samples = residual.decode_samples(coded, color.shape)
     unrefined = False
     if doubted is not None:
-        found = decode_tile(coded, None, color.shape)
+        found = decode_tile(coded, None, color.shape, gains)
         refined = doubted.tile(found, None)
         before, after = (residual.mean_squared_error(each, color) for each in (found, refined))
         unrefined = after >= before
@@ -87,12 +92,18 @@ def encode_tile(
     return CodedTile(Payload(coded.payload, record.to_bytes()), coded, unrefined)
 
 
-def decode_tile(coded: residual.CodedResidual, estimate: Pixels | None, shape: tuple[int, ...]) -> Pixels:
+def decode_tile(
+    coded: residual.CodedResidual,
+    estimate: Pixels | None,
+    shape: tuple[int, ...],
+    gains: Gains | None = None,
+) -> Pixels:
     """Decode a residual and add it to its prediction.
 
     Args:
         coded: the residual.
         estimate: uint8 (h, w, 3) or (h, w); None: the tile has no layers.
         shape: of the tile.
+        gains: of the tile; None: there are none.
     """
-    return residual.decode(coded, np.zeros(shape, np.uint8) if estimate is None else estimate)
+    return residual.decode(coded, np.zeros(shape, np.uint8) if estimate is None else estimate, gains)

@@ -202,8 +202,13 @@ def _header(body: Cursor) -> Stream:
     parameters = Cursor(body.data, body.at, body.at + length, "the parameters")
     body.take(length)
     flags, quality, scale = parameters.byte(), parameters.varint(), parameters.varint()
-    require(flags & ~0b10011 == 0, "flags that this version does not know")
+    require(flags & ~0b11011 == 0, "flags that this version does not know")
     require(quality <= 400, "quality above 100")
+    gains = []
+    if flags & 8:
+        gains = [(parameters.byte(), parameters.byte()) for _ in range(parameters.varint())]
+        require(sorted({k for k, _ in gains}) == [k for k, _ in gains] != [], "gains out of order, or none")
+        require(all(gain for _, gain in gains), "a gain of 0")
     require(1 <= scale <= 65535, "impossible label scale")
     require(bool(flags & 1) or identity[5:] == bytes(3), "a refinement network, and not refined")
     parameters.finish()

@@ -144,6 +144,33 @@ class ClassQuality:
     table: dict[int, int]
 
 
+FOCUS: Final = {"mild": (18.0, -12.0), "strong": (35.0, -22.0)}
+"""Steps of focus: what is added to the quality of what is in focus, relative to the rest, and to that of all.
+
+On photographs of people who fill a tenth to a third of them, files stay about as large as without focus.
+"""
+
+
+def focused(quality: float, focus: str) -> tuple[float, tuple[tuple[str, float], ...]]:
+    """What a focus makes of a quality.
+
+    Args:
+        quality: that was asked for, above 0.
+        focus: the name of a class or a group, and, behind a colon, "mild" or "strong"; without it "strong".
+
+    Returns:
+        The quality of all but what is in focus, and what that has more, as in `Settings.class_quality`.
+
+    Raises:
+        UsageError: another step.
+    """
+    name, _, step = focus.partition(":")
+    if (step or "strong") not in FOCUS:
+        raise UsageError(f"a focus is {' or '.join(FOCUS)}, not {step!r}: NAME, NAME:mild or NAME:strong")
+    more, shift = FOCUS[step or "strong"]
+    return max(1.0, quality + shift), ((name, more),)
+
+
 def classes_named(name: str, manifest: Manifest) -> tuple[int, ...]:
     """The numbers of the classes that a name stands for: a class, or a group of the manifest.
 

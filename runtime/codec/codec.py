@@ -41,6 +41,7 @@ from ..memory import (
 from ..metadata import Metadata
 from ..pixels import fill_hidden, join, layout_of, split
 from ..tiling import Grid
+from .class_gains import focused
 from .container import Header, StreamReader
 from .decoding import Decoded, Decoding, Layer, drift_message
 from .encoding import Encoded, Layers
@@ -300,6 +301,7 @@ class Codec:
         tune: Tune = Settings.tune,
         refine: bool = True,
         class_quality: Mapping[str, float] | None = None,
+        focus: str | None = None,
         metadata: Metadata | None = None,
         keep_invisible: bool = False,
     ) -> bytes:
@@ -314,6 +316,8 @@ class Codec:
             refine: whether the decoder refines the picture, if the bundle can.
             class_quality: what is added to the quality of some classes of the label map, or of groups of them, by name:
                 `{"person": 25, "sky": -15}`; `Codec.bundle.manifest` has the names.
+            focus: what is to look better than the rest, at about the same size of the file: a class or a group,
+                "person", or "person:mild"; in place of `class_quality`.
             metadata: to carry.
             keep_invisible: whether color under alpha 0 is coded as it is; else by what is cheap.
 
@@ -325,7 +329,12 @@ class Codec:
             LimitError: larger than the limits.
             UsageError: a setting out of its range.
         """
-        settings = Settings(quality, speed, layers, tune, refine, tuple((class_quality or {}).items()))
+        changes = tuple((class_quality or {}).items())
+        if focus is not None:
+            if changes:
+                raise UsageError("focus and class_quality are two ways to say one thing: give one of them")
+            quality, changes = focused(quality, focus)
+        settings = Settings(quality, speed, layers, tune, refine, changes)
         return self.finish(
             self.layers(image, settings, keep_invisible=keep_invisible), metadata=metadata
         ).data

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..codec import DEFAULT_QUALITY, Codec, Encoded, Layers, Settings
+from ..codec.class_gains import focused
 from ..codec.settings import LAYER_MODES, TUNES
 from ..errors import OslicError
 from ..files import check_target, write_atomically
@@ -79,6 +80,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=Settings.tune,
         help=f"what the residual coder aims at: the eye, or PSNR (default: {Settings.tune}; --psnr takes psnr)",
     )
+    by_class = parser.add_mutually_exclusive_group()
+    by_class.add_argument(
+        "--class-quality",
+        type=_class_quality,
+        default=(),
+        metavar="NAME=+N,...",
+        help="add to the quality of some classes of the label map, or of groups of them: person=+25,sky=-15",
+    )
+    by_class.add_argument(
+        "--focus",
+        metavar="NAME[:mild]",
+        help="have a class or a group look better than the rest, at about the same size of the file: person",
+    )
     parser.add_argument(
         "--no-refine",
         dest="refine",
@@ -87,14 +101,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _class_quality(text: str) -> tuple[tuple[str, float], ...]:
+    changes: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, number = part.partition("=")
+        try:
+            changes[name.strip()] = float(number)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"{part!r} is not of the form NAME=+N: person=+25,sky=-15"
+            ) from None
+    return tuple(changes.items())
+
+
 def _settings(args: argparse.Namespace) -> Settings:
-    return Settings(
-        DEFAULT_QUALITY if args.quality is None else args.quality,
-        args.speed,
-        args.layers,
-        "psnr" if args.psnr is not None else args.tune,
-        args.refine,
-    )
+    quality: float = DEFAULT_QUALITY if args.quality is None else args.quality
+    changes = args.class_quality
+    if args.focus is not None and quality:
+        quality, changes = focused(quality, args.focus)
+    tune = "psnr" if args.psnr is not None else args.tune
+    return Settings(quality, args.speed, args.layers, tune, args.refine, changes)
 
 
 def _finite(decibels: float) -> float | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
-from ..export.bundling import MIXED_TOLERANCES, TOLERANCES, example_inputs
+from ..export.bundle_checks import MIXED_TOLERANCES, TOLERANCES, example_inputs
 from ..export.engines import Precision, prepare
 from ..export.halves import half_graph
 from ..export.verify import Tolerance, compare

@@ -78,8 +78,9 @@ def machine(_: dict[str, Any], write: Write) -> None:
 
 def correctness(spec: dict[str, Any], write: Write) -> None:
     """One backend's outputs against the CPU's, on the shipped bundle."""
-    from ..export.bundling import samples
-    from ..export.engines import Options, Profile, build_engine
+    from ..export.bundle_checks import samples
+    from ..export.engines import Options, Profile, build_engine, profiles_of
+    from ..runtime.engines import FOLDER
     from ..runtime.model.source import open_source
     from .agreement import make_sides, pictures_for, run, tolerances
 
@@ -98,8 +99,10 @@ def correctness(spec: dict[str, Any], write: Write) -> None:
     if backend in {"tensorrt", "tensorrt-rtx"}:
         profile = Profile((1, 32, 32), (1, side, side), (1, side, side))
         start = time.perf_counter()
-        for graph in bundle.manifest.graph_names:
-            build_engine(bundle, graph, backend, precision, [profile], options=Options(optimization_level=1))
+        for model in open_source(folder).models:
+            shapes = profiles_of(model, sizes=[profile], bundle=bundle)
+            options = Options(optimization_level=1)
+            build_engine(model, backend, precision, shapes, folder / FOLDER, options=options)
         result["build_seconds"] = time.perf_counter() - start
         write(result)
     images = samples() or [_picture(Path(spec["work"]), side)]

@@ -13,17 +13,16 @@ import onnx_ir as ir
 import torch
 
 from ..runtime.bundle import GraphInfo, GraphName, Manifest, require_free, write_bundle
-from ..runtime.errors import UsageError
-from ..runtime.images import read_image
 from ..runtime.limits import Limits
 from ..runtime.packages import installed
+from .bundle_checks import TOLERANCES, example_inputs, read_crops
 from .forms import CostModel, Fixed
 from .fusion import LOWERINGS, Report, fuse, fuse_measured
 from .graphs import serialise
 from .macs import count
 from .memory import GraphMemory, measure
 from .onnx_export import OPSET, export_graph, ports
-from .verify import Difference, Tolerance, compare, require, run
+from .verify import Difference, compare, require, run
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -34,23 +33,6 @@ Form = Literal["naive", "fused", "auto"]
 
 REFERENCE: Final = (512, 768)
 """Height and width for which multiply-accumulates are counted and forms are measured."""
-
-TOLERANCES: Final[dict[GraphName, Tolerance]] = {
-    # An argmax between two classes that are equal but for rounding can tip either way.
-    "segment": Tolerance(atol=0, rtol=0, share=1e-3),
-    # So can a rounding to whole levels, by one.
-    "analyse": Tolerance(atol=0, rtol=0, share=2e-3, limit=1),
-    "synthesise": Tolerance(atol=0, rtol=0, share=2e-3, limit=1),
-    "refine": Tolerance(atol=0, rtol=0, share=2e-3, limit=1),
-}
-
-MIXED_TOLERANCES: Final[dict[GraphName, Tolerance]] = {
-    # Where the two sides compute in different precisions, more roundings and argmaxes tip.
-    "segment": Tolerance(atol=0, rtol=0, share=2e-2),
-    "analyse": Tolerance(atol=0, rtol=0, share=5e-2, limit=1),
-    "synthesise": Tolerance(atol=1, rtol=0, share=1e-2, limit=16),
-    "refine": Tolerance(atol=1, rtol=0, share=1e-2, limit=16),
-}
 
 
 @dataclass(frozen=True)
@@ -68,65 +50,6 @@ class Exported:
     form: str
     report: Report
     differences: tuple[Difference, ...]
-
-
-def samples() -> list[Path]:
-    """The photographs of the repository, or none where the package stands alone."""
-    folder = Path(__file__).parent.parent / "samples"
-    return sorted(p for p in folder.glob("*") if p.suffix in {".png", ".jpg"}) if folder.is_dir() else []
-
-
-def read_crops(
-    images: Sequence[Path], multiple: int, limits: Limits | None = None
-) -> list[npt.NDArray[np.uint8]]:
-    """Crops of real images, of two sizes, as batches.
-
-    Args:
-        images: image files; the first two are used.
-        multiple: what heights and widths must be multiples of.
-        limits: on the images; None for the defaults.
-
-    Returns:
-        uint8, 1 x H x W x 3 and 2 x H' x W' x 3.
-
-    Raises:
-        UsageError: there are none, or one cannot be read.
-        ImageError: one is no picture of a kind that is supported.
-        LimitError: one is beyond the limits.
-    """
-    if not images:
-        raise UsageError(
-            "export checks its graphs on real images: name a folder of photographs (--images DIR)"
-        )
-    pixels = []
-    for path in (*images, *images)[:2]:
-        image = np.atleast_3d(read_image(path, limits or Limits()).pixels)
-        pixels.append(image[:, :, :3] if image.shape[2] > 2 else image[:, :, :1].repeat(3, axis=2))
-
-    def crop(image: npt.NDArray[np.uint8], rows: int, columns: int) -> npt.NDArray[np.uint8]:
-        pad = ((0, max(0, rows - image.shape[0])), (0, max(0, columns - image.shape[1])), (0, 0))
-        return np.ascontiguousarray(np.pad(image, pad, mode="edge")[:rows, :columns])
-
-    def near(size: int) -> int:
-        return max(1, round(size / multiple)) * multiple
-
-    first = crop(pixels[0], near(320), near(256))[None]
-    second = np.stack([crop(image, near(128), near(192)) for image in pixels])
-    return [first, second]
-
-
-def example_inputs(image: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.uint8]]:
-    """What a bundle's graphs take that no other graph gives, by name, for a check on real images.
-
-    The decoded picture that `refine` takes is the image with its lowest four bits gone: what coarse coding leaves.
-
-    Args:
-        image: uint8, N x H x W x 3.
-    """
-    settings = np.zeros((len(image), 2), np.uint8)
-    settings[:, 0] = 40
-    decoded: npt.NDArray[np.uint8] = (image & np.uint8(0xF0)) + np.uint8(8)
-    return {"image": image, "decoded": decoded, "settings": settings}
 
 
 def _references(source: Source, image: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.uint8]]:

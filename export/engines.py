@@ -17,15 +17,19 @@ from ..runtime import engine_trust
 from ..runtime.backends import cuda
 from ..runtime.backends.tensorrt import Log, logger, make
 from ..runtime.backends.tensorrt import load_product as import_product
-from ..runtime.engines import FOLDER, LAYERS_SUFFIX, EngineInfo, Product, Shapes
+from ..runtime.engines import LAYERS_SUFFIX, EngineInfo, Product, Shapes
 from ..runtime.errors import BackendError, DependencyError, UsageError
 from ..runtime.files import read_regular_file, write_atomically
+from ..runtime.model.feeds import require_names
+from ..runtime.model.header import shape_text
+from ..runtime.model.source import bundle_shapes
 from .graphs import serialise
-from .onnx_export import ports
 from .precision import require_buildable, rest_to_half, to_half
 
 if TYPE_CHECKING:
-    from ..runtime.bundle import Bundle, GraphName
+    from ..runtime.bundle import Bundle
+    from ..runtime.model.header import Port
+    from ..runtime.model.source import Model
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "int8-fp16"]
 
@@ -72,16 +76,15 @@ class Profile:
             raise UsageError(f"--shapes {text}: sizes must not fall from MIN over OPT to MAX")
         return cls(least, best, most)
 
-    def shapes(self, graph: GraphName, label_scale: int, multiple: int) -> dict[str, Shapes]:
-        """Shapes of a graph's inputs, image sizes rounded up to the bundle's multiple."""
+    def shapes(self, names: Sequence[str], label_scale: int, multiple: int) -> dict[str, Shapes]:
+        """Shapes of inputs of a bundle's graphs, image sizes rounded up to the bundle's multiple."""
 
         def padded(size: tuple[int, int, int]) -> tuple[int, int, int]:
             n, height, width = size
             return n, -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
-        inputs, _ = ports(label_scale)[graph]
-        sizes = [padded(size) for size in (self.least, self.best, self.most)]
-        return {port.name: cast("Shapes", tuple(port.shape(*size) for size in sizes)) for port in inputs}
+        sizes = [bundle_shapes(label_scale, *padded(size)) for size in (self.least, self.best, self.most)]
+        return {name: cast("Shapes", tuple(shapes[name] for shapes in sizes)) for name in names}
 
 
 DEFAULT_PROFILE: Final = Profile((1, 32, 32), (1, 512, 768), (4, 1088, 1920))
@@ -303,33 +306,128 @@ def _proto(data: bytes) -> Any:
     return onnx.load_model_from_string(data)
 
 
+def profiles_of(
+    model: Model,
+    *,
+    named: Sequence[tuple[str, Shapes]] = (),
+    sizes: Sequence[Profile] = (),
+    bundle: Bundle | None = None,
+) -> list[dict[str, Shapes]]:
+    """The optimisation profiles of a graph.
+
+    Args:
+        model: the graph.
+        named: smallest, best and largest shape by input; an input that is named again begins another profile.
+        sizes: image sizes, for the graphs of a bundle.
+        bundle: that holds the graph; None: nobody does.
+
+    Returns:
+        For each profile the shapes of all inputs. Inputs of fixed size need none; where a bundle's graph is given
+        nothing, it gets `DEFAULT_PROFILE`.
+
+    Raises:
+        UsageError: a name that no input has, a shape that does not fit, or an input whose size is open and not given.
+    """
+    require_names([name for name, _ in named], model.inputs, "--shapes")
+    if sizes and bundle is None:
+        raise UsageError(
+            f"--shapes {_size_text(sizes[0])}: image sizes are for bundles; name the inputs: {_example(model)}"
+        )
+    if bundle is not None and not named:
+        manifest = bundle.manifest
+        names = [port.name for port in model.inputs]
+        return [p.shapes(names, manifest.label_scale, manifest.multiple) for p in sizes or (DEFAULT_PROFILE,)]
+    groups: list[dict[str, Shapes]] = [{}]
+    for name, shapes in named:
+        if name in groups[-1]:
+            groups.append({})
+        groups[-1][name] = shapes
+    return [_complete(group, model) for group in groups]
+
+
+def _complete(group: Mapping[str, Shapes], model: Model) -> dict[str, Shapes]:
+    """The shapes of all inputs, where some are given: dimensions of one symbolic name have one size."""
+    sizes: dict[str, tuple[int, int, int]] = {}
+    for port in model.inputs:
+        for i, own in enumerate(port.shape or () if port.name in group else ()):
+            if isinstance(own, str) and all(i < len(shape) for shape in group[port.name]):
+                least, best, most = group[port.name]
+                sizes[own] = (least[i], best[i], most[i])
+    return {port.name: _shapes_of(port, group.get(port.name), sizes, model) for port in model.inputs}
+
+
+def _shapes_of(
+    port: Port, given: Shapes | None, sizes: Mapping[str, tuple[int, int, int]], model: Model
+) -> Shapes:
+    if given is None:
+        found = []
+        for i, own in enumerate(port.shape if port.shape is not None else (None, None)):
+            if isinstance(own, int):
+                found.append((own, own, own))
+            elif own is not None and own in sizes:
+                found.append(sizes[own])
+            elif i == 0:  # a batch of one, as for `oslic run`
+                found.append((1, 1, 1))
+            else:
+                raise UsageError(
+                    f"the input {port} has no fixed size: give its shapes, such as {_example(model)}"
+                )
+        least, best, most = (tuple(size[i] for size in found) for i in range(3))
+        return least, best, most
+    for shape in given:
+        if not port.takes(shape):
+            raise UsageError(f"--shapes {port.name}={shape_text(shape)} does not fit the input {port}")
+    return given
+
+
+def _size_text(profile: Profile) -> str:
+    return ",".join("x".join(map(str, size)) for size in (profile.least, profile.best, profile.most))
+
+
+def _example(model: Model) -> str:
+    """What `--shapes` could say, for messages."""
+    words = []
+    for port in model.inputs:
+        if port.shape is None or any(not isinstance(size, int) for size in port.shape):
+            marks = port.shape if port.shape is not None else ("N", "C", "H", "W")
+            sizes = [
+                "x".join(
+                    str(s) if isinstance(s, int) else str(n if i == 0 else side) for i, s in enumerate(marks)
+                )
+                for n, side in ((1, 64), (1, 256), (4, 512))
+            ]
+            words.append(f"--shapes {port.name}={','.join(sizes)}")
+    return " ".join(words) or "no --shapes at all: its inputs are of fixed size"
+
+
 def build_engine(
-    bundle: Bundle,
-    graph: GraphName,
+    model: Model,
     product: Product,
     precision: Precision,
-    profiles: Sequence[Profile],
+    profiles: Sequence[Mapping[str, Shapes]],
+    folder: Path,
     *,
     options: Options,
     progress: Callable[[str], Any] | None = None,
-) -> Path:
-    """Build one graph's engine into the bundle's `engines/`.
+) -> tuple[Path, EngineInfo]:
+    """Build the engine of a graph into a folder.
 
     Args:
-        bundle: the bundle.
-        graph: which graph.
+        model: the graph: any ONNX file's, or one of a bundle's.
         product: with which product.
         precision: of the heavy layers.
-        profiles: image sizes.
+        profiles: shapes of the inputs, see `profiles_of`.
+        folder: where to; it is made if it does not exist.
         options: how to build.
         progress: gets lines while the build runs.
 
     Returns:
-        The engine's path; its sidecar lies beside it.
+        The engine's path, and its sidecar, which lies beside it.
 
     Raises:
         BackendError: the product refuses the graph.
-        UsageError: what the product cannot do, or no record can be kept of engines built here.
+        UsageError: what the product cannot do, the folder cannot be made, or no record can be kept of engines built
+            here.
         DependencyError: it is not installed.
     """
     trt = load_product(product)
@@ -338,25 +436,28 @@ def build_engine(
     gpu = compute_capability()
     if product == "tensorrt" and gpu is None:
         raise BackendError("tensorrt builds engines only on the GPU that they are for; here is none")
-    info = bundle.manifest
-    shapes = tuple(p.shapes(graph, info.label_scale, info.multiple) for p in profiles)
-    data = prepare(bundle.read_graph(graph), precision)
-    start = time.perf_counter()
-    plan = build_plan(trt, data, shapes, replace(options, tf32=precision == "tf32"), progress)
-    folder = bundle.path / FOLDER
-    folder.mkdir(exist_ok=True)
-    stem = f"{graph}.{product}.{precision}"
+    try:
+        data = prepare(model.data, precision)
+        start = time.perf_counter()
+        plan = build_plan(trt, data, profiles, replace(options, tf32=precision == "tf32"), progress)
+    except (BackendError, UsageError) as error:
+        raise type(error)(f"{model.path}: {error}") from error
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"the folder {folder} cannot be made: {error.strerror}") from error
+    stem = f"{model.name}.{product}.{precision}"
     path = folder / f"{stem}.engine"
     sidecar = EngineInfo(
         file=path.name,
         sha256=hashlib.sha256(plan).hexdigest(),
-        graph=graph,
-        graph_sha256=info.graphs[graph].sha256,
+        graph=model.name,
+        graph_sha256=model.file_sha256,
         backend=product,
         version=str(trt.__version__),
         precision=precision,
         gpu=_runs_on(product, gpu, options),
-        profiles=shapes,
+        profiles=tuple(dict(shapes) for shapes in profiles),
         version_compatible=options.version_compatible,
         stripped=options.stripped,
         optimization_level=options.optimization_level,
@@ -367,7 +468,7 @@ def build_engine(
     write_atomically(folder / f"{stem}.json", sidecar.to_json().encode())
     if options.layers:
         write_atomically(folder / f"{stem}{LAYERS_SUFFIX}", describe_layers(trt, plan).encode())
-    return path
+    return path, sidecar
 
 
 def _runs_on(product: Product, gpu: str | None, options: Options) -> str:

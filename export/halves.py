@@ -16,7 +16,7 @@ from ..runtime.bundle import Bundle, GraphName, write_bundle
 from ..runtime.errors import UsageError
 from ..runtime.limits import Limits
 from ..runtime.model.source import model_of
-from .bundling import MIXED_TOLERANCES, example_inputs, read_crops
+from .bundle_checks import MIXED_TOLERANCES, example_inputs, read_crops
 from .graphs import serialise
 from .precision import Half, to_half
 from .verify import Difference, Tolerance, compare, require, run

@@ -192,7 +192,9 @@ def require_buildable(model: ir.Model, precision: str) -> None:
     if is_quantised(model) and not int8:
         raise UsageError(f"the graph is quantised (Q/DQ); build it with --precision int8, not {precision}")
     if int8 and not is_quantised(model):
-        raise UsageError("INT8 needs a graph with Q/DQ nodes: `oslic calibrate` makes one from this bundle")
+        raise UsageError(
+            "INT8 needs a graph with Q/DQ nodes: `oslic calibrate --target tensorrt` makes one of this"
+        )
     for node in model.graph:
         if node.op_type in _QUANTISING:
             _require_symmetric(node)
@@ -213,7 +215,8 @@ def _require_symmetric(node: ir.Node) -> None:
         raise UsageError(f"the zero point of {name} is computed; TensorRT needs a constant")
     if zero.const_value.dtype == ir.DataType.UINT8:
         raise UsageError(
-            f"{name} is uint8; TensorRT takes it as int8 and computes other numbers: make it int8"
+            f"{name} is uint8; TensorRT takes it as int8 and computes other numbers: calibrate the float graph again "
+            "with --target tensorrt"
         )
     if zero.const_value.dtype == ir.DataType.INT32:
         raise UsageError(f"{name} dequantises an int32 bias; TensorRT refuses it: keep biases in float32")

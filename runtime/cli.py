@@ -71,17 +71,17 @@ COMMANDS: dict[str, Command] = {
     "inspect": Command("runtime.commands.inspect", "show what an ONNX graph, an engine or a bundle holds"),
     "flif": Command("runtime.commands.flif", "encode, decode and examine FLIF files"),
     "export": Command("export.commands.export", "export a checkpoint to a bundle", "export"),
-    "fuse": Command("export.commands.fuse", "fuse the octave convolutions of any ONNX graph", "export"),
-    "cast": Command("export.commands.cast", "cast a bundle's graphs to float16", "export"),
-    "build": Command("export.commands.build", "build a bundle's TensorRT engines", "export"),
+    "fuse": Command("export.commands.fuse", "fuse the octave convolutions of any ONNX graph", "onnx"),
+    "cast": Command("export.commands.cast", "cast an ONNX graph or a bundle to float16", "onnx"),
+    "build": Command("export.commands.build", "build TensorRT engines of an ONNX graph or a bundle", "onnx"),
     "calibrate": Command(
-        "calibration.commands.calibrate", "quantise a bundle to int8 on photographs", "calibrate"
+        "calibration.commands.calibrate", "quantize an ONNX graph or a bundle to int8", "calibrate"
     ),
     "train": Command("training.commands.train", "train and evaluate checkpoints", "train"),
     "compare": Command(
         "bench.commands.compare",
-        "compare backends, precisions or forms of a checkpoint, down to the layer",
-        "export",
+        "compare graphs, backends or precisions, down to the layer",
+        "onnx",
     ),
     "bench": Command("bench.commands.bench", "measure latency, rate-distortion, fusion, drift", "bench"),
     "demo": Command("bench.commands.demo", "compress photographs and show every layer"),

@@ -43,12 +43,13 @@ from oslic.runtime.backends.exchange import contiguous, view
 from oslic.runtime.backends.onnxruntime_gpu import _TRIAL
 from oslic.runtime.backends.protocol import Availability
 from oslic.runtime.backends.tensorrt import Log, TensorRtRunner, require_valid
-from oslic.runtime.bundle import GRAPH_NAMES, Bundle, default_bundle
+from oslic.runtime.bundle import LAYER_GRAPHS, Bundle, default_bundle
 from oslic.runtime.cli import main
 from oslic.runtime.codec import Codec
 from oslic.runtime.commands.inspect import describe
 from oslic.runtime.engines import PRODUCTS, EngineInfo, choose_engine, rebuild_command, wanted_precision
 from oslic.runtime.errors import BackendError
+from oslic.runtime.model.source import model_of
 
 NO_GPU = not cuda.gpus()[0]
 without_gpu = pytest.mark.skipif(not NO_GPU, reason="this machine has a GPU")
@@ -703,7 +704,7 @@ def test_the_fastest_precision_is_wanted_and_no_other_taken_instead(bundle):
     assert wanted_precision(bundle, "tensorrt") is None
     with pytest.raises(BackendError, match="has no tensorrt engine of segment; build it: oslic build"):
         choose_engine(bundle, "segment", "tensorrt", **HERE)
-    for graph in GRAPH_NAMES:
+    for graph in LAYER_GRAPHS:
         put_engine(bundle, graph, precision="fp32")
     put_engine(bundle, "synthesise", precision="fp16", version="11.3.0")
     assert wanted_precision(bundle, "tensorrt") == "fp16"
@@ -728,11 +729,9 @@ def test_the_command_that_rebuilds_asks_for_the_same_engine(bundle):
     build.configure(parser)
     args = parser.parse_args(words[2:])
     manifest = bundle.manifest
+    inputs = manifest.graphs["synthesise"].inputs
     profiles = [Profile.parse(text) for text in args.shapes]
-    assert (
-        tuple(p.shapes("synthesise", manifest.label_scale, manifest.multiple) for p in profiles)
-        == info.profiles
-    )
+    assert tuple(p.shapes(inputs, manifest.label_scale, manifest.multiple) for p in profiles) == info.profiles
     assert (args.backend, args.precision, args.graph) == ("tensorrt", "fp16", ["synthesise"])
     assert (args.optimization_level, args.version_compatible, args.hardware_compatible, args.stripped) == (
         5,
@@ -768,7 +767,7 @@ def stand_in(bundle, monkeypatch):
     monkeypatch.setattr(cuda, "gpus", lambda: ([cuda.Gpu("a stand-in", "9.0")], ""))
     monkeypatch.setattr(cuda, "package", lambda: "host")
     monkeypatch.setattr(cuda, "open_driver", lambda: driver)
-    for graph in GRAPH_NAMES:
+    for graph in LAYER_GRAPHS:
         data = bundle.read_graph(graph)
         info = put_engine(bundle, graph, precision="fp32", sha256=hashlib.sha256(data).hexdigest())
         (bundle.path / "engines" / info.file).write_bytes(data)
@@ -969,7 +968,7 @@ def test_gpus_that_a_product_has_no_kernels_for_are_refused(stand_in):
 
 @without_gpu
 def test_engines_in_a_bundle_do_not_promise_a_gpu(bundle):
-    for graph in GRAPH_NAMES:
+    for graph in LAYER_GRAPHS:
         put_engine(bundle, graph)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -1122,7 +1121,7 @@ def test_the_command_lists_every_backend_with_version_and_reason(capsys):
     assert all(name in text for name in backends.BACKENDS)
 
 
-@pytest.mark.parametrize("graph", GRAPH_NAMES)
+@pytest.mark.parametrize("graph", LAYER_GRAPHS)
 def test_bound_sessions_compute_what_plain_ones_do(ort, graph):
     """I/O binding on the CPU's memory: the same code as on a GPU's, but for the device's name."""
     bundle = Bundle.open(default_bundle())
@@ -1440,19 +1439,21 @@ def test_pycudas_errors_are_ours_and_its_context_is_current_only_for_the_call(mo
         cuda._PyCuda()
 
 
-GPU_BACKENDS = [name for name in backends.BACKENDS if name != "onnxruntime-cpu"]
+GPU_BACKENDS = [name for name in backends.BACKENDS if name not in {"onnxruntime-cpu", "openvino"}]
 
 
 def require_gpu_backend(name, bundle):
     """Build what it runs; skip where it cannot be used."""
     if NO_GPU:
         pytest.skip(f"needs an NVIDIA GPU: {cuda.gpus()[1]}")
-    from oslic.export.engines import DEFAULT_PROFILE, build_engine
     from oslic.export.engines import Options as BuildOptions
+    from oslic.export.engines import build_engine, profiles_of
 
     if name in PRODUCTS and importlib.util.find_spec(PRODUCTS[name]) is not None:
-        for graph in GRAPH_NAMES:
-            build_engine(bundle, graph, name, "fp32", [DEFAULT_PROFILE], options=BuildOptions())
+        for graph in LAYER_GRAPHS:
+            model = model_of(bundle, graph)
+            profiles = profiles_of(model, bundle=bundle)
+            build_engine(model, name, "fp32", profiles, bundle.path / "engines", options=BuildOptions())
     found = probe_all(bundle)[name]
     if not found.usable:
         pytest.skip(found.reason)

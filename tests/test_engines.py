@@ -21,9 +21,10 @@ from oslic.export.fusion import fuse, random_inputs
 from oslic.export.precision import require_buildable, rest_to_half, to_half
 from oslic.export.verify import Tolerance, compare, run
 from oslic.runtime import engine_trust
-from oslic.runtime.bundle import GRAPH_NAMES, Bundle, default_bundle
+from oslic.runtime.bundle import LAYER_GRAPHS, Bundle, default_bundle
 from oslic.runtime.engines import EngineInfo, choose_engine, read_engine
 from oslic.runtime.errors import BackendError, DependencyError, UsageError
+from oslic.runtime.model.source import model_of
 from test_fusion import SHAPE, export
 
 needs_rtx = pytest.mark.skipif(
@@ -72,6 +73,11 @@ def quantise(model, tmp_path_factory):
         return path.read_bytes()
 
     return make
+
+
+def default_shapes(bundle, graph):
+    info = bundle.manifest
+    return engines.DEFAULT_PROFILE.shapes(info.graphs[graph].inputs, info.label_scale, info.multiple)
 
 
 def data_of(model):
@@ -148,7 +154,7 @@ def test_engines_with_detailed_layers_build(model):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("graph", GRAPH_NAMES)
+@pytest.mark.parametrize("graph", LAYER_GRAPHS)
 def test_uint8_meets_no_type_that_tensorrt_does_not_cast_it_to(graph, precision):
     bundle = Bundle.open(default_bundle())
     data = prepare(bundle.read_graph(graph), precision)
@@ -162,7 +168,11 @@ def test_uint8_meets_no_type_that_tensorrt_does_not_cast_it_to(graph, precision)
         if onnx.TensorProto.UINT8 in kinds:
             assert node.op_type == "Cast"
             assert kinds < {onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16}
-    sides = [engines.DEFAULT_PROFILE.shapes(graph, bundle.manifest.label_scale, bundle.manifest.multiple)]
+    sides = [
+        engines.DEFAULT_PROFILE.shapes(
+            bundle.manifest.graphs[graph].inputs, bundle.manifest.label_scale, bundle.manifest.multiple
+        )
+    ]
     random = np.random.default_rng(0)
     feeds = {name: random.integers(0, 11, least, np.uint8) for name, (least, _, _) in sides[0].items()}
     for name, y in run(data, feeds).items():
@@ -195,7 +205,9 @@ def test_what_is_built_is_recorded_outside_of_the_bundle(tmp_path, monkeypatch):
     bundle = small_bundle.write(tmp_path / "bundle")
     profile = Profile.parse("1x32x32,1x64x64,1x64x64")
     options = Options(optimization_level=0)
-    engines.build_engine(bundle, "synthesise", "tensorrt-rtx", "fp32", [profile], options=options)
+    model = model_of(bundle, "synthesise")
+    shapes = engines.profiles_of(model, sizes=[profile], bundle=bundle)
+    engines.build_engine(model, "tensorrt-rtx", "fp32", shapes, bundle.path / "engines", options=options)
     info = EngineInfo.read(bundle.path / "engines" / "synthesise.tensorrt-rtx.fp32.json")
     assert engine_trust.built_here(info)
     assert [file.name for file in (tmp_path / "state" / "oslic" / "engines").iterdir()] == [info.sha256]
@@ -216,7 +228,12 @@ def test_where_nothing_can_be_recorded_nothing_is_built(tmp_path, monkeypatch):
     bundle = small_bundle.write(tmp_path / "bundle")
     with pytest.raises(UsageError, match="set XDG_STATE_HOME to one that can"):
         engines.build_engine(
-            bundle, "synthesise", "tensorrt-rtx", "fp32", [engines.DEFAULT_PROFILE], options=Options()
+            model_of(bundle, "synthesise"),
+            "tensorrt-rtx",
+            "fp32",
+            [],
+            bundle.path / "engines",
+            options=Options(),
         )
     assert not (bundle.path / "engines").exists()
 
@@ -237,12 +254,14 @@ def test_records_lie_where_the_system_keeps_state(tmp_path, monkeypatch):
 @needs_rtx
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("graph", GRAPH_NAMES)
+@pytest.mark.parametrize("graph", LAYER_GRAPHS)
 def test_every_shipped_graph_builds(graph, precision):
     if not default_bundle().is_dir():
         pytest.skip("no bundle is shipped yet")
     bundle = Bundle.open(default_bundle())
-    shapes = engines.DEFAULT_PROFILE.shapes(graph, bundle.manifest.label_scale, bundle.manifest.multiple)
+    shapes = engines.DEFAULT_PROFILE.shapes(
+        bundle.manifest.graphs[graph].inputs, bundle.manifest.label_scale, bundle.manifest.multiple
+    )
     data = prepare(bundle.read_graph(graph), precision)
     assert build_plan(load_product("tensorrt-rtx"), data, [shapes], Options(optimization_level=0))
 
@@ -355,7 +374,7 @@ def test_bad_profiles_are_refused(text):
 
 
 def test_profiles_are_padded_to_the_multiple():
-    shapes = Profile.parse("1x1x1,1x500x750,2x512x768").shapes("synthesise", 4, 32)
+    shapes = Profile.parse("1x1x1,1x500x750,2x512x768").shapes(("compact", "labels"), 4, 32)
     assert shapes == {
         "compact": ((1, 4, 4, 3), (1, 64, 96, 3), (2, 64, 96, 3)),
         "labels": ((1, 8, 8), (1, 128, 192), (2, 128, 192)),

@@ -276,10 +276,10 @@ def _python(code: str) -> str:
 @pytest.mark.parametrize(
     ("words", "package", "extra"),
     [
-        ("fuse a.onnx -o b.onnx", "onnx_ir", "export"),
-        ("export checkpoint -o bundle", "onnx_ir", "export"),
-        ("build bundle --backend tensorrt-rtx", "onnx_ir", "export"),
-        ("compare bundle --backends a,b", "onnx_ir", "export"),
+        ("fuse a.onnx -o b.onnx", "onnx_ir", "onnx"),
+        ("export checkpoint -o bundle", "onnx_ir", "onnx"),
+        ("build bundle --backend tensorrt-rtx", "onnx_ir", "onnx"),
+        ("compare bundle --backends a,b", "onnx_ir", "onnx"),
         ("calibrate bundle --images photos -o int8", "onnx", "calibrate"),
         ("train codec --data photos --out run", "torch", "train"),
         ("bench fusion --network lite", "onnx_ir", "bench,export"),

@@ -111,7 +111,7 @@ def _bounds(args: argparse.Namespace, outputs: set[str]) -> dict[str, dict[str, 
 
 def _inputs(args: argparse.Namespace, one: Side) -> Iterator[tuple[str, Feeds]]:
     """Names and arrays of what both sides run on."""
-    from ...export.bundling import samples
+    from ...export.bundle_checks import samples
     from ...runtime.images import find_images
     from ...runtime.model.pictures import read_pictures
     from ..agreement import pictures_for

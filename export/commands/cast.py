@@ -98,7 +98,7 @@ def _cast_graph(args: argparse.Namespace, model: Model) -> list[Difference]:
 def _cast_bundle(args: argparse.Namespace, source: Source) -> list[Difference]:
     from ...runtime.bundle import require_another, require_free
     from ...runtime.images import find_images
-    from ..bundling import samples
+    from ..bundle_checks import samples
     from ..halves import check_half, half_graphs, write_half
 
     bundle, output = source.bundle, Path(args.output)

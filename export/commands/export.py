@@ -34,7 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ...runtime.errors import UsageError
     from ...runtime.images import find_images
-    from ..bundling import export_bundle, samples
+    from ..bundle_checks import samples
+    from ..bundling import export_bundle
     from ..sources import from_checkpoint, from_factory
 
     if ":" in args.source and not Path(args.source).exists():

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _HALVES: Final = {"float16": "fp16", "bfloat16": "bf16"}
 ENGINE_SUFFIXES: Final = frozenset({".engine", ".plan"})
+_TYPICAL: Final = (512, 768)
 _MOST_BYTES: Final = (1 << 31) - 1  # of a protobuf message
 
 
@@ -223,7 +224,7 @@ def _with_weights(path: Path, external: tuple[str, ...]) -> bytes:
         import onnx
     except ImportError as error:
         raise DependencyError(
-            f"{path} has weights in other files, which the package onnx reads: pip install 'oslic[export]'"
+            f"{path} has weights in other files, which the package onnx reads: pip install 'oslic[onnx]'"
         ) from error
     try:
         model: Any = onnx.load(str(path))
@@ -246,6 +247,7 @@ def model_of(bundle: Bundle, name: GraphName) -> Model:
         raise BundleError(f"{error}; export the bundle again") from error
     highest = {"labels": len(manifest.classes) - 1, "compact": manifest.levels - 1}
     names = {port.name for port in header.inputs}
+    typical = bundle_shapes(manifest.label_scale, 1, *_TYPICAL)
     return Model(
         name,
         path,
@@ -254,16 +256,22 @@ def model_of(bundle: Bundle, name: GraphName) -> Model:
         manifest.graphs[name].sha256,
         weight_limit(manifest, name),
         {port: (0.0, float(most)) for port, most in highest.items() if port in names},
-        {port: shape for port, shape in _shapes(manifest.label_scale).items() if port in names},
+        {port: shape for port, shape in typical.items() if port in names},
     )
 
 
-def _shapes(label_scale: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of the inputs of a bundle's graphs for a picture of 768x512."""
-    height, width = 512, 768
+def bundle_shapes(label_scale: int, count: int, height: int, width: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of what a bundle's graphs take, by input, for pictures of one size.
+
+    Args:
+        label_scale: the manifest's.
+        count: pictures in a batch.
+        height: of the pictures, a multiple of the manifest's number.
+        width: of the pictures, too.
+    """
     return {
-        **dict.fromkeys(("image", "decoded", "estimate"), (1, height, width, 3)),
-        "labels": (1, height // label_scale, width // label_scale),
-        "compact": (1, height // COMPACT_SCALE, width // COMPACT_SCALE, 3),
-        "settings": (1, 2),
+        **dict.fromkeys(("image", "decoded", "estimate"), (count, height, width, 3)),
+        "labels": (count, height // label_scale, width // label_scale),
+        "compact": (count, height // COMPACT_SCALE, width // COMPACT_SCALE, 3),
+        "settings": (count, 2),
     }

@@ -277,7 +277,7 @@ def _python(code: str) -> str:
     ("words", "package", "extra"),
     [
         ("fuse a.onnx -o b.onnx", "onnx_ir", "onnx"),
-        ("export checkpoint -o bundle", "onnx_ir", "onnx"),
+        ("export checkpoint -o bundle", "onnx_ir", "export"),
         ("build bundle --backend tensorrt-rtx", "onnx_ir", "onnx"),
         ("compare bundle --backends a,b", "onnx_ir", "onnx"),
         ("calibrate bundle --images photos -o int8", "onnx", "calibrate"),

@@ -29,15 +29,17 @@ from .graph import Graph
 from .images import digest, read_photographs
 from .judge import FloatNetworks, Judge
 from .options import Options
+from .placement import NothingToQuantizeError
 from .report import html
 from .steps import Calibrated, calibrate_graph
-from .subject import Work
+from .subject import Subject, Work
+from .targets import FORMS
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 FORMAT: Final = "oslic-calibration"
-VERSION: Final = 1
+VERSION: Final = 2
 REPORT_JSON, REPORT_HTML = REPORT_NAMES
 
 _JUDGED: Final = 8
@@ -100,7 +102,7 @@ def calibrate_bundle(
         DependencyError: ONNX Runtime is missing or too old.
     """
     options.check()
-    _require_kernels()
+    require_kernels()
     require_free(folder, replace=replace_old)
     require_another(folder, bundle.path, "calibrate", "int8")
     manifest = bundle.manifest
@@ -120,7 +122,12 @@ def calibrate_bundle(
         if name not in options.graphs:
             results[name] = Calibrated(bundle.read_graph(name), False, {})
             continue
-        results[name] = made = calibrate_graph(name, work)
+        try:
+            results[name] = made = calibrate_graph(Subject.of(name, work))
+        except NothingToQuantizeError as error:
+            results[name] = Calibrated(bundle.read_graph(name), False, {})
+            progress(f"{error}; it is passed on as it came")
+            continue
         progress(summary(name, made.report))
     if not any(result.int8 for result in results.values()):
         raise DataError("no layer is left in int8 within the budget; raise --budget-db or --budget-labels")
@@ -131,9 +138,10 @@ def calibrate_bundle(
         "format": FORMAT,
         "version": VERSION,
         "environment": environment.describe(),
-        "bundle": manifest.name,
+        "source": manifest.name,
         "settings": {
-            "photographs": [p.name for p in photographs],
+            "data": [p.name for p in photographs],
+            "target": options.target,
             "data_sha256": digest(photographs),
             "ranges": options.ranges or "auto",
             "weight_bits": options.weight_bits,
@@ -161,7 +169,7 @@ def calibrate_bundle(
     return report
 
 
-def _require_kernels() -> None:
+def require_kernels() -> None:
     """Refuse an ONNX Runtime that computes our graphs in float32: no layer would seem to pay.
 
     Raises:
@@ -180,7 +188,8 @@ def _quantization(
     manifest: Manifest, options: Options, results: dict[GraphName, Calibrated], report: dict[str, Any]
 ) -> dict[str, Any]:
     return {
-        "scheme": "int8, symmetric; weights per output channel, activations per tensor; biases float32",
+        "scheme": f"{FORMS[options.target]}; weights per output channel, activations per tensor; biases float32",
+        "target": options.target,
         "float_fingerprint": manifest.fingerprint,
         "scales": options.rule.name,
         "weight_limit": options.weight_limit,

@@ -17,6 +17,7 @@ from .sensitivity import Decision, Trial, rank
 from .sessions import Session
 from .statistics import Statistics, values_of
 from .subject import Subject
+from .targets import FORMS
 from .writing import Quantised
 
 if TYPE_CHECKING:
@@ -86,13 +87,15 @@ def value_figures(
     signal, noise, clipped = (dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0))
     for name, x in values:
         scale = made.scales[name]
-        stored = np.clip(np.rint(x / scale), -128, 127)
+        low, high = made.bounds[name]
+        stored = np.clip(np.rint(x / scale), low, high)
         signal[name] += float(np.sum(np.square(x, dtype=np.float64)))
         noise[name] += float(np.sum(np.square(stored * scale - x, dtype=np.float64)))
-        clipped[name] += float(np.mean(np.abs(x) > 127.5 * scale)) / images
+        beyond = (x > (high + 0.5) * scale) | (x < (low - 0.5) * scale)
+        clipped[name] += float(np.mean(beyond)) / images
     found = []
     for name in names:
-        histogram, limit = made.histograms[name], float(made.scales[name]) * 127
+        histogram, limit = made.histograms[name], float(made.scales[name]) * made.bounds[name][1]
         found.append(
             {
                 "name": name,
@@ -149,10 +152,14 @@ def describe(
         },
         "variants": [variant.to_dict() for variant in choice.variants],
         "statistics_from_cache": any(variant.prepared.cached for variant in choice.variants),
+        "target": recipe.target,
+        "form": FORMS[recipe.target],
         "budget": subject.budget,
         "damage": damage.value,
-        "agreement": damage.agreement_db,
-        "estimate_db": {"before": subject.judge.float_db(), "after": damage.estimate_db},
+        "damage_text": subject.judge.text(damage.value),
+        "budget_text": subject.judge.text(subject.budget),
+        "agreement": damage.agreement,
+        "score": {"measure": subject.judge.measure, "before": subject.judge.before(), "after": damage.score},
         "layers": [
             {
                 "name": trial.layer.name,
@@ -168,6 +175,7 @@ def describe(
             for trial in trials
         ],
         "transposed_left": prepared.kept_transposed,
+        "left": prepared.placement.left() | prepared.kept_transposed,
         "values": value_figures(made, prepared.statistics, values, len(feeds)),
         "kernels": kernel_counts(kernels),
         "int8_convolutions": {
@@ -185,7 +193,6 @@ def summary(name: str, report: dict[str, Any]) -> str:
     """One line about a graph."""
     layers = report["layers"]
     int8 = sum(layer["decision"] == "int8" for layer in layers)
-    unit = "of the labels change" if name == "segment" else "dB"
     speed = f", {report['latency']['speedup']:.2f}x as fast here" if report["latency"] else ""
     recipe = report["recipe"]
     extras = "".join(
@@ -195,5 +202,5 @@ def summary(name: str, report: dict[str, Any]) -> str:
     )
     return (
         f"{name}: {int8} of {len(layers)} layers in int8, ranges by {recipe['ranges']}{extras}; "
-        f"damage {report['damage']:.4f} {unit} (budget {report['budget']:g}){speed}"
+        f"damage {report['damage_text']} (budget {report['budget_text']}){speed}"
     )

@@ -70,6 +70,11 @@ class Graph:
         self._names |= self._tensors.keys() | self.producers.keys() | {v.name for v in graph.input}
 
     @property
+    def inputs(self) -> list[str]:
+        """Names of the inputs, in order, without initializers."""
+        return [value.name for value in self.model.graph.input if value.name not in self._tensors]
+
+    @property
     def nodes(self) -> list[onnx.NodeProto]:
         """The nodes, in order."""
         return list(self.model.graph.node)

@@ -1,9 +1,9 @@
-"""Judging quantised graphs on photographs that no range was measured on."""
+"""Judging the quantised graphs of a bundle on photographs that no range was measured on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
@@ -101,18 +101,72 @@ class FloatNetworks:
 
 @dataclass(frozen=True)
 class Damage:
-    """What a quantised graph costs, the other graphs in float.
+    """What a quantised graph costs.
 
     Attributes:
-        value: `segment`: share of the labels that change, 0..1; else: loss of the estimate's PSNR in dB, mean over
-            the photographs; negative if it gained.
-        estimate_db: mean PSNR of the estimate.
-        agreement_db: mean PSNR between both outputs; for labels, the share that agree.
+        value: what counts against the budget; the more, the worse. Of a bundle: the share of the labels that change
+            (`segment`), else the loss of the estimate's PSNR in dB, mean over the photographs, negative if it gained;
+            of other graphs as `outputs.OutputJudge` says.
+        score: the figure that the budget is about, as the user reads it: PSNR of the estimate in dB, ...
+        agreement: how near the outputs are to the float graph's, the more the nearer: PSNR or SQNR in dB; for labels,
+            the share that agree.
     """
 
     value: float
-    estimate_db: float
-    agreement_db: float
+    score: float
+    agreement: float
+
+
+class GraphJudge(Protocol):
+    """Scores quantised forms of one graph."""
+
+    @property
+    def measure(self) -> str:
+        """What `Damage.score` is, in words."""
+
+    def damage(self, data: bytes, weight_limit: int | None) -> Damage:
+        """Score a form of the graph.
+
+        Args:
+            data: the serialised model.
+            weight_limit: see `open_session`.
+        """
+
+    def before(self) -> float:
+        """The score of the float graph."""
+
+    def text(self, value: float) -> str:
+        """A damage or a budget in words."""
+
+
+@dataclass(frozen=True)
+class BundleGraphJudge:
+    """Scores one graph of a bundle, the other graphs in float.
+
+    Attributes:
+        judge: of the bundle.
+        graph: which one.
+    """
+
+    judge: Judge
+    graph: GraphName
+
+    @property
+    def measure(self) -> str:
+        """See `GraphJudge.measure`."""
+        return "PSNR of the estimate, dB"
+
+    def damage(self, data: bytes, weight_limit: int | None) -> Damage:
+        """See `GraphJudge.damage`."""
+        return self.judge.damage(self.graph, data, weight_limit)
+
+    def before(self) -> float:
+        """See `GraphJudge.before`."""
+        return self.judge.float_db()
+
+    def text(self, value: float) -> str:
+        """See `GraphJudge.text`."""
+        return f"{100 * value:.2f} % of the labels change" if self.graph == "segment" else f"{value:.4f} dB"
 
 
 class Judge:

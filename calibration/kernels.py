@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .graph import Graph
@@ -19,7 +17,6 @@ INT8_CONVOLUTION: Final = "QLinearConv"
 # What the optimiser and the profiler append to a node's name.
 _APPENDED: Final = re.compile(r"(_nchwc|_token_\d+|_fused)+$")
 _CONVOLUTIONS: Final = frozenset({"Conv", "FusedConv", "ConvTranspose", INT8_CONVOLUTION})
-_EVENT: Final = "_kernel_time"
 
 
 @dataclass(frozen=True)
@@ -56,19 +53,10 @@ def profile(
         runs: how often it runs.
         weight_limit: see `open_session`.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        prefix = str(Path(folder) / "profile")
-        session = Session(data, threads, where=where, weight_limit=weight_limit, profile=prefix)
-        for _ in range(runs):
-            session.run(feeds)
-        events = session.events()
-    fastest: dict[tuple[str, str], float] = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith(_EVENT):
-            key = event["name"].removesuffix(_EVENT), event["args"]["op_name"]
-            fastest[key] = min(fastest.get(key, float("inf")), event["dur"] * 1e-6)
+    session = Session(data, threads, where=where, weight_limit=weight_limit)
     return [
-        Kernel(_APPENDED.sub("", name), operator, seconds) for (name, operator), seconds in fastest.items()
+        Kernel(_APPENDED.sub("", layer.name), layer.operator, layer.milliseconds * 1e-3)
+        for layer in session.layer_times(feeds, runs)
     ]
 
 
@@ -82,7 +70,7 @@ def seconds_of(kernels: Sequence[Kernel], graph: Graph, names: Iterable[str]) ->
         if node.name in aliases:
             aliases.add(node.output[0])
             readers = graph.readers.get(node.output[0], [])
-            if len(readers) == 1 and readers[0].op_type == "Relu":
+            if len(readers) == 1 and readers[0].op_type in {"Relu", "Clip"}:
                 aliases.add(readers[0].output[0])
     return sum(k.seconds for k in kernels if k.node in aliases and k.operator in _CONVOLUTIONS)
 

@@ -12,6 +12,7 @@ from ..runtime.quantization import EXACT_WEIGHT_LIMIT
 from .ranges import RangeMethod
 from .scales import AnyScale, ScaleRule
 from .statistics import Cache
+from .targets import TARGETS, Target
 
 
 @dataclass(frozen=True)
@@ -19,21 +20,24 @@ class Options:
     """How to calibrate.
 
     Attributes:
-        images: folder of photographs.
-        count: how many photographs ranges are measured on, at the most.
+        images: folder of photographs, for bundles.
+        count: how many samples ranges are measured on, at the most.
         graphs: which graphs to quantise.
         ranges: the range method; None: the one whose output is nearest to the float graph's.
         rule: the scale rule.
         weight_bits: 7, or 8; with 7 the fast kernels of machines without VNNI are exact too.
         budget_db: PSNR of the estimate that `analyse` and `synthesise` may lose together, in dB.
         budget_labels: share of the labels that `segment` may change, 0..1.
-        time_decides: layers whose int8 kernels are clearly slower on this machine stay in float.
+        time_decides: layers whose int8 kernels are clearly slower on this machine stay in float, if it is the target.
+        target: what the result is to run on.
+        exclude: patterns of the names of layers that stay in float.
+        exclude_types: operators that stay in float, such as `ConvTranspose`.
         threads: threads per run.
         cache: of the statistics.
         limits: on the photographs.
     """
 
-    images: Path
+    images: Path = Path()
     count: int = 32
     graphs: tuple[GraphName, ...] = LAYER_GRAPHS
     ranges: RangeMethod | None = None
@@ -42,9 +46,17 @@ class Options:
     budget_db: float = 0.1
     budget_labels: float = 0.05
     time_decides: bool = True
+    target: Target = "cpu"
+    exclude: tuple[str, ...] = ()
+    exclude_types: tuple[str, ...] = ()
     threads: int = 1
     cache: Cache = field(default_factory=lambda: Cache(None))
     limits: Limits = field(default_factory=Limits)
+
+    @property
+    def times_layers(self) -> bool:
+        """Whether times on this machine decide what stays in float: they say nothing of a GPU."""
+        return self.time_decides and self.target == "cpu"
 
     @property
     def weight_limit(self) -> int:
@@ -62,6 +74,7 @@ class Options:
             "--weight-bits": (self.weight_bits in {7, 8}, self.weight_bits, "7 or 8"),
             "--budget-db": (self.budget_db >= 0, self.budget_db, "0 or more"),
             "--budget-labels": (0 <= self.budget_labels <= 1, self.budget_labels, "0..1"),
+            "--target": (self.target in TARGETS, self.target, f"one of {', '.join(TARGETS)}"),
             "--threads": (self.threads >= 1, self.threads, "at least 1"),
         }
         for name, (good, value, wanted) in demands.items():

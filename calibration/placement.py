@@ -3,7 +3,8 @@
 ONNX Runtime and TensorRT fuse different patterns. What both take, and what is written here:
 
 * Convolution, ReLU, Q: the ReLU stays before the Q. TensorRT fuses all three. ONNX Runtime leaves the ReLU out
-  where the smallest integer stands for 0, which is so in the uint8 form of the graph (see `runtime.quantization`).
+  where the smallest integer stands for 0, which is so in the uint8 form of the graph (see `runtime.quantization`), and
+  a ReLU6 (`Clip` from 0 to 6) where the largest integer stands for no more than 6.
 * A value that an int8 kernel computes has one Q/DQ pair, which all its readers share: they see the same numbers, as
   `Equal` behind a max-pooling must, and no convolution is computed twice. Of a value that is there in float anyway,
   float nodes read the original: the upsampled base of the estimate is not rounded for the convolution beside it.
@@ -37,8 +38,13 @@ _MOVES: Final = frozenset(
     {"DepthToSpace", "Flatten", "MaxPool", "Reshape", "Resize", "Slice", "SpaceToDepth", "Squeeze", "Transpose",
      "Unsqueeze"}
 )  # fmt: skip
+_HEAVY: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # Moves that never read less than they are given: behind an int8 value they are always cheaper on bytes.
 _WHOLE_MOVES: Final = frozenset({"DepthToSpace", "Reshape", "Transpose"})
+
+
+class NothingToQuantizeError(BundleError):
+    """A graph without a convolution that could be quantised."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +104,11 @@ class Placement:
         graph: a float graph, with transposed convolutions already written as phases.
         where: names it in messages.
 
+    Attributes:
+        layers: what can be quantised.
+
     Raises:
-        BundleError: the graph has no convolution that could be quantised.
+        NothingToQuantizeError: the graph has no convolution that could be quantised.
     """
 
     def __init__(self, graph: Graph, where: str) -> None:
@@ -108,7 +117,7 @@ class Placement:
         self._nonnegative = self._find_nonnegative()
         self.layers = self._find_layers()
         if not self.layers:
-            raise BundleError(
+            raise NothingToQuantizeError(
                 f"{where} has no two-dimensional convolution with constant float32 weights: nothing to quantise"
             )
 
@@ -124,11 +133,35 @@ class Placement:
         return [Layer(names[0].removesuffix(".00"), tuple(names)) for names in found.values()]
 
     def _is_usable(self, node: NodeProto) -> bool:
-        if node.op_type != "Conv":
-            return False
+        return node.op_type == "Conv" and self.hindrance(node) is None
+
+    def hindrance(self, node: NodeProto) -> str | None:
+        """Why a heavy node cannot be quantised; None if it can."""
+        if node.op_type not in {"Conv", "ConvTranspose"}:
+            return f"a {node.op_type}: only convolutions are quantized"
+        if node.op_type == "ConvTranspose":
+            return "a transposed convolution that has no exact form as plain ones"
         weight = self.graph.constant(node.input[1])
-        bias = len(node.input) < 3 or not node.input[2] or self.graph.constant(node.input[2]) is not None
-        return bias and weight is not None and weight.ndim == 4 and weight.dtype == np.float32
+        if weight is None:
+            return "its weight is computed"
+        if weight.ndim != 4:
+            return f"a {weight.ndim - 2}-dimensional convolution: only two-dimensional ones are quantized"
+        if weight.dtype != np.float32:
+            return f"its weight is {weight.dtype}, not float32"
+        if len(node.input) > 2 and node.input[2] and self.graph.constant(node.input[2]) is None:
+            return "its bias is computed"
+        return None
+
+    def left(self) -> dict[str, str]:
+        """Why each heavy node that belongs to no layer stays in float, by name."""
+        placed = {name for layer in self.layers for name in layer.convolutions}
+        found = {}
+        for node in self.graph.nodes:
+            if node.op_type in _HEAVY and node.name not in placed:
+                reason = self.hindrance(node)
+                if reason is not None and not _reads_no_weights(self.graph, node):
+                    found[node.name] = reason
+        return found
 
     def _find_nonnegative(self) -> set[str]:
         found: set[str] = set()
@@ -137,16 +170,25 @@ class Placement:
             # A max-pooling, and positions without a source in none of these, add nothing negative.
             first = node.op_type in _MOVES | {"AveragePool"} and inputs[0] in found and not _overshoots(node)
             every = node.op_type in {"Add", "Concat", "Max"} and all(name in found for name in inputs)
-            if node.op_type == "Relu" or first or every:
+            if self.is_rectifier(node) or first or every:
                 found.add(node.output[0])
         return found
 
     def stored(self, value: str) -> str:
-        """Where a computed value is quantised: behind the ReLU that alone reads it, if there is one."""
+        """Where a computed value is quantised: behind the ReLU or ReLU6 that alone reads it, if there is one."""
         readers = self.graph.readers.get(value, [])
-        if len(readers) == 1 and readers[0].op_type == "Relu" and value not in self.graph.outputs:
+        if len(readers) == 1 and self.is_rectifier(readers[0]) and value not in self.graph.outputs:
             return str(readers[0].output[0])
         return value
+
+    def is_rectifier(self, node: NodeProto) -> bool:
+        """Whether a node is a ReLU, or a clip from 0 on, such as a ReLU6."""
+        if node.op_type == "Relu":
+            return True
+        if node.op_type != "Clip" or len(node.input) < 2 or not node.input[1]:
+            return False
+        least = self.graph.constant(node.input[1])
+        return least is not None and float(least) == 0
 
     def plan(self, layers: Iterable[Layer]) -> Plan:
         """Place Q/DQ pairs for a choice of layers."""
@@ -187,7 +229,7 @@ class Placement:
 
     def _is_computed_in_int8(self, value: str, chosen: set[str], quantised: set[str]) -> bool:
         node = self.graph.producers.get(value)
-        if node is not None and node.op_type == "Relu" and self.stored(node.input[0]) == value:
+        if node is not None and self.is_rectifier(node) and self.stored(node.input[0]) == value:
             node = self.graph.producers.get(node.input[0])
         return node is not None and (node.name in chosen or self._is_int8(node, quantised))
 
@@ -199,7 +241,7 @@ class Placement:
                 continue
             if node.op_type in {"Add", "Concat"}:
                 wanted.update(node.input)
-            elif node.op_type in _MOVES | {"Relu", "AveragePool"}:
+            elif node.op_type in _MOVES | {"AveragePool"} or self.is_rectifier(node):
                 wanted.add(node.input[0])
         return wanted
 
@@ -270,10 +312,10 @@ class Placement:
                 for name in joined:
                     parent[root(name)] = root(output)
         members: dict[str, list[str]] = {}
-        for node in self.graph.nodes:
-            for value in node.output:
-                if value in quantised:
-                    members.setdefault(root(value), []).append(value)
+        computed = (value for node in self.graph.nodes for value in node.output)
+        for value in (*self.graph.inputs, *computed):
+            if value in quantised:
+                members.setdefault(root(value), []).append(value)
         return tuple(
             Group(
                 tuple(values),
@@ -282,6 +324,11 @@ class Placement:
             )
             for values in members.values()
         )
+
+
+def _reads_no_weights(graph: Graph, node: NodeProto) -> bool:
+    """Whether a product is one of two computed values, such as the scores of attention."""
+    return node.op_type == "MatMul" and all(graph.constant(name) is None for name in node.input)
 
 
 def _is_move(node: NodeProto) -> bool:

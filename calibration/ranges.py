@@ -1,4 +1,4 @@
-"""Ranges: from a histogram to the largest magnitude that int8 is to represent."""
+"""Ranges: from a histogram to the largest magnitude that the integers are to represent."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
 
+from .scales import LARGEST
 from .statistics import BINS, Histogram, Statistics
 
 if TYPE_CHECKING:
@@ -18,14 +19,13 @@ RangeMethod = Literal["minmax", "percentile", "entropy", "mse"]
 METHODS: Final[tuple[RangeMethod, ...]] = get_args(RangeMethod)
 
 PERCENTILE: Final = 99.99
-_LEVELS: Final = 127
 _CANDIDATES: Final = 96
 # onnxruntime's search for the entropy takes a second in Python for 512 bins, and less than a tenth of it for 128.
 _ENTROPY_BINS: Final = 128
 _ENTROPY_LEVELS: Final = 64
 
 
-def threshold(histogram: Histogram, method: RangeMethod) -> float:
+def threshold(histogram: Histogram, method: RangeMethod, levels: int = LARGEST) -> float:
     """The largest magnitude to represent.
 
     Args:
@@ -33,6 +33,7 @@ def threshold(histogram: Histogram, method: RangeMethod) -> float:
         method: `minmax`: the largest magnitude seen; `percentile`: the smallest one that 99.99 % of the values do not
             exceed; `entropy`: the least Kullback-Leibler divergence between the values and their quantised form, by
             onnxruntime.quantization; `mse`: the least mean squared error of rounding and clipping.
+        levels: the integer that the threshold becomes.
 
     Returns:
         A magnitude; 0 if all values are 0.
@@ -44,7 +45,7 @@ def threshold(histogram: Histogram, method: RangeMethod) -> float:
         return min(_percentile(histogram, PERCENTILE), largest)
     if method == "entropy":
         return min(_entropy(histogram), largest)
-    return _least_squares(histogram, largest)
+    return _least_squares(histogram, largest, levels)
 
 
 def _percentile(histogram: Histogram, percent: float) -> float:
@@ -73,17 +74,17 @@ def _entropy(histogram: Histogram) -> float:
     return max(-float(low), float(high))
 
 
-def _squared_errors(histogram: Histogram, limits: Floats) -> Floats:
-    """Mean squared error of rounding and clipping to int8 if each of the limits is stored as 127."""
-    centres, steps = histogram.centres, limits[:, None] / _LEVELS
-    stored = np.minimum(np.rint(centres / steps), _LEVELS) * steps
+def _squared_errors(histogram: Histogram, limits: Floats, levels: int) -> Floats:
+    """Mean squared error of rounding and clipping if each of the limits is stored as `levels`."""
+    centres, steps = histogram.centres, limits[:, None] / levels
+    stored = np.minimum(np.rint(centres / steps), levels) * steps
     errors: Floats = ((centres - stored) ** 2) @ histogram.counts / histogram.counts.sum()
     return errors
 
 
-def _least_squares(histogram: Histogram, largest: float) -> float:
+def _least_squares(histogram: Histogram, largest: float, levels: int) -> float:
     candidates = largest * np.linspace(1 / _CANDIDATES, 1, _CANDIDATES)
-    return float(candidates[np.argmin(_squared_errors(histogram, candidates))])
+    return float(candidates[np.argmin(_squared_errors(histogram, candidates, levels))])
 
 
 def clipped_share(histogram: Histogram, limit: float) -> float:
@@ -105,12 +106,12 @@ class Ranges:
     def __init__(self, statistics: Statistics, method: RangeMethod) -> None:
         self.statistics = statistics
         self.method = method
-        self._known: dict[tuple[str, ...], tuple[Histogram, float]] = {}
+        self._known: dict[tuple[tuple[str, ...], int], tuple[Histogram, float]] = {}
 
-    def of(self, values: Sequence[str]) -> tuple[Histogram, float]:
-        """The histogram of values that share a scale, and the largest magnitude to represent."""
-        key = tuple(values)
+    def of(self, values: Sequence[str], levels: int = LARGEST) -> tuple[Histogram, float]:
+        """The histogram of values that share a scale, and the magnitude that becomes `levels`, the largest integer."""
+        key = tuple(values), levels
         if key not in self._known:
-            histogram = Histogram.union([self.statistics.histograms[name] for name in key])
-            self._known[key] = histogram, threshold(histogram, self.method)
+            histogram = Histogram.union([self.statistics.histograms[name] for name in values])
+            self._known[key] = histogram, threshold(histogram, self.method, levels)
         return self._known[key]

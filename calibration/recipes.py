@@ -59,7 +59,7 @@ class Variant:
             "bias_correction": self.recipe.correct_biases,
             "equalisation": self.prepared.equalised_regions > 0,
             "damage": self.damage.value,
-            "agreement": self.damage.agreement_db,
+            "agreement": self.damage.agreement,
         }
 
 
@@ -92,12 +92,12 @@ def choose_recipe(subject: Subject) -> Choice:
         variants.append(Variant(prepared, recipe, damage))
 
     def best() -> Variant:
-        return max(variants, key=lambda variant: variant.damage.agreement_db)
+        return max(variants, key=lambda variant: variant.damage.agreement)
 
     prepared = _prepare(subject, subject.graph, 0)
     for method in METHODS if options.ranges is None else (options.ranges,):
         ranges = Ranges(prepared.statistics, method)
-        attempt(prepared, Recipe(ranges, options.rule, options.weight_limit, False))
+        attempt(prepared, Recipe(ranges, options.rule, options.weight_limit, False, options.target))
     attempt(prepared, replace(best().recipe, correct_biases=True))
     other, regions = equalise(subject.graph, subject.seen[0], options.threads, subject.where)
     if regions:

@@ -36,7 +36,6 @@ def _cell(value: Any) -> str:
 
 
 def _damage_chart(name: str, layers: Sequence[dict[str, Any]]) -> str:
-    unit = "share of labels" if name == "segment" else "dB"
     lines = []
     for decision in ("int8", "float32"):
         points = [
@@ -46,9 +45,7 @@ def _damage_chart(name: str, layers: Sequence[dict[str, Any]]) -> str:
         ]
         if points:
             lines.append(Line(f"stays {decision}" if decision == "float32" else "int8", points, joined=False))
-    return line_chart(
-        f"{name}: what each layer wins and costs", "won by int8, ms", f"damage alone, {unit}", lines
-    )
+    return line_chart(f"{name}: what each layer wins and costs", "won by int8, ms", "damage alone", lines)
 
 
 def _histogram_chart(value: dict[str, Any]) -> str:
@@ -73,18 +70,16 @@ def _graph_section(name: str, report: dict[str, Any]) -> str:
         ("largest integer weight", recipe["weight_limit"]),
         ("layers in int8", f"{sum(layer['decision'] == 'int8' for layer in layers)} of {len(layers)}"),
         ("int8 convolutions in ONNX Runtime", f"{done['run']} of {done['meant']} meant to be"),
-        ("damage", f"{report['damage']:.4g} (budget {report['budget']:g})"),
-        (
-            "PSNR of the estimate, dB",
-            f"{report['estimate_db']['before']:.3f} → {report['estimate_db']['after']:.3f}",
-        ),
+        ("damage", f"{report['damage_text']} (budget {report['budget_text']})"),
+        (report["score"]["measure"], f"{report['score']['before']:.3f} → {report['score']['after']:.3f}"),
+        ("written for", f"{report['target']}: {report['form']}"),
     ]
     latency = report["latency"]
     if latency:
         medians = latency["median_ms"]
         facts.append(
             (
-                f"latency, {latency['shape'][2]}x{latency['shape'][1]}, {latency['threads']} threads",
+                f"latency, {_shapes(latency['shapes'])}, {latency['threads']} threads",
                 f"{medians['float32']:.2f} ms → {medians['int8']:.2f} ms ({latency['speedup']:.2f}x)",
             )
         )
@@ -116,6 +111,9 @@ def _graph_section(name: str, report: dict[str, Any]) -> str:
     parts.append(
         f"<details open><summary>Layers, the worst first</summary>{_table(head, rows, marks)}</details>"
     )
+    if report["left"]:
+        table = _table(("node", "why"), list(report["left"].items()))
+        parts.append(f"<details><summary>Other heavy nodes, in float</summary>{table}</details>")
     rows = [
         (
             v["name"], v["low"], v["high"], v["threshold"], v["scale"], 100 * v["clipped_calibration"],
@@ -153,6 +151,10 @@ def _graph_section(name: str, report: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def _shapes(shapes: dict[str, list[int]]) -> str:
+    return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
+
+
 def _evaluation_section(evaluation: dict[str, Any]) -> str:
     rows: list[tuple[str, Any, Any, Any]] = []
     if "rd" in evaluation:
@@ -176,26 +178,33 @@ def html(report: dict[str, Any]) -> str:
     """The report as a page.
 
     Args:
-        report: from `calibrate_bundle`.
+        report: from `calibrate_bundle` or `calibrate_model`.
     """
     cpu = report["environment"]["cpu"]
-    together = report["together"]
-    settings = report["settings"]
-    facts = [
-        ("photographs", len(settings["photographs"])),
+    facts: list[tuple[str, Any]] = [
+        ("samples", len(report["settings"]["data"])),
         ("processor", f"{cpu['model']} ({', '.join(cpu['features']) or 'no vector extensions noted'})"),
-        ("PSNR of the estimate, all graphs, dB",
-         f"{together['estimate_db']['before']:.3f} → {together['estimate_db']['after']:.3f}"),
-        ("labels changed", f"{100 * together['labels_changed']:.2f} %"),
-        ("samples of the compact image changed", f"{100 * together['compact_changed']:.2f} %"),
-    ]  # fmt: skip
-    title = f"INT8 calibration of {report['bundle']}"
+    ]
+    together = report.get("together")
+    if together is not None:
+        estimate = together["estimate_db"]
+        facts += [
+            (
+                "PSNR of the estimate, all graphs, dB",
+                f"{estimate['before']:.3f} → {estimate['after']:.3f}",
+            ),
+            ("labels changed", f"{100 * together['labels_changed']:.2f} %"),
+            ("samples of the compact image changed", f"{100 * together['compact_changed']:.2f} %"),
+        ]
+    title = f"INT8 calibration of {report['source']}"
     parts = [f"<h1>{escape(title)}</h1>", _table(("", ""), facts)]
     if not {"avx512_vnni", "avx_vnni"} & set(cpu["features"]):
         parts.append(
             "<p class='note'>This processor has no VNNI: times of int8 kernels are not those of the machines that int8 "
             "is meant for.</p>"
         )
+    if report.get("note"):
+        parts.append(f"<p class='note'>{escape(report['note'])}</p>")
     if "evaluation" in report:
         parts.append(_evaluation_section(report["evaluation"]))
     parts += [_graph_section(name, graph) for name, graph in report["graphs"].items()]

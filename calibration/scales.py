@@ -1,6 +1,7 @@
-"""Scale rules: from a range to the scale of a symmetric int8 quantisation with zero point 0.
+"""Scale rules: from a range to the scale of a quantisation whose zero point is fixed.
 
-x is stored as clip(round(x / scale), -128, 127), rounded half to even; weights leave -128 out.
+x is stored as round(x / scale), half to even, and clipped: to -128..127, or to 0..255 for values that are never
+negative and go to a CPU. Weights leave -128 out.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class ScaleRule(Protocol):
 
         Args:
             threshold: largest magnitudes to be represented, positive, of any shape.
-            levels: the integer they are to become, at most 127.
+            levels: the integer they are to become, at most 255.
 
         Returns:
             float32, of the same shape.
@@ -53,15 +54,16 @@ class AnyScale:
         return np.maximum(step, np.float32(_SMALLEST_SCALE)).astype(np.float32)
 
 
-def activation_scale(rule: ScaleRule, threshold: float) -> np.float32:
+def activation_scale(rule: ScaleRule, threshold: float, levels: int = LARGEST) -> np.float32:
     """The scale of an activation.
 
     Args:
         rule: the scale rule.
         threshold: largest magnitude to be represented, finite. Of a value that is always 0 (behind a ReLU that never
             opens) nothing is known; it gets the scale of a threshold of 1.
+        levels: the integer that the threshold becomes.
     """
-    return np.float32(rule.scale(np.asarray(threshold or 1, np.float32), LARGEST))
+    return np.float32(rule.scale(np.asarray(threshold or 1, np.float32), levels))
 
 
 @dataclass(frozen=True)

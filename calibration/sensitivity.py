@@ -71,6 +71,7 @@ def decide(
     judge: Callable[[Sequence[Layer]], Damage],
     *,
     time_decides: bool = True,
+    text: Callable[[float], str] = "{:.4g}".format,
 ) -> Decision:
     """Keep in float what does not pay, and then as few of the worst layers as the budget demands.
 
@@ -82,6 +83,7 @@ def decide(
         budget: damage that all quantised layers together may do.
         judge: scores a choice of layers.
         time_decides: leave out layers whose int8 kernels are clearly slower here.
+        text: a damage in words.
     """
     whole = sum(trial.float_seconds for trial in trials)
     reasons: dict[str, str] = {}
@@ -92,7 +94,7 @@ def decide(
             )
         elif t.float_seconds < _TRIFLE * whole and t.damage > _TELLING * budget:
             reasons[t.layer.name] = (
-                f"a trifle to compute ({1e3 * t.float_seconds:.3f} ms), damage {t.damage:.4g}"
+                f"a trifle to compute ({1e3 * t.float_seconds:.3f} ms), damage {text(t.damage)}"
             )
     ranked = rank([trial for trial in trials if trial.layer.name not in reasons])
 
@@ -113,5 +115,5 @@ def decide(
                 low = middle + 1
         best = found[low] if low in found else judge(rest(low))
     for trial in ranked[:low]:
-        reasons[trial.layer.name] = f"damage {trial.damage:.4g} alone; the budget is {budget:g} for all"
+        reasons[trial.layer.name] = f"damage {text(trial.damage)} alone; the budget is {text(budget)} for all"
     return Decision(tuple(rest(low)), reasons, best)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..runtime.backends.onnxruntime_cpu import open_session
+from ..runtime.backends.protocol import LayerTime
+from ..runtime.backends.sessions import layer_times
 from ..runtime.errors import BackendError, BundleError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ class Session:
         threads: threads per run.
         where: names the model in messages.
         weight_limit: see `open_session`.
-        profile: start of the path of a profile; see `events`.
 
     Raises:
         BackendError: ONNX Runtime cannot load the model.
@@ -36,13 +36,18 @@ class Session:
         *,
         where: str,
         weight_limit: int | None = None,
-        profile: str | None = None,
     ) -> None:
         self._where = where
+        self._open = functools.partial(open_session, data, threads, weight_limit=weight_limit)
         try:
-            self._session = open_session(data, threads, weight_limit=weight_limit, profile=profile)
+            self._session = self._open()
         except (BackendError, BundleError) as error:
             raise type(error)(f"{where}: {error}") from error
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the outputs, in order."""
+        return [str(value.name) for value in self._session.get_outputs()]
 
     def run(
         self, feeds: Mapping[str, npt.NDArray[Any]], names: Sequence[str] | None = None
@@ -63,9 +68,6 @@ class Session:
             raise BackendError(f"{self._where}: ONNX Runtime cannot run it on {shapes}: {error}") from error
         return outputs
 
-    def events(self) -> list[dict[str, Any]]:
-        """End the profile, and return its events."""
-        found: list[dict[str, Any]] = json.loads(
-            Path(self._session.end_profiling()).read_text(encoding="utf-8")
-        )
-        return found
+    def layer_times(self, feeds: Mapping[str, npt.NDArray[Any]], runs: int) -> list[LayerTime]:
+        """Time each node of the optimized graph; see `ModelRunner.layer_times`."""
+        return layer_times(lambda profile: self._open(profile=profile), feeds, runs)

@@ -160,6 +160,10 @@ def values_of(
     Yields:
         Each value's name and array, for each set of inputs.
     """
+    inputs = [name for name in names if name in set(graph.inputs)]
+    for values in feeds:
+        yield from ((name, values[name]) for name in inputs)
+    names = [name for name in names if name not in inputs]
     for first in range(0, len(names), _AT_A_TIME):
         part = list(names[first : first + _AT_A_TIME])
         model = graph.copy().model

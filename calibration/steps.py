@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
-from ..runtime.bundle import GraphName
+from ..runtime.errors import UsageError
 from .figures import describe, latency
 from .kernels import Kernel, not_int8
 from .lowering import interleave_channels_last, lower_transposed
-from .placement import Placement
+from .placement import Layer, Placement
 from .recipes import Variant, choose_recipe
 from .sensitivity import Decision, decide
 from .sessions import Session
-from .subject import Subject, Work
+from .subject import Subject
 from .trials import transposed_of, try_layers
 from .writing import Quantised, quantise
+
+_NAMED: Final = 8
 
 
 @dataclass(frozen=True)
@@ -33,29 +37,30 @@ class Calibrated:
     report: dict[str, Any]
 
 
-def calibrate_graph(name: GraphName, work: Work) -> Calibrated:
-    """Calibrate one graph of a bundle.
+def calibrate_graph(subject: Subject) -> Calibrated:
+    """Calibrate one graph: anybody's, or one of a bundle's.
 
     Args:
-        name: which graph.
-        work: what all graphs share.
+        subject: the graph, with the data and the judge.
 
     Raises:
-        BundleError: it is quantised already, or has nothing to quantise.
+        NothingToQuantizeError: it has no convolution that could be quantised.
         DataError: what it makes of the photographs has no ranges.
         VerificationError: its exact int8 forms are not exact.
     """
-    subject = Subject.of(name, work)
     choice = choose_recipe(subject)
     variant = choice.taken
     placement = variant.prepared.placement
     trials = try_layers(subject, variant)
+    excluded = exclusions(subject, placement.layers)
     decision = decide(
-        trials,
+        [trial for trial in trials if trial.layer.name not in excluded],
         subject.budget,
         lambda layers: subject.score(placement, layers, variant.recipe),
-        time_decides=subject.options.time_decides,
+        time_decides=subject.options.times_layers,
+        text=subject.judge.text,
     )
+    decision = replace(decision, reasons=excluded | decision.reasons)
     made, kernels = _write(subject, variant, decision)
     missing = set(not_int8(kernels, frozenset(made.weights)))
     if missing:
@@ -84,6 +89,41 @@ def _write(subject: Subject, variant: Variant, decision: Decision) -> tuple[Quan
     return made, subject.profile(made.graph.model.SerializeToString(), 1, subject.weight_limit(made))
 
 
+def exclusions(subject: Subject, layers: Sequence[Layer]) -> dict[str, str]:
+    """Why layers are left in float because the user says so, by name.
+
+    Raises:
+        UsageError: a name or a type that no layer has.
+    """
+    options = subject.options
+    found: dict[str, str] = {}
+    types = {layer.name: _type(subject, layer) for layer in layers}
+    for pattern in options.exclude:
+        fitting = [
+            layer.name
+            for layer in layers
+            if any(fnmatch.fnmatchcase(name, pattern) for name in (layer.name, *layer.convolutions))
+        ]
+        if not fitting and subject.alone:
+            raise UsageError(
+                f"--exclude {pattern}: no layer of {subject.where} has such a name; there are "
+                f"{', '.join(layer.name for layer in layers[:_NAMED])}{', ...' if len(layers) > _NAMED else ''}"
+            )
+        found |= dict.fromkeys(fitting, f"left out by its name (--exclude {pattern})")
+    for kind in options.exclude_types:
+        fitting = [name for name, own in types.items() if own == kind]
+        if not fitting and subject.alone:
+            known = ", ".join(sorted(set(types.values())))
+            raise UsageError(f"--exclude-type {kind}: no layer of {subject.where} is one; there are {known}")
+        found |= dict.fromkeys(fitting, f"left out by its type (--exclude-type {kind})")
+    return found
+
+
+def _type(subject: Subject, layer: Layer) -> str:
+    """The operator that a layer was in the graph as it came."""
+    return "ConvTranspose" if transposed_of(subject.graph, layer) else "Conv"
+
+
 def _times(subject: Subject, data: bytes) -> dict[str, Any]:
     """Time the float graph and the int8 one."""
     threads, limit = subject.options.threads, subject.options.weight_limit
@@ -92,4 +132,5 @@ def _times(subject: Subject, data: bytes) -> dict[str, Any]:
         "int8": Session(data, threads, where=subject.where, weight_limit=limit),
     }
     times = latency(sessions, subject.judged[0])
-    return times | {"shape": list(subject.image_shape), "threads": threads}
+    shapes = {name: list(x.shape) for name, x in subject.judged[0].items()}
+    return times | {"shapes": shapes, "threads": threads}

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from ..runtime.bundle import Bundle, GraphName
 from .graph import Graph
-from .judge import Damage, FloatNetworks, Judge, Layers
+from .judge import BundleGraphJudge, Damage, FloatNetworks, GraphJudge, Judge, Layers
 from .kernels import Kernel, profile
 from .options import Options
 from .placement import Layer, Placement
 from .writing import Quantised, Recipe, quantise
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
-    Feeds = dict[str, npt.NDArray[np.uint8]]
+    Feeds = Mapping[str, npt.NDArray[Any]]
 
-_FEW: Final = 4
+FEW: Final = 4
+"""Samples on which layers are tried one by one."""
 
 
 @dataclass(frozen=True)
@@ -46,39 +46,39 @@ class Work:
 
 @dataclass(frozen=True)
 class Subject:
-    """One graph.
+    """One graph: anybody's, or one of a bundle's.
 
     Attributes:
-        name: which graph.
+        name: of the graph.
         where: its file, for messages.
         data: the serialised float model.
         graph: the same.
         seen: its inputs on the photographs that ranges are measured on.
         judged: its inputs on those that it is judged on.
-        image_shape: of the first of these photographs, N x H x W x 3.
         judge: scores it on all of these.
         quick_judge: scores it on a few: layer by layer there are many runs.
         budget: damage that all quantised layers together may do, see `judge.Damage.value`.
         options: how to calibrate.
         tick: gets short lines on the progress.
+        alone: it is no part of a bundle: what is excluded must be found in it.
     """
 
-    name: GraphName
+    name: str
     where: str
     data: bytes
     graph: Graph
-    seen: list[Feeds]
-    judged: list[Feeds]
-    image_shape: tuple[int, ...]
-    judge: Judge
-    quick_judge: Judge
+    seen: Sequence[Feeds]
+    judged: Sequence[Feeds]
+    judge: GraphJudge
+    quick_judge: GraphJudge
     budget: float
     options: Options
     tick: Callable[[str], Any]
+    alone: bool = True
 
     @classmethod
     def of(cls, name: GraphName, work: Work) -> Self:
-        """A graph of the bundle.
+        """A graph of a bundle.
 
         Raises:
             BundleError: it is quantised already, or has nothing to quantise.
@@ -96,12 +96,12 @@ class Subject:
             graph=graph,
             seen=[layers.feeds(name) for layers in work.seen],
             judged=[layers.feeds(name) for layers in work.judged],
-            image_shape=work.judged[0].image.shape,
-            judge=Judge(work.networks, work.judged, options.threads),
-            quick_judge=Judge(work.networks, work.judged[:_FEW], options.threads),
+            judge=BundleGraphJudge(Judge(work.networks, work.judged, options.threads), name),
+            quick_judge=BundleGraphJudge(Judge(work.networks, work.judged[:FEW], options.threads), name),
             budget=options.budget_labels if name == "segment" else options.budget_db / sharing,
             options=options,
             tick=work.tick,
+            alone=False,
         )
 
     def weight_limit(self, made: Quantised) -> int | None:
@@ -133,4 +133,4 @@ class Subject:
         made = quantise(placement, placement.plan(layers), recipe)
         data = made.graph.model.SerializeToString()
         judge = self.quick_judge if quick else self.judge
-        return judge.damage(self.name, data, self.weight_limit(made))
+        return judge.damage(data, self.weight_limit(made))

@@ -39,7 +39,7 @@ def try_layers(subject: Subject, variant: Variant) -> list[Trial]:
         int8_seconds = seconds_of(after, everything, layer.convolutions)
         trials.append(Trial(layer, damage.value, float_seconds, int8_seconds))
         subject.tick(f"{subject.name}: layer {i + 1}/{len(placement.layers)} {layer.name}")
-    return _reconsidered(subject, variant, trials) if subject.options.time_decides else trials
+    return _reconsidered(subject, variant, trials) if subject.options.times_layers else trials
 
 
 def transposed_of(graph: Graph, layer: Layer) -> set[str]:

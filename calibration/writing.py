@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from onnx import NodeProto, helper
 
 from ..runtime.errors import DataError
-from ..runtime.quantization import SIGNED_ZERO_POINT, UNSIGNED_ZERO_POINT
+from ..runtime.quantization import SIGNED_ZERO_POINT, UINT8_ZERO_POINTS, UNSIGNED_ZERO_POINT
 from .graph import Graph
 from .lowering import depthwise
-from .placement import Placement, Plan
+from .placement import Group, Placement, Plan
 from .ranges import Ranges
-from .scales import QuantisedWeight, ScaleRule, activation_scale, quantise_weight
+from .scales import LARGEST, QuantisedWeight, ScaleRule, activation_scale, quantise_weight
 from .statistics import Histogram
+from .targets import Target
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     Floats = npt.NDArray[np.float32]
+
+
+_LARGEST_UNSIGNED: Final = 255
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,14 @@ class Recipe:
         rule: the scale rule.
         weight_limit: largest magnitude of int8 weights.
         correct_biases: whether biases make up for the rounding of the weights.
+        target: what the graph is to run on.
     """
 
     ranges: Ranges
     rule: ScaleRule
     weight_limit: int
     correct_biases: bool
+    target: Target = "tensorrt"
 
 
 @dataclass
@@ -47,12 +53,14 @@ class Quantised:
     Attributes:
         graph: with Q/DQ pairs.
         scales: of each quantised value.
+        bounds: of each quantised value, the integers that it is clipped to, without their zero point.
         histograms: of what shares the scale of each quantised value.
         weights: of each quantised convolution.
     """
 
     graph: Graph
     scales: dict[str, np.float32] = field(default_factory=dict)
+    bounds: dict[str, tuple[int, int]] = field(default_factory=dict)
     histograms: dict[str, Histogram] = field(default_factory=dict)
     weights: dict[str, QuantisedWeight] = field(default_factory=dict)
 
@@ -69,19 +77,13 @@ def quantise(placement: Placement, plan: Plan, recipe: Recipe) -> Quantised:
         DataError: all ranges are zero, or a weight is not finite.
     """
     result = Quantised(placement.graph.copy())
-    signed: dict[str, bool] = {}
-    if not any(histogram.top > 0 for histogram in recipe.ranges.statistics.histograms.values()):
-        raise DataError(
-            "the ranges of all values are zero on these images: the network is degenerate, or the images are blank"
-        )
-    for group in plan.groups:
-        histogram, limit = recipe.ranges.of(group.sources)
-        scale = activation_scale(recipe.rule, limit)
-        for value in group.values:
-            result.scales[value], result.histograms[value] = scale, histogram
-            signed[value] = group.signed
+    zero_points = _scale(result, placement, plan, recipe)
     graph = result.graph
     nodes: list[NodeProto] = []
+    for value in graph.inputs:
+        if value in result.scales:
+            zero = _zero_point(graph, zero_points[value], recipe.target)
+            nodes.extend(_pair(graph, value, result.scales[value], zero))
     for node in graph.nodes:
         if node.name in plan.pools:
             node = depthwise(graph, node, plan.pools[node.name])  # noqa: PLW2901
@@ -90,7 +92,8 @@ def quantise(placement: Placement, plan: Plan, recipe: Recipe) -> Quantised:
         nodes.append(node)
         for value in node.output:
             if value in result.scales:
-                nodes.extend(_pair(graph, value, result.scales[value], signed=signed[value]))
+                zero = _zero_point(graph, zero_points[value], recipe.target)
+                nodes.extend(_pair(graph, value, result.scales[value], zero))
     for node in nodes:
         if node.op_type == "QuantizeLinear":
             continue
@@ -102,9 +105,43 @@ def quantise(placement: Placement, plan: Plan, recipe: Recipe) -> Quantised:
     return result
 
 
-def _pair(graph: Graph, value: str, scale: np.float32, *, signed: bool) -> list[NodeProto]:
-    zero = SIGNED_ZERO_POINT if signed else UNSIGNED_ZERO_POINT
-    graph.add_constant(zero, np.array(0, np.int8), exact_name=True)
+def _scale(result: Quantised, placement: Placement, plan: Plan, recipe: Recipe) -> dict[str, str]:
+    """Enter scales, bounds and histograms of the values; return the zero point of each by name.
+
+    Raises:
+        DataError: all ranges are zero.
+    """
+    zero_points: dict[str, str] = {}
+    if not any(histogram.top > 0 for histogram in recipe.ranges.statistics.histograms.values()):
+        raise DataError(
+            "the ranges of all values are zero on these images: the network is degenerate, or the images are blank"
+        )
+    for group in plan.groups:
+        unsigned = recipe.target == "cpu" and not _signed(placement.graph, group, recipe)
+        levels = _LARGEST_UNSIGNED if unsigned else LARGEST
+        histogram, limit = recipe.ranges.of(group.sources, levels)
+        scale = activation_scale(recipe.rule, limit, levels)
+        for value in group.values:
+            result.scales[value], result.histograms[value] = scale, histogram
+            result.bounds[value] = (0, levels) if unsigned else (-levels - 1, levels)
+            zero_points[value] = UNSIGNED_ZERO_POINT if unsigned or not group.signed else SIGNED_ZERO_POINT
+    return zero_points
+
+
+def _signed(graph: Graph, group: Group, recipe: Recipe) -> bool:
+    """Whether values can be negative: of the graph's inputs, such as pixels in 0..1, the data say it."""
+    statistics = recipe.ranges.statistics.histograms
+    inputs = set(graph.inputs)
+    return group.signed and any(value not in inputs or statistics[value].low < 0 for value in group.values)
+
+
+def _zero_point(graph: Graph, name: str, target: Target) -> str:
+    """The shared zero point of that name; see `runtime.quantization`."""
+    values = np.array(UINT8_ZERO_POINTS[name], np.uint8) if target == "cpu" else np.array(0, np.int8)
+    return graph.add_constant(name, values, exact_name=True)
+
+
+def _pair(graph: Graph, value: str, scale: np.float32, zero: str) -> list[NodeProto]:
     step = graph.add_constant(f"{value}.scale", np.array(scale, np.float32))
     return [
         helper.make_node("QuantizeLinear", [value, step, zero], [f"{value}.int8"], name=f"{value}.quantise"),

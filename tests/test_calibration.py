@@ -33,7 +33,7 @@ from oslic.export.forms import Fixed
 from oslic.export.fusion import fuse
 from oslic.export.precision import require_buildable
 from oslic.runtime.backends.onnxruntime_cpu import open_session
-from oslic.runtime.bundle import GRAPH_NAMES, Bundle, default_bundle
+from oslic.runtime.bundle import LAYER_GRAPHS, Bundle, default_bundle
 from oslic.runtime.errors import BackendError, BundleError, DataError
 from oslic.runtime.quantization import SIGNED_ZERO_POINT, UNSIGNED_ZERO_POINT, uint8_activations
 
@@ -618,7 +618,7 @@ def test_what_is_measured_covers_every_choice_of_layers():
     """Transposed convolutions that stay in float are not lowered: their graph has no value of its own."""
     rng = np.random.default_rng(1)
     bundle = Bundle.open(default_bundle())
-    for name in GRAPH_NAMES:
+    for name in LAYER_GRAPHS:
         graph = Graph.parse(bundle.read_graph(name), name)
         lowered = graph.copy()
         lower_transposed(lowered)

@@ -23,7 +23,7 @@ from oslic.bench.report_sections import sections
 from oslic.bench.timing import Settings
 from oslic.calibration.calibrate import calibrate_bundle
 from oslic.calibration.options import Options
-from oslic.runtime.bundle import GRAPH_NAMES, Bundle
+from oslic.runtime.bundle import LAYER_GRAPHS, Bundle
 from oslic.runtime.cli import main
 from oslic.runtime.codec import Codec
 from oslic.runtime.commands.inspect import describe
@@ -37,44 +37,45 @@ def float_bundle(tmp_path_factory):
     return small_bundle.write(tmp_path_factory.mktemp("float") / "small")
 
 
+def calibrate(bundle, folder, *more):
+    """A bundle in int8, by the command, and its report."""
+    words = [
+        "--images",
+        SAMPLES,
+        "-o",
+        folder / "small8",
+        "--threads",
+        1,
+        "--cache",
+        folder / "cache",
+        "--budget-db",
+        1,
+    ]
+    command = ["calibrate", bundle.path, *words, "--budget-labels", 1, "--ignore-time", *more]
+    assert main([str(word) for word in command]) == 0
+    return Bundle.open(folder / "small8"), json.loads((folder / "small8" / "calibration.json").read_text())
+
+
 @pytest.fixture(scope="module")
 def calibrated(float_bundle, tmp_path_factory):
-    """The small bundle in int8, by the command, and its report."""
-    folder = tmp_path_factory.mktemp("int8")
-    arguments = [
-        "--images",
-        str(SAMPLES),
-        "-o",
-        str(folder / "small8"),
-        "--threads",
-        "1",
-        "--cache",
-        str(folder / "cache"),
-    ]
-    assert (
-        main(
-            [
-                "calibrate",
-                str(float_bundle.path),
-                *arguments,
-                "--budget-db",
-                "1",
-                "--budget-labels",
-                "1",
-                "--ignore-time",
-            ]
-        )
-        == 0
+    """The small bundle in int8 for CPUs."""
+    return calibrate(float_bundle, tmp_path_factory.mktemp("int8"))
+
+
+@pytest.fixture(scope="module")
+def for_tensorrt(float_bundle, tmp_path_factory):
+    """The small bundle in int8 for TensorRT."""
+    return calibrate(
+        float_bundle, tmp_path_factory.mktemp("int8"), "--target", "tensorrt", "--ranges", "minmax"
     )
-    return Bundle.open(folder / "small8"), json.loads((folder / "small8" / "calibration.json").read_text())
 
 
 def test_the_bundle_is_a_bundle_like_any_other(calibrated, float_bundle, photo, capsys):
     bundle, _ = calibrated
     assert bundle.manifest.fingerprint != float_bundle.manifest.fingerprint
     assert bundle.manifest.quantization["float_fingerprint"] == float_bundle.manifest.fingerprint
-    assert {bundle.manifest.graphs[name].precision for name in GRAPH_NAMES} == {"int8"}
-    assert [weight_limit(bundle.manifest, name) for name in GRAPH_NAMES] == [63] * 3
+    assert {bundle.manifest.graphs[name].precision for name in LAYER_GRAPHS} == {"int8"}
+    assert [weight_limit(bundle.manifest, name) for name in LAYER_GRAPHS] == [63] * 3
     assert all(graph["intact"] for graph in describe(bundle)["graphs"].values())
     assert main(["inspect", str(bundle.path)]) == 0
     assert "int8" in capsys.readouterr().out
@@ -95,7 +96,7 @@ def test_the_drift_report_takes_it(calibrated, float_bundle, samples):
 
 def test_the_report_says_what_was_done(calibrated):
     bundle, report = calibrated
-    assert set(report["graphs"]) == set(GRAPH_NAMES)
+    assert set(report["graphs"]) == set(LAYER_GRAPHS)
     for graph in report["graphs"].values():
         done = graph["int8_convolutions"]
         assert done["meant"] == done["run"] > 0
@@ -219,7 +220,7 @@ def test_what_cannot_be_calibrated_is_said_and_nothing_is_written(calibrated, fl
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out"]
 
 
-def test_a_graph_without_convolutions_is_refused(tmp_path):
+def test_a_graph_without_convolutions_is_passed_on(tmp_path):
     w = small_bundle.Writer(0)
     pooled = w.op("AveragePool", w.pixels("image", 1 / 255), kernel_shape=[8, 8], strides=[8, 8])
     w.to_pixels(pooled, 31, "compact")
@@ -227,10 +228,13 @@ def test_a_graph_without_convolutions_is_refused(tmp_path):
         {"image": small_bundle.IMAGE, "labels": small_bundle.LABELS}, "compact", small_bundle.COMPACT
     )
     bundle = small_bundle.write(tmp_path / "plain", {"analyse": model})
-    with pytest.raises(BundleError, match=r"analyse\.onnx has no two-dimensional convolution"):
+    told = []
+    with pytest.raises(DataError, match="no layer is left in int8"):
         calibrate_bundle(
-            bundle, tmp_path / "out", options(graphs=("analyse",)), replace_old=False, progress=lambda _: None
+            bundle, tmp_path / "out", options(graphs=("analyse",)), replace_old=False, progress=told.append
         )
+    assert "analyse.onnx has no two-dimensional convolution" in told[-1]
+    assert "it is passed on as it came" in told[-1]
     assert not (tmp_path / "out").exists()
 
 
@@ -335,14 +339,15 @@ def test_rates_are_measured_before_and_after(calibrated, float_bundle, samples, 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
 @pytest.mark.parametrize("precision", ["int8", "int8-fp16"])
-def test_tensorrt_rtx_builds_the_graphs_without_warnings(calibrated, precision):
+def test_tensorrt_rtx_builds_the_graphs_without_warnings(for_tensorrt, precision):
     from oslic.export.engines import DEFAULT_PROFILE, build_plan, load_product, prepare
     from oslic.export.engines import Options as BuildOptions
 
-    bundle, _ = calibrated
+    bundle, _ = for_tensorrt
     trt = load_product("tensorrt-rtx")
-    for name in GRAPH_NAMES:
-        shapes = DEFAULT_PROFILE.shapes(name, bundle.manifest.label_scale, bundle.manifest.multiple)
+    for name in LAYER_GRAPHS:
+        info = bundle.manifest
+        shapes = DEFAULT_PROFILE.shapes(info.graphs[name].inputs, info.label_scale, info.multiple)
         assert build_plan(trt, prepare(bundle.read_graph(name), precision), [shapes], BuildOptions())
 
 
@@ -353,13 +358,13 @@ def int8_section(bundles, graph, folder):
     return {**section.spec, "work": str(folder), "limit": 60}
 
 
-@pytest.mark.parametrize("graph", GRAPH_NAMES)
-def test_int8_is_held_against_fp16_on_an_engine(calibrated, float_bundle, graph, tmp_path, monkeypatch):
+@pytest.mark.parametrize("graph", LAYER_GRAPHS)
+def test_int8_is_held_against_fp16_on_an_engine(for_tensorrt, float_bundle, graph, tmp_path, monkeypatch):
     """On a stand-in for TensorRT: see `host_product`."""
     driver = HostDriver()
     install(monkeypatch, driver, product(driver))
     results = []
-    gpu_section.int8(int8_section((float_bundle, calibrated[0]), graph, tmp_path), results.append)
+    gpu_section.int8(int8_section((float_bundle, for_tensorrt[0]), graph, tmp_path), results.append)
     found = results[-1]
     assert not found["left_out"]
     forms = {f"{p}{graphs}" for p in ("fp16", "int8-fp16", "int8") for graphs in ("", " + graphs")}
@@ -372,7 +377,7 @@ def test_int8_is_held_against_fp16_on_an_engine(calibrated, float_bundle, graph,
     assert len(names) == len(set(names))
     assert convolutions <= set(names)
     # The stand-in's layers take 1/8, 2/8, ... ms, the last one a conversion.
-    int8_graph = onnx.load_model_from_string(calibrated[0].read_graph(graph)).graph
+    int8_graph = onnx.load_model_from_string(for_tensorrt[0].read_graph(graph)).graph
     for when, here in (("before_ms", float_graph), ("after_ms", int8_graph)):
         count = 1 + sum(n.op_type in {"Conv", "ConvTranspose"} for n in here.node)
         assert sum(row[when] for row in rows) == pytest.approx(count * (count + 1) / 16)
@@ -387,14 +392,14 @@ def test_int8_is_held_against_fp16_on_an_engine(calibrated, float_bundle, graph,
 
 
 def test_times_stand_where_a_product_tells_nothing_of_its_layers(
-    calibrated, float_bundle, tmp_path, monkeypatch
+    for_tensorrt, float_bundle, tmp_path, monkeypatch
 ):
     driver = HostDriver()
     module = product(driver)
     del module.IProfiler
     install(monkeypatch, driver, module)
     results = []
-    spec = int8_section((float_bundle, calibrated[0]), "segment", tmp_path)
+    spec = int8_section((float_bundle, for_tensorrt[0]), "segment", tmp_path)
     gpu_section.int8(spec, results.append)
     assert len(results[-1]["timings"]) == 6
     assert "layers" not in results[-1]

@@ -1,0 +1,135 @@
+"""Calibration of anybody's graph: from a float graph and data to the quantised graph, with a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ..bench import environment
+from ..runtime.errors import BundleError, UsageError, VerificationError
+from ..runtime.model.samples import Sample, digest
+from ..runtime.model.source import Model
+from .calibrate import FORMAT, VERSION, require_kernels
+from .equalisation import ROUNDINGS, differing_share
+from .figures import summary
+from .graph import Graph
+from .options import Options
+from .outputs import Metric, OutputJudge
+from .placement import NothingToQuantizeError
+from .preparation import prepare
+from .steps import calibrate_graph
+from .subject import FEW, Subject
+
+_JUDGED: Final = 8
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the quantised graph is held to.
+
+    Attributes:
+        budget: the most damage, see `outputs.OutputJudge`.
+        metric: of the user's; None: the SQNR of the outputs.
+        name: of the metric.
+    """
+
+    budget: float
+    metric: Metric | None = None
+    name: str = ""
+
+
+def calibrate_model(
+    model: Model,
+    samples: Sequence[Sample],
+    options: Options,
+    goal: Goal,
+    *,
+    progress: Callable[[str], Any] = print,
+    tick: Callable[[str], Any] = lambda _: None,
+) -> tuple[bytes, dict[str, Any]]:
+    """Calibrate a graph.
+
+    Args:
+        model: a float graph.
+        samples: inputs; ranges are measured on every other one, and judged on the rest.
+        options: how.
+        goal: what is allowed.
+        progress: gets lines for the user.
+        tick: gets short lines on the progress, many of them.
+
+    Returns:
+        The serialised quantised graph, and the report. A graph in which nothing is quantised is the one that came, and
+        the report has a `note` that says why.
+
+    Raises:
+        UsageError: a setting, or the graph is quantised already.
+        DataError: what the graph makes of the data.
+        DependencyError: ONNX Runtime is missing or too old.
+    """
+    options.check()
+    require_kernels()
+    where = str(model.path)
+    graph = prepare(model.data, where)
+    data = graph.model.SerializeToString()
+    every = [sample.feeds for sample in samples]
+    # Ranges are measured on every other sample, and judged on the rest.
+    seen, judged = every[::2][: options.count], (every[1::2] or every)[:_JUDGED]
+    same = "others" if len(every) > 1 else "(the same)"
+    progress(f"ranges on {len(seen)} samples, judged on {len(judged)} {same}")
+    share = differing_share(Graph.parse(model.data, where), graph, judged[0], options.threads, where)
+    if share > ROUNDINGS:
+        raise VerificationError(
+            f"{where}: folding its normalisations changes {100 * share:.2f} % of an output; please report it"
+        )
+    report: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "environment": environment.describe(),
+        "source": model.path.name,
+        "settings": {
+            "data": [sample.name for sample in samples],
+            "data_sha256": digest(list(samples)),
+            "target": options.target,
+            "ranges": options.ranges or "auto",
+            "weight_bits": options.weight_bits,
+            "budget": goal.budget,
+            "metric": goal.name or "SQNR",
+            "exclude": list(options.exclude),
+            "exclude_types": list(options.exclude_types),
+            "threads": options.threads,
+        },
+        "graphs": {},
+    }
+    judges = [
+        OutputJudge(data, part, options.threads, where=where, metric=goal.metric, name=goal.name)
+        for part in (judged, judged[:FEW])
+    ]
+    subject = Subject(
+        name=model.name,
+        where=where,
+        data=data,
+        graph=graph,
+        seen=seen,
+        judged=judged,
+        judge=judges[0],
+        quick_judge=judges[1],
+        budget=goal.budget,
+        options=options,
+        tick=tick,
+    )
+    try:
+        made = calibrate_graph(subject)
+    except NothingToQuantizeError as error:
+        report["note"] = f"{error}; the graph is passed on as it came"
+        progress(report["note"])
+        return model.data, report
+    except BundleError as error:
+        raise UsageError(str(error)) from error
+    report["graphs"][model.name] = made.report
+    progress(summary(model.name, made.report))
+    if not made.int8:
+        report["note"] = f"no layer of {where} is left in int8; the graph is passed on as it came"
+        progress(report["note"])
+        return model.data, report
+    return made.data, report

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image, features
 
 from ..runtime.bundle_finder import open_bundle
-from ..runtime.codec import Codec, Layers
+from ..runtime.codec import Codec, Layers, Settings
+from ..runtime.codec.settings import LAYER_MODES, TUNES
 from ..runtime.errors import BackendError, DependencyError, UsageError
 from ..runtime.limits import Limits
 from ..runtime.yuv import compensate_rounding
@@ -136,15 +137,15 @@ def _open_pillow(options: dict[str, Any]) -> Coder:
 
 def _open_ours(options: dict[str, Any], limits: Limits | None) -> Coder:
     codec = Codec.open(options["bundle"], options["backend"], options["threads"], limits)
-    speed = options["speed"]
+    settings = Settings(speed=options["speed"], **options["settings"])
     # The networks' part of an image is the same at every quality.
     kept: tuple[Pixels, Layers] | None = None
 
     def encode(image: Pixels, quality: float) -> Coded:
         nonlocal kept
         if kept is None or kept[0] is not image:
-            kept = (image, codec.layers(image))
-        encoded = codec.finish(kept[1], quality=int(quality), speed=speed)
+            kept = (image, codec.layers(image, settings))
+        encoded = codec.finish(kept[1], quality=int(quality))
         return Coded(encoded.data, encoded.section_bytes)
 
     return Coder(encode, codec.decompress)
@@ -227,6 +228,9 @@ _SPECS: Final = (
     _avif(6),
     # What our own residual gets, too: without it Pillow's AVIF has a cast of half a grey level.
     _avif(6, "avif-s6-rounded", compensate_rounding=True),
+    # What Pillow writes by default, tuned for the eye, and the same with whole chroma.
+    _avif(6, "avif-iq-s6", advanced={"tune": "iq"}),
+    _avif(6, "avif-iq-420-s6", advanced={"tune": "iq"}, subsampling="4:2:0"),
     _avif(8),
     _avif(9),
     CoderSpec(
@@ -281,10 +285,34 @@ TIMED_PEERS: Final = {
 """`PEERS`, and what can be timed but has no rates here."""
 
 
+VARIANTS: Final[dict[str, dict[str, Any]]] = {
+    f"{tune}-{layers}{'' if refine else '-unrefined'}": {"tune": tune, "layers": layers, "refine": refine}
+    for tune in TUNES
+    for layers in LAYER_MODES
+    for refine in (True, False)
+}
+"""Settings of our codec that can be measured beside the default ones."""
+_QUALITIES: Final = (2, 10, 18, 26, 34, 42, 50, 58, 66, 74, 82)
+
+
 def ours(
-    bundle: str | None, backend: str = "auto", threads: int | None = None, speed: int = 6, name: str = OURS
+    bundle: str | None,
+    backend: str = "auto",
+    *,
+    threads: int | None = None,
+    speed: int = 6,
+    variant: str = "",
+    name: str = "",
 ) -> CoderSpec:
     """Return this project's codec as a coder.
+
+    Args:
+        bundle: a folder, or the name of a shipped bundle; None: the default one.
+        backend: a name from `oslic backends`, or "auto".
+        threads: CPU threads of the networks; None leaves it to the backend.
+        speed: of the residual coder.
+        variant: a key of `VARIANTS`; "": the default settings.
+        name: in results and plots; "": by the variant.
 
     The weights and graphs are part of its description, so that a run that goes on takes no points of others.
 
@@ -297,10 +325,11 @@ def ours(
         "backend": backend,
         "threads": threads,
         "speed": speed,
+        "settings": VARIANTS[variant] if variant else {},
         "fingerprint": manifest.fingerprint,
         "graphs": {name: info.sha256 for name, info in manifest.graphs.items()},
     }
-    return CoderSpec(name, OURS, (2, 10, 18, 26, 34, 42, 50, 58, 66, 74, 82), options)
+    return CoderSpec(name or (f"{OURS}-{variant}" if variant else OURS), OURS, _QUALITIES, options)
 
 
 def command(text: str) -> CoderSpec:

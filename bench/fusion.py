@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from ..runtime.bundle import GraphName
+
 Graph = Literal["analyse", "synthesise"]
 
 FORMAT: Final = "oslic-bench-fusion"
@@ -49,7 +51,7 @@ def twin(config: ModelConfig, form: str) -> ModelConfig:
     return config
 
 
-def export_static(config: ModelConfig, graph: Graph, size: tuple[int, int], seed: int) -> ir.Model:
+def export_static(config: ModelConfig, graph: GraphName, size: tuple[int, int], seed: int) -> ir.Model:
     """One graph with random weights and fixed sizes, by torch's TorchScript exporter.
 
     Args:

@@ -11,7 +11,7 @@ from ...runtime.commands.limits import add_limit_arguments, limits_of
 from ...runtime.commands.numbers import at_least
 from ...runtime.errors import UsageError
 from ...runtime.images import find_images
-from ..coders import PEERS, ours
+from ..coders import PEERS, VARIANTS, ours
 from ..curves import read_anchors
 from ..rd import METRICS, Job, check_sizes, measure, write_result
 from .peers import add_peers, chosen_peers
@@ -42,6 +42,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--speed", type=int, default=6, metavar="S", help="of our residual coder (default: 6)"
     )
+    parser.add_argument(
+        "--variants",
+        default="",
+        metavar="A,B",
+        help=f"measure our codec at these settings, too: {', '.join(VARIANTS)}",
+    )
     add_peers(parser, PEERS, "avif-s6,jpeg,jpeg2000,webp,jxl")
     parser.add_argument(
         "--anchors", metavar="DIR", help="published curves, JSON files in CompressAI's schema"
@@ -70,13 +76,20 @@ def run(args: argparse.Namespace) -> int:
     check_sizes(images, wanted, limits)
     anchors = read_anchors(Path(args.anchors)) if args.anchors else []
     # Each process has one core: the networks of several images run side by side.
-    own = ours(args.bundle, args.backend, threads=1, speed=args.speed)
-    coders = [own, *peers]
+    variants = [name for name in args.variants.split(",") if name]
+    wrong = [name for name in variants if name not in VARIANTS]
+    if wrong:
+        raise UsageError(f"unknown variant {wrong[0]!r}; known: {', '.join(VARIANTS)}")
+    own, *others = (
+        ours(args.bundle, args.backend, threads=1, speed=args.speed, variant=name) for name in ("", *variants)
+    )
+    coders = [own, *others, *peers]
     jobs = [Job(image, coder, wanted, limits) for image in images for coder in coders]
     partial = output.with_name(output.name + ".partial")
     points = measure(jobs, partial, processes=args.jobs)
     described = {coder.name: {"qualities": coder.qualities, **coder.options} for coder in coders}
-    del described[own.name]["bundle"]  # a path of this machine; the fingerprint names the weights
+    for coder in (own, *others):
+        del described[coder.name]["bundle"]  # a path of this machine; the fingerprint names the weights
     settings = {"images": [image.name for image in images], "coders": described, "metrics": wanted}
     write_result(output, points, own.name, settings, anchors)
     partial.unlink()

@@ -1,20 +1,20 @@
 """Quantised graphs, as far as the runtime knows them: the zero points of activations, and the uint8 form.
 
-A graph quantised for TensorRT holds symmetric int8 Q/DQ pairs with zero point 0. Kernels for CPUs want something else: on
-x86 they multiply *unsigned* activations with signed weights, and leave out a ReLU before a Q only if the zero point is the
-smallest value. ONNX Runtime converts int8 pairs itself, but not the pairs of a value with several readers, whose
-convolutions then silently run in float32.
+A graph quantised for TensorRT holds symmetric int8 Q/DQ pairs with zero point 0. Kernels for CPUs want something
+else: on x86 they multiply *unsigned* activations with signed weights, and leave out a ReLU before a Q only if the
+zero point is the smallest value. ONNX Runtime converts int8 pairs itself, but not the pairs of a value with several
+readers, whose convolutions then silently run in float32.
 
-Every Q/DQ pair of activations therefore takes its zero point from one of two initializers. `oslic calibrate --target cpu`
-writes them as uint8:
+Every Q/DQ pair of activations therefore takes its zero point from one of two initializers. `oslic calibrate --target
+cpu` writes them as uint8:
 
 * values of either sign: zero point 128;
-* values that are never negative: zero point 0, with a scale for which 255 is the end of the range: the clip of a ReLU or
-  ReLU6 is that of the integers.
+* values that are never negative: zero point 0, with a scale for which 255 is the end of the range: the clip of a ReLU
+  or ReLU6 is that of the integers.
 
-`--target tensorrt` writes both as int8 0. Such a graph runs on a CPU all the same: changing these two scalars turns it into
-a uint8 form when it is loaded. The values of either sign are the same numbers then; those that are never negative, too, up
-to q = 127; beyond, where int8 would be clipped, uint8 is not.
+`--target tensorrt` writes both as int8 0. Such a graph runs on a CPU all the same: changing these two scalars turns
+it into a uint8 form when it is loaded. The values of either sign are the same numbers then; those that are never
+negative, too, up to q = 127; beyond, where int8 would be clipped, uint8 is not.
 """
 
 from __future__ import annotations

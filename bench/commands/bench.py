@@ -41,7 +41,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     module, summary = _MEASUREMENTS[args.name]
-    with naming_missing(f"oslic bench {args.name}", "bench,export"):
+    extra = "onnx" if args.name == "latency" else "bench,export"
+    with naming_missing(f"oslic bench {args.name}", extra):
         command = importlib.import_module(f"{__package__}.{module}")
         parser = argparse.ArgumentParser(prog=f"oslic bench {args.name}", description=summary)
         command.configure(parser)

@@ -193,21 +193,17 @@ class TensorRtRunner:
 
     @property
     def inputs(self) -> tuple[Port, ...]:
-        """What the engine takes: types as built, sizes of the first profile where they are fixed."""
-        profile = self._info.profiles[0]
-        return tuple(
-            Port(
-                name,
-                str(self._dtypes[name]),
-                tuple(
-                    low if low == high else f"{low}..{high}"
-                    for low, high in zip(profile[name][0], profile[name][2], strict=True)
-                )
-                if name in profile
-                else None,
-            )
-            for name in self._inputs
-        )
+        """What the engine takes: types as built, and the sizes from the smallest to the largest of its profiles."""
+
+        def shape(name: str) -> tuple[int | str, ...] | None:
+            known = [profile[name] for profile in self._info.profiles if name in profile]
+            if not known:
+                return None
+            lows = [min(sizes) for sizes in zip(*(least for least, _, _ in known), strict=True)]
+            highs = [max(sizes) for sizes in zip(*(most for _, _, most in known), strict=True)]
+            return tuple(a if a == b else f"{a}..{b}" for a, b in zip(lows, highs, strict=True))
+
+        return tuple(Port(name, str(self._dtypes[name]), shape(name)) for name in self._inputs)
 
     @property
     def records_graphs(self) -> bool:

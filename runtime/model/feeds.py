@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..files import require_regular_file
-from .header import Port, shape_text
+from .header import Port, bounds, shape_text
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -71,7 +71,7 @@ def check_feeds(feeds: Mapping[str, Array], ports: Sequence[Port], where: str) -
                 f"{where}: the input {port.name} is {found}, the graph expects {port.dtype} {shape_text(port.shape)}"
             )
         for size, own in zip(array.shape, port.shape or (), strict=True) if port.shape is not None else ():
-            if isinstance(own, str):
+            if isinstance(own, str) and bounds(own) is None:
                 before, name = sizes.setdefault(own, (size, port.name))
                 if before != size:
                     raise UsageError(

@@ -30,7 +30,7 @@ _EXTERNAL: Final = 1
 _SUBGRAPHS: Final = {6: False, 11: True}
 
 Dimension = int | str | None
-"""A size, its symbolic name, or None where the graph says nothing."""
+"""A size, its symbolic name, a range of sizes (`64..512`), or None where the graph says nothing."""
 Span = tuple[int, int]
 
 
@@ -60,17 +60,24 @@ class Port:
         return np.dtype(self.dtype)
 
     def takes(self, shape: Sequence[int]) -> bool:
-        """Whether the dimensions fit; symbolic ones take any size from 1 on."""
-        return self.shape is None or (
-            len(shape) == len(self.shape)
-            and all(
-                size == own if isinstance(own, int) else size > 0
-                for size, own in zip(shape, self.shape, strict=True)
-            )
-        )
+        """Whether the dimensions fit; symbolic ones take any size from 1 on, ranges what is inside."""
+        return self.shape is None or (len(shape) == len(self.shape) and all(map(_fits, shape, self.shape)))
 
     def __str__(self) -> str:
         return f"{self.name} {self.dtype} {shape_text(self.shape)}"
+
+
+def _fits(size: int, own: Dimension) -> bool:
+    if isinstance(own, int):
+        return size == own
+    ends = bounds(own)
+    return size > 0 if ends is None else ends[0] <= size <= ends[1]
+
+
+def bounds(own: Dimension) -> tuple[int, int] | None:
+    """The ends of a dimension that is a range, `64..512`, as engines have it; None for all others."""
+    low, separator, high = own.partition("..") if isinstance(own, str) else ("", "", "")
+    return (int(low), int(high)) if separator and low.isdecimal() and high.isdecimal() else None
 
 
 def shape_text(shape: Sequence[Dimension] | None) -> str:

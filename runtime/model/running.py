@@ -9,7 +9,7 @@ from ..backends import BACKENDS, backend_class
 from ..backends.protocol import ModelRunner, Options
 from ..engines import PRODUCTS
 from ..errors import BackendError, UsageError
-from .feeds import Feeds, check_feeds
+from .feeds import Feeds
 from .header import Port
 from .source import EngineFile, Model
 
@@ -40,13 +40,8 @@ class Loaded:
     model: Model | None
 
     def run(self, feeds: Feeds, names: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
-        """Run on arrays that `load` was not asked about; see `ModelRunner.run`."""
+        """Run once; see `ModelRunner.run`."""
         return self.runner.run(feeds, names)
-
-    def check(self, feeds: Feeds, where: str) -> None:
-        """Refuse arrays that do not fit the graph, see `feeds.check_feeds`; engines check theirs when they run."""
-        if self.model is not None:
-            check_feeds(feeds, self.inputs, where)
 
     def close(self) -> None:
         """Give back what the graph holds."""

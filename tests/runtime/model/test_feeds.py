@@ -83,6 +83,14 @@ def test_arrays_that_do_not_fit_are_named_with_what_is_expected(feeds, reason):
         check_feeds(feeds, (IMAGE, KIND), "f.npz")
 
 
+def test_ranges_of_an_engine_take_what_is_inside_and_need_not_be_equal():
+    port = Port("x", "float32", ("1..4", 3, "64..512", "64..512"))
+    check_feeds({"x": np.zeros((1, 3, 64, 512), np.float32)}, (port,), "f.npz")
+    for shape in ((5, 3, 64, 64), (1, 3, 32, 64), (1, 3, 64, 513)):
+        with pytest.raises(UsageError, match=r"the graph expects float32 1\.\.4x3x64\.\.512x64\.\.512"):
+            check_feeds({"x": np.zeros(shape, np.float32)}, (port,), "f.npz")
+
+
 def test_arrays_go_to_a_file_and_back(tmp_path):
     feeds = {"image": np.ones((1, 3, 8, 8), np.float32), "kind": np.array([4])}
     write_arrays(tmp_path / "a.npz", feeds)

@@ -60,15 +60,23 @@ def prepare(data: bytes, where: str) -> Graph:
 
 
 def _hoist_constants(graph: Graph) -> None:
-    """Write `Constant` nodes as initializers."""
+    """Write `Constant` nodes, and `Identity` nodes behind constants, as initializers."""
     kept = []
     for node in graph.nodes:
-        value = attributes(node).get("value") if node.op_type == "Constant" else None
-        if isinstance(value, onnx.TensorProto) and node.output[0] not in graph.outputs:
-            graph.add_constant(node.output[0], numpy_helper.to_array(value), exact_name=True)
+        values = _constant(graph, node)
+        if values is not None and node.output[0] not in graph.outputs:
+            graph.add_constant(node.output[0], values, exact_name=True)
         else:
             kept.append(node)
     graph.replace_nodes(kept)
+
+
+def _constant(graph: Graph, node: NodeProto) -> npt.NDArray[Any] | None:
+    """The values that a node gives whatever the inputs are, as far as it only hands them on."""
+    if node.op_type == "Identity":
+        return graph.constant(node.input[0])
+    value = attributes(node).get("value") if node.op_type == "Constant" else None
+    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else None
 
 
 def _fold_normalisations(graph: Graph) -> None:

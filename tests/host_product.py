@@ -152,6 +152,11 @@ class DataType(enum.Enum):
     BF16 = "tensor(bfloat16)"
 
 
+class TensorIOMode(enum.Enum):
+    INPUT = 1
+    OUTPUT = 2
+
+
 _NUMPY = {
     DataType.UINT8: np.uint8,
     DataType.FLOAT: np.float32,
@@ -188,6 +193,9 @@ class Engine:
 
     def get_tensor_name(self, index):
         return self.names[index]
+
+    def get_tensor_mode(self, name):
+        return TensorIOMode.INPUT if name in self.inputs else TensorIOMode.OUTPUT
 
     def get_tensor_dtype(self, name):
         return self._dtype or DataType(self._types[name])
@@ -298,6 +306,7 @@ def product(driver):
         __name__="host",
         __version__="11.4.0",
         DataType=DataType,
+        TensorIOMode=TensorIOMode,
         Runtime=Runtime,
         ILogger=Logger,
         nptype=nptype,

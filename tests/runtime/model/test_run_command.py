@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
+import hashlib
 import json
 import shlex
 
@@ -10,6 +13,8 @@ import numpy as np
 import onnxruntime
 import pytest
 from host_product import DataType, Engine, HostDriver, product
+from oslic.runtime import engine_trust
+from oslic.runtime.backends import cuda, tensorrt
 from oslic.runtime.backends.tensorrt import Log, TensorRtRunner
 from oslic.runtime.cli import main
 from oslic.runtime.engines import EngineInfo
@@ -154,3 +159,79 @@ def test_types_that_numpy_lacks_are_named(here):
             product(driver), engine, context, driver, info=engine_info(shapes),
             names=(("image", "kind"), ("features", "mean")), rebuild="", capture=True, log=Log(), pixels=False,
         )  # fmt: skip
+
+
+@pytest.fixture
+def engine(here, monkeypatch):
+    """An engine of `two_headed` with its sidecar, on a stand-in for CUDA and TensorRT whose plans are ONNX models."""
+    driver = HostDriver()
+    monkeypatch.setattr(tensorrt, "load_product", lambda name: product(driver))
+    monkeypatch.setattr(cuda, "gpus", lambda: ([cuda.Gpu("a stand-in", "9.0")], ""))
+    monkeypatch.setattr(cuda, "open_driver", lambda: driver)
+    plan = (here / "two_headed.onnx").read_bytes()
+    shapes = {"image": ((1, 3, 16, 16),) * 3, "kind": ((1,), (1,), (4,))}
+    info = dataclasses.replace(
+        engine_info(shapes),
+        file="two_headed.tensorrt.fp32.engine",
+        sha256=hashlib.sha256(plan).hexdigest(),
+        graph_sha256=hashlib.sha256(plan).hexdigest(),
+    )
+    folder = here / "engines"
+    folder.mkdir()
+    (folder / info.file).write_bytes(plan)
+    (folder / "two_headed.tensorrt.fp32.json").write_text(info.to_json())
+    return folder / info.file, info, driver
+
+
+def test_engines_run_by_name_and_from_beside_their_graph_if_they_were_built_here(engine, capsys):
+    path, info, driver = engine
+    assert oslic(f"run {path} --range kind=0,9 --seed 3") == 6
+    assert "was not built by this user on this machine" in capsys.readouterr().err
+    assert oslic(f"run {path} --range kind=0,9 --seed 3 --trust-engines -o a.npz --save-inputs in.npz") == 0
+    engine_trust.record(info)
+    assert oslic("run two_headed.onnx --backend tensorrt --inputs in.npz -o b.npz") == 0
+    with np.load("in.npz") as inputs, np.load("a.npz") as one, np.load("b.npz") as two:
+        for name, y in by_onnxruntime("two_headed.onnx", dict(inputs)).items():
+            np.testing.assert_allclose(one[name], y, atol=1e-5)
+            np.testing.assert_allclose(two[name], y, atol=1e-5)
+    gc.collect()
+    assert not driver.device.live
+    capsys.readouterr()
+    for words, code, message in (
+        ("--shapes image=1x3x32x32", 2, "does not fit the input image float32 1x3x16x16"),
+        ("--shapes kind=8 --trust-engines", 2, "does not fit the input kind int64 1..4"),
+        ("--backend openvino", 2, "is an engine of tensorrt; openvino cannot run it"),
+    ):
+        assert oslic(f"run {path} {words}") == code
+        assert message in capsys.readouterr().err
+
+
+def test_an_engine_is_compared_and_measured_beside_its_graph(engine, capsys):
+    path, info, _ = engine
+    engine_trust.record(info)
+    inputs = "--range kind=0,9 --shapes kind=1 --threads 1"
+    assert oslic(f"compare two_headed.onnx {path} {inputs} --json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [side["backend"] for side in result["sides"]] == ["onnxruntime-cpu", "tensorrt"]
+    assert {row["output"] for row in result["outputs"]} == {"features", "mean"}
+    assert oslic(f"compare two_headed.onnx {path} {inputs} --bisect") == 2
+    assert "is an engine without its graph" in capsys.readouterr().err
+    quick = "--timeout 5 --iterations 4 --duration 0 --max-error 9 --json"
+    assert oslic(f"bench latency two_headed.onnx {path} {inputs} {quick}") == 0
+    timings = json.loads(capsys.readouterr().out)["timings"]
+    assert list(timings) == ["two_headed", "two_headed.tensorrt.fp32"]
+    # Of engines the device's own time stands beside the call's.
+    assert timings["two_headed.tensorrt.fp32"]["wall"]["device"]["p50_ms"] == 1.25
+
+
+def test_stale_and_altered_engines_are_refused(engine, capsys):
+    path, info, _ = engine
+    engine_trust.record(info)
+    sidecar = path.with_suffix(".json")
+    sidecar.write_text(dataclasses.replace(info, version="10.0.0").to_json())
+    assert oslic(f"run {path}") == 6
+    assert "built with tensorrt 10.0.0, here is 11.4.0" in capsys.readouterr().err
+    sidecar.write_text(info.to_json())
+    path.write_bytes(path.read_bytes() + b"x")
+    assert oslic(f"run {path}") == 6
+    assert "was altered" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from ...runtime.commands.model_arguments import (
 )
 from ...runtime.commands.numbers import at_least, not_negative
 from ...runtime.commands.trust import add_trust_argument
-from ...runtime.errors import UsageError, VerificationError
+from ...runtime.errors import UsageError, VerificationError, printable
 from ...runtime.files import write_atomically
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _bisection(args: argparse.Namespace, one: Side, two: Side, first: Feeds) -> 
             found = bisect(one, two, model.name, feeds, tolerance)
             findings.append(found.to_dict())
             if not args.json:
-                print(found, flush=True)
+                print(printable(str(found)), flush=True)
         with contextlib.closing(one.load(model.name)) as loaded:
             values |= loaded.run(feeds)
     return {"atol": tolerance.atol, "rtol": tolerance.rtol, "share": tolerance.share, "graphs": findings}

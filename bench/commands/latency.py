@@ -13,7 +13,7 @@ from ...runtime.commands.limits import add_limit_arguments, limits_of
 from ...runtime.commands.model_arguments import SUBJECT, add_input_arguments, feeds_of
 from ...runtime.commands.numbers import at_least, not_negative, positive, width_by_height
 from ...runtime.commands.trust import add_trust_argument
-from ...runtime.errors import UsageError
+from ...runtime.errors import UsageError, printable
 from ...runtime.images import ENDINGS
 from ..coders import TIMED_PEERS
 from ..timing import Settings
@@ -152,7 +152,8 @@ def _graphs(args: argparse.Namespace, rule: Settings) -> int:
     if args.json:
         print(json.dumps(result, indent=1))
     else:
-        print(graph_latency.table(result))
+        for line in graph_latency.table(result).splitlines():
+            print(printable(line))
         if args.output:
             print(f"wrote {args.output}")
     graph_latency.require(result, args.max_median, args.max_ratio)

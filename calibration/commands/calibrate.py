@@ -14,7 +14,7 @@ from ...runtime.commands.arguments import output_place, require_ending
 from ...runtime.commands.limits import add_limit_arguments, limits_of
 from ...runtime.commands.model_arguments import add_preprocessing_arguments, preprocessing_of
 from ...runtime.commands.numbers import at_least, not_negative
-from ...runtime.errors import UsageError
+from ...runtime.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -227,9 +227,9 @@ def _lines(report: dict[str, Any]) -> None:
             "left"
         ]
         for name, reason in reasons.items():
-            print(f"  in float: {name}: {reason}")
+            print(printable(f"  in float: {name}: {reason}"))
         score = graph["score"]
-        print(f"{score['measure']}: {score['before']:.3f} -> {score['after']:.3f}")
+        print(printable(f"{score['measure']}: {score['before']:.3f} -> {score['after']:.3f}"))
 
 
 def _bundle(args: argparse.Namespace, bundle: Bundle) -> int:
@@ -281,7 +281,7 @@ def _show(line: str) -> None:
 
 def _say(line: str) -> None:
     _show("")
-    print(line, flush=True)
+    print(printable(line), flush=True)
 
 
 def _evaluation(args: argparse.Namespace) -> Callable[[Path], dict[str, Any]] | None:

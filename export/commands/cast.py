@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ...runtime.errors import UsageError
+    from ...runtime.errors import UsageError, printable
     from ...runtime.model.source import open_source
 
     source = open_source(args.source)
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         )
         return 0
     for difference in found:
-        print(f"against float32: {difference}", flush=True)
+        print(printable(f"against float32: {difference}"), flush=True)
     print(line)
     return 0
 

@@ -80,7 +80,7 @@ def test_bisection_names_the_layer_that_was_disturbed(here, capsys):
 
 def test_photographs_and_saved_arrays_are_inputs_too(here, samples, capsys):
     assert oslic(f"compare unet.onnx unet.onnx --images {samples} --size 48x32 --threads 1") == 0
-    assert "sets of inputs" in capsys.readouterr().out
+    assert "4 sets of inputs" in capsys.readouterr().out
     np.savez("in.npz", input=np.zeros((1, 3, 8, 8), np.float32))
     assert oslic("compare unet.onnx unet.onnx --inputs in.npz") == 0
 

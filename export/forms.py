@@ -1,107 +1,48 @@
-"""The choice between forms that compute the same: by a stated cost model, or by measurement on the target."""
+"""The choice between forms that compute the same: as told, by measurement, or by the cost model (`form_costs`)."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import onnx_ir as ir
 
-from ..runtime.backends.sessions import require_onnxruntime, session_options
 from ..runtime.errors import UsageError
-from .graphs import serialise
-from .macs import node_bytes, node_macs
-from .rules.base import Builder, Chooser, Site
+from .form_costs import RATES, Estimate, Target, estimate
+from .form_timing import Times, measure
+from .graphs import type_of
+from .rules.base import Builder, Chooser, Site, Tape
+from .rules.low_rate import KEEP
 from .sizes import Sizes
-from .verify import register_operators
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-Target = Literal["onnxruntime", "tensorrt"]
-
 _OPSET: Final = 18
+_NEIGHBOR: Final = 16  # channels of the convolution behind a measured site
 _IR_VERSION: Final = 10
-_LEAST_ROUNDS: Final = 10
 _UNKNOWN_SIZES: Final = (
     "forms cannot be compared, because sizes here do not follow from those of the inputs; give the inputs' shapes "
     "(--shape), or take a form as it is (--form)"
 )
 
 
-@dataclass(frozen=True)
-class Rates:
-    """A target's rates, as far as the choice needs them.
-
-    Attributes:
-        convolution: multiply-accumulates per second of a convolution.
-        transposed: the same of a transposed convolution.
-        copy: bytes per second, read and written, of what moves memory in order.
-        scatter: the same of `DepthToSpace`.
-        transpose: the same of `Transpose`.
-        node: seconds that each node takes at least.
-        source: where the numbers come from.
-    """
-
-    convolution: float
-    transposed: float
-    copy: float
-    scatter: float
-    transpose: float
-    node: float
-    source: str
-
-
-RATES: Final[dict[Target, Rates]] = {
-    "onnxruntime": Rates(
-        convolution=85e9,
-        transposed=46e9,
-        copy=28e9,
-        scatter=6.5e9,
-        transpose=16e9,
-        node=4e-6,
-        source="one core with AVX-512, ONNX Runtime 1.32, octave layers of 64 + 64 channels at 96x64",
-    ),
-    "tensorrt": Rates(
-        convolution=200e12,
-        transposed=150e12,
-        copy=2.5e12,
-        scatter=1.5e12,
-        transpose=1.5e12,
-        node=3e-6,
-        source="assumed for a data-centre GPU in FP16; not measured",
-    ),
-}
-
-_DISPATCH: Final = {"ConvTranspose": "transposed", "DepthToSpace": "scatter", "Transpose": "transpose"}
-
-
-class _Writer(ir.tape.Tape):
-    """A tape that writes nodes as the rewriter's does: `op.Conv(x, w, strides=[2, 2])`."""
-
-    def __getattr__(self, op_type: str) -> Any:
-        def write(*inputs: ir.Value | None, _outputs: int = 1, **attributes: Any) -> Any:
-            if _outputs == 1:
-                return self.op(op_type, inputs, attributes)
-            return self.op_multi_out(op_type, inputs, attributes, num_outputs=_outputs)
-
-        return write
-
-
 def _sizes_known(site: Site, sizes: Sizes) -> bool:
-    return all(sizes.concrete(value) is not None for value in (*site.inputs, *site.frame_inputs))
+    return all(sizes.concrete(value) is not None for value in site.inputs)
 
 
-def site_model(site: Site, form: Builder, sizes: Sizes) -> tuple[ir.Model, dict[str, tuple[int, ...]]]:
+def site_model(
+    site: Site, form: Builder, sizes: Sizes, *, neighbors: bool = False
+) -> tuple[ir.Model, dict[str, tuple[int, ...]]]:
     """A model of one form of one site, with fixed input sizes.
 
     Args:
         site: the site.
         form: the builder of the form.
         sizes: concrete sizes of the graph that the site belongs to.
+        neighbors: put a small convolution before each input and behind the output: in networks there is one nearly
+            always, and what it leaves and expects decides what a form costs.
 
     Returns:
         The model and its inputs' shapes by name.
@@ -109,7 +50,8 @@ def site_model(site: Site, form: Builder, sizes: Sizes) -> tuple[ir.Model, dict[
     Raises:
         UsageError: the sizes of the site's inputs do not follow from those of the graph's.
     """
-    tape = _Writer()
+    tape = Tape()
+    random = np.random.default_rng(0)
     shapes: dict[str, tuple[int, ...]] = {}
 
     def stand_in(value: ir.Value, name: str) -> ir.Value:
@@ -120,17 +62,38 @@ def site_model(site: Site, form: Builder, sizes: Sizes) -> tuple[ir.Model, dict[
                 "inputs' shapes (--shape NAME=1x3x512x768)"
             )
         shapes[name] = shape
-        return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
+        kind = ir.TensorType(type_of(value) or ir.DataType.FLOAT)
+        return ir.Value(name=name, shape=ir.Shape(shape), type=kind)
 
-    inputs = [stand_in(value, f"x{i}") for i, value in enumerate(site.inputs)]
-    output = form(tape, inputs)
-    extra: list[ir.Value] = []
-    if site.frame is not None:
-        extra = [stand_in(value, f"f{i}") for i, value in enumerate(site.frame_inputs)]
-        output = site.frame(tape, [*extra, output])
-    output.type = ir.TensorType(ir.DataType.FLOAT)
+    def convolved(value: ir.Value, weight: tuple[int, ...], name: str, group: int = 1) -> ir.Value:
+        values = random.standard_normal(weight, np.float32).astype(kind.numpy())
+        y: ir.Value = tape.Conv(value, tape.initializer(ir.tensor(values, name=name), name=name), group=group)
+        return y
+
+    def before(values: list[ir.Value]) -> list[ir.Value]:
+        if not neighbors:
+            return values
+        made = []
+        for value in values:
+            channels = shapes[str(value.name)][1]
+            y = convolved(value, (channels, 1, 1, 1), f"{value.name}.neighbor", channels)
+            y.shape, y.type = value.shape, value.type
+            made.append(y)
+        return made
+
+    inputs = [stand_in(value, f"site.x{i}") for i, value in enumerate(site.inputs)]
+    kind = inputs[0].dtype or ir.DataType.FLOAT
+    output = form(tape, before(inputs))
+    if neighbors:
+        shape = Sizes(shapes).shape(output)
+        channels = None if shape is None else shape[1].known
+        if channels is not None:
+            if not site.convolved:  # something that is no convolution stands between
+                output = tape.Add(output, tape.AveragePool(output, kernel_shape=[1, 1]))
+            output = convolved(output, (_NEIGHBOR, channels, 1, 1), "site.neighbor")
+    output.type = ir.TensorType(kind)
     graph = ir.Graph(
-        [*inputs, *extra],
+        inputs,
         [output],
         nodes=list(tape.nodes),
         initializers=list(tape.initializers),
@@ -141,50 +104,8 @@ def site_model(site: Site, form: Builder, sizes: Sizes) -> tuple[ir.Model, dict[
     return model, shapes
 
 
-def measure(
-    models: Mapping[str, bytes],
-    feeds: Mapping[str, npt.NDArray[Any]],
-    threads: int,
-    seconds: float,
-    libraries: Sequence[str] = (),
-) -> dict[str, float]:
-    """Time models on ONNX Runtime's CPU provider, interleaved.
-
-    Args:
-        models: serialised models by name, all with the same inputs.
-        feeds: inputs by name.
-        threads: threads per run.
-        seconds: time to spend, at least; and at least ten rounds.
-        libraries: shared libraries with custom operators.
-
-    Returns:
-        Seconds of each model's fastest round: what is slower is the noise of the machine's other work.
-
-    Raises:
-        DependencyError: ONNX Runtime is not installed.
-    """
-    onnxruntime = require_onnxruntime("measuring")
-    options = session_options(onnxruntime, threads)
-    register_operators(options, libraries)
-    sessions = {
-        name: onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        for name, data in models.items()
-    }
-    for session in sessions.values():  # fills caches and memory pools
-        session.run(None, feeds)
-    best = dict.fromkeys(sessions, float("inf"))
-    rounds, deadline = 0, time.perf_counter() + seconds
-    while rounds < _LEAST_ROUNDS or time.perf_counter() < deadline:
-        for name, session in sessions.items():
-            start = time.perf_counter()
-            session.run(None, feeds)
-            best[name] = min(best[name], time.perf_counter() - start)
-        rounds += 1
-    return best
-
-
 class CostModel:
-    """Chooses by a stated model: multiplications and bytes over the target's rates.
+    """Chooses by the cost model: a form that is faster than what stands beyond the model's own error.
 
     Args:
         target: whose rates.
@@ -192,36 +113,28 @@ class CostModel:
     """
 
     def __init__(self, target: Target, sizes: Sizes) -> None:
-        self._rates = RATES[target]
-        self._target = target
+        self._target: Target = target
         self._sizes = sizes
 
-    def seconds(self, model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> float:
-        """Estimated time of a model of one site."""
-        sizes = Sizes(shapes)
-        total = 0.0
-        for node in model.graph:
-            moved = node_bytes(node, sizes)
-            rate: float = getattr(self._rates, _DISPATCH.get(node.op_type, "copy"))
-            if node.op_type == "Conv":
-                work = node_macs(node, sizes) / self._rates.convolution
-            elif node.op_type == "ConvTranspose":
-                work = node_macs(node, sizes) / rate
-            else:
-                work = moved / rate
-            total += work + self._rates.node
-        return total
-
     def choose(self, site: Site, forms: Mapping[str, Builder]) -> tuple[str, str]:
-        """Return the form with the least estimated time, and the estimates."""
+        """Return the form with the least estimated time, what stands where that is not sure, and the estimates."""
         if not _sizes_known(site, self._sizes):
-            return "keep", _UNKNOWN_SIZES
-        times = {name: self.seconds(*site_model(site, form, self._sizes)) for name, form in forms.items()}
-        return _best(times, f"cost model of {self._target}")
+            return KEEP, _UNKNOWN_SIZES
+        found = {
+            name: estimate(self._target, *site_model(site, form, self._sizes), convolved=site.convolved)
+            for name, form in forms.items()
+        }
+        sure = {name: e for name, e in found.items() if name == KEEP or e.beats(found[KEEP])}
+        best = min(sure, key=lambda name: sure[name].seconds)
+        listed = ", ".join(
+            f"{name} {1e3 * e.seconds:.3f} ms"
+            for name, e in sorted(found.items(), key=lambda item: item[1].seconds)
+        )
+        return best, f"cost model of {self._target}: {listed}"
 
 
 class Measured:
-    """Chooses by measurement: ONNX Runtime on this machine's CPU, the forms interleaved.
+    """Chooses by measurement: ONNX Runtime on this machine's CPU, the forms interleaved; what stands stays on a tie.
 
     Args:
         sizes: concrete sizes of the graph.
@@ -239,21 +152,22 @@ class Measured:
         """Return the fastest form, and the times."""
         if not _sizes_known(site, self._sizes):
             return "keep", _UNKNOWN_SIZES
-        values = (*site.inputs, *site.frame_inputs)
-        key = (site.rule, *site.key, *(self._sizes.concrete(value) for value in values))
+        key = (site.rule, *site.key, *(self._sizes.concrete(value) for value in site.inputs))
         if key not in self._known:
-            self._known[key] = _best(self._measure(site, forms), "measured")
+            times = self._measure(site, forms)
+            self._known[key] = times.best(KEEP), times.describe(KEEP)
         return self._known[key]
 
-    def _measure(self, site: Site, forms: Mapping[str, Builder]) -> dict[str, float]:
+    def _measure(self, site: Site, forms: Mapping[str, Builder]) -> Times:
         random = np.random.default_rng(0)
-        models: dict[str, bytes] = {}
+        models: dict[str, ir.Model] = {}
         feeds: dict[str, npt.NDArray[Any]] = {}
         for name, form in forms.items():
-            model, shapes = site_model(site, form, self._sizes)
-            for key, shape in shapes.items():
-                feeds.setdefault(key, random.standard_normal(shape, np.float32))
-            models[name] = serialise(model)
+            models[name], shapes = site_model(site, form, self._sizes, neighbors=True)
+            for value in models[name].graph.inputs:
+                shape = shapes[str(value.name)]
+                kind = (value.dtype or ir.DataType.FLOAT).numpy()
+                feeds.setdefault(str(value.name), random.standard_normal(shape, np.float32).astype(kind))
         return measure(models, feeds, self._threads, self._seconds)
 
 
@@ -293,12 +207,4 @@ class Preferred:
         return self._otherwise.choose(site, forms)
 
 
-def _best(times: Mapping[str, float], source: str) -> tuple[str, str]:
-    name = min(times, key=lambda form: times[form])
-    listed = ", ".join(
-        f"{form} {1e3 * t:.3f} ms" for form, t in sorted(times.items(), key=lambda item: item[1])
-    )
-    return name, f"{source}: {listed}"
-
-
-__all__ = ["RATES", "CostModel", "Fixed", "Measured", "Preferred", "Rates", "Target", "measure", "site_model"]
+__all__ = ["RATES", "CostModel", "Estimate", "Fixed", "Measured", "Preferred", "Target", "site_model"]

@@ -12,13 +12,16 @@ import onnx_ir.passes.common as passes
 from onnxscript.rewriter import MatchingTracer, MatchStatus
 
 from ..runtime.errors import UsageError, VerificationError
-from .forms import CostModel, Measured, measure
+from .form_timing import measure
+from .forms import CostModel, Measured
 from .graph_files import loadable
-from .graphs import label, remove_identities, serialise
+from .graphs import label, remove_identities
 from .macs import Cost, count
 from .normal_form import normalise, to_opset
 from .quantized import output_steps, pairs, without_quantization
-from .rules.base import Chooser, Context, FusionRule
+from .rules.base import Chooser, Context, Rule
+from .rules.concatenation import ConvolutionOfConcatenation
+from .rules.functions import FunctionsBehindUpsampling
 from .rules.neutral import EmptyPadding, ProductWithOnes
 from .rules.normalisation import (
     NormalisationBehindUpsampling,
@@ -37,6 +40,7 @@ from .rules.upsampling import (
     PointwiseBehindUpsampling,
     StridedBehindUpsampling,
     UpsamplingToSize,
+    UpsamplingTwice,
 )
 from .sizes import Size, Sizes
 from .verify import Difference, Tolerance, compare, for_type
@@ -46,15 +50,17 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from onnxscript.rewriter import RewriteRule
 
-RULES: Final[tuple[type[FusionRule], ...]] = (
+RULES: Final[tuple[type[Rule], ...]] = (
     EmptyPadding,
     ProductWithOnes,
     ZeroPaddedConvolution,
     UpsamplingToSize,
     UpsamplingByRepetition,
     UpsamplingByRepetitionTransposed,
+    UpsamplingTwice,
     ScaleAndShift,
     NormalisationBehindUpsampling,
+    FunctionsBehindUpsampling,
     NormalisedConvolution,
     NormalisedSum,
     NormalisedUpsampledSum,
@@ -65,12 +71,13 @@ RULES: Final[tuple[type[FusionRule], ...]] = (
     PointwiseBehindUpsampling,
     ConvolutionBehindUpsampling,
     PaddedConvolutionBehindUpsampling,
+    ConvolutionOfConcatenation,
     SumOfConvolutions,
     SharedInput,
 )
 """In the order in which they are tried: each sees what those before it have left."""
 
-LOWERINGS: Final[tuple[type[FusionRule], ...]] = (
+LOWERINGS: Final[tuple[type[Rule], ...]] = (
     NormalisationBehindUpsampling,
     NormalisedConvolution,
     NormalisedSum,
@@ -80,6 +87,7 @@ LOWERINGS: Final[tuple[type[FusionRule], ...]] = (
 """The rules that a graph needs to run everywhere, whatever the form of its octave convolutions."""
 
 _MOST_ROUNDS: Final = 20
+_AS_IT_WAS: Final = "as it was"
 _TIPPED: Final = 0.01
 """Share of the elements of a quantized graph whose rounding may tip."""
 
@@ -199,7 +207,10 @@ class _Collector(MatchingTracer):
     ) -> None:
         del container
         if status in {MatchStatus.CONDITION_FAILED, MatchStatus.REPLACEMENT_FAILED} and match_result.reason:
-            self.found.setdefault(str(rule), {})[label(node), match_result.reason] = None
+            self.note(str(rule), label(node), match_result.reason)
+
+    def note(self, title: str, node: str, reason: str) -> None:
+        self.found.setdefault(title, {})[node, reason] = None
 
 
 def sample_shapes(
@@ -283,7 +294,7 @@ def fuse(
     *,
     multiple: int = 1,
     shapes: Mapping[str, Sequence[int]] | None = None,
-    rules: Sequence[type[FusionRule]] = RULES,
+    rules: Sequence[type[Rule]] = RULES,
     opset: int | None = None,
     freeze: bool = False,
 ) -> tuple[ir.Model, Report]:
@@ -577,10 +588,10 @@ def fuse_measured(
     }
     report = next(iter(fused.values()))[1]
     unchanged = replace(report, choices=(), after=report.before, kept=True)
-    candidates = {"as it was": (before, unchanged), **fused}
-    models = {name: serialise(candidate) for name, (candidate, _) in candidates.items()}
-    times = measure(models, random_inputs(before, report.shapes), threads, seconds, libraries)
-    name = min(times, key=lambda key: times[key])
+    candidates = {_AS_IT_WAS: (before, unchanged), **fused}
+    models = {name: candidate for name, (candidate, _) in candidates.items()}
+    feeds = random_inputs(before, report.shapes)
+    times = measure(models, feeds, threads, seconds, libraries=libraries)
+    name = times.best(_AS_IT_WAS)
     result, report = candidates[name]
-    listed = ", ".join(f"{key} {1e3 * value:.2f} ms" for key, value in times.items())
-    return result, replace(report, timing=f"{listed} ({threads} threads): {name}")
+    return result, replace(report, timing=f"{times.describe(_AS_IT_WAS)}: taken {name}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -173,6 +173,9 @@ def require_single_use(value: ir.Value, what: str) -> None:
         raise reject(f"{what} has other readers", value)
 
 
+_FLOATS = frozenset({"float32", "float16", "bfloat16"})
+
+
 @dataclass(frozen=True)
 class Convolution:
     """A two-dimensional Conv node with constant weights.
@@ -186,6 +189,7 @@ class Convolution:
         pads: zeros before and after: (top, left, bottom, right).
         dilations: along H and W.
         group: number of groups.
+        dtype: of weight and bias in the graph.
     """
 
     node: ir.Node
@@ -196,6 +200,7 @@ class Convolution:
     pads: tuple[int, int, int, int]
     dilations: tuple[int, int]
     group: int
+    dtype: np.dtype[Any]
 
     @classmethod
     def read(cls, node: ir.Node) -> Convolution:
@@ -208,14 +213,17 @@ class Convolution:
         weight = constant(node.inputs[1], f"the weight of {name}")
         if weight.ndim != 4:
             raise reject(f"{name} is {weight.ndim - 2}-dimensional, not two-dimensional", node)
-        if weight.dtype != np.float32:
+        dtype = weight.dtype
+        if dtype.name not in _FLOATS:
             raise reject(
-                f"the weight of {name} is {weight.dtype}, not float32: fuse first, convert to other types afterwards",
+                f"the weight of {name} is {dtype}; only {', '.join(sorted(_FLOATS))} are fused: convert to other types "
+                "afterwards",
                 node,
             )
+        weight = weight.astype(np.float32, copy=False)
         bias = None
         if len(node.inputs) > 2 and node.inputs[2] is not None:
-            bias = constant(node.inputs[2], f"the bias of {name}")
+            bias = constant(node.inputs[2], f"the bias of {name}").astype(np.float32, copy=False)
         strides = tuple(node.attributes.get_ints("strides", [1, 1]))
         dilations = tuple(node.attributes.get_ints("dilations", [1, 1]))
         pads = tuple(node.attributes.get_ints("pads", [0, 0, 0, 0]))
@@ -239,6 +247,7 @@ class Convolution:
             cast("tuple[int, int, int, int]", pads),
             cast("tuple[int, int]", dilations),
             node.attributes.get_int("group", 1),
+            dtype,
         )
 
     @property
@@ -325,24 +334,22 @@ class Padding:
         return label(self.node)
 
 
-# Resize reads, for output position i, the source position that these modes compute; a doubling is nearest if
-# it reads i // 2 everywhere. The modes are periodic with period 2, so a few positions prove all of them, and the
-# first positions are the border.
-_POSITIONS = range(8)
+def reads_nearest(coordinates: str, rounding: str, factor: int) -> bool:
+    """Whether `Resize` by a whole factor in these modes repeats each source pixel that often, borders included.
 
-
-def reads_nearest_double(coordinates: str, rounding: str) -> bool:
-    """Whether `Resize` by exactly 2 in these modes repeats each source pixel twice, borders included.
+    For output position i it reads the source position that the modes compute, which must be i // factor. The modes are
+    periodic with that period, so a few positions prove all of them, and the first are the border.
 
     Args:
         coordinates: `coordinate_transformation_mode`.
         rounding: `nearest_mode`.
+        factor: 1 or more.
     """
     place = {
-        "asymmetric": lambda i: i / 2,
-        "half_pixel": lambda i: (i + 0.5) / 2 - 0.5,
-        "pytorch_half_pixel": lambda i: (i + 0.5) / 2 - 0.5,
-        "half_pixel_symmetric": lambda i: (i + 0.5) / 2 - 0.5,
+        "asymmetric": lambda i: i / factor,
+        "half_pixel": lambda i: (i + 0.5) / factor - 0.5,
+        "pytorch_half_pixel": lambda i: (i + 0.5) / factor - 0.5,
+        "half_pixel_symmetric": lambda i: (i + 0.5) / factor - 0.5,
     }.get(coordinates)
     choose = {
         "floor": lambda x: int(np.floor(x)),
@@ -350,6 +357,8 @@ def reads_nearest_double(coordinates: str, rounding: str) -> bool:
         "round_prefer_floor": lambda x: int(np.ceil(x - 0.5)),
         "round_prefer_ceil": lambda x: int(np.floor(x + 0.5)),
     }.get(rounding)
+    if factor == 1:
+        return True
     if place is None or choose is None:
         return False
-    return all(max(0, choose(place(i))) == i // 2 for i in _POSITIONS)
+    return all(max(0, choose(place(i))) == i // factor for i in range(4 * factor))

@@ -141,32 +141,72 @@ def _cut(before: Layout, shape: Shape) -> Layout | None:
     return None if rest else tuple(result)
 
 
-def is_doubling(after: Layout, shape: Shape) -> bool:
-    """Whether a layout is that of a source N x C x H x W whose rows and columns each stand twice, one after another."""
+def repetition(after: Layout, shape: Shape) -> tuple[int, int] | None:
+    """How often the rows and columns of a source N x C x H x W stand one after another in a layout; None if not so."""
     if len(after) != 4 or len(shape) != 4:
-        return False
-    twice = Factor(None, Size.of(2))
-    rows, columns = (_factor(axis, shape[axis]) for axis in (2, 3))
-    return after == (_factor(0, shape[0]), _factor(1, shape[1]), (*rows, twice), (*columns, twice))
+        return None
+    if after[:2] != (_factor(0, shape[0]), _factor(1, shape[1])):
+        return None
+    factors = []
+    for axis in (2, 3):
+        own = _factor(axis, shape[axis])
+        rest = after[axis][len(own) :]
+        number = rest[0].size.known if len(rest) == 1 and rest[0].axis is None else None
+        if after[axis][: len(own)] != own or (rest and number is None):
+            return None
+        factors.append(number or 1)
+    return factors[0], factors[1]
 
 
-def doubled(value: ir.Value, sizes: Sizes) -> ir.Value | None:
-    """The value that this one is the nearest x2 upsampling of, by operators that repeat and move; or None.
+def repeated(value: ir.Value, sizes: Sizes) -> tuple[ir.Value, tuple[int, int]] | None:
+    """The value whose rows and columns this one repeats, by operators that repeat and move, and how often; or None.
 
     Args:
-        value: N x C x 2H x 2W.
+        value: N x C x f H x g W.
         sizes: what is proved of sizes.
     """
     nodes: list[ir.Node] = []
+    deepest = None
     for node in chain(value):
         nodes.insert(0, node)
         source = node.inputs[0]
         shape = sizes.shape(source)
-        if shape is None or len(shape) != 4:
+        if source is None or shape is None or len(shape) != 4:
             continue
         found: Layout | None = layout(shape)
         for step in nodes:
             found = None if found is None else move(step, found, sizes)
-        if found is not None and is_doubling(found, shape):
-            return source
-    return None
+        factors = None if found is None else repetition(found, shape)
+        if factors is not None and factors != (1, 1):
+            deepest = source, factors
+    return deepest
+
+
+def goes_on(value: ir.Value, sizes: Sizes) -> bool:
+    """Whether what reads a repeated image moves and repeats it further, and the whole is a repetition, too.
+
+    Args:
+        value: N x C x f H x g W.
+        sizes: what is proved of sizes.
+    """
+    ahead = value
+    for _ in range(_MOST_STEPS):
+        node = next((use.node for use in ahead.uses() if use.idx == 0), None)
+        if node is None or node.op_type not in _MOVING:
+            return False
+        ahead = node.outputs[0]
+        found = repeated(ahead, sizes)
+        if found is not None and any(step.outputs[0] is value for step in chain(ahead)):
+            source = found[0]
+            return source is not value and not any(
+                step.outputs[0] is source for step in _between(ahead, value)
+            )
+    return False
+
+
+def _between(ahead: ir.Value, value: ir.Value) -> Iterator[ir.Node]:
+    """The nodes of the chain from one value back to another."""
+    for node in chain(ahead):
+        if node.outputs[0] is value:
+            return
+        yield node

@@ -34,13 +34,18 @@ def normalise(model: ir.Model, *, opset: int | None = None, freeze: bool = False
     the IR all initializers had to be inputs; there they are constants.
 
     Args:
-        model: any model; it is not changed, and its weights are shared.
+        model: any model; nothing but the order of its nodes is changed, and its weights are shared.
         opset: the least version of ONNX's operators; None: the model's own, or 13 where that is older.
         freeze: initializers that are inputs become constants.
 
     Raises:
-        UsageError: the model cannot be brought to that operator set, or calls functions that cannot be inlined.
+        UsageError: the model cannot be brought to that operator set, calls functions that cannot be inlined, or its
+            nodes form a cycle.
     """
+    try:
+        model.graph.sort()
+    except ValueError as error:
+        raise UsageError(f"the nodes of the graph form a cycle: {one_line(error)}") from error
     result = model.clone()
     _require_one_opset(result)
     inline = passes.InlinePass()

@@ -362,6 +362,10 @@ def _shape_only(op: _Operator) -> Results:
     return [Known(op.shape())] * len(op.node.outputs)
 
 
+def _first(op: _Operator) -> Results:
+    return [Known(op.shape())]
+
+
 def _broadcast(shapes: Sequence[Shape]) -> Shape:
     rank = max(map(len, shapes))
     result = []
@@ -851,6 +855,28 @@ _OPERATORS: dict[str, Callable[[_Operator], Results]] = {
             "Dropout",
             "Reciprocal",
             "Sign",
+            "Acos",
+            "Acosh",
+            "Asin",
+            "Asinh",
+            "Atan",
+            "Atanh",
+            "Celu",
+            "Cos",
+            "Cosh",
+            "CumSum",
+            "Hardmax",
+            "IsInf",
+            "IsNaN",
+            "LRN",
+            "LpNormalization",
+            "Shrink",
+            "Sin",
+            "Sinh",
+            "Softsign",
+            "Swish",
+            "Tan",
+            "ThresholdedRelu",
         ],
         _shape_only,
     ),
@@ -883,6 +909,7 @@ _OPERATORS: dict[str, Callable[[_Operator], Results]] = {
     **dict.fromkeys(["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ArgMax", "ArgMin"], _reduce),
     **dict.fromkeys(["MatMul", "Gemm", "MatMulInteger"], _matmul),
     **dict.fromkeys(["GlobalAveragePool", "GlobalMaxPool"], _global_pool),
+    **dict.fromkeys(["LayerNormalization", "RMSNormalization"], _first),
     "Identity": _same,
     "Where": _where,
     "Cast": _cast,

@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from onnx_builders import Builder
 from onnx_ir.passes.common import AddInitializersToInputsPass
 from oslic.bench.fusion import export_static
 from oslic.export.forms import CostModel, Fixed, Measured, Preferred
@@ -565,14 +566,19 @@ def test_choices_are_made_and_reported(chooser):
     assert all(" ms" in c["reason"] for c in report.choices)
 
 
-def test_the_fastest_whole_graph_is_taken():
+def test_a_whole_graph_is_taken_only_where_it_is_faster_beyond_doubt():
     model = export(styles.Ours())
     fused, report = fuse_measured(model, 1, multiple=8, shapes={"x": SHAPE}, seconds=0.01)
-    times = {name: float(ms) for name, ms in re.findall(r"(\w[\w ]+?) ([\d.]+) ms", report.timing)}
-    assert set(times) == {"as it was", "forms measured one by one", "forms by the cost model"}
-    taken = report.timing.rpartition(": ")[2]
-    assert times[taken] == min(times.values())
-    assert report.kept == (taken == "as it was")
+    assert report.timing.startswith("processor time of one thread, 11 rounds: as it was ")
+    ratios = {
+        name: [float(x) for x in numbers]
+        for name, *numbers in re.findall(r"(forms [\w ]+?) ([\d.]+) \(([\d.]+) to ([\d.]+)\)", report.timing)
+    }
+    assert set(ratios) == {"forms measured one by one", "forms by the cost model"}
+    taken = report.timing.rpartition(": taken ")[2]
+    faster = {name: value for name, (value, _, high) in ratios.items() if high < 0.98}
+    assert report.kept == (not faster)
+    assert taken == (min(faster, key=faster.get) if faster else "as it was")
     assert report.after == count(fused.graph, report.shapes)
     feeds, tolerance = [random_inputs(model, report.shapes)], Tolerance(1e-5, 1e-4)
     require(check(model, fused, report, feeds, tolerance).differences, "the fastest graph", tolerance)
@@ -630,7 +636,10 @@ def test_every_octave_layer_of_our_networks_is_rewritten_and_no_near_miss_unexpl
 
 @pytest.mark.parametrize("graph", GRAPH_NAMES)
 def test_the_shipped_graphs_leave_nothing_to_rewrite_and_nothing_unexplained(graph):
-    model = ir.from_proto(onnx.load_model_from_string(Bundle.open(default_bundle()).read_graph(graph)))
+    bundle = Bundle.open(default_bundle())
+    if graph not in bundle.manifest.graphs:
+        pytest.skip("the shipped bundle has no such graph")
+    model = ir.from_proto(onnx.load_model_from_string(bundle.read_graph(graph)))
     shapes = {
         str(value.name): {"image": (1, 512, 768, 3), "labels": (1, 128, 192), "compact": (1, 64, 96, 3)}[
             str(value.name)
@@ -650,7 +659,8 @@ def test_the_shipped_graphs_leave_nothing_to_rewrite_and_nothing_unexplained(gra
 def test_the_command_writes_graph_and_report(tmp_path, capsys):
     ir.save(export(styles.Ours()), tmp_path / "in.onnx")
     arguments = ["fuse", str(tmp_path / "in.onnx"), "-o", str(tmp_path / "out.onnx"), "--multiple", "4"]
-    assert main([*arguments, "--report", str(tmp_path / "r.json"), "--shape", "x=1x3x32x48"]) == 0
+    more = ["--shape", "x=1x3x32x48", "--form", "pooled"]
+    assert main([*arguments, "--report", str(tmp_path / "r.json"), *more]) == 0
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["macs"]["after"] < report["macs"]["before"]
     assert (tmp_path / "out.onnx").is_file()
@@ -827,8 +837,18 @@ def test_every_form_of_the_rules_has_its_option(capsys):
             seen.update(forms)
             return Fixed("phases", "merged", "stacked").choose(site, forms)
 
-    for style in (styles.Ours, styles.PlainTensor):
-        fuse(export(style()), lambda _: Seeing(), multiple=4)
+    joined = Builder(shape=(1, 8, 16, 16))
+    lifted = joined.up(joined.conv(joined.op("MaxPool", "x", kernel_shape=[2, 2], strides=[2, 2]), 8, 8))
+    both = joined.op("Concat", lifted, "x", axis=1)
+    joined.conv(both, 16, 8, 1)
+    joined.conv(both, 16, 8, 3, strides=[2, 2])
+    models = [
+        export(styles.Ours()),
+        export(styles.PlainTensor()),
+        joined.model(*(n.output[0] for n in joined.nodes[-2:])),
+    ]
+    for model in models:
+        fuse(model, lambda _: Seeing(), multiple=4)
     with pytest.raises(SystemExit):
         main(["fuse", "--help"])
     listed = re.search(r"--form \{([^}]+)\}", capsys.readouterr().out)

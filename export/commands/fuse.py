@@ -20,7 +20,20 @@ if TYPE_CHECKING:
 
 _OLDEST_OPSET = 13  # as `normal_form.OLDEST_OPSET`, which --help need not load
 # Of all places with a choice; `forms.Fixed` takes any name, and where a place has no such form its own stays.
-_FORMS = ("keep", "merged", "phases", "phases-transposed", "pooled", "stacked", "transposed")
+_FORMS = (
+    "keep",
+    "merged",
+    "phases",
+    "phases-blocked",
+    "phases-channels-last",
+    "phases-paired",
+    "phases-stacked",
+    "pointwise",
+    "pooled",
+    "stacked",
+    "strided",
+    "transposed",
+)
 
 
 def shape_argument(text: str) -> tuple[str, tuple[int, ...]]:

@@ -6,13 +6,13 @@ import abc
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult, RewriteRule, RewriteRuleSet
 
-from ..graphs import Convolution, NotApplicableError, reject
+from ..graphs import Convolution, NotApplicableError, is_live, label, reject
 from ..sizes import Sizes, describe, remedy
 
 if TYPE_CHECKING:
@@ -42,17 +42,21 @@ class Site:
         node: name of the node that is rewritten.
         inputs: the values that every form reads.
         key: equal for sites that cost the same at equal sizes of the inputs.
-        frame: what stands around the site and changes what its forms cost, or None: its builder gets the
-            `frame_inputs` and, last, the site's output.
-        frame_inputs: further values that the frame reads.
+        convolved: one convolution alone reads the output. In whatever order its channels lie, that one takes them;
+            others may not.
     """
 
     rule: str
     node: str
     inputs: tuple[ir.Value, ...]
     key: tuple[object, ...]
-    frame: Builder | None = None
-    frame_inputs: tuple[ir.Value, ...] = ()
+    convolved: bool = True
+
+
+def is_convolved(value: ir.Value) -> bool:
+    """Whether one convolution alone reads a value."""
+    uses = list(value.uses())
+    return len(uses) == 1 and uses[0].node.op_type == "Conv" and not value.is_graph_output()
 
 
 @dataclass
@@ -81,8 +85,39 @@ def _failed(error: NotApplicableError) -> MatchResult:
     return MatchResult().fail(error.reason, list(error.where))
 
 
-class FusionRule(abc.ABC):
-    """A named identity: a pattern, a check that says why it does not apply, a rewrite.
+class Tape(ir.tape.Tape):
+    """A tape that writes nodes as the rewriter's does: `op.Conv(x, w, strides=[2, 2])`."""
+
+    def __getattr__(self, op_type: str) -> Any:
+        def write(*inputs: ir.Value | None, _outputs: int = 1, **attributes: Any) -> Any:
+            if _outputs == 1:
+                return self.op(op_type, inputs, attributes)
+            return self.op_multi_out(op_type, inputs, attributes, num_outputs=_outputs)
+
+        return write
+
+
+class Tracer(Protocol):
+    """Collects why rules do not apply."""
+
+    def note(self, title: str, node: str, reason: str) -> None:
+        """Keep one reason of a rule at a node."""
+
+
+class Rewriter(Protocol):
+    """Applies one rule to a whole model."""
+
+    def apply_to_model(self, model: ir.Model, *, tracer: Any = None) -> int:
+        """Rewrite wherever the rule applies; return at how many places that was.
+
+        Args:
+            model: changed in place.
+            tracer: is told of every place where a check fails.
+        """
+
+
+class Rule(abc.ABC):
+    """A named identity that is applied wherever it holds.
 
     Nodes that the rewrite leaves without readers are removed afterwards, so that values with other readers
     stay.
@@ -90,15 +125,77 @@ class FusionRule(abc.ABC):
     Attributes:
         title: name of the rule in reports.
         identity: the identity in one line.
-        commutes: whether the pattern's additions are to be matched in either order.
     """
 
     title: ClassVar[str]
     identity: ClassVar[str]
-    commutes: ClassVar[bool] = False
 
     def __init__(self, context: Context) -> None:
         self.context = context
+
+    @classmethod
+    @abc.abstractmethod
+    def rewriter(cls, context: Context) -> Rewriter:
+        """The rule as it is applied to a whole model."""
+
+    def weight(
+        self, op: Any, values: npt.NDArray[Any], stem: str, dtype: npt.DTypeLike | None = None
+    ) -> ir.Value:
+        """A new weight on the tape.
+
+        Args:
+            op: the tape.
+            values: of the weight.
+            stem: start of its name.
+            dtype: type to round to; None: that of the values.
+        """
+        name = self.context.fresh(stem)
+        values = values if dtype is None else values.astype(dtype)
+        value: ir.Value = op.initializer(ir.tensor(values, name=name), name=name)
+        return value
+
+    def decide(self, site: Site, forms: Mapping[str, Builder]) -> str:
+        """Name of the chosen form.
+
+        Raises:
+            NotApplicableError: the form that stands, named "keep", was chosen.
+        """
+        name, reason = self.context.chooser.choose(site, forms)
+        if not self.context.tracing:
+            self.context.decisions.append((site, name, reason))
+        if name == "keep":
+            raise reject(f"the present form was chosen: {reason}")
+        return name
+
+    def choose(self, op: Any, site: Site, forms: Mapping[str, Builder]) -> ir.Value:
+        """Write the chosen form onto the tape; return its output.
+
+        Raises:
+            NotApplicableError: the form that stands, named "keep", was chosen.
+        """
+        return forms[self.decide(site, forms)](op, site.inputs)
+
+    def require_same_size(self, left: ir.Value, right: ir.Value) -> None:
+        """Reject summands whose sizes are not proved equal: an addition might repeat one of them.
+
+        Raises:
+            NotApplicableError: they differ, or are not known to be equal.
+        """
+        one, two = self.context.sizes.shape(left), self.context.sizes.shape(right)
+        if one is None or one != two:
+            raise reject(
+                f"the sizes {describe(one)} and {describe(two)} are not proved equal{remedy(one, two)}"
+            )
+
+
+class FusionRule(Rule):
+    """A rule that looks for a pattern of nodes: a pattern, a check that says why it does not apply, a rewrite.
+
+    Attributes:
+        commutes: whether the pattern's additions are to be matched in either order.
+    """
+
+    commutes: ClassVar[bool] = False
 
     @abc.abstractmethod
     def pattern(self, op: Any, *args: Any, **kwargs: Any) -> Any:
@@ -141,53 +238,91 @@ class FusionRule(abc.ABC):
         return RewriteRule(instance.pattern, rewrite, check, name=instance.title, remove_nodes=False)
 
     @classmethod
-    def rewriter(cls, context: Context) -> RewriteRuleSet:
+    def rewriter(cls, context: Context) -> Rewriter:
         """The rule as it is applied to a whole model."""
-        return RewriteRuleSet([cls.rule(context)], commute=cls.commutes)
+        rules: Rewriter = RewriteRuleSet([cls.rule(context)], commute=cls.commutes)
+        return rules
 
-    def weight(self, op: Any, values: npt.NDArray[np.float32], stem: str) -> ir.Value:
-        """A new weight on the tape."""
-        name = self.context.fresh(stem)
-        value: ir.Value = op.initializer(ir.tensor(values, name=name), name=name)
-        return value
 
-    def decide(self, site: Site, forms: Mapping[str, Builder]) -> str:
-        """Name of the chosen form.
+Plan = TypeVar("Plan")
 
-        Raises:
-            NotApplicableError: the form that stands, named "keep", was chosen.
-        """
-        name, reason = self.context.chooser.choose(site, forms)
-        if not self.context.tracing:
-            self.context.decisions.append((site, name, reason))
-        if name == "keep":
-            raise reject(f"the present form was chosen: {reason}")
-        return name
 
-    def choose(self, op: Any, site: Site, forms: Mapping[str, Builder]) -> ir.Value:
-        """Write the chosen form onto the tape; return its output.
+class NodeRule(Rule, Generic[Plan]):
+    """A rule that starts at one node and finds out by itself what stands around it, which no fixed pattern says.
+
+    Attributes:
+        operators: types of the nodes at which it starts.
+    """
+
+    operators: ClassVar[frozenset[str]]
+
+    @abc.abstractmethod
+    def check(self, node: ir.Node) -> Plan:
+        """What the rewrite needs to know.
 
         Raises:
-            NotApplicableError: the form that stands, named "keep", was chosen.
+            NotApplicableError: the rule does not apply, and why.
         """
-        return forms[self.decide(site, forms)](op, site.inputs)
 
-    def require_same_size(self, left: ir.Value, right: ir.Value) -> None:
-        """Reject summands whose sizes are not proved equal: an addition might repeat one of them.
+    @abc.abstractmethod
+    def rewrite(self, op: Any, plan: Plan) -> Mapping[ir.Value, ir.Value]:
+        """Write the replacement onto the tape `op`; return the values that it replaces, with what replaces them.
 
         Raises:
-            NotApplicableError: they differ, or are not known to be equal.
+            NotApplicableError: the form that stands is to stay.
         """
-        one, two = self.context.sizes.shape(left), self.context.sizes.shape(right)
-        if one is None or one != two:
-            raise reject(
-                f"the sizes {describe(one)} and {describe(two)} are not proved equal{remedy(one, two)}"
-            )
+
+    @classmethod
+    def rewriter(cls, context: Context) -> Rewriter:
+        """The rule as it is applied to a whole model."""
+        return _NodeRewriter(cls(context))
+
+
+class _NodeRewriter:
+    def __init__(self, rule: NodeRule[Any]) -> None:
+        self._rule = rule
+
+    def apply_to_model(self, model: ir.Model, *, tracer: Tracer | None = None) -> int:
+        graph = model.graph
+        count = 0
+        for node in list(graph):
+            if (
+                node.op_type not in self._rule.operators
+                or node.domain not in {"", "ai.onnx"}
+                or node.graph is not graph
+                or not any(is_live(value) for value in node.outputs)
+            ):
+                continue
+            tape = Tape()
+            try:
+                replaced = self._rule.rewrite(tape, self._rule.check(node))
+            except NotApplicableError as error:
+                if tracer is not None and error.reason:
+                    tracer.note(self._rule.title, label(node), error.reason)
+                continue
+            self._insert(graph, node, tape, replaced)
+            count += 1
+        return count
+
+    def _insert(
+        self, graph: ir.Graph, node: ir.Node, tape: Tape, replaced: Mapping[ir.Value, ir.Value]
+    ) -> None:
+        for value in tape.initializers:
+            graph.register_initializer(value)
+        for written in tape.nodes:
+            written.name = written.name or self._rule.context.fresh(label(node))
+        graph.insert_after(node, list(tape.nodes))
+        for old, new in replaced.items():
+            new.type, new.shape = old.type, old.shape
+            name, is_output = old.name, old.is_graph_output()
+            ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+            if is_output:
+                old.name, new.name = f"{name}.before", name
 
 
 def convolve(
     op: Any,
-    rule: FusionRule,
+    rule: Rule,
     x: ir.Value,
     weight: npt.NDArray[np.float32],
     bias: npt.NDArray[np.float32] | None,
@@ -196,6 +331,8 @@ def convolve(
     strides: tuple[int, int] = (1, 1),
     pads: tuple[int, int, int, int] = (0, 0, 0, 0),
     dilations: tuple[int, int] = (1, 1),
+    group: int = 1,
+    dtype: npt.DTypeLike | None = None,
 ) -> ir.Value:
     """A Conv node with new weights on the tape.
 
@@ -203,29 +340,31 @@ def convolve(
         op: the tape.
         rule: whose name counter to use.
         x: N x C_in x H x W.
-        weight: (C_out, C_in, Kh, Kw).
+        weight: (C_out, C_in / group, Kh, Kw).
         bias: (C_out,) or None.
         stem: start of the weights' names.
         strides: along H and W.
         pads: zeros (top, left, bottom, right).
         dilations: along H and W.
+        group: number of groups.
+        dtype: type of the new weights; None: that of the given.
     """
-    inputs = [x, rule.weight(op, weight, stem)]
+    inputs = [x, rule.weight(op, weight, stem, dtype)]
     if bias is not None:
-        inputs.append(rule.weight(op, bias, f"{stem}.bias"))
+        inputs.append(rule.weight(op, bias, f"{stem}.bias", dtype))
     value: ir.Value = op.Conv(
         *inputs,
         kernel_shape=list(weight.shape[2:]),
         strides=list(strides),
         pads=list(pads),
         dilations=list(dilations),
-        group=1,
+        group=group,
     )
     return value
 
 
-def again(op: Any, rule: FusionRule, x: ir.Value, found: Convolution) -> ir.Value:
-    """A convolution of one group as it stood, of another value, on the tape."""
+def again(op: Any, rule: Rule, x: ir.Value, found: Convolution) -> ir.Value:
+    """A convolution as it stood, of another value, on the tape."""
     return convolve(
         op,
         rule,
@@ -236,10 +375,12 @@ def again(op: Any, rule: FusionRule, x: ir.Value, found: Convolution) -> ir.Valu
         strides=found.strides,
         pads=found.pads,
         dilations=found.dilations,
+        group=found.group,
+        dtype=found.dtype,
     )
 
 
-def integers(op: Any, rule: FusionRule, values: list[int], stem: str) -> ir.Value:
+def integers(op: Any, rule: Rule, values: list[int], stem: str) -> ir.Value:
     """A new constant of int64 on the tape."""
     name = rule.context.fresh(stem)
     value: ir.Value = op.initializer(ir.tensor(np.array(values, np.int64), name=name), name=name)

@@ -9,7 +9,7 @@ import numpy as np
 from ..graphs import Convolution, constant, label, producer, reject, require_live, require_single_use
 from ..sizes import is_constant
 from .base import Bound, FusionRule
-from .upsampling import double, require_doubling
+from .resampling import repeat, upsampling
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -37,13 +37,13 @@ def _folded(
     scale: npt.NDArray[np.float64],
     shift: npt.NDArray[np.float64] | None,
 ) -> ir.Value:
-    weight = (found.weight * scale[:, None, None, None]).astype(np.float32)
+    weight = found.weight * scale[:, None, None, None]
     bias = None if found.bias is None else found.bias * scale
     if shift is not None:
         bias = shift if bias is None else bias + shift
-    inputs = [found.x, rule.weight(op, weight, found.name)]
+    inputs = [found.x, rule.weight(op, weight, found.name, found.dtype)]
     if bias is not None:
-        inputs.append(rule.weight(op, bias.astype(np.float32), f"{found.name}.bias"))
+        inputs.append(rule.weight(op, bias, f"{found.name}.bias", found.dtype))
     value: ir.Value = op.Conv(*inputs, **dict(found.node.attributes))
     return value
 
@@ -187,13 +187,14 @@ class NormalisationBehindUpsampling(FusionRule):
         up, bn = (bound[name] for name in ("up", "bn"))
         require_live(bn)
         require_single_use(up, f"the output of {label(producer(up))}")
-        require_doubling(self, up)
+        upsampling(self, up)
         _affine(producer(bn))
 
     def rewrite(self, op: Any, bound: Bound) -> ir.Value:
-        x, bn = (bound[name] for name in ("x", "bn"))
+        x, up, bn = (bound[name] for name in ("x", "up", "bn"))
         node = producer(bn)
-        return double(op, self, op.BatchNormalization(x, *node.inputs[1:], **dict(node.attributes)))
+        low = op.BatchNormalization(x, *node.inputs[1:], **dict(node.attributes))
+        return repeat(op, self, low, upsampling(self, up).factors)
 
 
 class NormalisedUpsampledSum(FusionRule):

@@ -8,8 +8,8 @@ import onnx_ir as ir
 
 from ..graphs import Convolution, label, producer, reject, require_live, require_single_use
 from ..sizes import describe, remedy
-from .base import Bound, FusionRule, convolve, integers
-from .upsampling import require_doubling
+from .base import Bound, FusionRule, again, integers
+from .resampling import upsampling
 
 
 def require_halving(rule: FusionRule, pooled: ir.Value) -> None:
@@ -47,8 +47,17 @@ class PoolOfUpsampling(FusionRule):
     def check(self, bound: Bound) -> None:
         up, pooled = (bound[name] for name in ("up", "pooled"))
         require_live(pooled)
-        require_doubling(self, up)
-        require_halving(self, pooled)
+        factors = upsampling(self, up).factors
+        node = producer(pooled)
+        windows = tuple(node.attributes.get_ints("kernel_shape", []))
+        strides = tuple(node.attributes.get_ints("strides", [1, 1]))
+        dilations = tuple(node.attributes.get_ints("dilations", [1, 1]))
+        if windows != factors or strides != factors or dilations != (1, 1):
+            raise reject(
+                f"{label(node)} pools {windows} with strides {strides}, the upsampling is by {factors}", node
+            )
+        if any(node.attributes.get_ints("pads", [])):
+            raise reject(f"{label(node)} pads", node)
 
     def rewrite(self, op: Any, bound: Bound) -> ir.Value:
         x = bound["x"]
@@ -69,7 +78,6 @@ class PoolOfPointwise(FusionRule):
         conv, pooled = (bound[name] for name in ("conv", "pooled"))
         require_live(pooled)
         found = Convolution.read(producer(conv))
-        found.require_dense()
         if found.kernel != (1, 1):
             raise reject("")  # nothing that commutes
         if not found.is_pointwise:
@@ -87,7 +95,7 @@ class PoolOfPointwise(FusionRule):
         x, conv, pooled = (bound[name] for name in ("x", "conv", "pooled"))
         found = Convolution.read(producer(conv))
         y = op.AveragePool(x, **dict(producer(pooled).attributes))
-        return convolve(op, self, y, found.weight, found.bias, stem=found.name)
+        return again(op, self, y, found)
 
 
 class MaxUnpooling(FusionRule):

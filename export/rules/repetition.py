@@ -1,13 +1,13 @@
-"""Nearest x2 upsampling that is not written as `Resize`: repeat_interleave, expand and reshape, Keras' UpSampling2D."""
+"""Nearest upsampling that is not written as `Resize`: repeat_interleave, expand and reshape, Keras' UpSampling2D."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from ..graphs import is_real, label, producer, reject, require_live
-from ..movement import doubled
+from ..movement import goes_on, repeated
 from .base import Bound, FusionRule
-from .upsampling import double
+from .resampling import repeat
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -25,19 +25,20 @@ class UpsamplingByRepetition(FusionRule):
     def check(self, bound: Bound) -> None:
         self._source(bound["up"])
 
-    def _source(self, up: ir.Value) -> ir.Value:
+    def _source(self, up: ir.Value) -> tuple[ir.Value, tuple[int, int]]:
         require_live(up)
-        source = doubled(up, self.context.sizes)
-        if source is None:
-            raise reject("")  # any other reshaping
+        found = repeated(up, self.context.sizes)
+        if found is None or goes_on(up, self.context.sizes):
+            raise reject("")  # any other reshaping, or a part of a longer one
+        source, _ = found
         if not is_real(source):
             raise reject(
                 f"{label(producer(up))} repeats whole numbers, or values of an unknown type", producer(up)
             )
-        return source
+        return found
 
     def rewrite(self, op: Any, bound: Bound) -> ir.Value:
-        return double(op, self, self._source(bound["up"]))
+        return repeat(op, self, *self._source(bound["up"]))
 
 
 class UpsamplingByRepetitionTransposed(UpsamplingByRepetition):

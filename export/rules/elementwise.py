@@ -1,0 +1,73 @@
+"""Element-wise functions: which nodes compute one output element from one input element, and how to write them anew."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+from ..sizes import is_constant
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import onnx_ir as ir
+
+UNARY: Final = frozenset(
+    {
+        "Abs", "Celu", "Clip", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Mish",
+        "Neg", "PRelu", "Reciprocal", "Relu", "Selu", "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt", "Swish",
+        "Tanh", "ThresholdedRelu",
+    }
+)  # fmt: skip
+"""Functions of one image; further inputs are constants by channel or for all."""
+
+BINARY: Final = frozenset({"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub"})
+"""Functions of two images, or of one and a constant by channel or for all."""
+
+
+def is_per_channel(value: ir.Value | None) -> bool:
+    """Whether a value is a constant that does not vary over the rows and columns of N x C x H x W, or is absent."""
+    if value is None:
+        return True
+    if not is_constant(value):
+        return False
+    assert value.const_value is not None
+    shape = value.const_value.shape.numpy()
+    return len(shape) <= 4 and math.prod(shape[-2:]) == 1
+
+
+def is_function(node: ir.Node) -> bool:
+    """Whether a node is an element-wise function of its first input alone, the same at all rows and columns."""
+    return (
+        node.op_type in UNARY
+        and node.domain in {"", "ai.onnx"}
+        and len(node.outputs) == 1
+        and all(is_per_channel(value) for value in node.inputs[1:])
+    )
+
+
+def following(value: ir.Value) -> list[ir.Node]:
+    """The element-wise functions that alone read a value, one behind the other."""
+    found: list[ir.Node] = []
+    while len(value.uses()) == 1 and not value.is_graph_output():
+        (use,) = value.uses()
+        if use.idx != 0 or not is_function(use.node) or use.node.graph is not _graph(value):
+            break
+        found.append(use.node)
+        value = use.node.outputs[0]
+    return found
+
+
+def _graph(value: ir.Value) -> object:
+    node = value.producer()
+    return value.graph if node is None else node.graph
+
+
+def apply(op: Any, value: ir.Value, nodes: Sequence[ir.Node]) -> ir.Value:
+    """Functions of another value, on the tape."""
+    for node in nodes:
+        value = getattr(op, node.op_type)(value, *node.inputs[1:], **dict(node.attributes))
+    return value
+
+
+__all__ = ["BINARY", "UNARY", "apply", "following", "is_function", "is_per_channel"]

@@ -4,8 +4,8 @@ The residual r = x - p in [-255, 255] becomes 8-bit samples round(r / scale) + 1
 1 or 2. Scale 1 loses what lies beyond -128..127, scale 2 the last bit; `encode` chooses per image.
 
 The prediction p is the estimate drawn towards mid-grey, p = 128 + w (e - 128), as in the weighted prediction of video
-coders. At low qualities w is 1. The finer the quality, the less an estimate saves and the more its faults disturb
-AV1's own intra prediction, which follows edges of the image but not of a difference: w falls to 1/8.
+coders. At the lowest qualities w is 1. The finer the quality, the less an estimate saves and the more its faults
+disturb AV1's own intra prediction, which follows edges of the image but not of a difference: w falls to 1/8.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _ENCODER_THREADS: Final = 2
 # Superblocks of 64x64 suit residuals: 0.8 points of BD-rate over the encoder's choice (training/EXPERIMENTS.md).
 _SUPERBLOCKS: Final = {"sb-size": "64"}
 # Weights of the estimate in eighths that cost least at some qualities, on training photographs; see `default_weight`.
-_WEIGHTS: Final = ((25, 8), (40, 5), (55, 4), (68, 3), (78, 2), (86, 1))
+_WEIGHTS: Final = ((9, 8), (12, 6), (20, 4), (28, 3), (36, 2), (44, 1))
 # Mean squared clipping error (per sample) from which scale 2 is tried as well: 55 dB.
 _CLIPPING_MATTERS: Final = 0.2
 
@@ -72,8 +72,7 @@ def check_available() -> None:
 def default_weight(quality: int) -> int:
     """The estimate's weight at a quality, in eighths: measured at seven qualities, linear between them.
 
-    Against a weight of 1 throughout it lowered the BD-rate of 17 training pictures by 0.8 points, where the best
-    weight of each picture and quality lowered it by 1.6 (training/EXPERIMENTS.md).
+    It suits estimates from coarse compact images; see training/EXPERIMENTS.md.
     """
     qualities = [at for at, _ in _WEIGHTS]
     weights = [weight for _, weight in _WEIGHTS]

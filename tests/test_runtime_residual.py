@@ -88,7 +88,7 @@ def test_ordinary_residuals_take_scale_1(photo, estimate):
     assert residual.encode(photo, estimate, quality=50, speed=9).scale == 1
 
 
-@pytest.mark.parametrize(("quality", "weight"), [(1, 8), (25, 8), (40, 5), (62, 3), (86, 1), (100, 1)])
+@pytest.mark.parametrize(("quality", "weight"), [(1, 8), (9, 8), (16, 5), (28, 3), (36, 2), (44, 1), (100, 1)])
 def test_the_estimate_weighs_less_the_finer_the_quality(quality, weight):
     assert residual.default_weight(quality) == weight
 

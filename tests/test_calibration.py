@@ -127,7 +127,7 @@ def test_the_average_behind_a_transposed_convolution_goes_into_its_phases(kernel
     assert lower_transposed(graph.copy(), set()) == {}
 
 
-@pytest.mark.parametrize("form", ["phases", "phases-transposed"])
+@pytest.mark.parametrize("form", ["phases"])
 def test_the_interleaving_of_the_exporter_is_written_channels_last(form):
     exported, _ = fuse(
         ir.from_proto(upsampled_convolution()), lambda _: Fixed(form), shapes={"x": (1, 3, 6, 8)}

@@ -134,6 +134,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ...runtime.model.source import open_source
+    from .. import any_graph  # noqa: F401 - what it needs and is not installed is said first
 
     source = open_source(args.source)
     if source.engine is not None:

@@ -119,6 +119,7 @@ class MobileSegNetConfig:
             unpoolings out: the logits then live at a coarser scale.
         skip: the encoder's features before the pooling are added after the unpooling.
         smoothing: odd width of an average pooling of the logits before the argmax; 1: none.
+        least: a position whose class has a lower probability gets the last class; 0: none does.
     """
 
     stem: int
@@ -127,6 +128,7 @@ class MobileSegNetConfig:
     decoder: tuple[tuple[int, ...], ...]
     skip: bool = True
     smoothing: int = 1
+    least: float = 0.0
 
     @property
     def scale(self) -> int:
@@ -303,6 +305,10 @@ class ModelConfig:
             ),
             (2 <= len(self.classes) <= 255, f"{len(self.classes)} classes; there must be 2 to 255"),
             (self.embedding >= 0, f"embedding is {self.embedding}; it must not be negative"),
+            (
+                isinstance(segnet, SegNetConfig) or 0.0 <= segnet.least < 1.0,
+                f"segnet.least is {getattr(segnet, 'least', 0)}; it must be at least 0 and below 1",
+            ),
             (segnet.smoothing % 2 == 1, f"segnet.smoothing is {segnet.smoothing}; it must be odd"),
             (gnet.entry_scale in {1, 2, 4, 8}, f"gnet.entry_scale is {gnet.entry_scale}, not 1, 2, 4 or 8"),
             (len(gnet.up) == len(gnet.up_blocks), "gnet.up and gnet.up_blocks must have equal lengths"),
@@ -430,6 +436,7 @@ PRESETS: dict[str, ModelConfig] = {
             bottom=((6, 192, 5), (6, 192, 5), (6, 192, 5), (6, 320, 3)),
             decoder=((192, 80), (80, 40), (64, 64)),
             smoothing=5,
+            least=0.3,
         ),
         comnet=ComNetConfig(widths=(24, 48, 96), blocks=2, skip=False, label_entry="low"),
         gnet=GNetConfig(entry_scale=8, stem=96, blocks=3, up=(96,), up_blocks=(3,), mix=True),

@@ -116,6 +116,7 @@ class SegNet(nn.Module):
         super().__init__()
         self.reduction = label_scale // config.scale
         self.smoothing = config.smoothing
+        self.least = config.least if isinstance(config, MobileSegNetConfig) else 0.0
         self.skip = config.skip
         self.stem: nn.Module | None = None
         self.encoder = nn.ModuleList()
@@ -208,10 +209,18 @@ class SegNet(nn.Module):
     def labels(self, x: Tensor) -> Tensor:
         """Label map: the class of the highest logit; the lowest class wins ties.
 
+        Where its probability is below the configuration's `least`, it is the last class: what cannot be told.
+
         Args:
             x: as in `forward`.
 
         Returns:
             uint8, N x H/label_scale x W/label_scale, values 0..K-1.
         """
-        return torch.argmax(self(x), dim=1).to(torch.uint8)
+        logits = self(x)
+        labels = torch.argmax(logits, dim=1)
+        if self.least > 0.0:
+            # One over the probability of the best class.
+            odds = torch.exp(logits - logits.amax(1, keepdim=True)).sum(1)
+            labels = torch.where(odds * self.least > 1.0, logits.shape[1] - 1, labels)
+        return labels.to(torch.uint8)

@@ -352,3 +352,22 @@ def test_create_is_reproducible_and_leaves_the_global_seed_alone():
         torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
     )
     assert not torch.equal(a.gnet.stem.hh.weight, c.gnet.stem.hh.weight)
+
+
+def test_what_cannot_be_told_is_the_last_class():
+    torch.manual_seed(3)
+    segnet = SegNet(mobile(), 5, 4).eval()
+    x = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        probabilities = torch.softmax(segnet(x), dim=1)
+        least = float(probabilities.amax(1).median())
+        unsure = dataclasses.replace(mobile(), least=least)
+        other = SegNet(unsure, 5, 4).eval()
+        other.load_state_dict(segnet.state_dict())
+        labels, found = segnet.labels(x), other.labels(x)
+    wanted = torch.where(probabilities.amax(1) < least, 4, labels)
+    assert torch.equal(labels, probabilities.argmax(1).to(torch.uint8))
+    assert (found != wanted).float().mean() < 0.01  # but for rounding at the bound itself
+    assert 0.4 < float((found == 4).float().mean()) < 0.9
+    with pytest.raises(UsageError, match=r"segnet\.least is 1"):
+        dataclasses.replace(preset("lite"), segnet=dataclasses.replace(preset("lite").segnet, least=1.0))

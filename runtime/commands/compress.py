@@ -10,7 +10,7 @@ from typing import Any
 
 from ..codec import DEFAULT_QUALITY, Codec, Encoded, Layers, Settings
 from ..codec.class_gains import focused
-from ..codec.settings import LAYER_MODES, TUNES
+from ..codec.settings import LAYER_MODES, TUNES, Tune
 from ..errors import OslicError
 from ..files import check_target, write_atomically
 from ..images import Picture, read_image
@@ -116,10 +116,10 @@ def _class_quality(text: str) -> tuple[tuple[str, float], ...]:
 
 def _settings(args: argparse.Namespace) -> Settings:
     quality: float = DEFAULT_QUALITY if args.quality is None else args.quality
-    changes = args.class_quality
+    changes: tuple[tuple[str, float], ...] = args.class_quality
     if args.focus is not None and quality:
         quality, changes = focused(quality, args.focus)
-    tune = "psnr" if args.psnr is not None else args.tune
+    tune: Tune = "psnr" if args.psnr is not None else args.tune
     return Settings(quality, args.speed, args.layers, tune, args.refine, changes)
 
 

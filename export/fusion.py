@@ -17,10 +17,12 @@ from .forms import CostModel, Measured
 from .graph_files import loadable
 from .graphs import label, remove_identities
 from .macs import Cost, count
+from .near_misses import unknown_places
 from .normal_form import normalise, to_opset
 from .quantized import output_steps, pairs, without_quantization
 from .rules.base import Chooser, Context, Rule
 from .rules.concatenation import ConvolutionOfConcatenation
+from .rules.deconvolution import TransposedBehindUpsampling
 from .rules.functions import FunctionsBehindUpsampling
 from .rules.neutral import EmptyPadding, ProductWithOnes
 from .rules.normalisation import (
@@ -72,6 +74,7 @@ RULES: Final[tuple[type[Rule], ...]] = (
     ConvolutionBehindUpsampling,
     PaddedConvolutionBehindUpsampling,
     ConvolutionOfConcatenation,
+    TransposedBehindUpsampling,
     SumOfConvolutions,
     SharedInput,
 )
@@ -345,6 +348,11 @@ def fuse(
     tracer = _Collector()
     for rule_set in sets.values():
         rule_set.apply_to_model(result, tracer=tracer)
+    known = {node for found in tracer.found.values() for node, _ in found}
+    known |= {site.node for site, _, _ in context.decisions}
+    if ConvolutionBehindUpsampling in rules:
+        for name, reason in unknown_places(graph, known):
+            tracer.note(ConvolutionBehindUpsampling.title, name, reason)
     reports = tuple(
         RuleReport(
             rule.title,

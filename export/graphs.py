@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -173,7 +173,8 @@ def require_single_use(value: ir.Value, what: str) -> None:
         raise reject(f"{what} has other readers", value)
 
 
-_FLOATS = frozenset({"float32", "float16", "bfloat16"})
+FLOATS: Final = frozenset({"float32", "float16", "bfloat16"})
+"""Types of weights that the rules compute with: in float32 or more, rounded once."""
 
 
 @dataclass(frozen=True)
@@ -214,9 +215,9 @@ class Convolution:
         if weight.ndim != 4:
             raise reject(f"{name} is {weight.ndim - 2}-dimensional, not two-dimensional", node)
         dtype = weight.dtype
-        if dtype.name not in _FLOATS:
+        if dtype.name not in FLOATS:
             raise reject(
-                f"the weight of {name} is {dtype}; only {', '.join(sorted(_FLOATS))} are fused: convert to other types "
+                f"the weight of {name} is {dtype}; only {', '.join(sorted(FLOATS))} are fused: convert to other types "
                 "afterwards",
                 node,
             )

@@ -201,6 +201,16 @@ def test_operators_of_others_are_fused_around_without_a_check(tmp_path, capsys):
     assert "none.so cannot be loaded as a library of custom operators" in capsys.readouterr().err
 
 
+def test_a_library_of_custom_operators_runs_the_check(tmp_path, capsys):
+    extensions = pytest.importorskip("onnxruntime_extensions")
+    b = upsampled()
+    outputs = b.op("NegPos", b.nodes[-1].output[0], outputs=2, domain="ai.onnx.contrib")
+    ir.save(b.model(*outputs, domains=["ai.onnx.contrib"]), tmp_path / "in.onnx")
+    command = ["fuse", str(tmp_path / "in.onnx"), "-o", str(tmp_path / "out.onnx"), "--shape", "x=1x8x16x16"]
+    assert main([*command, "--form", "pooled", "--custom-ops", extensions.get_library_path()]) == 0
+    assert capsys.readouterr().out.count("check (atol") == 2
+
+
 def broken_weight(dims):
     b = upsampled()
     proto = ir.to_proto(b.model())

@@ -200,7 +200,9 @@ def test_sums_with_what_others_read_stay():
     assert count(result, "Add") == 1
 
 
-@pytest.mark.parametrize("spelling", ["batch norm", "prelu", "silu", "affine", "two images"])
+@pytest.mark.parametrize(
+    "spelling", ["batch norm", "instance norm", "softmax", "prelu", "silu", "affine", "two images"]
+)
 def test_functions_pass_the_upsampling(spelling):
     b = Builder()
     low = b.op("Abs", "x")
@@ -212,6 +214,10 @@ def test_functions_pass_the_upsampling(spelling):
         ]
         y = b.op("Relu", b.op("BatchNormalization", up, *values))
         extra = 1
+    elif spelling == "instance norm":
+        y = b.op("InstanceNormalization", up, b.normal(8), b.normal(8))
+    elif spelling == "softmax":
+        y = b.op("Softmax", up, axis=1)
     elif spelling == "prelu":
         y = b.op("PRelu", up, b.normal(8, 1, 1))
     elif spelling == "silu":
@@ -263,3 +269,85 @@ def test_pools_undo_upsamplings_by_their_own_factor_alone():
     _, report = fused(b.model(*outputs), "keep", shapes={"x": (1, 8, 4, 6)})
     assert report.hits["pool-of-upsampling"] == 1
     assert any("pools (2, 2)" in r for r in reasons(report, "pool-of-upsampling"))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "factors", "more"),
+    [
+        (4, 2, (2, 2), {"pads": [1] * 4}),
+        (3, 1, (2, 3), {"pads": [1] * 4}),
+        (3, 2, (3, 2), {"pads": [1] * 4, "output_padding": [1, 1]}),
+        (2, 2, (2, 2), {}),
+    ],
+)
+@pytest.mark.parametrize("group", [1, 2])
+def test_transposed_convolutions_take_an_upsampling_in(kernel, stride, factors, more, group):
+    b = Builder()
+    up = b.up(b.op("Abs", "x"), *factors)
+    weights = b.normal(8, 4 // group, kernel, kernel), b.normal(4)
+    b.op("ConvTranspose", up, *weights, strides=[stride] * 2, group=group, **more)
+    result, report = fused(b.model(), "keep")
+    assert report.hits["transposed-behind-upsampling"] == 1
+    assert [node.op_type for node in result.graph] == ["Abs", "ConvTranspose"]
+    assert report.after.macs <= report.before.macs
+
+
+@pytest.mark.parametrize(
+    ("kernel", "settings", "reason"),
+    [
+        (2, {"strides": [3, 3]}, "leaves gaps"),
+        (3, {"dilations": [2, 2]}, "has dilations (2, 2), must be 1"),
+        (3, {"auto_pad": "SAME_UPPER", "strides": [2, 2]}, "depends on the size"),
+    ],
+)
+def test_transposed_convolutions_that_cannot_are_named(kernel, settings, reason):
+    b = Builder()
+    b.op("ConvTranspose", b.up(b.op("Abs", "x")), b.normal(8, 4, kernel, kernel), **settings)
+    _, report = fused(b.model(), "keep")
+    assert report.hits["transposed-behind-upsampling"] == 0
+    (found,) = reasons(report, "transposed-behind-upsampling")
+    assert reason in found
+
+
+def near_misses(model, shapes=None):
+    _, report = fused(model, "pooled", shapes=shapes)
+    return [(m.node, m.reason) for r in report.rules for m in r.near_misses]
+
+
+def test_every_place_that_resembles_a_pattern_is_told_and_why_it_is_none():
+    def nodes(kind, **settings):
+        b = Builder(shape=("N", 8, "H", "W"))
+        b.inputs["s"] = ("N", 8, "2*H", "2*W")
+        up = b.up(b.op("Abs", "x"), **settings)
+        if kind == "sum":
+            y = b.op("Relu", b.op("Add", up, "s"))
+        elif kind == "padded concatenation":
+            both = b.op("Concat", up, "s", axis=1)
+            y = b.op("Pad", both, b.weight(np.array([0, 0, 1, 1, 0, 0, 1, 1])), mode="reflect")
+        elif kind == "function":
+            y = b.op("Relu", up)
+            b.op("Add", y, "s")
+        else:
+            y = b.op("Mul", b.op("ReduceMean", up, axes=[1]), "s")
+        channels = 16 if "concat" in kind else 8
+        y = b.conv(y, channels, 4, pads=[0 if "padded" in kind else 1] * 4)
+        return b.model(*([y] if kind != "function" else [y, b.op("Abs", "s")]))
+
+    shapes = {"x": (1, 8, 6, 8), "s": (1, 8, 12, 16)}
+    ((node, reason),) = near_misses(nodes("sum"), shapes)
+    assert node.startswith("Conv")
+    assert "(Add) mixes the upsampled image of Resize_1 with another one" in reason
+    ((_, reason),) = near_misses(nodes("padded concatenation"), shapes)
+    assert "(Concat) and Pad_3 (Pad) stand between Resize_1 and the convolution" in reason
+    ((_, reason),) = near_misses(nodes("function", mode="linear"), shapes)
+    assert reason == "Resize_1 before Relu_2 (Relu) is linear, not nearest"
+    # A mean over channels and a product with it resemble nothing.
+    assert near_misses(nodes("attention"), shapes) == []
+
+
+def test_sizes_that_are_no_multiples_are_told_with_what_may_help():
+    b = Builder(shape=("N", 8, "H", "W"))
+    b.conv(b.up(b.op("Abs", "x"), 1.5, 1.5), 8, 4)
+    ((_, reason),) = near_misses(b.model())
+    assert "is not proved to repeat the rows and columns" in reason
+    assert "--multiple" in reason

@@ -14,6 +14,7 @@ _MEASUREMENTS: Final[dict[str, tuple[str, str]]] = {
     "latency": ("latency", "milliseconds of any graphs and engines, or of codecs per stage, beside peers"),
     "rd": ("rd", "rate-distortion on a folder of images, beside peers"),
     "fusion": ("fusion", "naive, fused and plain forms of the same networks"),
+    "zoo": ("zoo", "what fusion finds in thirty networks, and what it is worth"),
     "flif": ("flif", "bytes and speed of the lossless layers, beside peers"),
     "drift": ("drift", "estimates of every backend against float32 on the CPU"),
     "memory": ("memory", "peaks of memory beside what is predicted"),

@@ -1,4 +1,4 @@
-"""`oslic fuse`: fuse the octave convolutions of any ONNX graph."""
+"""`oslic fuse`: fuse upsampling into the convolutions of any ONNX graph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from ...runtime.commands.arguments import output_file
 from ...runtime.commands.numbers import at_least, not_negative
-from ._common import add_threads
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -124,7 +123,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
             metavar="X",
             help=f"{what} tolerance (default: %(default)g)",
         )
-    add_threads(parser)
+    parser.add_argument(
+        "--threads",
+        type=at_least(1),
+        default=1,
+        metavar="N",
+        help="threads when measuring; with one, processor time counts, which other work on the machine disturbs least "
+        "(default: 1)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,6 +15,11 @@ from .resampling import Upsampling, is_resized, repeat, upsampling
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+PIXELWISE: Final = frozenset(
+    {"BatchNormalization", "GroupNormalization", "InstanceNormalization", "LRN", "LogSoftmax", "Softmax"}
+)
+"""Operators that compute each pixel from its channels, and statistics that repeated pixels do not change."""
+
 _LONGEST: Final = 64
 
 
@@ -40,8 +45,9 @@ class _Region:
 class FunctionsBehindUpsampling(NodeRule[_Region]):
     """What is computed pixel by pixel is computed before the upsampling, and convolutions behind it come next to it.
 
-    Activations, batch normalization, products and sums with constants by channel, and with each other: all that is
-    computed from the upsampled image, or from images upsampled alike, as long as others read one value of it.
+    Activations, normalizations, products and sums with constants by channel, and with each other: all that is computed
+    from the upsampled image, or from images upsampled alike, as long as others read one value of it. Means and
+    variances over an image are those of the image whose pixels are repeated.
     """
 
     title = "functions-behind-upsampling"
@@ -60,7 +66,9 @@ class FunctionsBehindUpsampling(NodeRule[_Region]):
         ups = {first: up}
         nodes = self._grow(ups)
         results = self._read_by_others(ups, nodes)
-        if not nodes or len(results) != 1 or results[0] in ups:
+        if not nodes:
+            raise reject("")
+        if len(results) != 1 or results[0] in ups:
             others = sorted(
                 {label(use.node) for value in results for use in value.uses() if use.node not in nodes}
             )
@@ -76,7 +84,7 @@ class FunctionsBehindUpsampling(NodeRule[_Region]):
         return (
             node.domain in {"", "ai.onnx"}
             and len(node.outputs) == 1
-            and (node.op_type in BINARY or node.op_type == "BatchNormalization" or is_function(node))
+            and (node.op_type in BINARY or node.op_type in PIXELWISE or is_function(node))
         )
 
     def _grow(self, ups: dict[ir.Value, Upsampling]) -> list[ir.Node]:
@@ -97,11 +105,13 @@ class FunctionsBehindUpsampling(NodeRule[_Region]):
         return nodes
 
     def _belongs(self, node: ir.Node, known: set[ir.Value], ups: dict[ir.Value, Upsampling]) -> bool:
-        if node.op_type == "BatchNormalization":
+        if node.op_type in PIXELWISE:
+            axis = node.attributes.get_int("axis", -1) % 4
             return (
                 node.inputs[0] in known
                 and all(is_constant(value) for value in node.inputs[1:])
                 and not node.attributes.get_int("training_mode", 0)
+                and (axis == 1 or node.op_type not in {"LogSoftmax", "Softmax"})
             )
         for value in node.inputs:
             if value is None or value in known or is_per_channel(value):

@@ -17,6 +17,7 @@ from PIL import Image, features
 
 from ..runtime.bundle_finder import open_bundle
 from ..runtime.codec import Codec, Layers, Settings
+from ..runtime.codec.effort import DEFAULT_EFFORT
 from ..runtime.codec.settings import LAYER_MODES, TUNES
 from ..runtime.errors import BackendError, DependencyError, UsageError
 from ..runtime.limits import Limits
@@ -137,7 +138,7 @@ def _open_pillow(options: dict[str, Any]) -> Coder:
 
 def _open_ours(options: dict[str, Any], limits: Limits | None) -> Coder:
     codec = Codec.open(options["bundle"], options["backend"], options["threads"], limits)
-    settings = Settings(speed=options["speed"], **options["settings"])
+    settings = Settings(effort=options["effort"], **options["settings"])
     # The networks' part of an image is the same at every quality.
     kept: tuple[Pixels, Layers] | None = None
 
@@ -300,7 +301,7 @@ def ours(
     backend: str = "auto",
     *,
     threads: int | None = None,
-    speed: int = 6,
+    effort: int = DEFAULT_EFFORT,
     variant: str = "",
     name: str = "",
 ) -> CoderSpec:
@@ -310,7 +311,7 @@ def ours(
         bundle: a folder, or the name of a shipped bundle; None: the default one.
         backend: a name from `oslic backends`, or "auto".
         threads: CPU threads of the networks; None leaves it to the backend.
-        speed: of the residual coder.
+        effort: of the encoder, 0..9.
         variant: a key of `VARIANTS`; "": the default settings.
         name: in results and plots; "": by the variant.
 
@@ -324,7 +325,7 @@ def ours(
         "bundle": bundle,
         "backend": backend,
         "threads": threads,
-        "speed": speed,
+        "effort": effort,
         "settings": VARIANTS[variant] if variant else {},
         "fingerprint": manifest.fingerprint,
         "graphs": {name: info.sha256 for name, info in manifest.graphs.items()},

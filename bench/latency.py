@@ -14,6 +14,7 @@ import numpy as np
 
 from ..runtime.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from ..runtime.codec import Codec
+from ..runtime.codec.effort import DEFAULT_EFFORT
 from ..runtime.errors import OslicError
 from ..runtime.files import write_atomically
 from ..runtime.images import encode_image, read_image
@@ -47,7 +48,7 @@ class Setup:
         bundle: folder; None for the shipped one.
         backend: as for `Codec.open`.
         threads: CPU threads of the networks; None for the backend's choice.
-        speed: of the residual coder.
+        effort: of the encoder, 0..9.
         quality: of the residual.
     """
 
@@ -55,7 +56,7 @@ class Setup:
     bundle: str | None = None
     backend: str = "auto"
     threads: int | None = None
-    speed: int = 6
+    effort: int = DEFAULT_EFFORT
     quality: int = 60
 
 
@@ -84,7 +85,7 @@ def codec_candidates(codec: Codec, setup: Setup, source: Path, folder: Path) -> 
         start = time.perf_counter()
         picture = read_image(source, codec.limits)
         stages = {"read": time.perf_counter() - start}
-        encoded = codec.finish(codec.layers(picture.pixels), quality=setup.quality, speed=setup.speed)
+        encoded = codec.finish(codec.layers(picture.pixels), quality=setup.quality, effort=setup.effort)
         stages |= encoded.stages
         start = time.perf_counter()
         write_atomically(stream, encoded.data)
@@ -159,7 +160,7 @@ def throughput(codec: Codec, setup: Setup, image: Pixels, count: int) -> dict[st
     """Return images per second of a pipelined and of a sequential run over `count` copies of an image."""
 
     def finish(_: int, layers: Any) -> int:
-        return len(codec.finish(layers, quality=setup.quality, speed=setup.speed).data)
+        return len(codec.finish(layers, quality=setup.quality, effort=setup.effort).data)
 
     def timed(work: Callable[[], object]) -> float:
         start = time.perf_counter()
@@ -247,7 +248,7 @@ def run(
 
 def _facts(codec: Codec, setup: Setup, image: Pixels) -> dict[str, Any]:
     """What a codec makes of the image."""
-    encoded = codec.finish(codec.layers(image), quality=setup.quality, speed=setup.speed)
+    encoded = codec.finish(codec.layers(image), quality=setup.quality, effort=setup.effort)
     back = codec.decompress(encoded.data)
     return {"quality": setup.quality, "psnr": psnr(as_rgb(image), as_rgb(back)), "bytes": len(encoded.data)}
 

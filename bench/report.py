@@ -85,7 +85,7 @@ class Table:
     def html(self) -> str:
         """Return the table as HTML; a long one is folded."""
         words = [
-            all(not cell or cell[0].isalpha() for cell in cells) for cells in zip(*self.rows, strict=True)
+            all(not row[i] or row[i][0].isalpha() for row in self.rows) for i in range(len(self.columns))
         ]
         marks = [" class='words'" if wordy or i == 0 else "" for i, wordy in enumerate(words)]
 

@@ -48,7 +48,7 @@ class _Slowed(Graphs):
 
 def _result(codec: Codec, file: Path, folder: Path, rule: Settings) -> dict[str, Any]:
     """One latency result with the reference and decompression alone: what a comparison needs."""
-    setup = latency.Setup("oslic", threads=1, speed=9)
+    setup = latency.Setup("oslic", threads=1, effort=1)
     found = latency.codec_candidates(codec, setup, file, folder)
     found["oslic/compress"]()
     candidates: dict[str, Candidate] = {

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from .codec.settings import LayerMode, Settings, Tune
 from .errors import OslicError, out_of_memory
+from .threads import Workers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +52,7 @@ def overlap(
         Each item with its result, or with the OslicError that either half raised (a LimitError where memory was
         short), in the order of the items. Other exceptions are raised.
     """
-    with ThreadPoolExecutor(1) as pool:
+    with Workers(1) as pool:
         pending: tuple[_Item, Future[_Whole] | OslicError] | None = None
         for item in items:
             following: Future[_Whole] | OslicError
@@ -94,7 +95,7 @@ def ahead(
         Each item with its result, or with the OslicError that it raised (a LimitError where memory was short), in the
         order of the items. Other exceptions are raised.
     """
-    with ThreadPoolExecutor(_IN_WORK) as pool:
+    with Workers(_IN_WORK) as pool:
         pending: deque[tuple[_Item, Future[_Whole]]] = deque()
         for item in items:
             pending.append((item, pool.submit(work, item)))
@@ -112,7 +113,7 @@ def compress_many(
     images: Iterable[Pixels],
     *,
     quality: float = Settings.quality,
-    speed: int = Settings.speed,
+    effort: int = Settings.effort,
     layers: LayerMode = Settings.layers,
     tune: Tune = Settings.tune,
     refine: bool = True,
@@ -124,7 +125,7 @@ def compress_many(
         codec: from `Codec.open`.
         images: uint8, as for `Codec.compress`; taken one by one, at most two are held.
         quality: 0..100, as for `Codec.compress`.
-        speed: 0..10 of the residual coder.
+        effort: as for `Codec.compress`.
         layers: as for `Codec.compress`.
         tune: as for `Codec.compress`.
         refine: as for `Codec.compress`.
@@ -134,7 +135,7 @@ def compress_many(
         In the order of the images, the bytes that `Codec.compress` gives, or the error of that image: a bad image
         does not stop the others.
     """
-    settings = Settings(quality, speed, layers, tune, refine)
+    settings = Settings(quality, effort, layers, tune, refine)
     for _, outcome in overlap(
         images,
         lambda image: codec.layers(image, settings, keep_invisible=keep_invisible),

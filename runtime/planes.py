@@ -16,17 +16,18 @@ if TYPE_CHECKING:
     Pixels = npt.NDArray[np.uint8]
 
 
-def encode_plane(plane: Pixels) -> bytes:
+def encode_plane(plane: Pixels, effort: int = flif.DEFAULT_EFFORT) -> bytes:
     """Code the samples of a layer.
 
     Args:
         plane: uint8, (H, W) or (H, W, 3). Three equal planes are coded as one: a gray
             image's compact image can have them.
+        effort: of FLIF, 0..100.
     """
     if plane.ndim == 3 and bool((plane == plane[:, :, :1]).all()):
         plane = plane[:, :, 0].copy()
     # The container has checksums of its own.
-    return flif.encode(plane, crc=False)
+    return flif.encode(plane, effort=effort, crc=False)
 
 
 def decode_plane(data: bytes, shape: tuple[int, ...], name: str, count: int = 256) -> Pixels:

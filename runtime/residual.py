@@ -136,7 +136,8 @@ def _encode(residual: Levels, scale: int, *, quality: int, speed: int, visual: b
             advanced={"tune": "iq" if visual else "psnr", **_SUPERBLOCKS},
         )
     except (OSError, ValueError, RuntimeError) as error:
-        if "memory" in str(error).lower():
+        # libaom does not say why it gives up on sound samples: for want of memory.
+        if any(words in str(error).lower() for words in ("memory", "planes failed")):
             raise MemoryError(f"the residual's encoder: {error}") from error
         raise BackendError(f"Pillow could not encode the residual as AVIF: {error}") from error
     return avif.unwrap(file.getvalue())

@@ -637,6 +637,11 @@ def put_engine(bundle, graph, *, built_here=True, **changes):
             "compact": ((1, 4, 4, 3), (1, 64, 96, 3), (4, 136, 240, 3)),
             "labels": ((1, 8, 8), (1, 128, 192), (4, 272, 480)),
         },
+        "refine": {
+            "decoded": ((1, 32, 32, 3), (1, 512, 768, 3), (4, 1088, 1920, 3)),
+            "estimate": ((1, 32, 32, 3), (1, 512, 768, 3), (4, 1088, 1920, 3)),
+            "settings": ((1, 2), (1, 2), (4, 2)),
+        },
     }
     info = dataclasses.replace(
         INFO,
@@ -704,7 +709,7 @@ def test_the_fastest_precision_is_wanted_and_no_other_taken_instead(bundle):
     assert wanted_precision(bundle, "tensorrt") is None
     with pytest.raises(BackendError, match="has no tensorrt engine of segment; build it: oslic build"):
         choose_engine(bundle, "segment", "tensorrt", **HERE)
-    for graph in LAYER_GRAPHS:
+    for graph in bundle.manifest.graph_names:
         put_engine(bundle, graph, precision="fp32")
     put_engine(bundle, "synthesise", precision="fp16", version="11.3.0")
     assert wanted_precision(bundle, "tensorrt") == "fp16"
@@ -767,7 +772,7 @@ def stand_in(bundle, monkeypatch):
     monkeypatch.setattr(cuda, "gpus", lambda: ([cuda.Gpu("a stand-in", "9.0")], ""))
     monkeypatch.setattr(cuda, "package", lambda: "host")
     monkeypatch.setattr(cuda, "open_driver", lambda: driver)
-    for graph in LAYER_GRAPHS:
+    for graph in bundle.manifest.graph_names:
         data = bundle.read_graph(graph)
         info = put_engine(bundle, graph, precision="fp32", sha256=hashlib.sha256(data).hexdigest())
         (bundle.path / "engines" / info.file).write_bytes(data)
@@ -874,13 +879,13 @@ def test_the_codec_runs_on_engines_as_on_the_cpu(stand_in, photo):
     bundle, _, driver = stand_in
     image = photo[:70, :90]
     with Codec.open(bundle, "onnxruntime-cpu") as reference:
-        wanted = reference.compress(image, 40, speed=10)
+        wanted = reference.compress(image, 40, effort=0)
     with Codec.open(bundle) as codec:
         assert codec.graphs.selection.reason.startswith(
             "tensorrt 11.4.0: the best here; engines of this bundle in fp32"
         )
         for _ in range(3):  # plain, recorded, replayed
-            assert codec.compress(image, 40, speed=10) == wanted
+            assert codec.compress(image, 40, effort=0) == wanted
         assert driver.log.count("replay") == 6
         back = codec.decompress(wanted)
         assert back.shape == image.shape
@@ -968,7 +973,7 @@ def test_gpus_that_a_product_has_no_kernels_for_are_refused(stand_in):
 
 @without_gpu
 def test_engines_in_a_bundle_do_not_promise_a_gpu(bundle):
-    for graph in LAYER_GRAPHS:
+    for graph in bundle.manifest.graph_names:
         put_engine(bundle, graph)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -1450,7 +1455,7 @@ def require_gpu_backend(name, bundle):
     from oslic.export.engines import build_engine, profiles_of
 
     if name in PRODUCTS and importlib.util.find_spec(PRODUCTS[name]) is not None:
-        for graph in LAYER_GRAPHS:
+        for graph in bundle.manifest.graph_names:
             model = model_of(bundle, graph)
             profiles = profiles_of(model, bundle=bundle)
             build_engine(model, name, "fp32", profiles, bundle.path / "engines", options=BuildOptions())

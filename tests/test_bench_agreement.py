@@ -76,13 +76,13 @@ def test_a_backend_agrees_with_itself_without_optimisation(bundle, images, tmp_p
     assert compare(bundle, images, "--backends", f"{CPU},{CPU}@unoptimised", output=output) == 0
     result = json.loads(output.read_text())
     assert result["ok"]
-    assert [row["output"] for row in result["outputs"]] == ["labels", "compact", "estimate"]
+    assert [row["output"] for row in result["outputs"]] == ["labels", "compact", "estimate", "refined"]
     assert all(row["differing"] < 2e-3 for row in result["outputs"])
     assert result["inputs"] == ["a.png"]
     text = capsys.readouterr().out
-    assert text.count("% differ") == 4
+    assert text.count("% differ") == 5
     (section,) = report_sections.sections([report_sections.read_result(output)])
-    assert [row[0] for row in section.tables[0].rows] == ["labels", "compact", "estimate", "end to end"]
+    assert [row[0] for row in section.tables[0].rows] == ["labels", "compact", "estimate", "refined", "end to end"]
     assert {row[-1] for row in section.tables[0].rows} == {"within"}
 
 

@@ -12,7 +12,7 @@ from oslic.bench import coders, latency, report_sections
 from oslic.runtime.cli import main
 from oslic.runtime.errors import DependencyError
 
-QUICK = ("--timeout", "1", "--min-samples", "4", "--size", "96x64", "--threads", "1", "--speed", "10")
+QUICK = ("--timeout", "1", "--min-samples", "4", "--size", "96x64", "--threads", "1", "--effort", "0")
 
 
 def test_stages_and_peers_of_one_run(samples, tmp_path, capsys):

@@ -86,7 +86,7 @@ def test_a_job_is_one_of_its_bundle(samples, tmp_path):
 
 
 def test_our_codec_codes_a_photograph_with_its_layers(photo):
-    code = coders.ours(None, threads=1, speed=10).open().code
+    code = coders.ours(None, threads=1, effort=0).open().code
     image = np.ascontiguousarray(photo[:96, :128])
     low, high = code(image, 10), code(image, 80)
     assert low.size < high.size
@@ -243,8 +243,8 @@ def test_the_command_and_the_report(folder, tmp_path, capsys):
         str(result),
         "--peers",
         "jpeg,webp",
-        "--speed",
-        "10",
+        "--effort",
+        "0",
         "--jobs",
         "1",
     ]

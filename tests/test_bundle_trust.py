@@ -334,7 +334,7 @@ def test_values_of_outputs_are_those_that_the_manifest_allows(copy):
         pytest.raises(BundleError, match="must give values below 2"),
     ):
         # A picture without noise is a drawing, and would have no layers.
-        codec.compress(np.random.default_rng(1).integers(190, 210, (32, 32, 3), dtype=np.uint8), speed=10)
+        codec.compress(np.random.default_rng(1).integers(190, 210, (32, 32, 3), dtype=np.uint8), effort=0)
 
 
 # -- manifests and other JSON -----------------------------------------------------------------------------------------
@@ -442,7 +442,7 @@ def test_strings_of_a_manifest_reach_a_terminal_escaped(copy, capsys):
 
 def test_a_streams_error_names_the_bundle_escaped(copy, tmp_path, capsys):
     sample = Path(__file__).parent.parent / "samples" / "chelsea.png"
-    assert main(["compress", str(sample), "-o", str(tmp_path / "x.oslic"), "--speed", "10"]) == 0
+    assert main(["compress", str(sample), "-o", str(tmp_path / "x.oslic"), "--effort", "0"]) == 0
     change_manifest(copy, ("name",), EVIL)
     code = main(
         ["decompress", str(tmp_path / "x.oslic"), "-o", str(tmp_path / "x.png"), "--bundle", str(copy)]

@@ -26,7 +26,7 @@ def originals(tmp_path_factory, photo):
     tmp_path = tmp_path_factory.mktemp("originals")
     Image.fromarray(photo[:96, :128]).save(tmp_path / "a.png")
     for words in (
-        ["compress", "a.png", "-o", "a.oslic", "--speed", "10"],
+        ["compress", "a.png", "-o", "a.oslic", "--effort", "0"],
         ["flif", "encode", "a.png", "a.flif"],
     ):
         assert _main(tmp_path, *words) == 0
@@ -295,7 +295,7 @@ def test_a_name_that_is_too_long_does_not_stop_the_others(folder, capsys):
 def test_standard_output_is_written_to_and_not_replaced(folder):
     stream = (folder / "a.oslic").read_bytes()
     for name in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
-        piped = _oslic(folder, "compress", "a.png", "-o", name, "--speed", "10")
+        piped = _oslic(folder, "compress", "a.png", "-o", name, "--effort", "0")
         assert (piped.returncode, piped.stdout) == (0, stream)
         assert b" -> " in piped.stderr
         (folder / "log").write_bytes(b"before\n")
@@ -308,8 +308,8 @@ def test_standard_output_is_written_to_and_not_replaced(folder):
                 "a.png",
                 "-o",
                 name,
-                "--speed",
-                "10",
+                "--effort",
+                "0",
             ]
             subprocess.run(command, cwd=folder, stdout=log, stderr=subprocess.DEVNULL, check=True)
         assert (folder / "log").read_bytes() == b"before\n" + stream

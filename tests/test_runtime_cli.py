@@ -31,7 +31,7 @@ def small(tmp_path, photo):
 @pytest.fixture
 def stream(tmp_path, small):
     path = tmp_path / "cat.oslic"
-    assert cli.main(["compress", str(small), "-o", str(path), "--speed", "10"]) == 0
+    assert cli.main(["compress", str(small), "-o", str(path), "--effort", "0"]) == 0
     return path
 
 
@@ -49,7 +49,7 @@ def test_folders_and_json(tmp_path, photo, capsys):
         Image.fromarray(photo[index * 40 : index * 40 + 40, :64]).save(sources[-1])
     out = tmp_path / "out"
     out.mkdir()
-    assert cli.main(["compress", *sources, "-o", str(out), "--json", "--speed", "10", "--quality", "30"]) == 0
+    assert cli.main(["compress", *sources, "-o", str(out), "--json", "--effort", "0", "--quality", "30"]) == 0
     rows = json.loads(capsys.readouterr().out)["files"]
     assert [row["input"] for row in rows] == sources
     for row in rows:
@@ -76,7 +76,7 @@ def test_one_bad_file_does_not_stop_the_others(tmp_path, small, capsys):
     bad.write_bytes(b"not an image")
     out = tmp_path / "out"
     out.mkdir()
-    assert cli.main(["compress", str(bad), str(small), "-o", str(out), "--speed", "10"]) == 3
+    assert cli.main(["compress", str(bad), str(small), "-o", str(out), "--effort", "0"]) == 3
     assert (out / "cat.oslic").is_file()
     assert not (out / "bad.oslic").exists()
     error = capsys.readouterr().err
@@ -320,7 +320,7 @@ def test_output_that_cannot_be_written_is_one_line(unbuffered):
 
 def test_names_that_the_output_cannot_hold_are_escaped(tmp_path, small):
     target = tmp_path / "gr\xf6\xdfe.oslic"
-    options = ["--speed", "10"]
+    options = ["--effort", "0"]
     done = _oslic("compress", small, "-o", target, *options, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stderr) == (0, "")
     assert r"gr\xf6\xdfe.oslic: " in done.stdout
@@ -346,7 +346,7 @@ def test_the_runtime_loads_neither_torch_nor_the_other_rooms(small, tmp_path):
     code = f"""
 import sys
 from oslic.runtime import cli
-assert cli.main(["compress", {str(small)!r}, "-o", {str(tmp_path / "x.oslic")!r}, "--speed", "10"]) == 0
+assert cli.main(["compress", {str(small)!r}, "-o", {str(tmp_path / "x.oslic")!r}, "--effort", "0"]) == 0
 assert cli.main(["decompress", {str(tmp_path / "x.oslic")!r}, "-o", {str(tmp_path / "x.png")!r}]) == 0
 names = {{m.split(".")[0] for m in sys.modules}} | {{".".join(m.split(".")[:2]) for m in sys.modules}}
 rooms = {{"oslic." + room for room in ("networks", "training", "export", "calibration", "bench")}}
@@ -381,7 +381,7 @@ def test_peak_memory_of_decompress(tmp_path, samples):
     image = np.asarray(Image.open(samples / "coffee.png").convert("RGB"))
     source, stream = tmp_path / "x.png", tmp_path / "x.oslic"
     Image.fromarray(np.tile(image, (2, 2, 1))[:512, :768]).save(source)
-    assert cli.main(["compress", str(source), "-o", str(stream), "--speed", "10"]) == 0
+    assert cli.main(["compress", str(source), "-o", str(stream), "--effort", "0"]) == 0
     # Not ru_maxrss: that keeps the peak of the process that started this one.
     code = f"""
 from pathlib import Path
@@ -398,7 +398,7 @@ def test_all_kodak_images_go_through_the_command_line(tmp_path, shared, capsys):
     images = sorted(str(p) for p in (shared / "data" / "kodak").iterdir() if p.suffix in {".png", ".webp"})
     assert len(images) == 24
     assert default_bundle().is_dir()
-    assert cli.main(["compress", *images, "-o", str(tmp_path), "--speed", "9", "--json"]) == 0
+    assert cli.main(["compress", *images, "-o", str(tmp_path), "--effort", "1", "--json"]) == 0
     capsys.readouterr()
     streams = sorted(map(str, tmp_path.glob("*.oslic")))
     assert len(streams) == 24

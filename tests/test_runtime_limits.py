@@ -171,7 +171,7 @@ def test_a_batch_keeps_within_what_one_image_needs(photo):
     """With memory for one image at a time, the images of a batch follow each other."""
     image = photo[:64, :96]
     with Codec.open(threads=1) as codec:
-        expected = codec.compress(image, 30, speed=10)
+        expected = codec.compress(image, 30, effort=0)
         need = codec.decoding.at(64 * 96)
     most, working = [0], [0]
     lock = threading.Lock()
@@ -189,7 +189,7 @@ def test_a_batch_keeps_within_what_one_image_needs(photo):
                     working[0] -= 1
 
         codec.graphs.synthesise = counted
-        assert list(compress_many(codec, [image] * 3, quality=30, speed=10)) == [expected] * 3
+        assert list(compress_many(codec, [image] * 3, quality=30, effort=0)) == [expected] * 3
         assert all(
             np.array_equal(x, codec.decompress(expected)) for x in decompress_many(codec, [expected] * 4)
         )
@@ -311,7 +311,7 @@ def test_a_batch_holds_no_more_than_the_limit(tmp_path, photo):
         picture.save(name, compress_level=1)
     with Codec.open() as codec:
         need = codec.encoding.for_picture(width, height)
-    options = ["--backend", "onnxruntime-cpu", "--threads", "1", "--speed", "10", "--max-memory", str(need)]
+    options = ["--backend", "onnxruntime-cpu", "--threads", "1", "--effort", "0", "--max-memory", str(need)]
     code, said, peak = _peak("compress", *names, "-o", str(tmp_path), *options)
     assert (code, said) == (0, "")
     assert peak < 1.15 * need

@@ -91,7 +91,7 @@ def test_damaged_sections_are_refused(kind, data):
 def test_color_chunks_pass_through_the_codec(codec, photo, chunks):
     data = add_chunks(_bytes(Image.fromarray(photo[:40, :50])), dict(chunks))
     picture = decode_image(data, LIMITS)
-    stream = codec.compress(picture.pixels, 30, speed=10, metadata=picture.metadata)
+    stream = codec.compress(picture.pixels, 30, effort=0, metadata=picture.metadata)
     decoded = codec.decode(stream)
     back = encode_image(decoded.image, decoded.metadata, "x.png")
     kept = [(name, content) for name, content in chunks_before_pixels(back) if name in dict(COLOR)]
@@ -114,7 +114,7 @@ def test_decompress_warns_of_what_is_lost(codec, photo, tmp_path, capsys):
     from oslic.runtime.cli import main
 
     stream = tmp_path / "x.oslic"
-    stream.write_bytes(codec.compress(photo[:40, :50], 30, speed=10, metadata=Metadata(color=COLOR[1:2])))
+    stream.write_bytes(codec.compress(photo[:40, :50], 30, effort=0, metadata=Metadata(color=COLOR[1:2])))
     assert main(["decompress", str(stream), "-o", str(tmp_path / "x.tif")]) == 0
     assert ".tif files do not hold the meaning of its colors (gAMA); write .png" in capsys.readouterr().err
     assert main(["decompress", str(stream), "-o", str(tmp_path / "x.png")]) == 0
@@ -224,14 +224,14 @@ def test_hidden_color_costs_nothing(codec, photo):
     noisy, black = (_with_alpha(image, alpha) for image in (noise, np.zeros_like(noise)))
     for image in (noisy, black):
         image[40:90, 50:120, :3] = photo[40:90, 50:120]
-    sizes = [len(codec.compress(image, 60, speed=10)) for image in (noisy, black)]
+    sizes = [len(codec.compress(image, 60, effort=0)) for image in (noisy, black)]
     assert sizes[0] == sizes[1]
-    kept = codec.compress(noisy, 60, speed=10, keep_invisible=True)
+    kept = codec.compress(noisy, 60, effort=0, keep_invisible=True)
     assert len(kept) > 4 * sizes[0]
     hidden = alpha == 0
     errors = [
         np.abs(codec.decompress(data)[hidden].astype(int) - noisy[hidden]).mean()
-        for data in (kept, codec.compress(noisy, 60, speed=10))
+        for data in (kept, codec.compress(noisy, 60, effort=0))
     ]
     assert errors[0] < 25
     assert errors[1] > 45
@@ -271,7 +271,7 @@ def test_psnr_is_of_what_is_seen(photo):
 def test_a_psnr_asked_for_is_that_of_the_colors(codec, photo, channels):
     ramp = np.broadcast_to(np.arange(96, dtype=np.uint8) + 100, (80, 96))
     image = _with_alpha(photo, ramp)[:, :, [1, 3] if channels == 2 else [0, 1, 2, 3]].copy()
-    layers = codec.layers(image, Settings(speed=10))
+    layers = codec.layers(image, Settings(effort=0))
     encoded = lowest_reaching(codec, layers, 40)
     decoded = codec.decompress(encoded.data)
     difference = decoded[:, :, :-1].astype(float) - image[:, :, :-1]

@@ -53,7 +53,7 @@ def test_several_whole_numbers_within_limits():
         "bench flif --efforts 101",
         "bench compare a.json b.json --clear nan",
         "compare lite --backends a,b --layer-atol -1",
-        "compare lite --backends a,b --size 0",
+        "compare lite --backends a,b --crop 0",
         "fuse in.onnx -o out.onnx --atol nan",
         "fuse in.onnx -o out.onnx --threads 0",
         "export lite -o out --threads 0",

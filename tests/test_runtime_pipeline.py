@@ -83,8 +83,8 @@ def test_an_error_belongs_to_its_item():
 def test_many_images_are_what_single_ones_are(photo):
     images = [photo[:40, :64], photo[:3, :5].astype(np.float32), photo[50:90, 10:80, 0]]
     with Codec.open(threads=1) as codec:
-        streams = list(compress_many(codec, iter(images), quality=30, speed=10))
-        assert streams[0] == codec.compress(images[0], 30, speed=10)
+        streams = list(compress_many(codec, iter(images), quality=30, effort=0))
+        assert streams[0] == codec.compress(images[0], 30, effort=0)
         assert isinstance(streams[1], ImageError)
         back = list(decompress_many(codec, [streams[0], b"no stream", streams[2]]))
         assert np.array_equal(back[0], codec.decompress(streams[0]))

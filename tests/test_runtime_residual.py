@@ -76,8 +76,9 @@ def test_residuals_beyond_8_bits_take_scale_2(photo):
     opposite = np.where(photo > 127, 0, 255).astype(np.uint8)
     coded = residual.encode(photo, opposite, quality=25, speed=9)
     assert coded.scale == 2
+    beyond = photo - opposite.astype(np.int16)
     clipped = residual.CodedResidual(
-        residual._encode(photo - opposite.astype(np.int16), 1, quality=25, speed=9, visual=False), 1, residual.MAX_WEIGHT
+        residual._encode(beyond, 1, quality=25, speed=9, visual=False), 1, residual.MAX_WEIGHT
     )
     assert (
         _psnr(photo, residual.decode(coded, opposite)) > _psnr(photo, residual.decode(clipped, opposite)) + 3
@@ -88,7 +89,9 @@ def test_ordinary_residuals_take_scale_1(photo, estimate):
     assert residual.encode(photo, estimate, quality=50, speed=9).scale == 1
 
 
-@pytest.mark.parametrize(("quality", "weight"), [(1, 8), (9, 8), (16, 5), (28, 3), (36, 2), (44, 1), (100, 1)])
+@pytest.mark.parametrize(
+    ("quality", "weight"), [(1, 8), (9, 8), (16, 5), (28, 3), (36, 2), (44, 1), (100, 1)]
+)
 def test_the_estimate_weighs_less_the_finer_the_quality(quality, weight):
     assert residual.default_weight(quality) == weight
 

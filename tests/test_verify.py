@@ -18,7 +18,7 @@ from stream_tools import changed, put_together, take_apart, with_record
 @pytest.fixture(scope="module")
 def stream(photo):
     with Codec.open() as codec:
-        return codec.compress(photo[:96, :128], quality=60, speed=10)
+        return codec.compress(photo[:96, :128], quality=60, effort=0)
 
 
 def test_good_files(tmp_path, stream, capsys):

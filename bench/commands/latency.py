@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...runtime.codec.effort import DEFAULT_EFFORT
 from ...runtime.commands.arguments import output_file
 from ...runtime.commands.limits import add_limit_arguments, limits_of
 from ...runtime.commands.model_arguments import SUBJECT, add_input_arguments, feeds_of
@@ -97,7 +98,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="may be repeated; default: the shipped bundle",
     )
     codecs.add_argument(
-        "--speed", type=int, default=6, metavar="S", help="of the residual coder (default: 6)"
+        "--effort",
+        type=int,
+        default=DEFAULT_EFFORT,
+        metavar="E",
+        help="of the encoder (default: %(default)s)",
     )
     codecs.add_argument(
         "--quality",
@@ -192,7 +197,7 @@ def _codecs(args: argparse.Namespace, image: Path, rule: Settings) -> int:
     for index, text in enumerate(args.bundle or [""]):
         name, separator, folder = text.rpartition("=")
         label = name if separator else "oslic" if index == 0 else f"oslic-{index + 1}"
-        setups.append(Setup(label, folder or None, args.backend, args.threads, args.speed, args.quality))
+        setups.append(Setup(label, folder or None, args.backend, args.threads, args.effort, args.quality))
     result = measure_all(
         setups,
         image,

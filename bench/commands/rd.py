@@ -6,6 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
+from ...runtime.codec.effort import DEFAULT_EFFORT
 from ...runtime.commands.arguments import output_file
 from ...runtime.commands.limits import add_limit_arguments, limits_of
 from ...runtime.commands.numbers import at_least
@@ -40,7 +41,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--backend", default="auto", metavar="NAME")
     parser.add_argument(
-        "--speed", type=int, default=6, metavar="S", help="of our residual coder (default: 6)"
+        "--effort",
+        type=int,
+        default=DEFAULT_EFFORT,
+        metavar="E",
+        help="of our encoder (default: %(default)s)",
     )
     parser.add_argument(
         "--variants",
@@ -81,7 +86,8 @@ def run(args: argparse.Namespace) -> int:
     if wrong:
         raise UsageError(f"unknown variant {wrong[0]!r}; known: {', '.join(VARIANTS)}")
     own, *others = (
-        ours(args.bundle, args.backend, threads=1, speed=args.speed, variant=name) for name in ("", *variants)
+        ours(args.bundle, args.backend, threads=1, effort=args.effort, variant=name)
+        for name in ("", *variants)
     )
     coders = [own, *others, *peers]
     jobs = [Job(image, coder, wanted, limits) for image in images for coder in coders]

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
 import numpy as np
 
-from .. import residual, tiling
+from .. import tiling
 from ..backends import Options
 from ..bundle import Bundle
 from ..bundle_finder import find_bundle, open_bundle
@@ -43,7 +43,7 @@ from ..pixels import fill_hidden, join, layout_of, split
 from ..tiling import Grid
 from .class_gains import focused
 from .container import Header, StreamReader
-from .decoding import Decoded, Decoding, Layer, drift_message
+from .decoding import DECODER_GRAPHS, Decoded, Decoding, Layer, drift_message
 from .encoding import Encoded, Layers
 from .finishing import finish_layers, reconstruct
 from .label_map import LabelMap, read_labels
@@ -100,7 +100,7 @@ class Codec:
         self.limits = limits
         infos = self.bundle.manifest.graphs
         self.encoding = encoding_use(infos.values())
-        self.decoding = decoding_use([infos["synthesise"]])
+        self.decoding = decoding_use(infos[name] for name in DECODER_GRAPHS if name in infos)
         self._networks = networks_use(infos.values())
         self._residual = residual_use(infos.values())
         # What is fixed is taken once, whatever number of images is in work.
@@ -268,7 +268,7 @@ class Codec:
         layers: Layers,
         *,
         quality: float | None = None,
-        speed: int | None = None,
+        effort: int | None = None,
         metadata: Metadata | None = None,
     ) -> Encoded:
         """Code the residual and put the stream together.
@@ -277,17 +277,17 @@ class Codec:
             layers: from `layers`. They fit the settings that they were made for; at another quality the compact image
                 may be made coarser or finer, and the estimate anew.
             quality: 0..100; None: as the layers' settings say.
-            speed: 0..10 of the residual coder; None: as the layers' settings say.
+            effort: 0..9; None: as the layers' settings say.
             metadata: ICC, EXIF and so on to carry.
 
         Raises:
-            UsageError: quality or speed out of range.
+            UsageError: quality or effort out of range.
         """
         settings = layers.settings
         if quality is not None:
             settings = replace(settings, quality=quality)
-        if speed is not None:
-            settings = replace(settings, speed=speed)
+        if effort is not None:
+            settings = replace(settings, effort=effort)
         with self._pool(layers.grid, self.encoding) as pool:
             return finish_layers(self.graphs, layers, settings, pool, metadata)
 
@@ -296,7 +296,7 @@ class Codec:
         image: Pixels,
         quality: float = Settings.quality,
         *,
-        speed: int = residual.DEFAULT_SPEED,
+        effort: int = Settings.effort,
         layers: LayerMode = Settings.layers,
         tune: Tune = Settings.tune,
         refine: bool = True,
@@ -310,7 +310,7 @@ class Codec:
         Args:
             image: uint8, (H, W) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB or (H, W, 4) RGBA.
             quality: 0..100; 0 stores no residual.
-            speed: 0..10 of the residual coder: larger is faster and costs bits.
+            effort: 0..9: larger takes longer and saves bytes.
             layers: "always", "auto" or "never", see `Settings`.
             tune: "visual" or "psnr", see `Settings`.
             refine: whether the decoder refines the picture, if the bundle can.
@@ -334,7 +334,7 @@ class Codec:
             if changes:
                 raise UsageError("focus and class_quality are two ways to say one thing: give one of them")
             quality, changes = focused(quality, focus)
-        settings = Settings(quality, speed, layers, tune, refine, changes)
+        settings = Settings(quality, effort, layers, tune, refine, changes)
         return self.finish(
             self.layers(image, settings, keep_invisible=keep_invisible), metadata=metadata
         ).data

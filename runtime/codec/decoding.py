@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
 from .. import residual
-from ..bundle import COMPACT_SCALE
+from ..bundle import COMPACT_SCALE, GraphName
 from ..errors import StreamError, UsageError
 from ..pixels import join, luma
 from ..planes import decode_plane
 from ..stages import Stages
+from ..threads import Workers
 from ..tiling import Box, Grid
 from .class_gains import GainMap
 from .container import Header, MissingError, SectionType, StreamReader, digest
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 Layer = Literal["image", "estimate"]
 
 _GRAY: Final = 128
-_DECODER_GRAPHS: Final = ("synthesise", "refine")
+DECODER_GRAPHS: Final[tuple[GraphName, ...]] = ("synthesise", "refine")
+"""What runs to decode; the last one only where the stream is refined."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class Decoding:
         self.pool = pool
         self.stages = Stages()
         self.parameters = Parameters.from_bytes(reader.header.parameters)
-        graphs.load(*(name for name in graphs.bundle.manifest.graph_names if name in _DECODER_GRAPHS))
+        graphs.load(*(name for name in graphs.bundle.manifest.graph_names if name in DECODER_GRAPHS))
         with self.stages.measure("labels"):
             labels = read_label_plane(reader, self.parameters, graphs.bundle)
         compact = np.zeros(compact_shape(self.header.width, self.header.height), np.uint8)
@@ -214,7 +215,7 @@ class Decoding:
         except MissingError:
             record, coded, missing = None, None, (*missing, "residual")
         plain = record is not None and record.plain
-        with ThreadPoolExecutor(1) as beside:
+        with Workers(1) as beside:
             # What of the residual needs no estimate is decoded beside the network.
             samples = None if coded is None else beside.submit(self._samples, coded, shape)
             if plain:

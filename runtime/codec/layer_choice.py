@@ -44,10 +44,31 @@ def constant_levels(color: Pixels, manifest: Manifest) -> Pixels:
     Returns:
         uint8 (3,), values 0..L-1.
     """
-    matrix = np.asarray(manifest.preview, np.float64)
-    levels, *_ = np.linalg.lstsq(matrix[:, :3], color.mean((0, 1)) - matrix[:, 3], rcond=None)
+    rows = manifest.preview
+    wanted = [float(mean) - row[3] for mean, row in zip(color.mean((0, 1)), rows, strict=True)]
+    levels = _solved([list(row[:3]) for row in rows], wanted)
     nearest: Pixels = np.clip(np.rint(levels), 0, manifest.levels - 1).astype(np.uint8)
     return nearest
+
+
+def _solved(matrix: list[list[float]], values: list[float]) -> list[float]:
+    """Solve three equations by Cramer's rule: a matrix this small is not worth a library that takes memory of its own.
+
+    Equations that have no single solution, which a foreign bundle may state, give 0.
+    """
+
+    def determinant(m: list[list[float]]) -> float:
+        (a, b, c), (d, e, f), (g, h, i) = m
+        return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+
+    whole = determinant(matrix)
+    if not abs(whole) > 1e-9:
+        return [0.0, 0.0, 0.0]
+    replaced = (
+        [[*row[:k], value, *row[k + 1 :]] for row, value in zip(matrix, values, strict=True)]
+        for k in range(3)
+    )
+    return [determinant(each) / whole for each in replaced]
 
 
 def flat_color(levels: Pixels, manifest: Manifest) -> Pixels:
@@ -60,7 +81,8 @@ def flat_color(levels: Pixels, manifest: Manifest) -> Pixels:
     Returns:
         uint8 (3,), RGB.
     """
-    matrix = np.asarray(manifest.preview, np.float32)
-    color = levels.astype(np.float32) @ matrix[:, :3].T + matrix[:, 3]
+    color = [
+        sum(w * float(x) for w, x in zip(row[:3], levels, strict=True)) + row[3] for row in manifest.preview
+    ]
     nearest: Pixels = np.clip(np.rint(color), 0, 255).astype(np.uint8)
     return nearest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from ..pixels import luma, split, three_channels
 from ..planes import encode_plane
 from ..segmentation import reduce_image, reduction_for
 from ..stages import Stages
+from ..threads import Workers
 from .coarseness import coarsen, coarseness_for
 from .container import DIGEST_BYTES, SectionType, digest
 from .encoding import Layers
@@ -62,7 +62,7 @@ def make_layers(
     """
     height, width = image.shape[:2]
     color, alpha = split(image, layout)
-    stages = Stages()
+    stages, effort = Stages(), settings.coders.lossless
     graphs.load(*graphs.bundle.manifest.graph_names)
     plain, graphic = plain_tiles(color, grid, settings)
     with stages.measure("segment"):
@@ -77,11 +77,12 @@ def make_layers(
             networks.analyse(tile, three_channels(grid.input_box(tile).of(color)))
 
     # The entropy coders work beside the networks.
-    with ThreadPoolExecutor(1) as coder:
-        coded = {SectionType.LABELS: [coder.submit(_encode, labels, stages, "labels")]}
+    with Workers(1) as coder:
+        coded = {SectionType.LABELS: [coder.submit(_encode, labels, effort, stages, "labels")]}
         if alpha is not None:
             coded[SectionType.ALPHA] = [
-                coder.submit(_encode, grid.box(tile).of(alpha), stages, "alpha") for tile in range(grid.count)
+                coder.submit(_encode, grid.box(tile).of(alpha), effort, stages, "alpha")
+                for tile in range(grid.count)
             ]
         for _ in pool.run(analyse, (tile for tile in range(grid.count) if tile not in plain)):
             pass
@@ -129,7 +130,7 @@ def remake(
         pool: works on several tiles at a time.
     """
     grid, manifest, stages = layers.grid, graphs.bundle.manifest, layers.stages
-    changed = sorted(tiles)
+    changed, effort = sorted(tiles), layers.settings.coders.lossless
     compact, estimate, color = layers.compact.copy(), layers.estimate.copy(), layers.color
     flat: dict[int, Pixels] = {}
     for tile in changed:
@@ -151,9 +152,11 @@ def remake(
     payloads, digests = list(layers.payloads[SectionType.COMPACT]), list(layers.digests)
     reached = {other for tile in changed for other in grid.touching(grid.input_box(tile))} - plain
     # The entropy coder of one layer works beside the network of the next.
-    with ThreadPoolExecutor(1) as coder:
+    with Workers(1) as coder:
         coded = {
-            tile: coder.submit(_encode, grid.box(tile).scaled(COMPACT_SCALE).of(compact), stages, "compact")
+            tile: coder.submit(
+                _encode, grid.box(tile).scaled(COMPACT_SCALE).of(compact), effort, stages, "compact"
+            )
             for tile in changed
         }
         for tile, found in zip(sorted(reached), pool.run(synthesise, sorted(reached)), strict=True):
@@ -175,6 +178,6 @@ def remake(
     )
 
 
-def _encode(plane: Pixels, stages: Stages, name: str) -> bytes:
+def _encode(plane: Pixels, effort: int, stages: Stages, name: str) -> bytes:
     with stages.measure(name):
-        return encode_plane(np.ascontiguousarray(plane))
+        return encode_plane(np.ascontiguousarray(plane), effort)

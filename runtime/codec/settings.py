@@ -7,6 +7,7 @@ from typing import Final, Literal, get_args
 
 from .. import residual
 from ..errors import UsageError
+from .effort import DEFAULT_EFFORT, EFFORTS, MAX_EFFORT, Effort
 
 DEFAULT_QUALITY: Final = 60
 
@@ -22,7 +23,7 @@ class Settings:
 
     Attributes:
         quality: of the residual, 0..100; 0 leaves it out, the reconstruction is then the estimate.
-        speed: 0..10 of the residual coder: larger is faster and costs bits.
+        effort: 0..9: larger takes longer and saves bytes, see `effort`.
         layers: which tiles have layers, a compact image and an estimate: "always": all but those of pictures that are
             no photographs (see `layer_choice.is_graphic`); "auto": those that they make smaller at equal distortion;
             "never": none. The label map is always there.
@@ -36,7 +37,7 @@ class Settings:
     """
 
     quality: float = DEFAULT_QUALITY
-    speed: int = residual.DEFAULT_SPEED
+    effort: int = DEFAULT_EFFORT
     layers: LayerMode = "always"
     tune: Tune = "psnr"
     refine: bool = True
@@ -45,8 +46,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 <= self.quality <= residual.MAX_QUALITY:
             raise UsageError(f"quality {self.quality} is out of range 0..{residual.MAX_QUALITY}")
-        if not 0 <= self.speed <= residual.MAX_SPEED:
-            raise UsageError(f"speed {self.speed} is out of range 0..{residual.MAX_SPEED}")
+        if not 0 <= self.effort <= MAX_EFFORT:
+            raise UsageError(f"effort {self.effort} is out of range 0..{MAX_EFFORT}")
         for name, value, known in (("layers", self.layers, LAYER_MODES), ("tune", self.tune, TUNES)):
             if value not in known:
                 raise UsageError(f"{name} is {value!r}, must be one of {', '.join(known)}")
@@ -57,6 +58,11 @@ class Settings:
                 )
         if self.layers == "never" and not self.quality:
             raise UsageError("quality 0 without layers leaves nothing of the picture: give a quality above 0")
+
+    @property
+    def coders(self) -> Effort:
+        """What the effort means for the coders."""
+        return EFFORTS[self.effort]
 
     @property
     def visual(self) -> bool:

@@ -154,7 +154,7 @@ def compress_rows(
         tempfile.SpooledTemporaryFile(_SPILLED_BYTES) as residual_file,
         tempfile.SpooledTemporaryFile(_SPILLED_BYTES) as alpha_file,
     ):
-        writers = sections_of({SectionType.LABELS: [Payload(encode_plane(labels))]})
+        writers = sections_of({SectionType.LABELS: [Payload(encode_plane(labels, settings.coders.lossless))]})
         writers[SectionType.COMPACT] = SectionWriter(compact_file)
         writers[SectionType.RESIDUAL] = SectionWriter(residual_file)
         if source.layout.has_alpha:
@@ -242,7 +242,7 @@ class _RowEncoding:
                 color, _ = self._read(self._grid.input_box(tile))
                 self._networks.analyse(tile, three_channels(color))
                 own[:] = coarsen(own, self._coarseness, manifest.levels)
-            return encode_plane(np.ascontiguousarray(own))
+            return encode_plane(np.ascontiguousarray(own), self._settings.coders.lossless)
 
         for data in self._pool.run(work, self._tiles(row)):
             self._writers[SectionType.COMPACT].add(Payload(data))
@@ -265,7 +265,9 @@ class _RowEncoding:
                 stages=Stages(),
                 doubted=self._refinement if tile in self._graphic else None,
             )
-            return coded.payload, None if alpha is None else encode_plane(alpha)
+            return coded.payload, None if alpha is None else encode_plane(
+                alpha, self._settings.coders.lossless
+            )
 
         for payload, alpha in self._pool.run(work, self._tiles(row)):
             self._writers[SectionType.RESIDUAL].add(payload)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
+
+from ..threads import Workers
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -39,7 +41,7 @@ class TilePool:
         Yields:
             The results, in the order of the items. The first exception ends the work and is raised.
         """
-        with ThreadPoolExecutor(self.workers) as pool:
+        with Workers(self.workers) as pool:
             pending: deque[Future[_Result]] = deque()
             try:
                 for item in items:

@@ -58,21 +58,12 @@ def encode_tile(
         stages: gets the time as "residual".
         doubted: how the tile would be refined, if it is to be seen whether that helps; only without layers.
     """
-    settings = plan.settings
     if not plan.quality:
         assert estimate is not None, "a tile needs layers or a residual"
         record = TileRecord(ResidualMode.NONE, 1, residual.MAX_WEIGHT, estimate_digest)
         return CodedTile(Payload(b"", record.to_bytes()), None)
     with stages.measure("residual"):
-        coded = residual.encode(
-            color,
-            color if estimate is None else estimate,
-            quality=plan.quality,
-            speed=settings.speed,
-            weight=0 if estimate is None else None,
-            visual=settings.visual,
-            gains=gains,
-        )
+        coded = _best(color, estimate, plan, gains)
         samples = residual.decode_samples(coded, color.shape)
     unrefined = False
     if doubted is not None:
@@ -90,6 +81,35 @@ def encode_tile(
         unrefined=unrefined,
     )
     return CodedTile(Payload(coded.payload, record.to_bytes()), coded, unrefined)
+
+
+def _best(
+    color: Pixels, estimate: Pixels | None, plan: ResidualPlan, gains: Gains | None
+) -> residual.CodedResidual:
+    """Code a residual with the weights of the estimate that the effort has time for, and keep the best."""
+    settings = plan.settings
+    weights = {0}
+    if estimate is not None:
+        usual = residual.default_weight(plan.quality)
+        weights = {min(max(usual + change, 1), residual.MAX_WEIGHT) for change in settings.coders.weights}
+
+    def code(weight: int) -> residual.CodedResidual:
+        return residual.encode(
+            color,
+            color if estimate is None else estimate,
+            quality=plan.quality,
+            speed=settings.coders.speed,
+            weight=weight,
+            visual=settings.visual,
+            gains=gains,
+        )
+
+    def cost(coded: residual.CodedResidual) -> float:
+        error = residual.mean_squared_error(decode_tile(coded, estimate, color.shape, gains), color)
+        return residual.coding_cost(error, len(coded.payload))
+
+    found = [code(weight) for weight in sorted(weights)]
+    return found[0] if len(found) == 1 else min(found, key=cost)
 
 
 def decode_tile(

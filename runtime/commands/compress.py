@@ -10,13 +10,13 @@ from typing import Any
 
 from ..codec import DEFAULT_QUALITY, Codec, Encoded, Layers, Settings
 from ..codec.class_gains import focused
+from ..codec.effort import DEFAULT_EFFORT, MAX_EFFORT
 from ..codec.settings import LAYER_MODES, TUNES, Tune
 from ..errors import OslicError
 from ..files import check_target, write_atomically
 from ..images import Picture, read_image
 from ..pipeline import overlap
 from ..pixels import psnr, visible_psnr
-from ..residual import DEFAULT_SPEED, MAX_SPEED
 from ..search import highest_within, lowest_reaching
 from ._common import (
     STREAM_KIND,
@@ -60,11 +60,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--keep-invisible", action="store_true", help="keep the colors of pixels whose alpha is 0"
     )
     parser.add_argument(
-        "--speed",
+        "--effort",
         type=int,
-        default=DEFAULT_SPEED,
-        metavar="S",
-        help=f"0..{MAX_SPEED} of the residual coder: larger is faster and costs bits (default: {DEFAULT_SPEED})",
+        default=DEFAULT_EFFORT,
+        metavar="E",
+        help=f"0..{MAX_EFFORT}: larger takes longer and saves bytes (default: {DEFAULT_EFFORT})",
     )
 
     parser.add_argument(
@@ -120,7 +120,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     if args.focus is not None and quality:
         quality, changes = focused(quality, args.focus)
     tune: Tune = "psnr" if args.psnr is not None else args.tune
-    return Settings(quality, args.speed, args.layers, tune, args.refine, changes)
+    return Settings(quality, args.effort, args.layers, tune, args.refine, changes)
 
 
 def _finite(decibels: float) -> float | None:

@@ -62,7 +62,7 @@ def corpus(codec: Codec) -> list[bytes]:
         metadata = Metadata(b"profile" * 3, b"Exif" * 4) if quality > 50 else None
         pixels = np.clip(image, 0, 255).astype(np.uint8)
         layers = codec.layers(pixels, tile=tile, halo=32)
-        streams.append(codec.finish(layers, quality=quality, speed=10, metadata=metadata).data)
+        streams.append(codec.finish(layers, quality=quality, effort=0, metadata=metadata).data)
     return streams
 
 

@@ -22,7 +22,7 @@ from oslic.runtime.search import highest_within
 from PIL import Image, ImageDraw
 from stream_tools import changed, put_together, take_apart, with_record
 
-FAST = 10
+FAST = 0
 TILE, HALO = 192, 32
 COARSENESS = ((40, 2), (70, 4))
 
@@ -78,7 +78,7 @@ def test_the_coarseness_follows_the_quality(codec, photo):
         assert encoded.layers.coarseness == coarseness
         assert np.array_equal(encoded.layers.compact, coarsen(layers.fine, coarseness, small_bundle.LEVELS))
         # Layers that are made for the quality give the same file.
-        assert codec.compress(photo, quality, speed=FAST) == encoded.data
+        assert codec.compress(photo, quality, effort=FAST) == encoded.data
         assert np.array_equal(codec.decompress(encoded.data), codec.reconstruct(encoded))
         sizes.append(encoded.section_bytes["compact"])
     assert sizes == sorted(sizes, reverse=True)
@@ -88,7 +88,7 @@ def test_the_coarseness_follows_the_quality(codec, photo):
 def test_a_rate_is_met_through_changes_of_coarseness(codec, photo):
     encoded = highest_within(codec, codec.layers(photo, Settings(0, FAST)), 3.0)
     assert encoded.quality > 40
-    assert encoded.data == codec.compress(photo, encoded.quality, speed=FAST)
+    assert encoded.data == codec.compress(photo, encoded.quality, effort=FAST)
 
 
 # -- refined pictures ----------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def test_quality_0_is_the_estimate(codec, photo):
 
 
 def test_another_network_for_refining_is_told(codec, photo, tmp_path):
-    data = codec.compress(photo, 50, speed=FAST)
+    data = codec.compress(photo, 50, effort=FAST)
     header, parts = take_apart(data)
     other = put_together(replace(header, identity=header.identity[:5] + b"abc"), parts)
     with pytest.warns(DriftWarning, match=r"another network \(616263\)"):
@@ -156,7 +156,7 @@ def test_another_network_for_refining_is_told(codec, photo, tmp_path):
     bundle = small_bundle.write(tmp_path / "plain")
     with Codec.open(bundle, threads=1) as without, pytest.warns(DriftWarning, match="lacks: it is left out"):
         found = without.decompress(data)
-    unrefined = codec.decompress(codec.compress(photo, 50, speed=FAST, refine=False))
+    unrefined = codec.decompress(codec.compress(photo, 50, effort=FAST, refine=False))
     assert np.array_equal(found, unrefined)
     # A stream that is not refined names no network for it.
     flags = header.parameters[0] & ~1
@@ -182,7 +182,7 @@ def test_without_layers_the_residual_is_the_picture(codec, photo, layout, tile):
     grid = encoded.layers.grid
     for number in range(grid.count):
         part = grid.box(number).of(image)
-        coded = residual.encode(part, part, quality=60, speed=FAST, weight=0)
+        coded = residual.encode(part, part, quality=60, speed=10, weight=0)
         assert np.array_equal(grid.box(number).of(decoded), residual.decode(coded, part))
     assert encoded.section_bytes["compact"] < 40 * grid.count
     # What stands for the estimate is one color near the tile's mean.
@@ -192,8 +192,8 @@ def test_without_layers_the_residual_is_the_picture(codec, photo, layout, tile):
 
 
 def test_without_layers_pictures_are_refined_too(codec, photo):
-    off = codec.decompress(codec.compress(photo, 60, speed=FAST, layers="never", refine=False))
-    on = codec.decompress(codec.compress(photo, 60, speed=FAST, layers="never", tune="psnr"))
+    off = codec.decompress(codec.compress(photo, 60, effort=FAST, layers="never", refine=False))
+    on = codec.decompress(codec.compress(photo, 60, effort=FAST, layers="never", tune="psnr"))
     assert np.abs(on - small_bundle.refined(off, off, 60, False)).max() <= 1
 
 
@@ -201,16 +201,16 @@ def test_drawings_have_no_layers(codec, drawing, photo):
     assert is_graphic(drawing)
     assert is_graphic(luma(drawing))
     assert not is_graphic(photo)
-    assert all(record.plain for record in records(codec.compress(drawing, 60, speed=FAST)))
-    assert not any(record.plain for record in records(codec.compress(photo, 60, speed=FAST)))
+    assert all(record.plain for record in records(codec.compress(drawing, 60, effort=FAST)))
+    assert not any(record.plain for record in records(codec.compress(photo, 60, effort=FAST)))
     assert not any(record.plain for record in records(codec.compress(drawing, 0)))
 
 
 def test_drawings_are_refined_only_where_it_helps(codec, drawing):
     """The small bundle's network adds a level when it is tuned for the eye: that helps no drawing."""
-    (record,) = records(codec.compress(drawing, 90, speed=FAST, tune="visual"))
+    (record,) = records(codec.compress(drawing, 90, effort=FAST, tune="visual"))
     assert record.unrefined
-    on, off = (codec.compress(drawing, 90, speed=FAST, tune="visual", refine=each) for each in (True, False))
+    on, off = (codec.compress(drawing, 90, effort=FAST, tune="visual", refine=each) for each in (True, False))
     assert np.array_equal(codec.decompress(on), codec.decompress(off))
 
 
@@ -226,7 +226,7 @@ def test_a_picture_that_is_half_a_drawing(codec, drawing, photo):
     assert np.array_equal(codec.decompress(data, region=(350, 60, 200, 180)), whole[60:240, 350:550])
     # At quality 0 all tiles have layers.
     lowest = codec.finish(made, quality=0)
-    assert lowest.data == codec.finish(codec.layers(image, Settings(0), tile=TILE, halo=HALO)).data
+    assert lowest.data == codec.finish(codec.layers(image, Settings(0, FAST), tile=TILE, halo=HALO)).data
     assert not lowest.layers.plain
 
 
@@ -244,12 +244,12 @@ def test_tiles_choose_what_is_smaller(codec, drawing, photo):
 
 
 def test_what_cannot_be_is_refused(codec, photo):
-    for settings in ({"layers": "some"}, {"tune": "ssim"}, {"quality": 101}, {"speed": 11}, {"quality": -1}):
+    for settings in ({"layers": "some"}, {"tune": "ssim"}, {"quality": 101}, {"effort": 10}, {"quality": -1}):
         with pytest.raises(UsageError, match=r"must be one of|out of range"):
             Settings(**settings)
     with pytest.raises(UsageError, match="quality 0 without layers"):
         codec.compress(photo, 0, layers="never")
-    data = codec.compress(photo, 60, speed=FAST, layers="never")
+    data = codec.compress(photo, 60, effort=FAST, layers="never")
     for changes in ({"weight": 3}, {"weight": 8}, {"estimate_digest": b"abcd"}):
         with pytest.raises(StreamError, match="without layers has an estimate"):
             codec.decompress(with_record(data, **changes))
@@ -275,7 +275,7 @@ def test_strips_give_the_same_file(codec, drawing, photo):
         file = io.BytesIO()
         settings = Settings(60, FAST, layers)
         codec.compress_rows(Rows(image), file, settings)
-        assert file.getvalue() == codec.compress(image, 60, speed=FAST, layers=layers)
+        assert file.getvalue() == codec.compress(image, 60, effort=FAST, layers=layers)
         reader = StreamReader.of_file(file, codec.limits)
         check_stream(reader)
         strips = [strip.pixels for strip in codec.decompress_rows(reader)]

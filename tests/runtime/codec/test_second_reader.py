@@ -26,7 +26,7 @@ from oslic.runtime.segmentation import reduce_image
 from PIL import Image
 from stream_tools import changed, put_together, take_apart, with_record
 
-FAST = 10
+FAST = 0
 LIMITS = Limits(memory=1 << 30)
 COLOR = (
     (b"cICP", bytes((9, 16, 0, 1))),
@@ -166,7 +166,7 @@ def test_it_stands_alone():
     ("size", "quality"), [((1, 1), 60), ((37, 53), 0), ((129, 65), 12.25), ((64, 33), 100)]
 )
 def test_whole_pictures(codec, photo, size, quality, layout):
-    data = codec.compress(picture(photo, *size, layout), quality, speed=FAST)
+    data = codec.compress(picture(photo, *size, layout), quality, effort=FAST)
     found = assert_same(data)
     assert (found.width, found.height, found.quality) == (*size, quality)
     assert not found.tiled
@@ -180,7 +180,7 @@ def test_pictures_of_several_tiles(codec, photo, layout):
     image = picture(photo, 451, 301, layout)
     for quality in (0, 45):
         made = codec.layers(image, tile=192, halo=32)
-        found = assert_same(codec.finish(made, quality=quality, speed=FAST).data)
+        found = assert_same(codec.finish(made, quality=quality, effort=FAST).data)
         assert found.tiled
         assert len(found.sections[stream_reader.COMPACT].pieces) == made.grid.count > 1
 
@@ -202,7 +202,7 @@ def test_streams_written_strip_by_strip(codec, photo):
     ids=str,
 )
 def test_metadata(codec, photo, metadata):
-    data = codec.compress(picture(photo, 48, 40, Layout.RGB), 20, speed=FAST, metadata=metadata)
+    data = codec.compress(picture(photo, 48, 40, Layout.RGB), 20, effort=FAST, metadata=metadata)
     found = assert_same(data)
 
     def content(kind):
@@ -227,13 +227,13 @@ def test_unknown_ancillary_sections_are_skipped_by_both(stream):
 @pytest.fixture(scope="module")
 def stream(codec, photo):
     image = picture(photo, 61, 47, Layout.RGB)
-    return codec.compress(image, 40, speed=FAST, metadata=EVERYTHING)
+    return codec.compress(image, 40, effort=FAST, metadata=EVERYTHING)
 
 
 @pytest.fixture(scope="module")
 def tiled(codec, photo):
     made = codec.layers(picture(photo, 251, 190, Layout.RGBA), tile=96, halo=32)
-    return codec.finish(made, quality=20, speed=FAST).data
+    return codec.finish(made, quality=20, effort=FAST).data
 
 
 @pytest.mark.parametrize("name", ["stream", "tiled"])

@@ -21,7 +21,7 @@ from oslic.runtime.tiling import Box
 from PIL import Image
 from stream_tools import changed, put_together, take_apart, with_record
 
-FAST = 10
+FAST = 0
 TILE, HALO = 384, 32
 SIZE = (1210, 1003)
 
@@ -48,7 +48,7 @@ def layers(codec, picture):
 
 @pytest.fixture(scope="module")
 def stream(codec, layers):
-    return codec.finish(layers, quality=50, speed=FAST).data
+    return codec.finish(layers, quality=50, effort=FAST).data
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_regions_outside_are_refused(codec, stream, region):
 
 
 def test_reconstruct_is_what_the_decoder_gives(codec, layers, whole):
-    encoded = codec.finish(layers, quality=50, speed=FAST)
+    encoded = codec.finish(layers, quality=50, effort=FAST)
     assert np.array_equal(codec.reconstruct(encoded), whole)
 
 
@@ -146,7 +146,7 @@ def test_the_estimate_alone(codec, stream, layers):
 
 def test_gray_pictures(codec, picture):
     gray = luma(np.ascontiguousarray(picture[..., :3]))
-    data = codec.finish(codec.layers(gray, tile=TILE, halo=HALO), quality=60, speed=FAST).data
+    data = codec.finish(codec.layers(gray, tile=TILE, halo=HALO), quality=60, effort=FAST).data
     back = codec.decompress(data)
     assert back.shape == gray.shape
     assert np.mean(np.abs(back.astype(int) - gray)) < 4
@@ -230,7 +230,7 @@ def test_the_shipped_bundles_thumbnail_looks_like_the_picture(photo):
         small = thumbnail(open_stream(data, shipped.limits), shipped.bundle)
     wanted = np.asarray(Image.fromarray(photo).reduce(8))
     assert small.shape == wanted.shape
-    assert np.sqrt(np.mean((small.astype(float) - wanted) ** 2)) < 16
+    assert np.sqrt(np.mean((small.astype(float) - wanted) ** 2)) < 20
 
 
 # -- strips ------------------------------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ class Rows:
 
 
 def test_strips_give_the_same_file_and_the_same_pixels(codec, picture):
-    whole = codec.compress(picture, 50, speed=FAST)
+    whole = codec.compress(picture, 50, effort=FAST)
     file = io.BytesIO()
     sizes = codec.compress_rows(Rows(picture), file, Settings(50, FAST))
     assert file.getvalue() == whole

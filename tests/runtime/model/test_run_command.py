@@ -72,7 +72,7 @@ def test_a_graph_of_a_bundle_runs_like_any_other(capsys):
         ("run unet.onnx --inputs unet.onnx", 2, "holds no arrays by input name"),
         ("run unet.onnx --inputs unet.onnx --seed 1 --shapes input=1x3x8x8", 2, "has arrays of its own"),
         ("run missing.onnx", 2, "cannot read the graph missing.onnx"),
-        ("run lite", 2, "holds the graphs segment, analyse, synthesise"),
+        ("run lite", 2, "holds the graphs segment, analyse, synthesise, refine"),
         ("run unet.onnx --shapes input=1x3x8x8 -o unet.onnx", 2, "would be written over the input"),
         ("run unet.onnx --shapes input=1x3x8x8 --backend fpga", 6, "unknown backend 'fpga'"),
         ("run unet.onnx --shapes input=1x3x8x8 --precision fp16", 6, "runs graphs as they are"),
@@ -99,7 +99,7 @@ def test_inspect_shows_graphs_and_bundles(here, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["inputs"][1] == {"name": "kind", "dtype": "int64", "shape": ["N"]}
     assert oslic("inspect lite --json") == 0
-    assert set(json.loads(capsys.readouterr().out)["graphs"]) == {"segment", "analyse", "synthesise"}
+    assert set(json.loads(capsys.readouterr().out)["graphs"]) == {"segment", "analyse", "synthesise", "refine"}
 
 
 def test_layer_times_name_the_nodes_of_the_optimized_graph(here):

@@ -17,6 +17,7 @@ from typing import Final, Literal
 import onnx_ir as ir
 
 from .macs import node_bytes, node_macs
+from .rules.base import Reader
 from .rules.elementwise import BINARY, UNARY
 from .sizes import Sizes
 
@@ -93,6 +94,9 @@ RATES: Final[dict[Target, Rates]] = {
     ),
 }
 
+_OUTPUT_MARGIN: Final = 0.15
+"""At outputs of a graph, which are not among the places that the rates were fitted to."""
+
 _FEWEST: Final = 8
 """Channels of a group, from which on a grouped convolution is estimated."""
 
@@ -127,7 +131,7 @@ class _Work:
     """The work of one model by kind: multiply-accumulates, bytes, elements, nodes."""
 
     def __init__(
-        self, model: ir.Model, shapes: Mapping[str, Sequence[int]], block: int, *, convolved: bool
+        self, model: ir.Model, shapes: Mapping[str, Sequence[int]], block: int, *, reader: Reader
     ) -> None:
         self._sizes = Sizes(shapes)
         self._block = block
@@ -139,10 +143,18 @@ class _Work:
             self._add(node)
             self.units["node"] += 1
         for output in model.graph.outputs:
-            self._need_blocked(output)  # sooner or later a convolution reads it
-            if not convolved and output in self._last:
+            self._hand_over(output, reader)
+
+    def _hand_over(self, output: ir.Value, reader: Reader) -> None:
+        """What the reader's layout costs."""
+        if reader == "output":
+            self._need_plain(output)
+            return
+        self._need_blocked(output)  # sooner or later a convolution reads it
+        if reader == "others":
+            if output in self._last:
                 self._move("turned", output)
-            if not convolved and (output in self._last or output in self._plain):
+            if output in self._last or output in self._plain:
                 self._move("read plain", output)  # what stands between leaves it plain, and does not fuse
 
     def _bytes(self, value: ir.Value | None) -> int:
@@ -158,7 +170,9 @@ class _Work:
             self._move("reorder", value)
 
     def _need_plain(self, value: ir.Value | None) -> None:
-        if value is not None and not value.is_initializer() and value not in self._plain:
+        if value in self._last:
+            self._move("turned", value)
+        elif value is not None and not value.is_initializer() and value not in self._plain:
             self._move("reorder", value)
 
     def _rounded(self, channels: int) -> int:
@@ -274,7 +288,7 @@ class _Work:
 
 
 def work(
-    model: ir.Model, shapes: Mapping[str, Sequence[int]], block: int, *, convolved: bool = True
+    model: ir.Model, shapes: Mapping[str, Sequence[int]], block: int, *, reader: Reader = "convolution"
 ) -> Mapping[str, float]:
     """The work of a model of one site by kind.
 
@@ -282,13 +296,13 @@ def work(
         model: of `forms.site_model`.
         shapes: of its inputs.
         block: channels that a convolution computes side by side.
-        convolved: one convolution alone reads the output.
+        reader: what reads the output, see `rules.base.Site`.
     """
-    return dict(_Work(model, shapes, block, convolved=convolved).units)
+    return dict(_Work(model, shapes, block, reader=reader).units)
 
 
 def estimate(
-    target: Target, model: ir.Model, shapes: Mapping[str, Sequence[int]], *, convolved: bool = True
+    target: Target, model: ir.Model, shapes: Mapping[str, Sequence[int]], *, reader: Reader = "convolution"
 ) -> Estimate:
     """What a model of one site takes on a target.
 
@@ -296,13 +310,15 @@ def estimate(
         target: the target.
         model: of `forms.site_model`.
         shapes: of its inputs.
-        convolved: one convolution alone reads the output.
+        reader: what reads the output, see `rules.base.Site`.
     """
     rates = RATES[target]
     has_transposed = any(node.op_type == "ConvTranspose" for node in model.graph)
     margin = rates.transposed_margin if has_transposed else rates.margin
+    if reader == "output":
+        margin = max(margin, _OUTPUT_MARGIN)
     if target == "onnxruntime":
-        found = _Work(model, shapes, rates.block, convolved=convolved)
+        found = _Work(model, shapes, rates.block, reader=reader)
         units, margin = found.units, margin if found.sure else 1.0
         return Estimate(sum(rates.seconds.get(k, 0.0) * n for k, n in units.items()), margin)
     sizes = Sizes(shapes)

@@ -87,8 +87,8 @@ def site_model(
     if neighbors:
         shape = Sizes(shapes).shape(output)
         channels = None if shape is None else shape[1].known
-        if channels is not None:
-            if not site.convolved:  # something that is no convolution stands between
+        if channels is not None and site.reader != "output":
+            if site.reader == "others":  # something that is no convolution stands between
                 output = tape.Add(output, tape.AveragePool(output, kernel_shape=[1, 1]))
             output = convolved(output, (_NEIGHBOR, channels, 1, 1), "site.neighbor")
     output.type = ir.TensorType(kind)
@@ -121,7 +121,7 @@ class CostModel:
         if not _sizes_known(site, self._sizes):
             return KEEP, _UNKNOWN_SIZES
         found = {
-            name: estimate(self._target, *site_model(site, form, self._sizes), convolved=site.convolved)
+            name: estimate(self._target, *site_model(site, form, self._sizes), reader=site.reader)
             for name, form in forms.items()
         }
         sure = {name: e for name, e in found.items() if name == KEEP or e.beats(found[KEEP])}

@@ -90,6 +90,8 @@ def test_layouts_are_followed_through_a_place():
     assert alone["convolution"] == 64 * 64 * 64 * 64 * 9
     assert alone["reorder"] == 4 * size
     assert "turned" not in alone
-    among = work(model, {"x": (1, 64, 64, 64)}, 16, convolved=False)
+    among = work(model, {"x": (1, 64, 64, 64)}, 16, reader="others")
     assert (among["turned"], among["read plain"]) == (2 * size, 2 * size)
+    ends = work(model, {"x": (1, 64, 64, 64)}, 16, reader="output")
+    assert (ends["reorder"], ends["turned"]) == (2 * size, 2 * size)
     assert set(alone) <= {*RATES["onnxruntime"].seconds, "reorder", "node"}

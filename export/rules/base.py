@@ -6,7 +6,7 @@ import abc
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -33,6 +33,11 @@ class Chooser(Protocol):
         """Return the name of the form to take and the reason, in words."""
 
 
+_OWN = ".fused"
+
+Reader = Literal["convolution", "output", "others"]
+
+
 @dataclass(frozen=True)
 class Site:
     """A place where a rule applies.
@@ -42,21 +47,23 @@ class Site:
         node: name of the node that is rewritten.
         inputs: the values that every form reads.
         key: equal for sites that cost the same at equal sizes of the inputs.
-        convolved: one convolution alone reads the output. In whatever order its channels lie, that one takes them;
-            others may not.
+        reader: what reads the output: one `convolution` alone, which takes its channels in whatever order they lie;
+            nobody, because it is an `output` of the graph; or `others`.
     """
 
     rule: str
     node: str
     inputs: tuple[ir.Value, ...]
     key: tuple[object, ...]
-    convolved: bool = True
+    reader: Reader = "convolution"
 
 
-def is_convolved(value: ir.Value) -> bool:
-    """Whether one convolution alone reads a value."""
+def reader_of(value: ir.Value) -> Reader:
+    """What reads a value, see `Site`."""
     uses = list(value.uses())
-    return len(uses) == 1 and uses[0].node.op_type == "Conv" and not value.is_graph_output()
+    if value.is_graph_output():
+        return "others" if uses else "output"
+    return "convolution" if len(uses) == 1 and uses[0].node.op_type == "Conv" else "others"
 
 
 @dataclass
@@ -78,7 +85,12 @@ class Context:
 
     def fresh(self, stem: str) -> str:
         """A name that no other weight of this run has."""
-        return f"{stem}.fused{next(self._numbers)}"
+        return f"{stem}{_OWN}{next(self._numbers)}"
+
+    @staticmethod
+    def wrote(node: ir.Node) -> bool:
+        """Whether a node was written by a rule of this run, or of one before it."""
+        return _OWN in (node.name or "")
 
 
 def _failed(error: NotApplicableError) -> MatchResult:

@@ -11,7 +11,7 @@ import numpy as np
 from ..graphs import Convolution, NotApplicableError, label, reject
 from ..kernels import phases
 from ..sizes import describe
-from .base import Builder, NodeRule, Site, again, convolve, is_convolved
+from .base import Builder, NodeRule, Site, again, convolve, reader_of
 from .elementwise import apply, following
 from .low_rate import KEEP, LowRate
 from .resampling import is_resized, repeat, upsampling
@@ -136,9 +136,9 @@ class ConvolutionOfConcatenation(NodeRule[_Split]):
             places,
             functions,
         )
-        alone = is_convolved(plan.replaced)
+        reader = reader_of(plan.replaced)
         return {
-            plan.replaced: self.choose(op, Site(self.title, conv.name, inputs, (*key, alone), alone), forms)
+            plan.replaced: self.choose(op, Site(self.title, conv.name, inputs, (*key, reader), reader), forms)
         }
 
     def _builder(self, plan: _Split, form: str) -> Builder:

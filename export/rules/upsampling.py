@@ -15,7 +15,7 @@ from ..graphs import (
 )
 from ..kernels import phases
 from ..sizes import is_constant
-from .base import Bound, Builder, FusionRule, NodeRule, Site, again, convolve, integers, is_convolved
+from .base import Bound, Builder, FusionRule, NodeRule, Site, again, convolve, integers, reader_of
 from .elementwise import apply, following
 from .low_rate import KEEP, LowRate
 from .resampling import LARGEST_FACTOR, Upsampling, is_resized, repeat, upsampling
@@ -218,8 +218,8 @@ class _Chosen(NodeRule[_Choice]):
     def rewrite(self, op: Any, plan: _Choice) -> Mapping[ir.Value, ir.Value]:
         found, up = plan.found.conv, plan.found.up
         key = (*_geometry(found), up.factors, *plan.more)
-        alone = is_convolved(plan.replaced)
-        site = Site(self.title, found.name, plan.inputs, (*key, alone), alone)
+        reader = reader_of(plan.replaced)
+        site = Site(self.title, found.name, plan.inputs, (*key, reader), reader)
         return {plan.replaced: self.choose(op, site, plan.forms)}
 
 

@@ -658,10 +658,10 @@ def test_the_shipped_graphs_leave_nothing_to_rewrite_and_nothing_unexplained(gra
     assert not any(count for rule, count in report.hits.items() if rule != later), report.hits
     assert report.hits[later] <= 1
     assert not explained(report)
-    # Upsampling first can only be as fast where it moves no more channels than upsampling last.
-    for node in behind_upsampling(model):
-        outputs, inputs = node.inputs[1].const_value.shape[:2]
-        assert outputs >= inputs, node.name
+    # What is left behind an upsampling is what the cost model does not expect to become faster.
+    _, again = fuse(model, lambda sizes: CostModel("onnxruntime", sizes), shapes=shapes)
+    assert again.hits["convolution-behind-upsampling"] == 0
+    assert len(behind_upsampling(model)) <= len(again.choices)
     assert not {"BatchNormalization", "MaxUnpool", "ScatterND"} & set(report.before.operators)
 
 

@@ -442,7 +442,7 @@ PRESETS: dict[str, ModelConfig] = {
         gnet=GNetConfig(entry_scale=8, stem=96, blocks=3, up=(96,), up_blocks=(3,), mix=True),
         alpha=2 / 3,  # halves of 16 and 32 channels, which fill vector registers of 16
         refine=RefineConfig(),
-        coarseness=((10, 4), (55, 6)),
+        coarseness=((16, 6),),
     ),
     # For tests: every kind of layer, as narrow as it goes.
     "tiny": ModelConfig(

@@ -11,15 +11,17 @@ import contextlib
 import ctypes
 import math
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from . import tiling
+from .pixels import ceil_div
+from .segmentation import reduction_for
 
 if TYPE_CHECKING:
-    from .bundle import GraphInfo
+    from .bundle import GraphInfo, GraphName
 
 # The interpreter, NumPy, Pillow with its AVIF library, and ONNX Runtime.
 _PROCESS_BYTES: Final = 50 << 20
@@ -41,6 +43,8 @@ _STRIP_BYTES: Final = 8.0
 # M_MMAP_THRESHOLD of <malloc.h>, and what we set it to.
 _MMAP_THRESHOLD: Final = -3
 _ARRAY_BYTES: Final = 1 << 20
+# The largest square that the label map's network sees as it is, see `segmentation.reduction_for`.
+_MOST_LABEL_PIXELS: Final = 629 * 629
 # The compact image, three bytes for 64 pixels, once as an array and once coded.
 _COMPACT_BYTES: Final = 0.1
 
@@ -53,15 +57,19 @@ class MemoryUse:
         fixed: bytes that do not depend on the image.
         per_pixel: bytes for each pixel of the image.
         per_tile_pixel: bytes for each pixel that is worked on: all of a small image, the tiles in work of a large one.
+        per_label_pixel: bytes for each pixel of the image as the label map's network sees it, before the tiles are
+            worked on.
     """
 
     fixed: int
     per_pixel: float
     per_tile_pixel: float = 0.0
+    per_label_pixel: float = 0.0
 
     def at(self, pixels: int) -> int:
         """Bytes for an image of so many pixels that is worked on whole."""
-        return self.fixed + _whole(pixels * (self.per_pixel + self.per_tile_pixel))
+        labels = min(pixels, _MOST_LABEL_PIXELS) * self.per_label_pixel
+        return self.fixed + _whole(pixels * self.per_pixel + max(labels, pixels * self.per_tile_pixel))
 
     def for_picture(self, width: int, height: int, tiles: int = 1) -> int:
         """Bytes for an image that is cut into tiles as `tiling.choose` does it, so many of them in work at a time."""
@@ -70,18 +78,27 @@ class MemoryUse:
     def for_grid(self, grid: tiling.Grid, tiles: int = 1) -> int:
         """Bytes for an image in tiles of any size, so many of them in work at a time."""
         in_work = min(tiles, grid.count) * _seen_pixels(grid)
-        return self.fixed + _whole(grid.width * grid.height * self.per_pixel + in_work * self.per_tile_pixel)
+        working = max(in_work * self.per_tile_pixel, self._labels(grid))
+        return self.fixed + _whole(grid.width * grid.height * self.per_pixel + working)
 
     def in_strips(self, grid: tiling.Grid, tiles: int = 1) -> int:
         """Bytes for an image that is never whole in memory, but in strips of a row of tiles."""
         strips = _STRIP_TILES * max(tiling.TILE_SIDE, grid.tile_height) * grid.width * _STRIP_BYTES
         small = grid.width * grid.height * _COMPACT_BYTES
         in_work = tiles * max(_TILE_PIXELS, _seen_pixels(grid))
-        return self.fixed + _whole(strips + small + in_work * self.per_tile_pixel)
+        return self.fixed + _whole(strips + small + max(in_work * self.per_tile_pixel, self._labels(grid)))
+
+    def _labels(self, grid: tiling.Grid) -> float:
+        factor = reduction_for(grid.height, grid.width)
+        return ceil_div(grid.width, factor) * ceil_div(grid.height, factor) * self.per_label_pixel
 
     def most_pixels(self, memory: int) -> int:
         """Pixels of an image that needs at most so many bytes, whatever its proportions; 0: there is none."""
+        # For the label map's network at its most, if there is one.
         left = memory - self.fixed
+        if left < _MOST_LABEL_PIXELS * (self.per_label_pixel + self.per_pixel) and self.per_label_pixel:
+            most = max(self.per_label_pixel, self.per_tile_pixel)
+            return max(0, int(left / (self.per_pixel + most)))
         tiled = int((left - self.per_tile_pixel * _TILE_PIXELS) / self.per_pixel)
         if not self.per_tile_pixel or tiled > tiling.ONE_TILE_PIXELS:
             return max(0, tiled)
@@ -112,25 +129,32 @@ LABELS: Final = MemoryUse(48 << 20, 160.0)
 """Reading a label map and finding its regions, by the size of the map, where hardly two neighbors are equal."""
 
 
-def networks_use(graphs: Iterable[GraphInfo]) -> MemoryUse:
-    """Memory of running an encoder's graphs one after the other, their weights and all arrays of the image included."""
-    infos = tuple(graphs)
-    fixed = _PROCESS_BYTES + sum(info.fixed_bytes for info in infos)
-    return MemoryUse(fixed, _ENCODER_ARRAYS, max(info.working_bytes_per_pixel for info in infos))
+def networks_use(graphs: Mapping[GraphName, GraphInfo]) -> MemoryUse:
+    """Memory of running an encoder's graphs one after the other, their weights and all arrays of the image included.
+
+    Args:
+        graphs: by name; at least one of them works on tiles.
+    """
+    infos = dict(graphs)
+    fixed = _PROCESS_BYTES + sum(info.fixed_bytes for info in infos.values())
+    labels = infos["segment"].working_bytes_per_pixel if "segment" in infos else 0.0
+    on_tiles = max(info.working_bytes_per_pixel for name, info in infos.items() if name != "segment")
+    return MemoryUse(fixed, _ENCODER_ARRAYS, on_tiles, labels)
 
 
-def encoding_use(graphs: Iterable[GraphInfo]) -> MemoryUse:
+def encoding_use(graphs: Mapping[GraphName, GraphInfo]) -> MemoryUse:
     """Memory of compressing an image: networks first, then the residual."""
     networks = networks_use(graphs)
-    return MemoryUse(networks.fixed, _ENCODER_ARRAYS, max(networks.per_tile_pixel, _ENCODER_BYTES))
+    working = max(networks.per_tile_pixel, _ENCODER_BYTES)
+    return MemoryUse(networks.fixed, _ENCODER_ARRAYS, working, networks.per_label_pixel)
 
 
-def residual_use(graphs: Iterable[GraphInfo]) -> MemoryUse:
+def residual_use(graphs: Mapping[GraphName, GraphInfo]) -> MemoryUse:
     """Memory of coding a residual; the networks are loaded, and do not run."""
     return MemoryUse(networks_use(graphs).fixed, _ENCODER_ARRAYS, _ENCODER_BYTES)
 
 
-def decoding_use(graphs: Iterable[GraphInfo]) -> MemoryUse:
+def decoding_use(graphs: Mapping[GraphName, GraphInfo]) -> MemoryUse:
     """Memory of decompressing a stream: the residual is decoded beside the network."""
     networks = networks_use(graphs)
     return MemoryUse(networks.fixed, _DECODER_ARRAYS, networks.per_tile_pixel + _DECODER_BYTES)

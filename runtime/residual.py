@@ -41,7 +41,7 @@ _ENCODER_THREADS: Final = 2
 # Superblocks of 64x64 suit residuals: 0.8 points of BD-rate over the encoder's choice (training/EXPERIMENTS.md).
 _SUPERBLOCKS: Final = {"sb-size": "64"}
 # Weights of the estimate in eighths that cost least at some qualities, on training photographs; see `default_weight`.
-_WEIGHTS: Final = ((9, 8), (12, 6), (20, 4), (28, 3), (36, 2), (44, 1))
+_WEIGHTS: Final = ((15, 8), (16, 5), (20, 4), (28, 3), (36, 2), (44, 1))
 # Mean squared clipping error (per sample) from which scale 2 is tried as well: 55 dB.
 _CLIPPING_MATTERS: Final = 0.2
 

@@ -90,7 +90,7 @@ def test_ordinary_residuals_take_scale_1(photo, estimate):
 
 
 @pytest.mark.parametrize(
-    ("quality", "weight"), [(1, 8), (9, 8), (16, 5), (28, 3), (36, 2), (44, 1), (100, 1)]
+    ("quality", "weight"), [(1, 8), (15, 8), (16, 5), (28, 3), (36, 2), (44, 1), (100, 1)]
 )
 def test_the_estimate_weighs_less_the_finer_the_quality(quality, weight):
     assert residual.default_weight(quality) == weight

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ...runtime.bundle import Bundle
+from ...runtime.codec.decoding import DECODER_GRAPHS
 from ...runtime.codec.tile_pool import usable_cores
 from ...runtime.errors import UsageError
 from ...runtime.images import encode_image, read_image
@@ -39,8 +40,11 @@ def peak(arguments: Sequence[str]) -> int:
 def predictions(bundle: Bundle, width: int, height: int, cores: int) -> dict[tuple[str, int], int]:
     """Bytes by command and number of files, two of which are in work at a time, each with a tile on every core."""
     infos = bundle.manifest.graphs
-    networks, coder = networks_use(infos.values()), residual_use(infos.values())
-    encoding, decoding = encoding_use(infos.values()), decoding_use([infos["synthesise"]])
+    networks, coder = networks_use(infos), residual_use(infos)
+    encoding, decoding = (
+        encoding_use(infos),
+        decoding_use({name: infos[name] for name in DECODER_GRAPHS if name in infos}),
+    )
     return {
         ("compress", 1): encoding.for_picture(width, height, cores),
         ("compress", 3): networks.for_picture(width, height, cores)

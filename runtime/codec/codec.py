@@ -99,10 +99,10 @@ class Codec:
         self.bundle = graphs.bundle
         self.limits = limits
         infos = self.bundle.manifest.graphs
-        self.encoding = encoding_use(infos.values())
-        self.decoding = decoding_use(infos[name] for name in DECODER_GRAPHS if name in infos)
-        self._networks = networks_use(infos.values())
-        self._residual = residual_use(infos.values())
+        self.encoding = encoding_use(infos)
+        self.decoding = decoding_use({name: infos[name] for name in DECODER_GRAPHS if name in infos})
+        self._networks = networks_use(infos)
+        self._residual = residual_use(infos)
         # What is fixed is taken once, whatever number of images is in work.
         self._budget = MemoryBudget(limits.memory - self._networks.fixed)
         self._open_other = open_other

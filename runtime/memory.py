@@ -132,13 +132,16 @@ LABELS: Final = MemoryUse(48 << 20, 160.0)
 def networks_use(graphs: Mapping[GraphName, GraphInfo]) -> MemoryUse:
     """Memory of running an encoder's graphs one after the other, their weights and all arrays of the image included.
 
+    An encoder that refines, to tell what the decoder will make of a tile, does so one tile at a time: that takes less
+    than two tiles in the other networks.
+
     Args:
-        graphs: by name; at least one of them works on tiles.
+        graphs: by name.
     """
     infos = dict(graphs)
     fixed = _PROCESS_BYTES + sum(info.fixed_bytes for info in infos.values())
     labels = infos["segment"].working_bytes_per_pixel if "segment" in infos else 0.0
-    on_tiles = max(info.working_bytes_per_pixel for name, info in infos.items() if name != "segment")
+    on_tiles = max(infos[name].working_bytes_per_pixel for name in ("analyse", "synthesise"))
     return MemoryUse(fixed, _ENCODER_ARRAYS, on_tiles, labels)
 
 
@@ -155,9 +158,16 @@ def residual_use(graphs: Mapping[GraphName, GraphInfo]) -> MemoryUse:
 
 
 def decoding_use(graphs: Mapping[GraphName, GraphInfo]) -> MemoryUse:
-    """Memory of decompressing a stream: the residual is decoded beside the network."""
-    networks = networks_use(graphs)
-    return MemoryUse(networks.fixed, _DECODER_ARRAYS, networks.per_tile_pixel + _DECODER_BYTES)
+    """Memory of decompressing a stream: the residual is decoded beside the network.
+
+    Args:
+        graphs: those that run, by name. Where a tile is refined while another one's estimate is made, the arena
+            holds arrays of both, half of the smaller graph's in the mean.
+    """
+    infos = tuple(graphs.values())
+    fixed = _PROCESS_BYTES + sum(info.fixed_bytes for info in infos)
+    most, *others = sorted((info.working_bytes_per_pixel for info in infos), reverse=True)
+    return MemoryUse(fixed, _DECODER_ARRAYS, most + 0.5 * sum(others) + _DECODER_BYTES)
 
 
 class MemoryBudget:

@@ -299,7 +299,7 @@ def test_measured_peaks_lie_near_their_predictions():
     known = Bundle.open(default_bundle())
     for row in rows:
         now = predictions(known, row["width"], row["height"], cores)[row["command"], 1]
-        assert 0.8 <= now / row["measured_bytes"] <= 1.35
+        assert 0.8 <= now / row["measured_bytes"] <= 1.4
 
 
 def test_a_batch_holds_no_more_than_the_limit(tmp_path, photo):

@@ -475,7 +475,17 @@ def _graphs_section(result: dict[str, Any]) -> Section:
                 str(series["n"]),
             )
         )
-    columns = ("graph", "backend", "precision", "p50 ms", "p90", "p99", "over the first", "load ms")
+    columns = (
+        "graph",
+        "backend",
+        "precision",
+        "p50 ms",
+        "p90",
+        "p99",
+        "over the first",
+        "load ms",
+        "samples",
+    )
     section.tables.append(Table("Latency", columns, tuple(rows)))
     for name, layers in result["layers"].items():
         slowest = tuple(

@@ -386,7 +386,8 @@ def test_a_table_is_folded_if_long_and_its_words_are_aligned_left():
 
 def test_all_measured_results_are_reported_in_one_order():
     files = sorted((ROOT / "bench" / "results").glob("*.json"))
-    results = [report_sections.read_result(path) for path in files if path.name != "fuzz-campaign.json"]
+    unreported = {"fuzz-campaign.json", "zoo-cpu.json"}  # tables of these stand in docs/
+    results = [report_sections.read_result(path) for path in files if path.name not in unreported]
     parts = report_sections.sections(results)
     assert parts[0].title == "Rate and distortion"
     (checked,) = (result for result in results if result["format"] == "oslic-bench-selfcheck")

@@ -82,7 +82,13 @@ def test_a_backend_agrees_with_itself_without_optimisation(bundle, images, tmp_p
     text = capsys.readouterr().out
     assert text.count("% differ") == 5
     (section,) = report_sections.sections([report_sections.read_result(output)])
-    assert [row[0] for row in section.tables[0].rows] == ["labels", "compact", "estimate", "refined", "end to end"]
+    assert [row[0] for row in section.tables[0].rows] == [
+        "labels",
+        "compact",
+        "estimate",
+        "refined",
+        "end to end",
+    ]
     assert {row[-1] for row in section.tables[0].rows} == {"within"}
 
 

@@ -175,7 +175,12 @@ def test_correctness_is_judged_in_a_section(tmp_path):
     found = run_section(section, tmp_path, 120)
     assert found["status"] == "done", found
     assert found["result"]["ok"]
-    assert [row["output"] for row in found["result"]["outputs"]] == ["labels", "compact", "estimate", "refined"]
+    assert [row["output"] for row in found["result"]["outputs"]] == [
+        "labels",
+        "compact",
+        "estimate",
+        "refined",
+    ]
 
 
 def test_a_section_that_hangs_is_stopped_and_loses_no_other(tmp_path):

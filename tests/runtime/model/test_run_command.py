@@ -99,7 +99,12 @@ def test_inspect_shows_graphs_and_bundles(here, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["inputs"][1] == {"name": "kind", "dtype": "int64", "shape": ["N"]}
     assert oslic("inspect lite --json") == 0
-    assert set(json.loads(capsys.readouterr().out)["graphs"]) == {"segment", "analyse", "synthesise", "refine"}
+    assert set(json.loads(capsys.readouterr().out)["graphs"]) == {
+        "segment",
+        "analyse",
+        "synthesise",
+        "refine",
+    }
 
 
 def test_layer_times_name_the_nodes_of_the_optimized_graph(here):

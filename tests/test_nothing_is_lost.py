@@ -359,6 +359,8 @@ def test_a_replaced_file_keeps_its_permissions(tmp_path):
 
 STOPPED = """
 import os, signal, sys
+# Whoever runs the tests may ignore it, as `nohup` does, and what is ignored stays so.
+signal.signal(signal.{name}, signal.default_int_handler if "{name}" == "SIGINT" else signal.SIG_DFL)
 from oslic.runtime import cli
 sync = os.fsync
 def stopped(handle):

@@ -50,3 +50,13 @@ def state_home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """A folder with networks that are nobody's codec, which is the current one."""
+    import foreign_networks
+
+    foreign_networks.save_all(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
+from oslic.runtime.cli import main
 from small_bundle import Writer
 
 FLOAT = TensorProto.FLOAT
@@ -86,3 +88,14 @@ def save(model: onnx.ModelProto, path: Path) -> Path:
     """Write a model, and return where."""
     path.write_bytes(model.SerializeToString())
     return path
+
+
+def save_all(folder: Path) -> None:
+    """Write all of them into a folder, each under its function's name."""
+    for make in (unet, two_headed, arithmetic):
+        save(make(), folder / f"{make.__name__}.onnx")
+
+
+def oslic(command: str) -> int:
+    """The exit code of a command, given as it is typed behind `oslic`."""
+    return main(shlex.split(command))

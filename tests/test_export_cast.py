@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 
-import foreign_networks
 import numpy as np
 import onnx
 import pytest
-from oslic.runtime.cli import main
+from foreign_networks import oslic
 from oslic.runtime.model import random_feeds, read_model
 from oslic.runtime.model.running import load
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A folder with networks, which is the current one."""
-    for make in (foreign_networks.unet, foreign_networks.arithmetic, foreign_networks.two_headed):
-        foreign_networks.save(make(), tmp_path / f"{make.__name__}.onnx")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def oslic(command):
-    return main(shlex.split(command))
 
 
 @pytest.mark.parametrize("name", ["unet", "two_headed"])

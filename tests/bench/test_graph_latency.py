@@ -4,27 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shlex
 
-import foreign_networks
 import pytest
+from foreign_networks import oslic
 from oslic.bench import report_sections
-from oslic.runtime.cli import main
 
 QUICK = "--timeout 2 --iterations 4 --duration 0 --max-error 9 --threads 1"
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A folder with networks, which is the current one."""
-    for make in (foreign_networks.unet, foreign_networks.two_headed):
-        foreign_networks.save(make(), tmp_path / f"{make.__name__}.onnx")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def oslic(command):
-    return main(shlex.split(command))
 
 
 def test_graphs_are_interleaved_and_their_layers_told(here, capsys):

@@ -16,6 +16,7 @@ import onnx
 import onnxruntime
 import pytest
 import small_bundle
+from foreign_networks import oslic
 from onnx import TensorProto, helper, numpy_helper
 from oslic.calibration.preparation import prepare
 from oslic.calibration.sessions import Session
@@ -45,19 +46,6 @@ def quantized(data, tmp_path_factory):
         words = f"--data {data} --target {target} -o {folder}/{target}.onnx --ranges minmax --threads 1 --ignore-time"
         assert main(shlex.split(f"calibrate {folder}/unet.onnx {words} --cache {folder}/cache")) == 0
     return folder
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A folder with networks, which is the current one."""
-    for make in (foreign_networks.unet, foreign_networks.two_headed, foreign_networks.arithmetic):
-        foreign_networks.save(make(), tmp_path / f"{make.__name__}.onnx")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def oslic(command):
-    return main(shlex.split(command))
 
 
 def plain(path, feeds):

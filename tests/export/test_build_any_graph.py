@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shlex
 import subprocess
 import sys
 
-import foreign_networks
 import pytest
+from foreign_networks import oslic
 from oslic.export.engines import profiles_of
 from oslic.runtime import engine_trust
-from oslic.runtime.cli import main
 from oslic.runtime.engines import EngineInfo, choose_engine_of, rebuild_model_command
 from oslic.runtime.errors import BackendError, UsageError
 from oslic.runtime.model import read_model
@@ -21,19 +19,6 @@ needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed"
 )
 SHAPES = "--shapes input=1x3x32x32,1x3x64x96,2x3x128x128"
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A folder with networks, which is the current one."""
-    for make in (foreign_networks.unet, foreign_networks.two_headed):
-        foreign_networks.save(make(), tmp_path / f"{make.__name__}.onnx")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def oslic(command):
-    return main(shlex.split(command))
 
 
 @needs_rtx

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shlex
 
 import foreign_networks
 import numpy as np
 import onnx
 import pytest
+from foreign_networks import oslic
 from onnx import numpy_helper
 from oslic.bench.agreement import _Tally
 from oslic.export.verify import Tolerance
-from oslic.runtime.cli import main
 
 
 @pytest.fixture
@@ -30,10 +29,6 @@ def here(tmp_path, monkeypatch):
     foreign_networks.save(foreign_networks.two_headed(), tmp_path / "two_headed.onnx")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def oslic(command):
-    return main(shlex.split(command))
 
 
 SIZE = "--shapes input=1x3x32x48 --threads 1"

@@ -6,34 +6,19 @@ import dataclasses
 import gc
 import hashlib
 import json
-import shlex
 
-import foreign_networks
 import numpy as np
 import onnxruntime
 import pytest
+from foreign_networks import oslic
 from host_product import DataType, Engine, HostDriver, product
 from oslic.runtime import engine_trust
 from oslic.runtime.backends import cuda, tensorrt
 from oslic.runtime.backends.tensorrt import Log, TensorRtRunner
-from oslic.runtime.cli import main
 from oslic.runtime.engines import EngineInfo
 from oslic.runtime.errors import BackendError
 from oslic.runtime.model.running import load
 from oslic.runtime.model.source import read_model
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A folder with the networks, which is the current one."""
-    for make in (foreign_networks.unet, foreign_networks.two_headed, foreign_networks.arithmetic):
-        foreign_networks.save(make(), tmp_path / f"{make.__name__}.onnx")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def oslic(command):
-    return main(shlex.split(command))
 
 
 def by_onnxruntime(path, feeds):

@@ -48,9 +48,9 @@ Preview = tuple[tuple[float, float, float, float], ...]
 GraphName = Literal["segment", "analyse", "synthesise", "refine"]
 GRAPH_NAMES: Final[tuple[GraphName, ...]] = get_args(GraphName)
 """All graphs that a bundle may have; `Manifest.graph_names` are those that it has."""
-OPTIONAL_GRAPHS: Final[frozenset[GraphName]] = frozenset({"refine"})
 LAYER_GRAPHS: Final[tuple[GraphName, ...]] = ("segment", "analyse", "synthesise")
 """The graphs that make the layers; every bundle has them."""
+OPTIONAL_GRAPHS: Final = frozenset(GRAPH_NAMES) - frozenset(LAYER_GRAPHS)
 
 LABEL_SCALES: Final = (1, 2, 4)
 _MAX_MANIFEST_BYTES: Final = 1 << 20

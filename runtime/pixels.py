@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -78,8 +78,14 @@ def join(color: Pixels, alpha: Pixels | None) -> Pixels:
 
 def luma(estimate: Pixels) -> Pixels:
     """Luma of RGB, (H, W, 3) -> (H, W), in whole numbers (BT.601 weights in 65536ths, rounded)."""
-    red, green, blue = (estimate[:, :, i].astype(np.uint32) for i in range(3))
-    return ((red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16).astype(np.uint8)
+    return luma_levels(estimate).astype(np.uint8)
+
+
+def luma_levels(rgb: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int32]:
+    """As `luma`, of whole numbers of either sign, up to 32767 in size: int32 (H, W)."""
+    red, green, blue = (rgb[:, :, i].astype(np.int32) for i in range(3))
+    levels: npt.NDArray[np.int32] = (red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16
+    return levels
 
 
 def extend(plane: Pixels, height: int, width: int) -> Pixels:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from ..errors import UsageError
+from ..pixels import luma_levels
 from ..residual import MAX_QUALITY
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 SIXTEENTHS: Final = 16
 """Gains are stated in sixteenths; this one is 1."""
 _UNIT: Final = 4096
-_LUMA: Final = (19595, 38470, 7471)
 QUALITIES_PER_HALF: Final = 17.7
 """A quality lower by this has a quantizer step twice as large (between 15 and 74, training/EXPERIMENTS.md)."""
 
@@ -53,7 +53,7 @@ class Gains:
         if residual.ndim == 2:
             return np.rint(residual * luma_gain).astype(np.int16)
         chroma_gain = (self.chroma.astype(np.float32) * np.float32(1 / _UNIT))[:, :, np.newaxis]
-        gray = _luma(residual.astype(np.int32)).astype(np.float32)[:, :, np.newaxis]
+        gray = luma_levels(residual).astype(np.float32)[:, :, np.newaxis]
         shrunk = chroma_gain * (residual - gray) + luma_gain[:, :, np.newaxis] * gray
         levels: npt.NDArray[np.int16] = np.rint(shrunk).astype(np.int16)
         return levels
@@ -63,17 +63,10 @@ class Gains:
         whole = residual.astype(np.int32)
         if whole.ndim == 2:
             return _divided(whole, self.luma).astype(np.int16)
-        gray = _luma(whole)
+        gray = luma_levels(whole)
         enlarged = _divided(whole - gray[:, :, np.newaxis], self.chroma[:, :, np.newaxis])
         enlarged += _divided(gray, self.luma)[:, :, np.newaxis]
         return np.clip(enlarged, -(1 << 15), (1 << 15) - 1).astype(np.int16)
-
-
-def _luma(rgb: Whole) -> Whole:
-    """Signed, as `pixels.luma`."""
-    red, green, blue = (rgb[:, :, i] * weight for i, weight in enumerate(_LUMA))
-    gray: Whole = (red + green + blue + 32768) >> 16
-    return gray
 
 
 def _divided(value: Whole, gain: Whole) -> Whole:
@@ -155,7 +148,7 @@ def focused(quality: float, focus: str) -> tuple[float, tuple[tuple[str, float],
     """What a focus makes of a quality.
 
     Args:
-        quality: that was asked for, above 0.
+        quality: that was asked for; at 0 there is no residual to give more to, and nothing changes.
         focus: the name of a class or a group, and, behind a colon, "mild" or "strong"; without it "strong".
 
     Returns:
@@ -167,6 +160,8 @@ def focused(quality: float, focus: str) -> tuple[float, tuple[tuple[str, float],
     name, _, step = focus.partition(":")
     if (step or "strong") not in FOCUS:
         raise UsageError(f"a focus is {' or '.join(FOCUS)}, not {step!r}: NAME, NAME:mild or NAME:strong")
+    if not quality:
+        return quality, ()
     more, shift = FOCUS[step or "strong"]
     return max(1.0, quality + shift), ((name, more),)
 

@@ -17,9 +17,9 @@ from ..threads import Workers
 from ..tiling import Box, Grid
 from .class_gains import GainMap
 from .container import Header, MissingError, SectionType, StreamReader, digest
-from .layer_choice import flat_color
 from .metadata_sections import read_metadata
 from .parameters import Parameters, ResidualMode, TileRecord
+from .preview import preview_colors
 from .refinement import Refinement
 from .stream import check_identity, identity_of, read_compact_tile, read_label_plane, refinement_of
 from .tile_networks import TileNetworks, compact_shape
@@ -145,7 +145,7 @@ class Decoding:
         self.pool = pool
         self.stages = Stages()
         self.parameters = Parameters.from_bytes(reader.header.parameters)
-        graphs.load(*(name for name in graphs.bundle.manifest.graph_names if name in DECODER_GRAPHS))
+        graphs.load("synthesise")
         with self.stages.measure("labels"):
             labels = read_label_plane(reader, self.parameters, graphs.bundle)
         compact = np.zeros(compact_shape(self.header.width, self.header.height), np.uint8)
@@ -163,6 +163,7 @@ class Decoding:
         self.refinement_note: str | None = None
         if self.parameters.refined:
             if "refine" in graphs.bundle.manifest.graphs:
+                graphs.load("refine")
                 settings = self.parameters.quality, self.parameters.visual
                 self.refinement = Refinement(graphs, *settings, self.stages)
             self.refinement_note = _refinement_note(reader.header, graphs.bundle)
@@ -248,7 +249,7 @@ class Decoding:
             raise StreamError(
                 "a tile without layers has a compact image that is not constant: damaged stream"
             )
-        color = flat_color(levels, self.graphs.bundle.manifest).reshape(1, 1, 3)
+        color = preview_colors(levels, self.graphs.bundle.manifest).reshape(1, 1, 3)
         flat: Pixels = np.broadcast_to(luma(color) if len(shape) == 2 else color, shape).copy()
         return flat
 

@@ -13,6 +13,7 @@ from ..stages import Stages
 from .coarseness import coarseness_for
 from .container import SectionType
 from .encoding import Encoded, Layers, encode_residuals, write_layers
+from .layer_choice import has_layers
 from .layering import make_layers, remake
 from .refinement import Refinement
 from .residual_plan import ResidualPlan, plan_residual
@@ -71,10 +72,7 @@ def reconstruct(graphs: Graphs, encoded: Encoded) -> Pixels:
     layers = encoded.layers
     color = layers.estimate
     if encoded.quality:
-        refinement = None
-        if encoded.refined:
-            settings = encoded.plan.settings
-            refinement = Refinement(graphs, settings.quality, settings.visual, Stages())
+        refinement = refinement_for(graphs, encoded.plan.settings, Stages())
         color = np.empty_like(layers.estimate)
         for tile, coded in enumerate(encoded.tiles):
             box, estimate = layers.grid.box(tile), layers.estimate_of(tile)
@@ -88,18 +86,17 @@ def reconstruct(graphs: Graphs, encoded: Encoded) -> Pixels:
 
 def _fitted(graphs: Graphs, layers: Layers, settings: Settings, pool: TilePool) -> Layers:
     """The layers as these settings want them: coarser or finer, of more or of fewer tiles."""
-    plain = frozenset[int]()
-    if settings.quality:
-        plain = frozenset(range(layers.grid.count)) if settings.layers == "never" else layers.graphic
+    tiles = range(layers.grid.count)
+    plain = frozenset(t for t in tiles if not has_layers(settings, graphic=t in layers.graphic))
     coarseness = coarseness_for(settings.quality, graphs.bundle.manifest.coarseness)
     if coarseness == layers.coarseness and plain == layers.plain:
         return layers
-    if not layers.plain <= plain or bool(settings.quality) != bool(layers.settings.quality):
+    if not layers.plain <= plain:
         # The networks have not seen all of it yet.
         return make_layers(
             graphs, layers.image, layout=layers.layout, grid=layers.grid, settings=settings, pool=pool
         )
-    changed = range(layers.grid.count) if coarseness != layers.coarseness else plain - layers.plain
+    changed = tiles if coarseness != layers.coarseness else plain - layers.plain
     return remake(graphs, layers, coarseness=coarseness, plain=plain, tiles=changed, pool=pool)
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ..bundle import Manifest
+    from .settings import Settings
 
     Pixels = npt.NDArray[np.uint8]
 
@@ -71,18 +72,11 @@ def _solved(matrix: list[list[float]], values: list[float]) -> list[float]:
     return [determinant(each) / whole for each in replaced]
 
 
-def flat_color(levels: Pixels, manifest: Manifest) -> Pixels:
-    """The color that a constant compact image stands for: what a tile without layers has for an estimate.
+def has_layers(settings: Settings, *, graphic: bool) -> bool:
+    """Whether a tile has layers, before anything is coded.
 
     Args:
-        levels: uint8 (3,).
-        manifest: of the networks.
-
-    Returns:
-        uint8 (3,), RGB.
+        settings: how the picture is coded; at quality 0 all tiles have layers.
+        graphic: whether the tile is drawn, see `is_graphic`.
     """
-    color = [
-        sum(w * float(x) for w, x in zip(row[:3], levels, strict=True)) + row[3] for row in manifest.preview
-    ]
-    nearest: Pixels = np.clip(np.rint(color), 0, 255).astype(np.uint8)
-    return nearest
+    return not settings.quality or (settings.layers != "never" and not graphic)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..bundle import COMPACT_SCALE
+from ..bundle import COMPACT_SCALE, LAYER_GRAPHS
 from ..pixels import luma, split, three_channels
 from ..planes import encode_plane
 from ..segmentation import reduce_image, reduction_for
@@ -16,7 +16,8 @@ from ..threads import Workers
 from .coarseness import coarsen, coarseness_for
 from .container import DIGEST_BYTES, SectionType, digest
 from .encoding import Layers
-from .layer_choice import constant_levels, flat_color, is_graphic
+from .layer_choice import constant_levels, has_layers, is_graphic
+from .preview import preview_colors
 from .tile_networks import TileNetworks, compact_shape
 
 if TYPE_CHECKING:
@@ -31,20 +32,6 @@ if TYPE_CHECKING:
     from .tile_pool import TilePool
 
     Pixels = npt.NDArray[np.uint8]
-
-
-def plain_tiles(color: Pixels, grid: Grid, settings: Settings) -> tuple[frozenset[int], frozenset[int]]:
-    """The tiles of an image without layers, and those that are no photographs, before anything is coded.
-
-    Args:
-        color: uint8 (H, W, 3) or (H, W).
-        grid: of the image.
-        settings: how it is coded; at quality 0 all tiles need layers.
-    """
-    if not settings.quality:
-        return frozenset(), frozenset()
-    graphic = frozenset(tile for tile in range(grid.count) if is_graphic(grid.box(tile).of(color)))
-    return (frozenset(range(grid.count)) if settings.layers == "never" else graphic), graphic
 
 
 def make_layers(
@@ -63,8 +50,9 @@ def make_layers(
     height, width = image.shape[:2]
     color, alpha = split(image, layout)
     stages, effort = Stages(), settings.coders.lossless
-    graphs.load(*graphs.bundle.manifest.graph_names)
-    plain, graphic = plain_tiles(color, grid, settings)
+    graphs.load(*LAYER_GRAPHS)
+    graphic = frozenset(tile for tile in range(grid.count) if is_graphic(grid.box(tile).of(color)))
+    plain = frozenset(t for t in range(grid.count) if not has_layers(settings, graphic=t in graphic))
     with stages.measure("segment"):
         factor = reduction_for(height, width)
         labels = graphs.segment(reduce_image(three_channels(color), factor))
@@ -164,7 +152,7 @@ def remake(
         for tile, future in coded.items():
             payloads[tile] = future.result()
     for tile, levels in flat.items():
-        rgb = flat_color(levels, manifest).reshape(1, 1, 3)
+        rgb = preview_colors(levels, manifest).reshape(1, 1, 3)
         grid.box(tile).of(estimate)[:] = luma(rgb) if layers.layout.is_gray else rgb
         digests[tile] = bytes(DIGEST_BYTES)
     return replace(

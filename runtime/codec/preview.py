@@ -14,10 +14,27 @@ from .tile_networks import compact_shape
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ..bundle import Bundle
+    from ..bundle import Bundle, Manifest
     from .container import StreamReader
 
     Pixels = npt.NDArray[np.uint8]
+
+
+def preview_colors(levels: Pixels, manifest: Manifest) -> Pixels:
+    """The colors that positions of a compact image stand for.
+
+    Args:
+        levels: uint8 (..., 3), values 0..L-1.
+        manifest: of the networks.
+
+    Returns:
+        uint8 (..., 3), RGB.
+    """
+    matrix = np.asarray(manifest.preview, np.float32)
+    # Three products and no matrix library: that would take memory of its own for a table this small.
+    colors = sum(levels[..., k : k + 1].astype(np.float32) * matrix[:, k] for k in range(3)) + matrix[:, 3]
+    nearest: Pixels = np.clip(np.rint(colors), 0, 255).astype(np.uint8)
+    return nearest
 
 
 def read_compact(reader: StreamReader, bundle: Bundle) -> Pixels:
@@ -55,7 +72,5 @@ def thumbnail(reader: StreamReader, bundle: Bundle) -> Pixels:
     Raises:
         BundleError, StreamError: as `read_compact`.
     """
-    matrix = np.asarray(bundle.manifest.preview, np.float32)
-    colors = read_compact(reader, bundle).astype(np.float32) @ matrix[:, :3].T + matrix[:, 3]
-    picture = np.clip(np.rint(colors), 0, 255).astype(np.uint8)
+    picture = preview_colors(read_compact(reader, bundle), bundle.manifest)
     return luma(picture) if reader.header.layout.is_gray else picture

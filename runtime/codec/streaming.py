@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from .. import tiling
-from ..bundle import COMPACT_SCALE
+from ..bundle import COMPACT_SCALE, LAYER_GRAPHS
 from ..errors import UsageError
 from ..pixels import Layout, fill_hidden, split, three_channels
 from ..planes import encode_plane
@@ -30,7 +30,7 @@ from .container import (
     write_stream,
 )
 from .finishing import refinement_for
-from .layer_choice import constant_levels, is_graphic
+from .layer_choice import constant_levels, has_layers, is_graphic
 from .metadata_sections import metadata_writers
 from .parameters import Parameters
 from .residual_plan import plan_residual
@@ -144,7 +144,7 @@ def compress_rows(
         )
     grid = tiling.choose(source.width, source.height, tile, halo)
     factor = reduction_for(source.height, source.width)
-    graphs.load(*graphs.bundle.manifest.graph_names)
+    graphs.load(*LAYER_GRAPHS)
     labels = graphs.segment(source.reduced(factor))
     compact = np.zeros(compact_shape(grid.width, grid.height), np.uint8)
     label_scale = graphs.bundle.manifest.label_scale * factor
@@ -172,7 +172,7 @@ def compress_rows(
             if row:
                 encoding.code(row - 1)
         encoding.code(grid.rows - 1)
-        refined = refinement_for(graphs, settings, Stages()) is not None
+        refined = encoding.refinement is not None
         parameters = Parameters(
             settings.quality,
             label_scale,
@@ -210,7 +210,7 @@ class _RowEncoding:
         self._coarseness = coarseness_for(settings.quality, manifest.coarseness)
         self._plain: set[int] = set()
         self._graphic: set[int] = set()
-        self._refinement = refinement_for(networks.graphs, settings, Stages())
+        self.refinement = refinement_for(networks.graphs, settings, Stages())
         self._keep_invisible = keep_invisible
 
     def _tiles(self, row: int) -> range:
@@ -233,9 +233,9 @@ class _RowEncoding:
         def work(tile: int) -> bytes:
             own = self._grid.box(tile).scaled(COMPACT_SCALE).of(compact)
             part, _ = self._read(self._grid.box(tile))
-            if self._settings.quality and is_graphic(part):
+            if is_graphic(part):
                 self._graphic.add(tile)
-            if self._settings.layers == "never" or tile in self._graphic:
+            if not has_layers(self._settings, graphic=tile in self._graphic):
                 self._plain.add(tile)
                 own[:] = constant_levels(three_channels(part), manifest)
             else:
@@ -263,7 +263,7 @@ class _RowEncoding:
                 plan=self.plan,
                 gains=self.plan.gains_of(self._grid.box(tile)),
                 stages=Stages(),
-                doubted=self._refinement if tile in self._graphic else None,
+                doubted=self.refinement if tile in self._graphic else None,
             )
             return coded.payload, None if alpha is None else encode_plane(
                 alpha, self._settings.coders.lossless

@@ -67,7 +67,7 @@ def encode_tile(
         samples = residual.decode_samples(coded, color.shape)
     unrefined = False
     if doubted is not None:
-        found = decode_tile(coded, None, color.shape, gains)
+        found = residual.add(samples, coded, np.zeros_like(color), gains)
         refined = doubted.tile(found, None)
         before, after = (residual.mean_squared_error(each, color) for each in (found, refined))
         unrefined = after >= before

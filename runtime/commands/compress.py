@@ -117,7 +117,7 @@ def _class_quality(text: str) -> tuple[tuple[str, float], ...]:
 def _settings(args: argparse.Namespace) -> Settings:
     quality: float = DEFAULT_QUALITY if args.quality is None else args.quality
     changes: tuple[tuple[str, float], ...] = args.class_quality
-    if args.focus is not None and quality:
+    if args.focus is not None:
         quality, changes = focused(quality, args.focus)
     tune: Tune = "psnr" if args.psnr is not None else args.tune
     return Settings(quality, args.effort, args.layers, tune, args.refine, changes)

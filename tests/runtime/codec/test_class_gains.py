@@ -121,6 +121,7 @@ def test_focus_moves_quality_from_the_rest():
     assert focused(60, "person") == focused(60, "person:strong") == (38, (("person", 35),))
     assert focused(60, "person:mild") == (48, (("person", 18),))
     assert focused(10, "sky")[0] == 1
+    assert focused(0, "person") == (0, ())  # without a residual there is nothing to move
     with pytest.raises(UsageError, match="a focus is mild or strong, not 'weak'"):
         focused(60, "person:weak")
 
@@ -144,6 +145,10 @@ def test_pictures_come_back_better_where_it_was_asked_for(codec, photo, layers, 
         assert stream.flags & 8 == (8 if change else 0)
     assert errors[30][0] < 0.5 * errors[0][0]
     assert errors[30][1] > errors[0][1]
+
+
+def test_quality_0_stays_quality_0_in_focus(codec, photo):
+    assert codec.compress(photo, 0, focus="person") == codec.compress(photo, 0)
 
 
 def test_without_changes_the_bytes_are_the_same(codec, photo):

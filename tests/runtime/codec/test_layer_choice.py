@@ -13,10 +13,12 @@ from oslic.runtime import flif, residual
 from oslic.runtime.codec import Codec, DriftWarning, Settings
 from oslic.runtime.codec.coarseness import coarsen, coarseness_for
 from oslic.runtime.codec.container import SectionType, StreamReader
-from oslic.runtime.codec.layer_choice import constant_levels, flat_color, is_graphic
+from oslic.runtime.codec.layer_choice import constant_levels, is_graphic
 from oslic.runtime.codec.parameters import Parameters, TileRecord
+from oslic.runtime.codec.preview import preview_colors
 from oslic.runtime.codec.stream import check_stream
 from oslic.runtime.errors import BundleError, StreamError, UsageError
+from oslic.runtime.limits import Limits
 from oslic.runtime.pixels import Layout, luma
 from oslic.runtime.search import highest_within
 from PIL import Image, ImageDraw
@@ -47,14 +49,8 @@ def drawing():
 
 
 def records(data):
-    reader = StreamReader.of_bytes(data, stream_tools_limits())
+    reader = StreamReader.of_bytes(data, Limits())
     return [TileRecord.from_bytes(piece.record) for piece in reader.pieces(SectionType.RESIDUAL)]
-
-
-def stream_tools_limits():
-    from oslic.runtime.limits import Limits
-
-    return Limits()
 
 
 # -- coarser compact images ----------------------------------------------------------------------------------------
@@ -85,6 +81,16 @@ def test_the_coarseness_follows_the_quality(codec, photo):
     assert codec.finish(codec.finish(layers, quality=80).layers, quality=30).data == codec.finish(layers).data
 
 
+def test_another_quality_segments_and_analyses_nothing_again(codec, photo, monkeypatch):
+    for first, then in ((60, 0), (0, 60)):
+        layers = codec.layers(photo, Settings(first, FAST))
+        with monkeypatch.context() as patch:
+            patch.setattr(codec.graphs, "segment", None)
+            patch.setattr(codec.graphs, "analyse", None)
+            encoded = codec.finish(layers, quality=then)
+        assert encoded.data == codec.compress(photo, then, effort=FAST)
+
+
 def test_a_rate_is_met_through_changes_of_coarseness(codec, photo):
     encoded = highest_within(codec, codec.layers(photo, Settings(0, FAST)), 3.0)
     assert encoded.quality > 40
@@ -108,13 +114,14 @@ def test_pictures_are_refined_after_the_residual(codec, photo, tune, layout):
         codec.finish(made),
     )
     before, after = codec.decompress(plain.data), codec.decompress(refined.data)
-    color, channels = slice(None), {Layout.RGBA: slice(3)}.get(layout, slice(None))
-    if layout is Layout.GRAY:
-        wanted = small_bundle.refined(before, plain.layers.estimate, 50, tune == "visual")
-    else:
-        wanted = small_bundle.refined(before[..., channels], plain.layers.estimate, 50, tune == "visual")
-        assert np.array_equal(after[..., 3:], before[..., 3:])
-    assert np.abs(after[..., channels] - wanted if layout is not Layout.GRAY else after - wanted).max() <= 1
+
+    def color(pixels):
+        return pixels if layout is Layout.GRAY else pixels[..., :3]
+
+    wanted = small_bundle.refined(color(before), plain.layers.estimate, 50, tune == "visual")
+    assert np.abs(color(after) - wanted).max() <= 1
+    if layout is Layout.RGBA:
+        assert np.array_equal(after[..., 3], before[..., 3])
     assert not np.array_equal(after, before)
     assert np.array_equal(codec.reconstruct(refined), after)
     stated = [Parameters.from_bytes(take_apart(each.data)[0].parameters) for each in (plain, refined)]
@@ -125,7 +132,6 @@ def test_pictures_are_refined_after_the_residual(codec, photo, tune, layout):
     assert take_apart(refined.data)[0].identity == bytes.fromhex("ab" * 5 + "cd" * 3)
     assert take_apart(plain.data)[0].identity == bytes.fromhex("ab" * 5 + "00" * 3)
     assert len(refined.data) == len(plain.data)
-    assert color == slice(None)
 
 
 def test_tiles_are_refined_alone(codec, photo):
@@ -264,7 +270,7 @@ def test_the_constant_is_the_nearest_color(codec):
     color = np.full((40, 50, 3), (158, 83, 2), np.uint8)
     levels = constant_levels(color, manifest)
     assert levels.tolist() == [2, 1, 0]
-    assert flat_color(levels, manifest).tolist() == [160, 80, 0]
+    assert preview_colors(levels, manifest).tolist() == [160, 80, 0]
 
 
 def test_strips_give_the_same_file(codec, drawing, photo):

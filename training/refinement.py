@@ -120,7 +120,7 @@ def decode_pictures(
             raise DataError(f"{file} does not hold decoded pictures: {error}; remove it") from error
         if found.tolist() != [list(map(int, setting)) for setting in wanted]:
             raise DataError(f"{file} holds pictures that were decoded at other settings: remove {folder}")
-        degrees = sorted({coarseness_for(setting.quality, table) for setting in wanted if not setting.plain})
+        degrees = _degrees(wanted, table)
         for setting, version in zip(wanted, decoded, strict=True):
             estimate = version
             if not setting.plain:
@@ -128,9 +128,14 @@ def decode_pictures(
             yield DecodedPicture(picture.pixels, estimate, version, setting, mse(picture.pixels, version))
 
 
+def _degrees(settings: Sequence[Setting], table: Sequence[tuple[int, int]]) -> list[int]:
+    """The coarsenesses for which a picture needs an estimate, ascending."""
+    return sorted({coarseness_for(setting.quality, table) for setting in settings if not setting.plain})
+
+
 def _write(file: Path, networks: CodecNetworks, picture: Picture, settings: Sequence[Setting]) -> None:
     table = networks.config.coarseness
-    degrees = sorted({coarseness_for(setting.quality, table) for setting in settings if not setting.plain})
+    degrees = _degrees(settings, table)
     estimates = {n: np.ascontiguousarray(layers(networks, picture, n).estimate) for n in degrees}
     decoded = []
     for setting in settings:

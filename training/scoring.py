@@ -8,11 +8,10 @@ import numpy as np
 import torch
 
 from ..bench.metrics import mse
-from ..networks.deploy import deployable
 from ..runtime.codec.coarseness import coarsen
-from .data import pad
 from .losses import ResidualRate, whole_blocks
 from .segmentation import network_labels, predict
+from .torch_graphs import TorchGraphs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,25 +45,13 @@ def layers(networks: CodecNetworks, picture: Picture, coarseness: int = 1) -> La
         picture: its label map is taken as it is; without one it is computed.
         coarseness: of the compact image.
     """
-    modules = deployable(networks)
     config = networks.config
-    device = next(networks.parameters()).device
     height, width = picture.pixels.shape[:2]
-
-    def tensor(array: NDArray[np.uint8]) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array))[None].to(device)
-
-    def cut(array: torch.Tensor, scale: int) -> NDArray[np.uint8]:
-        whole: NDArray[np.uint8] = array[0].cpu().numpy()
-        return whole[: -(-height // scale), : -(-width // scale)]
-
-    image = tensor(pad(picture.pixels, config.multiple))
+    graphs = TorchGraphs(networks, "")
     labels = predict(networks.segnet, picture.pixels, config) if picture.labels is None else picture.labels
     on_grid = network_labels(labels, height, width, config)
-    extended = tensor(pad(on_grid, config.multiple // config.label_scale))
-    compact = coarsen(cut(modules["analyse"](image, extended), 8), coarseness, config.levels)
-    estimate = modules["synthesise"](tensor(pad(compact, config.multiple // 8)), extended)
-    return Layers(labels, compact, cut(estimate, 1))
+    compact = coarsen(graphs.analyse(picture.pixels, on_grid), coarseness, config.levels)
+    return Layers(labels, compact, graphs.synthesise(compact, on_grid, height, width))
 
 
 def score_codec(

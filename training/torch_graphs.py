@@ -30,6 +30,7 @@ class TorchGraphs(Graphs):
 
     def __init__(self, networks: CodecNetworks, fingerprint: str) -> None:
         self._networks = deployable(networks)
+        self._device = next(networks.parameters()).device
         config = networks.config
         absent = GraphInfo("none", "0" * 64, (), "", "", "", 0, 0, 0, 0, 0)
         names = [name for name in GRAPH_NAMES if name in self._networks]
@@ -62,6 +63,6 @@ class TorchGraphs(Graphs):
     def run(self, graph: GraphName, *inputs: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Run one network, see `Graphs.run`."""
         with torch.inference_mode():
-            tensors = [torch.from_numpy(np.array(array)) for array in inputs]
-            result: NDArray[np.uint8] = self._networks[graph](*tensors).numpy()
+            tensors = [torch.from_numpy(np.array(array)).to(self._device) for array in inputs]
+            result: NDArray[np.uint8] = self._networks[graph](*tensors).cpu().numpy()
         return result

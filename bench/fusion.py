@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -18,7 +17,7 @@ from ..export.forms import Fixed
 from ..export.fusion import LOWERINGS, Report, check, fuse, fuse_measured, random_inputs
 from ..export.graphs import serialise
 from ..export.macs import Cost, count
-from ..export.onnx_export import OPSET, ports
+from ..export.onnx_export import OPSET, ports, quiet_exporter
 from ..export.verify import Tolerance, require
 from ..networks.codec import create
 from ..networks.config import ModelConfig, preset
@@ -63,9 +62,8 @@ def export_static(config: ModelConfig, graph: GraphName, size: tuple[int, int], 
     module = deployable(create(config, seed))[graph]
     inputs, output = ports(config.label_scale)[graph]
     examples = tuple(torch.zeros(port.shape(1, *size), dtype=torch.uint8) for port in inputs)
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, quiet_exporter():
         path = Path(folder) / "graph.onnx"
-        warnings.simplefilter("ignore")
         torch.onnx.export(
             module,
             examples,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -116,6 +117,20 @@ def _translations(program: torch.export.ExportedProgram) -> dict[Callable[..., A
     }
 
 
+@contextlib.contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Keep what torch's exporters say of their own work to themselves; errors are raised as ever."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
 def export_graph(
     module: nn.Module,
     name: GraphName,
@@ -147,25 +162,18 @@ def export_graph(
         | {i: f * side for i, (f, side) in enumerate(zip(p.factors(multiple), (h, w), strict=False), 1)}
         for p in inputs
     )
-    quiet = logging.getLogger("torch.onnx")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.export.export(module, examples, dynamic_shapes=dims, strict=False)
-            found = torch.onnx.export(
-                program,
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=[p.name for p in inputs],
-                output_names=[output.name],
-                custom_translation_table=_translations(program),
-                optimize=True,
-                verbose=False,
-            )
-    finally:
-        quiet.setLevel(level)
+    with quiet_exporter():
+        program = torch.export.export(module, examples, dynamic_shapes=dims, strict=False)
+        found = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[p.name for p in inputs],
+            output_names=[output.name],
+            custom_translation_table=_translations(program),
+            optimize=True,
+            verbose=False,
+        )
     assert found is not None
     model = found.model
     _rename(model, inputs, multiple)

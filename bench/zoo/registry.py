@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
@@ -14,6 +12,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from ...export.onnx_export import quiet_exporter
 from .generators import (
     CompressionDecoder,
     Dcgan,
@@ -129,30 +128,23 @@ def export(entry: Entry, exporter: Exporter = "dynamo", seed: int = 0) -> ir.Mod
     x = torch.randn(entry.shape)
     if entry.half:
         module, x = module.half(), x.half()
-    quiet = logging.getLogger("torch.onnx")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if exporter == "dynamo":
-                program = torch.onnx.export(
-                    module, (x,), dynamo=True, opset_version=_OPSET, input_names=["x"], verbose=False
-                )
-                assert program is not None
-                return program.model
-            file = io.BytesIO()
-            torch.onnx.export(
-                module,
-                (x,),
-                file,  # type: ignore[arg-type]
-                dynamo=False,
-                opset_version=_OPSET,
-                input_names=["x"],
-                dynamic_axes={"x": {0: "N", 2: "H", 3: "W"}},
+    with quiet_exporter():
+        if exporter == "dynamo":
+            program = torch.onnx.export(
+                module, (x,), dynamo=True, opset_version=_OPSET, input_names=["x"], verbose=False
             )
-    finally:
-        quiet.setLevel(level)
+            assert program is not None
+            return program.model
+        file = io.BytesIO()
+        torch.onnx.export(
+            module,
+            (x,),
+            file,  # type: ignore[arg-type]
+            dynamo=False,
+            opset_version=_OPSET,
+            input_names=["x"],
+            dynamic_axes={"x": {0: "N", 2: "H", 3: "W"}},
+        )
     return ir.from_proto(onnx.load_model_from_string(file.getvalue()))
 
 

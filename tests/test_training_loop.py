@@ -141,6 +141,17 @@ def states_equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+def test_without_a_residual_the_score_is_minus_the_loss_of_the_stored_layers(tmp_path):
+    weights = {"compact_rate": 2.0, "mse": 0.5, "l1": 0.25}
+    task = codec_run(tmp_path, terms=weights).task
+    scores = task.validate(task.module)
+    assert 0 < scores["compact_bpp"] < 24
+    expected = -2.0 * scores["compact_bpp"] - 0.5 * scores["mse"] - 0.25 * scores["l1"]
+    assert scores["score"] == pytest.approx(expected)
+    # Squared grey levels over 100, and decibels of the same error.
+    assert scores["psnr"] == pytest.approx(10 * np.log10(255**2 / (100 * scores["mse"])), abs=1e-3)
+
+
 @pytest.mark.parametrize("make", [segmentation_run, codec_run])
 def test_the_same_seed_gives_the_same_weights(make, tmp_path):
     for name in ("a", "b"):

@@ -29,8 +29,9 @@ from .losses import (
     straight_through,
     whole_blocks,
 )
-from .scoring import score_codec
+from .scoring import score_codec, score_layers
 from .segmentation import network_labels, predict
+from .ssimulacra2 import Ssimulacra2, VisualLoss
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,6 +50,7 @@ TERMS = (
     "mse",
     "log_mse",
     "ms_ssim",
+    "ssimulacra2",
     "perceptual",
     "adversarial",
     "feature_matching",
@@ -56,6 +58,8 @@ TERMS = (
     "residual_rate",
     "stream_rate",
 )
+_OF_RESIDUAL = frozenset(("residual_rate", "stream_rate"))
+_OF_DISCRIMINATOR = frozenset(("adversarial", "feature_matching"))
 _SMALLEST_RATE = 0.02
 """Rate in bpp below which a picture counts as one of this rate: nothing is won on an empty one."""
 
@@ -219,11 +223,14 @@ class CodecTask:
         }
         if vgg is not None:
             available["perceptual"] = Perceptual(vgg)
-        if asked & {"adversarial", "feature_matching"}:
+        if "ssimulacra2" in asked:
+            available["ssimulacra2"] = VisualLoss(Ssimulacra2())
+        if asked & _OF_DISCRIMINATOR:
             self.dnet = DNet(self.config, options.discriminator)
             self.adversarial = Adversarial(self.dnet)
             available["adversarial"] = self.adversarial.generator
             available["feature_matching"] = self.adversarial.feature_matching
+        self.asked = frozenset(asked)
         for name in asked - set(available):
             raise UsageError(f"the loss term {name!r} needs the weights of VGG16: give --vgg16")
         self.available = available
@@ -335,6 +342,13 @@ class CodecTask:
         return {"loss": self.adversarial.discriminator(x)}
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Rates and PSNR on the validation photographs; the score is minus the estimated total rate."""
+        """Rates and PSNR on the validation photographs; the score is minus the estimated total rate.
+
+        Where the loss knows no residual, the layers are all there is: the score is minus the loss, without the
+        discriminators' terms, which are comparable only within a step.
+        """
         del module
-        return score_codec(self.networks, self.validation, self.steps_of)
+        if self.asked & _OF_RESIDUAL:
+            return score_codec(self.networks, self.validation, self.steps_of)
+        weights = {k: v for k, v in self.options.terms.items() if v and k not in _OF_DISCRIMINATOR}
+        return score_layers(self.networks, self.validation, weights, self.available)

@@ -9,7 +9,7 @@ import torch
 
 from ..bench.metrics import mse
 from ..runtime.codec.coarseness import coarsen
-from .losses import ResidualRate, whole_blocks
+from .losses import Reconstruction, ResidualRate, whole_blocks
 from .segmentation import network_labels, predict
 from .torch_graphs import TorchGraphs
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ..networks.codec import CodecNetworks
     from .data import Picture
+    from .losses import Term
 
 
 class Layers(NamedTuple):
@@ -95,3 +96,46 @@ def score_codec(
         scores["labels_bpp"] = labels
         scores |= {f"compact_bpp{suffix}": compact, f"psnr{suffix}": psnr, f"residual_bpp{suffix}": residual}
     return scores
+
+
+@torch.no_grad()
+def score_layers(
+    networks: CodecNetworks,
+    photographs: Sequence[Picture],
+    weights: Mapping[str, float],
+    terms: Mapping[str, Term],
+) -> dict[str, float]:
+    """Mean scores of the layers alone, as they are stored and decoded.
+
+    Args:
+        networks: in evaluation mode.
+        photographs: with label maps, or without (then they are computed).
+        weights: of the loss's terms, by name; "compact_rate" is taken from FLIF.
+        terms: how to compute the others, see `losses`.
+
+    Returns:
+        labels_bpp and compact_bpp (FLIF), psnr of the estimate in dB, each term by its name, and score, minus their
+        weighted sum.
+    """
+    from ..runtime import flif
+
+    rows = []
+    for picture in photographs:
+        result = layers(networks, picture)
+        bits = 8.0 / (picture.pixels.shape[0] * picture.pixels.shape[1])
+        image, estimate, compact = (
+            torch.from_numpy(array.copy()).permute(2, 0, 1)[None].float()
+            for array in (picture.pixels, result.estimate, result.compact)
+        )
+        x = Reconstruction(image / 256.0, torch.from_numpy(result.labels)[None], compact, estimate / 256.0)
+        rates = {
+            "labels_bpp": len(flif.encode(result.labels, crc=False)) * bits,
+            "compact_bpp": len(flif.encode(result.compact, crc=False)) * bits,
+        }
+        psnr = 10.0 * float(np.log10(255.0**2 / max(mse(picture.pixels, result.estimate), 1e-9)))
+        values = {name: float(terms[name](x)) for name in weights if name != "compact_rate"}
+        rows.append({**rates, "psnr": psnr, **values})
+    means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+    costs = {**means, "compact_rate": means["compact_bpp"]}
+    score = -sum(weight * costs[name] for name, weight in weights.items())
+    return {"score": score, **means}

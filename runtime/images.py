@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from .ledger import note_inputs
 from .limits import Limits
 from .memory import READING, MemoryUse
 from .metadata import Metadata, Resolution, Unit, color_of, png_chunks, resolution
-from .pillow import checking_pixels
+from .pixel_check import checking_pixels
 from .png import add_chunks, chunks_before_pixels
 
 if TYPE_CHECKING:
@@ -161,16 +162,60 @@ def _decode(data: bytes, check: Callable[[int, int], None], limits: Limits, name
     except Exception as error:  # Pillow's readers raise what they come across in damaged files
         raise ImageError(f"{name} cannot be read as an image: {error}") from error
     with image:
-        check(image.width, image.height)
-        try:
-            _refuse_kinds(image, name)
-            turned = ImageOps.exif_transpose(image)
-            pixels = np.array(turned.convert(_mode_of(turned, name)), dtype=np.uint8)
-        except (OslicError, MemoryError):
-            raise
-        except Exception as error:  # as above
-            raise ImageError(f"{name} is damaged: {error or type(error).__name__}") from error
-        return _picture(pixels, data, image, turned, limits=limits, name=name)
+        return _opened(image, check, limits, name, color=color_of(dict(chunks_before_pixels(data))))
+
+
+def picture_of(
+    image: Image.Image, limits: Limits, name: str = "the image", *, use: MemoryUse = READING
+) -> Picture:
+    """The picture in an image of Pillow's, as `decode_image` makes it of a file.
+
+    Args:
+        image: opened or made; it is left as it is.
+        limits: on pixels and memory.
+        name: of the image, for messages.
+        use: memory that the work on the picture takes.
+
+    Raises:
+        ImageError, LimitError: as `decode_image`.
+    """
+    check = _check_by(limits, use)
+    with checking_pixels(check):
+        return _opened(image, check, limits, name, color=_color_of_info(image.info))
+
+
+def _opened(
+    image: Image.Image,
+    check: Callable[[int, int], None],
+    limits: Limits,
+    name: str,
+    *,
+    color: tuple[tuple[bytes, bytes], ...],
+) -> Picture:
+    """Decode what Pillow has opened."""
+    check(image.width, image.height)
+    try:
+        _refuse_kinds(image, name)
+        turned = ImageOps.exif_transpose(image)
+        pixels = np.array(turned.convert(_mode_of(turned, name)), dtype=np.uint8)
+    except (OslicError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's readers raise what they come across in damaged files
+        raise ImageError(f"{name} is damaged: {error or type(error).__name__}") from error
+    return _picture(pixels, image, turned, color=color, limits=limits, name=name)
+
+
+def _color_of_info(info: Mapping[Any, Any]) -> tuple[tuple[bytes, bytes], ...]:
+    """What Pillow tells of a PNG file's sRGB, gAMA and cHRM chunks, as chunks; it tells nothing of cICP."""
+    chunks: dict[bytes, bytes] = {}
+    with contextlib.suppress(TypeError, ValueError, OverflowError, struct.error):
+        if "srgb" in info:
+            chunks[b"sRGB"] = bytes([info["srgb"]])
+        if "gamma" in info:
+            chunks[b"gAMA"] = struct.pack(">I", round(info["gamma"] * 100_000))
+        if "chromaticity" in info:
+            chunks[b"cHRM"] = struct.pack(">8I", *(round(value * 100_000) for value in info["chromaticity"]))
+    return color_of(chunks)
 
 
 def _refuse_kinds(image: Image.Image, name: str) -> None:
@@ -199,10 +244,10 @@ def _has_second_page(image: Image.Image) -> bool:
 
 def _picture(
     pixels: npt.NDArray[np.uint8],
-    data: bytes,
     image: Image.Image,
     turned: Image.Image,
     *,
+    color: tuple[tuple[bytes, bytes], ...],
     limits: Limits,
     name: str,
 ) -> Picture:
@@ -210,9 +255,9 @@ def _picture(
 
     Args:
         pixels: the picture as it is to be seen.
-        data: the file.
         image: as it was opened.
         turned: by the orientation that EXIF names.
+        color: what the samples mean, see `Metadata`.
         limits: on the bytes of each block.
         name: of the file, for messages.
     """
@@ -231,7 +276,7 @@ def _picture(
         icc,
         _exif(turned, name),
         xmp.encode("utf-8", "replace") if isinstance(xmp, str) else bytes(xmp).rstrip(b"\0"),
-        color_of(dict(chunks_before_pixels(data))),
+        color,
         _resolution(image, swapped=image.size != turned.size),
     )
     if max(map(len, (metadata.icc, metadata.exif, metadata.xmp))) > limits.metadata_bytes:

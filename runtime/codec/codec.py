@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, SupportsFloat
 
 import numpy as np
 
@@ -40,15 +40,17 @@ from ..memory import (
 )
 from ..metadata import Metadata
 from ..pixels import fill_hidden, join, layout_of, split
+from ..search import highest_within, lowest_reaching
 from ..tiling import Grid
-from .class_gains import focused
 from .container import Header, StreamReader
 from .decoding import DECODER_GRAPHS, Decoded, Decoding, Layer, drift_message
 from .encoding import Encoded, Layers
 from .finishing import finish_layers, reconstruct
 from .label_map import LabelMap, read_labels
 from .layering import make_layers
+from .request import Request, make_request
 from .settings import LayerMode, Settings, Tune
+from .sources import PictureSource, StreamSource, read_picture, read_stream
 from .stream import (
     check_identity,
     fingerprint_of,
@@ -293,23 +295,30 @@ class Codec:
 
     def compress(
         self,
-        image: Pixels,
-        quality: float = Settings.quality,
+        image: PictureSource,
+        quality: SupportsFloat | None = None,
         *,
-        effort: int = Settings.effort,
+        bpp: SupportsFloat | None = None,
+        psnr: SupportsFloat | None = None,
+        effort: SupportsFloat = Settings.effort,
         layers: LayerMode = Settings.layers,
         tune: Tune = Settings.tune,
         refine: bool = True,
-        class_quality: Mapping[str, float] | None = None,
+        class_quality: Mapping[str, SupportsFloat] | None = None,
         focus: str | None = None,
         metadata: Metadata | None = None,
         keep_invisible: bool = False,
     ) -> bytes:
-        """Compress an image.
+        """Compress a picture.
 
         Args:
-            image: uint8, (H, W) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB or (H, W, 4) RGBA.
-            quality: 0..100; 0 stores no residual.
+            image: uint8, (H, W) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB or (H, W, 4) RGBA, in this order of
+                channels: arrays of `cv2` are BGR, give `cv2.cvtColor(image, cv2.COLOR_BGR2RGB)`. Or a Pillow image, the
+                path of an image file, or such a file's bytes.
+            quality: 0..100, a number of any real type; 0 stores no residual. None, and neither `bpp` nor `psnr`: 60.
+            bpp: in place of the quality: the most bits per pixel, all bytes of the file counted.
+            psnr: in place of the quality: the least PSNR in dB, of the colors that are to be seen; it goes with the
+                tune "psnr".
             effort: 0..9: larger takes longer and saves bytes.
             layers: "always", "auto" or "never", see `Settings`.
             tune: "visual" or "psnr", see `Settings`.
@@ -318,26 +327,68 @@ class Codec:
                 `{"person": 25, "sky": -15}`; `Codec.bundle.manifest` has the names.
             focus: what is to look better than the rest, at about the same size of the file: a class or a group,
                 "person", or "person:mild"; in place of `class_quality`.
-            metadata: to carry.
+            metadata: to carry. None: what the Pillow image or the file has; `Metadata()`: nothing.
             keep_invisible: whether color under alpha 0 is coded as it is; else by what is cheap.
 
         Returns:
             The `.oslic` file's bytes.
 
         Raises:
-            ImageError: another shape or dtype.
+            ImageError: another shape or dtype, or a file that is no image or of a kind that is not supported.
             LimitError: larger than the limits.
-            UsageError: a setting out of its range.
+            RateError: the rate or the PSNR cannot be reached.
+            UsageError: a setting out of its range, or a file that cannot be read.
         """
-        changes = tuple((class_quality or {}).items())
-        if focus is not None:
-            if changes:
-                raise UsageError("focus and class_quality are two ways to say one thing: give one of them")
-            quality, changes = focused(quality, focus)
-        settings = Settings(quality, effort, layers, tune, refine, changes)
-        return self.finish(
-            self.layers(image, settings, keep_invisible=keep_invisible), metadata=metadata
-        ).data
+        request = make_request(
+            quality,
+            bpp=bpp,
+            psnr=psnr,
+            effort=effort,
+            layers=layers,
+            tune=tune,
+            refine=refine,
+            class_quality=class_quality,
+            focus=focus,
+            metadata=metadata,
+            keep_invisible=keep_invisible,
+        )
+        return self.encode(image, request).data
+
+    def encode(self, image: PictureSource, request: Request | None = None) -> Encoded:
+        """Compress a picture, and return its layers and times as well.
+
+        Args:
+            image: as for `compress`.
+            request: what is asked for; None: the defaults.
+
+        Raises:
+            ImageError, LimitError, RateError, UsageError: as `compress`.
+        """
+        request = request or make_request()
+        picture = read_picture(image, self.limits, self.encoding)
+        metadata = picture.metadata if request.metadata is None else request.metadata
+        layers = self.layers(picture.pixels, request.settings, keep_invisible=request.keep_invisible)
+        if request.bpp is not None:
+            return highest_within(self, layers, request.bpp, metadata=metadata)
+        if request.psnr is not None:
+            return lowest_reaching(self, layers, request.psnr, metadata=metadata)
+        return self.finish(layers, metadata=metadata)
+
+    async def compress_async(
+        self, image: PictureSource, quality: SupportsFloat | None = None, **options: Any
+    ) -> bytes:
+        """As `compress`, on a thread of the running event loop's; the loop goes on with other tasks.
+
+        A task that is canceled does not wait for the work, which goes on to its end.
+
+        Args:
+            image: as for `compress`.
+            quality: as for `compress`.
+            options: the other arguments of `compress`.
+        """
+        import asyncio  # slow to load
+
+        return await asyncio.to_thread(self.compress, image, quality, **options)
 
     def compress_rows(
         self,
@@ -383,27 +434,27 @@ class Codec:
 
     def decompress(
         self,
-        data: bytes | bytearray | memoryview,
+        data: StreamSource,
         *,
         strict: bool = False,
         region: tuple[int, int, int, int] | None = None,
     ) -> Pixels:
-        """Decompress a stream.
+        """Decompress a stream; `decode` returns its metadata as well.
 
         Args:
-            data: the `.oslic` file's bytes.
+            data: the `.oslic` file's bytes (bytes, bytearray, memoryview or another buffer), or its path.
             strict: whether an estimate or a residual that is not, bit for bit, the encoder's is an error.
             region: left, top, width and height of the part that is wanted; only the tiles that it touches are
                 decoded. None: all.
 
         Returns:
-            uint8, the shape that was compressed, or that of the region.
+            uint8, the shape that was compressed, or that of the region; color as RGB.
 
         Raises:
             StreamError: damaged, truncated, or of another version.
             BundleError: made with another checkpoint.
             LimitError: larger than the limits.
-            UsageError: the region is not inside the picture.
+            UsageError: the region is not inside the picture, or the file cannot be read.
             VerificationError: a digest does not match, and `strict` was asked for.
 
         Warns:
@@ -423,17 +474,17 @@ class Codec:
 
     def decode(
         self,
-        data: bytes | bytearray | memoryview,
+        data: StreamSource,
         *,
         region: tuple[int, int, int, int] | None = None,
         layer: Layer = "image",
         partial: bool = False,
         with_estimate: bool = False,
     ) -> Decoded:
-        """Decompress a stream, and return its layers and times as well. A digest that differs raises nothing.
+        """Decompress a stream, and return its metadata, layers and times as well. A digest that differs raises nothing.
 
         Args:
-            data: the `.oslic` file's bytes.
+            data: as for `decompress`.
             region: as in `decompress`.
             layer: "image", or "estimate", which leaves the residual out.
             partial: take a truncated file: tiles without a residual are their estimates, tiles without a compact image
@@ -443,12 +494,23 @@ class Codec:
         Raises:
             StreamError, BundleError, LimitError, UsageError: as `decompress`.
         """
-        reader = open_stream(data, self.limits, partial=partial)
+        reader = open_stream(read_stream(data, self.limits), self.limits, partial=partial)
         header = reader.header
         graphs = self._graphs_for(header)
         self._check_grid(header.grid, self.decoding)
         with self._pool(header.grid, self.decoding) as pool:
             return Decoding(graphs, reader, pool).decode(region, layer=layer, with_estimate=with_estimate)
+
+    async def decompress_async(self, data: StreamSource, **options: Any) -> Pixels:
+        """As `decompress`, on a thread of the running event loop's; see `compress_async`.
+
+        Args:
+            data: as for `decompress`.
+            options: the other arguments of `decompress`.
+        """
+        import asyncio  # slow to load
+
+        return await asyncio.to_thread(self.decompress, data, **options)
 
     def _graphs_for(self, header: Header) -> Graphs:
         """The graphs of a stream's networks: ours, or those of a known bundle where none was asked for by name.
@@ -482,12 +544,13 @@ class Codec:
         with self._strip_pool(header.grid, self.decoding) as pool:
             yield from decompress_rows(Decoding(graphs, reader, pool))
 
-    def decode_labels(self, data: bytes | bytearray | memoryview) -> LabelMap:
+    def decode_labels(self, data: StreamSource) -> LabelMap:
         """Return only the label map of a stream; no network runs. See `label_map.read_labels`.
 
         Raises:
             StreamError, BundleError, LimitError: as `decompress`.
         """
+        data = read_stream(data, self.limits)
         header = open_stream(data, self.limits).header
         other = self._open_other is not None and not is_of(header, self.bundle)
         return read_labels(data, None if other else self.bundle, self.limits)

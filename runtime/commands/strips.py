@@ -15,7 +15,7 @@ from ..codec.metadata_sections import read_metadata
 from ..codec.stream import check_stream
 from ..errors import UsageError, VerificationError
 from ..files import atomic_file
-from ..pillow import checking_pixels
+from ..pixel_check import checking_pixels
 from ._common import image_name
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from .container import StreamReader
 
     Pixels = npt.NDArray[np.uint8]
+    Values = npt.NDArray[np.float32]
+
+_ROUNDS: Final = 2
+"""More of them make contours soft and win nothing: measured on Kodak against pictures reduced to 1/8."""
 
 
-def preview_colors(levels: Pixels, manifest: Manifest) -> Pixels:
+def preview_colors(levels: Pixels | Values, manifest: Manifest) -> Pixels:
     """The colors that positions of a compact image stand for.
 
     Args:
-        levels: uint8 (..., 3), values 0..L-1.
+        levels: (..., 3), values 0..L-1.
         manifest: of the networks.
 
     Returns:
@@ -59,6 +63,42 @@ def read_compact(reader: StreamReader, bundle: Bundle) -> Pixels:
     return compact
 
 
+def smoothed(levels: Pixels) -> Values:
+    """Values that may have stood where levels stand now: as smooth as their rounding allows.
+
+    A stream with a fine residual has few levels in its compact image, and its plain areas would show as terraces.
+    Each value stays nearer to its own level than to the next one that occurs in the picture.
+
+    Args:
+        levels: uint8 (H, W, 3).
+
+    Returns:
+        float32, of the same shape.
+    """
+    result = levels.astype(np.float32)
+    for channel in range(levels.shape[2]):
+        plane = result[:, :, channel]
+        occurring = np.flatnonzero(np.bincount(levels[:, :, channel].ravel())).astype(np.float32)
+        halves = np.diff(occurring) / 2
+        if not len(halves):
+            continue
+        place = np.searchsorted(occurring, plane)
+        below, above = (
+            occurring + side for side in (-np.append(halves[0], halves), np.append(halves, halves[-1]))
+        )
+        for _ in range(_ROUNDS):
+            plane[:] = np.clip(_means(plane), below[place], above[place])
+    return result
+
+
+def _means(plane: Values) -> Values:
+    """The means of 3x3 values, the edges repeated: float32, of the same shape."""
+    tall = np.pad(plane, ((1, 1), (0, 0)), mode="edge")
+    wide = np.pad(tall[:-2] + tall[1:-1] + tall[2:], ((0, 0), (1, 1)), mode="edge")
+    means: Values = (wide[:, :-2] + wide[:, 1:-1] + wide[:, 2:]) / np.float32(9)
+    return means
+
+
 def thumbnail(reader: StreamReader, bundle: Bundle) -> Pixels:
     """The picture at 1/8 of its size; alpha is left out.
 
@@ -72,5 +112,5 @@ def thumbnail(reader: StreamReader, bundle: Bundle) -> Pixels:
     Raises:
         BundleError, StreamError: as `read_compact`.
     """
-    picture = preview_colors(read_compact(reader, bundle), bundle.manifest)
+    picture = preview_colors(smoothed(read_compact(reader, bundle)), bundle.manifest)
     return luma(picture) if reader.header.layout.is_gray else picture

@@ -10,7 +10,7 @@ import pytest
 import small_bundle
 from oslic.runtime.codec import Codec, Settings
 from oslic.runtime.codec.container import SectionType, StreamReader
-from oslic.runtime.codec.preview import thumbnail
+from oslic.runtime.codec.preview import preview_colors, read_compact, smoothed, thumbnail
 from oslic.runtime.codec.stream import check_stream, open_stream
 from oslic.runtime.codec.streaming import DecodedStrip
 from oslic.runtime.errors import BundleError, LimitError, StreamError, UsageError, VerificationError
@@ -221,7 +221,31 @@ def test_without_a_label_map_there_is_nothing(codec, stream):
 
 def test_a_thumbnail_has_the_previews_colors(codec, stream, layers):
     small = thumbnail(open_stream(stream, codec.limits), codec.bundle)
-    assert np.array_equal(small, np.minimum(layers.compact.astype(int) * 80, 255))
+    wanted = layers.compact.astype(int) * 80
+    # Smooth as far as the rounding to whole levels allows.
+    assert np.abs(small - wanted)[wanted < 255].max() <= 41
+    assert (small != np.minimum(wanted, 255)).any()
+
+
+def test_terraces_of_a_ramp_become_a_ramp_again():
+    ramp = np.linspace(0, 15, 61)
+    levels = np.rint(ramp / 3).astype(np.uint8)[None, :, None].repeat(8, 0).repeat(3, 2) * 3
+    found = smoothed(levels)
+    assert found.dtype == np.float32
+    assert np.abs(levels - ramp[:, None]).mean() > 1.3 * np.abs(found - ramp[:, None]).mean()
+    # Nothing comes nearer to another level.
+    assert np.abs(found - levels).max() <= 1.5
+    flat = np.full((5, 7, 3), 9, np.uint8)
+    assert np.array_equal(smoothed(flat), flat)
+
+
+def test_thumbnails_of_fine_qualities_are_smooth_as_well(photo):
+    with Codec.open(threads=1) as shipped:
+        reader = open_stream(shipped.compress(photo, 40), shipped.limits)
+        small = thumbnail(reader, shipped.bundle)
+        rough = preview_colors(read_compact(reader, shipped.bundle), shipped.bundle.manifest)
+    wanted = np.asarray(Image.fromarray(photo).reduce(8)).astype(float)
+    assert np.mean((small - wanted) ** 2) < 0.8 * np.mean((rough - wanted) ** 2)
 
 
 def test_the_shipped_bundles_thumbnail_looks_like_the_picture(photo):

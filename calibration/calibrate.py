@@ -27,6 +27,8 @@ from ..runtime.packages import installed
 from .figures import summary
 from .graph import Graph
 from .images import digest, read_photographs
+from .integer.decoder import integer_decoder
+from .integer.graphs import IntegerGraph
 from .judge import FloatNetworks, Judge
 from .options import Options
 from .placement import NothingToQuantizeError
@@ -117,8 +119,13 @@ def calibrate_bundle(
     work = Work(bundle, layers[::2], (layers[1::2] or layers)[:_JUDGED], options, networks, tick)
     same = "others" if len(layers) > 1 else "(the same)"
     progress(f"ranges on {len(work.seen)} photographs, judged on {len(work.judged)} {same}")
+    integer: dict[GraphName, IntegerGraph] = integer_decoder(work) if options.integer else {}
     results: dict[GraphName, Calibrated] = {}
     for name in manifest.graph_names:
+        if name in integer:
+            results[name] = Calibrated(integer[name].data, True, {})
+            progress(_integer_line(name, integer[name]))
+            continue
         if name not in options.graphs:
             results[name] = Calibrated(bundle.read_graph(name), False, {})
             continue
@@ -151,16 +158,19 @@ def calibrate_bundle(
         },
         "together": Judge(networks, work.judged, options.threads).together(models),
         "graphs": {name: result.report for name, result in results.items() if result.report},
+        "integer": {name: made.report for name, made in integer.items()},
     }
     made_manifest = replace(
         manifest,
         fingerprint=fingerprint(manifest, [results[name].data for name in manifest.graph_names]),
+        refinement=_refinement(manifest, results),
+        exact=bool(integer) and all(made.certificate.exact for made in integer.values()),
         graphs={name: _info(manifest.graphs[name], results[name]) for name in manifest.graph_names},
         tools={
             **manifest.tools,
             **installed("oslic", "onnx", "onnxruntime", "numpy"),
         },
-        quantization=_quantization(manifest, options, results, report),
+        quantization=_quantization(manifest, options, results, report) | _certificates(integer),
     )
     write(folder, made_manifest, results, report, replace_old=replace_old)
     if evaluate is not None:
@@ -198,9 +208,34 @@ def _quantization(
             name: f"{sum(layer['decision'] == 'int8' for layer in result.report['layers'])} of "
             f"{len(result.report['layers'])} layers, ranges by {result.report['recipe']['ranges']}"
             for name, result in results.items()
-            if result.int8
+            if result.report
         },
     }
+
+
+def _certificates(integer: dict[GraphName, IntegerGraph]) -> dict[str, Any]:
+    """What the manifest says of graphs of integers."""
+    if not integer:
+        return {}
+    return {"certificate": {name: made.certificate.summary() for name, made in integer.items()}}
+
+
+def _refinement(manifest: Manifest, results: dict[GraphName, Calibrated]) -> str | None:
+    """What defines `refine`: another one where its graph was changed."""
+    if manifest.refinement is None or not results["refine"].int8:
+        return manifest.refinement
+    return fingerprint(replace(manifest, fingerprint=manifest.refinement), [results["refine"].data])
+
+
+def _integer_line(name: GraphName, made: IntegerGraph) -> str:
+    """A line for the user."""
+    certificate = made.certificate
+    if certificate.exact:
+        proved = f"certified: sums up to 2^{certificate.bits:.1f} of 2^24"
+    else:
+        node, reason = next(iter(certificate.failures.items()))
+        proved = f"NOT certified: {node}: {reason}"
+    return f"{name}: integers, {made.report['damage']:+.3f} dB lost, {proved}"
 
 
 def write(

@@ -30,6 +30,7 @@ class Options:
         budget_labels: share of the labels that `segment` may change, 0..1.
         time_decides: layers whose int8 kernels are clearly slower on this machine stay in float, if it is the target.
         target: what the result is to run on.
+        integer: whether the graphs of the decoder are made of integers, the same on every machine (`integer`).
         exclude: patterns of the names of layers that stay in float.
         exclude_types: operators that stay in float, such as `ConvTranspose`.
         threads: threads per run.
@@ -47,6 +48,7 @@ class Options:
     budget_labels: float = 0.05
     time_decides: bool = True
     target: Target = "cpu"
+    integer: bool = False
     exclude: tuple[str, ...] = ()
     exclude_types: tuple[str, ...] = ()
     threads: int = 1
@@ -56,7 +58,7 @@ class Options:
     @property
     def times_layers(self) -> bool:
         """Whether times on this machine decide what stays in float: they say nothing of a GPU."""
-        return self.time_decides and self.target == "cpu"
+        return self.time_decides and (self.target == "cpu" or self.integer)
 
     @property
     def weight_limit(self) -> int:

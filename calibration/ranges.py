@@ -74,7 +74,7 @@ def _entropy(histogram: Histogram) -> float:
     return max(-float(low), float(high))
 
 
-def _squared_errors(histogram: Histogram, limits: Floats, levels: int) -> Floats:
+def squared_errors(histogram: Histogram, limits: Floats, levels: int) -> Floats:
     """Mean squared error of rounding and clipping if each of the limits is stored as `levels`."""
     centres, steps = histogram.centres, limits[:, None] / levels
     stored = np.minimum(np.rint(centres / steps), levels) * steps
@@ -84,7 +84,7 @@ def _squared_errors(histogram: Histogram, limits: Floats, levels: int) -> Floats
 
 def _least_squares(histogram: Histogram, largest: float, levels: int) -> float:
     candidates = largest * np.linspace(1 / _CANDIDATES, 1, _CANDIDATES)
-    return float(candidates[np.argmin(_squared_errors(histogram, candidates, levels))])
+    return float(candidates[np.argmin(squared_errors(histogram, candidates, levels))])
 
 
 def clipped_share(histogram: Histogram, limit: float) -> float:

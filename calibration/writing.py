@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
 
 
-_LARGEST_UNSIGNED: Final = 255
+LARGEST_UNSIGNED: Final = 255
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Recipe:
         weight_limit: largest magnitude of int8 weights.
         correct_biases: whether biases make up for the rounding of the weights.
         target: what the graph is to run on.
+        unsigned_levels: the integer at the end of the range of values that are never negative, where they are uint8.
+        unsigned_weight_limit: largest magnitude of the weights behind such values; None: `weight_limit`.
     """
 
     ranges: Ranges
@@ -44,6 +46,8 @@ class Recipe:
     weight_limit: int
     correct_biases: bool
     target: Target = "tensorrt"
+    unsigned_levels: int = LARGEST_UNSIGNED
+    unsigned_weight_limit: int | None = None
 
 
 @dataclass
@@ -118,12 +122,12 @@ def _scale(result: Quantised, placement: Placement, plan: Plan, recipe: Recipe) 
         )
     for group in plan.groups:
         unsigned = recipe.target == "cpu" and not _signed(placement.graph, group, recipe)
-        levels = _LARGEST_UNSIGNED if unsigned else LARGEST
+        levels = recipe.unsigned_levels if unsigned else LARGEST
         histogram, limit = recipe.ranges.of(group.sources, levels)
         scale = activation_scale(recipe.rule, limit, levels)
         for value in group.values:
             result.scales[value], result.histograms[value] = scale, histogram
-            result.bounds[value] = (0, levels) if unsigned else (-levels - 1, levels)
+            result.bounds[value] = (0, levels) if unsigned else (-LARGEST - 1, LARGEST)
             zero_points[value] = UNSIGNED_ZERO_POINT if unsigned or not group.signed else SIGNED_ZERO_POINT
     return zero_points
 
@@ -159,7 +163,7 @@ def _weight(result: Quantised, node: NodeProto, recipe: Recipe) -> NodeProto:
     graph = result.graph
     weight = graph.constant(node.input[1])
     assert weight is not None
-    made = quantise_weight(recipe.rule, weight, recipe.weight_limit, node.name)
+    made = quantise_weight(recipe.rule, weight, _weight_limit(result, node, recipe), node.name)
     result.weights[node.name] = made
     stem = f"{node.name}.weight"
     inputs = [
@@ -178,6 +182,13 @@ def _weight(result: Quantised, node: NodeProto, recipe: Recipe) -> NodeProto:
     return helper.make_node(
         "DequantizeLinear", inputs, [f"{stem}.dequantised"], name=f"{stem}.dequantise", axis=0
     )
+
+
+def _weight_limit(result: Quantised, node: NodeProto, recipe: Recipe) -> int:
+    low, _ = result.bounds[node.input[0]]
+    if low == 0 and recipe.unsigned_weight_limit is not None:
+        return recipe.unsigned_weight_limit
+    return recipe.weight_limit
 
 
 def corrected_bias(

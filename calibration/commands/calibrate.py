@@ -51,9 +51,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target",
         choices=("cpu", "tensorrt"),
-        default="cpu",
         help="what the result is to run on: uint8 activations for ONNX Runtime and OpenVINO on CPUs, symmetric int8 "
-        "ones for TensorRT (default: %(default)s)",
+        "ones for TensorRT (default: cpu; of the encoder's graphs beside --integer ones: tensorrt, which runs on both)",
     )
     parser.add_argument(
         "--count", type=int, default=32, metavar="N", help="samples for the ranges (default: %(default)s)"
@@ -111,6 +110,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     bundles = parser.add_argument_group("bundles")
     bundles.add_argument(
+        "--integer",
+        action="store_true",
+        help="make the graphs that decode of integers alone, so that every machine gets the same bytes of them, and "
+        "prove it (docs/exactness.md); --graphs are then those beside them",
+    )
+    bundles.add_argument(
         "--graphs", metavar="A,B", help=f"which to quantize (default: {','.join(LAYER_GRAPHS)})"
     )
     bundles.add_argument(
@@ -149,6 +154,8 @@ def run(args: argparse.Namespace) -> int:
         )
         return _bundle(args, source.bundle)
     _refuse(args, ("graphs", "budget_db", "budget_labels", "kodak", "camvid"), "is for bundles")
+    if args.integer:
+        raise UsageError("--integer is for bundles")
     return _graph(args, source.models[0])
 
 
@@ -167,7 +174,7 @@ def _options(args: argparse.Namespace, **more: Any) -> Options:
         ranges=None if args.ranges == "auto" else args.ranges,
         weight_bits=args.weight_bits,
         time_decides=not args.ignore_time,
-        target=args.target,
+        target=args.target or ("tensorrt" if args.integer else "cpu"),
         exclude=tuple(args.exclude),
         exclude_types=tuple(args.exclude_type),
         threads=args.threads,
@@ -217,7 +224,7 @@ def _graph(args: argparse.Namespace, model: Model) -> int:
         print(text, end="")
         return 0
     _lines(report)
-    print(f"wrote {output} for {args.target}; the report is {reports[1]}")
+    print(f"wrote {output} for {options.target}; the report is {reports[1]}")
     return 0
 
 
@@ -234,6 +241,7 @@ def _lines(report: dict[str, Any]) -> None:
 
 
 def _bundle(args: argparse.Namespace, bundle: Bundle) -> int:
+    from ...runtime.bundle import Bundle
     from ..calibrate import REPORT_HTML, calibrate_bundle
 
     names = LAYER_GRAPHS if args.graphs is None else tuple(args.graphs.split(","))
@@ -245,6 +253,7 @@ def _bundle(args: argparse.Namespace, bundle: Bundle) -> int:
         args,
         images=args.data,
         graphs=graphs,
+        integer=args.integer,
         budget_db=budget_db,
         budget_labels=_BUDGET_LABELS if args.budget_labels is None else args.budget_labels,
     )
@@ -270,7 +279,8 @@ def _bundle(args: argparse.Namespace, bundle: Bundle) -> int:
         from ...bench.int8 import lines
 
         print("\n".join(lines(report["evaluation"])))
-    print(f"wrote {args.output} for {args.target}; the report is {Path(args.output) / REPORT_HTML}")
+    exact = ", exact" if Bundle.open(args.output).manifest.exact else ""
+    print(f"wrote {args.output} for {options.target}{exact}; the report is {Path(args.output) / REPORT_HTML}")
     return 0
 
 

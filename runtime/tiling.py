@@ -145,27 +145,28 @@ def single(width: int, height: int) -> Grid:
 
 
 def choose(width: int, height: int, side: int | None = None, halo: int = HALO) -> Grid:
-    """The grid that an encoder uses: tiles of about equal size.
+    """The grid that an encoder uses.
 
     Args:
         width: of the picture.
         height: of the picture.
-        side: largest side of a tile, a multiple of 32; None: one tile up to 1 megapixel, else `TILE_SIDE`.
+        side: of the tiles, a multiple of 32; those at the right and the lower edge are what is left. None: one tile up
+            to 1 megapixel, else tiles of about equal size, none larger than `TILE_SIDE`.
         halo: a multiple of 32, at most `side`.
 
     Raises:
         UsageError: `side` or `halo` is no multiple of 32, or the halo larger than a tile.
     """
-    if side is None:
-        if width * height <= ONE_TILE_PIXELS:
-            return single(width, height)
-        side = TILE_SIDE
+    if side is None and width * height <= ONE_TILE_PIXELS:
+        return single(width, height)
+    balanced = side is None
+    side = TILE_SIDE if side is None else side
     if side < UNIT or side % UNIT or halo % UNIT or not 0 <= halo <= side:
         raise UsageError(
             f"tiles of {side} with a halo of {halo} pixels: both must be multiples of {UNIT}, the halo at most a tile"
         )
     # A picture lower than its halo has tiles that reach beyond it.
-    sides = [max(halo, _balanced(length, side)) for length in (width, height)]
+    sides = [max(halo, _balanced(length, side) if balanced else side) for length in (width, height)]
     grid = Grid(width, height, sides[0], sides[1], halo)
     return grid if grid.is_tiled else single(width, height)
 

@@ -243,8 +243,7 @@ class Codec:
             image: uint8, (H, W), (H, W, 2), (H, W, 3) or (H, W, 4).
             settings: how it is to be coded; None: the defaults.
             keep_invisible: whether color under alpha 0 is coded as it is; else by what is cheap.
-            tile: largest side of the tiles that the image is cut into, a multiple of 32; None: an image of up to 1
-                megapixel is one tile, a larger one is cut at `tiling.TILE_SIDE`.
+            tile: side of the tiles that the image is cut into, a multiple of 32; None: see `tiling.choose`.
             halo: pixels around a tile that its estimate depends on, a multiple of 32.
 
         Raises:
@@ -367,7 +366,9 @@ class Codec:
         request = request or make_request()
         picture = read_picture(image, self.limits, self.encoding)
         metadata = picture.metadata if request.metadata is None else request.metadata
-        layers = self.layers(picture.pixels, request.settings, keep_invisible=request.keep_invisible)
+        layers = self.layers(
+            picture.pixels, request.settings, keep_invisible=request.keep_invisible, tile=request.tile
+        )
         if request.bpp is not None:
             return highest_within(self, layers, request.bpp, metadata=metadata)
         if request.psnr is not None:

@@ -26,6 +26,7 @@ class Request:
         psnr: the least PSNR in dB; None: the quality decides.
         keep_invisible: whether color under alpha 0 is coded as it is; else by what is cheap.
         metadata: to carry in place of the picture's own; None: its own.
+        tile: side of the tiles, a multiple of 32, the same for pictures of all sizes; None: see `tiling.choose`.
     """
 
     settings: Settings
@@ -33,6 +34,7 @@ class Request:
     psnr: float | None = None
     keep_invisible: bool = False
     metadata: Metadata | None = None
+    tile: int | None = None
 
 
 def make_request(

@@ -33,6 +33,16 @@ def test_sides_are_multiples_and_the_halo_fits(width, height):
         assert HALO <= side <= TILE_SIDE
 
 
+@given(SIDES, SIDES)
+def test_tiles_of_a_given_side_have_it(width, height):
+    """Whatever the picture's size: so tiles of different pictures have few shapes, and a server can batch them."""
+    grid = choose(width, height, 256)
+    if grid.is_tiled:
+        assert (grid.tile_width, grid.tile_height) == (256, 256)
+    else:
+        assert max(width, height) <= 256
+
+
 @given(SIDES, SIDES, st.data())
 def test_touching_tiles_are_those_that_overlap(width, height, data):
     grid = Grid(width, height, 416, 288, 64)

@@ -73,8 +73,8 @@ def test_the_estimate_of_a_tile_is_what_the_format_says(codec, layers):
     """`synthesise` on the tile and its halo, cut; put together here from the stored layers alone."""
     scale = codec.bundle.manifest.label_scale
     height, width = layers.estimate.shape[:2]
-    for left, top in ((0, 0), (320, 352), (960, 704)):
-        right, bottom = min(width, left + 320), min(height, top + 352)
+    for left, top in ((0, 0), (TILE, TILE), (3 * TILE, 2 * TILE)):
+        right, bottom = min(width, left + TILE), min(height, top + TILE)
         assert Box(left, top, right, bottom) in [layers.grid.box(i) for i in range(layers.grid.count)]
         x0, y0 = max(0, left - HALO), max(0, top - HALO)
         x1, y1 = min(width, right + HALO), min(height, bottom + HALO)

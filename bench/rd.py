@@ -7,7 +7,7 @@ import io
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from multiprocessing import active_children, get_context
@@ -24,6 +24,7 @@ from ..runtime.limits import Limits
 from . import environment, metrics
 from .coders import Coder, CoderSpec
 from .curves import Curve, Point, bd_rate_by_image, mean_curves
+from .experiments.rate_bands import BANDS, rate_bands
 from .picture import as_rgb
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 FORMAT: Final = "oslic-bench-rd"
 VERSION: Final = 1
-BD_RANGE: Final = (28.0, 39.0)
+BD_RANGE: Final = BANDS["psnr"][0]
 """Range of PSNR-RGB, in dB, over which BD-rates are taken."""
 
 
@@ -263,16 +264,35 @@ def summarize(points: list[Point], coder: str, anchors: Iterable[Curve] = ()) ->
 
 
 def write_result(
-    path: Path, points: list[Point], coder: str, settings: dict[str, Any], anchors: list[Curve]
-) -> None:
-    """Write the result file: environment, settings, every point, mean curves, BD-rates."""
+    path: Path,
+    points: list[Point],
+    own: Sequence[str],
+    settings: dict[str, Any],
+    anchors: list[Curve],
+) -> list[dict[str, Any]]:
+    """Write the result file: environment, settings, every point, mean curves, BD-rates.
+
+    Args:
+        path: the file.
+        points: of all coders.
+        own: names of our coders, the one that is summarized first.
+        settings: what was measured.
+        anchors: published curves.
+
+    Returns:
+        The BD-rates by metric and range of our coders against the others, see `rate_bands`.
+    """
+    names = dict.fromkeys(point.coder for point in points)
+    bands = rate_bands(points, own, [name for name in names if name not in own])
+    coder = own[0]
     body = {
         "format": FORMAT,
         "version": VERSION,
         "environment": environment.describe(),
         "settings": settings,
         "coder": coder,
-        "summary": summarize(points, coder, anchors),
+        "summary": {**summarize(points, coder, anchors), "bands": bands},
         "points": [asdict(p) for p in points],
     }
     write_atomically(path, (json.dumps(body, indent=1) + "\n").encode())
+    return bands

@@ -14,6 +14,7 @@ from ...runtime.errors import UsageError
 from ...runtime.images import find_images
 from ..coders import PEERS, VARIANTS, ours
 from ..curves import read_anchors
+from ..experiments.rate_bands import described
 from ..rd import METRICS, Job, check_sizes, measure, write_result
 from .peers import add_peers, chosen_peers
 
@@ -93,11 +94,12 @@ def run(args: argparse.Namespace) -> int:
     jobs = [Job(image, coder, wanted, limits) for image in images for coder in coders]
     partial = output.with_name(output.name + ".partial")
     points = measure(jobs, partial, processes=args.jobs)
-    described = {coder.name: {"qualities": coder.qualities, **coder.options} for coder in coders}
+    setups = {coder.name: {"qualities": coder.qualities, **coder.options} for coder in coders}
     for coder in (own, *others):
-        del described[coder.name]["bundle"]  # a path of this machine; the fingerprint names the weights
-    settings = {"images": [image.name for image in images], "coders": described, "metrics": wanted}
-    write_result(output, points, own.name, settings, anchors)
+        del setups[coder.name]["bundle"]  # a path of this machine; the fingerprint names the weights
+    settings = {"images": [image.name for image in images], "coders": setups, "metrics": wanted}
+    bands = write_result(output, points, [coder.name for coder in (own, *others)], settings, anchors)
     partial.unlink()
+    print(described(bands))
     print(f"wrote {output}")
     return 0

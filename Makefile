@@ -51,7 +51,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 
 types: $(STAMP)
-	$(BIN)/mypy $(addprefix build/types/oslic/,runtime networks training export calibration bench)
+	$(BIN)/mypy $(addprefix build/types/oslic/,runtime networks training export calibration serving bench)
 
 # AddressSanitizer and UBSan over the FLIF codec: every test vector, the corpus, and mutations of both. Needs only g++.
 FUZZ_NAMES := $(addprefix runtime/flif/,color_buckets decoder encoder header learner scan transforms) tests/fuzz/flif_fuzz

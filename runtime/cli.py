@@ -70,6 +70,12 @@ COMMANDS: dict[str, Command] = {
     "run": Command("runtime.commands.run", "run any ONNX graph or engine once, and keep its outputs"),
     "inspect": Command("runtime.commands.inspect", "show what an ONNX graph, an engine or a bundle holds"),
     "flif": Command("runtime.commands.flif", "encode, decode and examine FLIF files"),
+    "batch": Command(
+        "serving.commands.batch",
+        "compress or decode many images, on this machine or on a Ray cluster",
+        "batch",
+    ),
+    "triton": Command("serving.commands.triton", "write a bundle as models of Triton Inference Server"),
     "export": Command("export.commands.export", "export a checkpoint to a bundle", "export"),
     "fuse": Command("export.commands.fuse", "fuse the octave convolutions of any ONNX graph", "onnx"),
     "cast": Command("export.commands.cast", "cast an ONNX graph or a bundle to float16", "onnx"),

@@ -23,7 +23,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 
     Args:
         folder: where to; a link stays, and the folder that it names is replaced.
-        files: contents by file name.
+        files: contents by file name, or by path inside of the folder (`1/model.py`).
 
     Raises:
         OSError: it cannot be written; the old folder is where it was.
@@ -32,6 +32,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     part = Path(tempfile.mkdtemp(prefix=".oslic-", suffix=".part", dir=place.parent))
     try:
         for name, data in files.items():
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
             with (part / name).open("wb") as file:
                 file.write(data)
                 file.flush()

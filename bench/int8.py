@@ -15,7 +15,8 @@ from ..runtime.bundle import Bundle
 from ..runtime.codec import Codec
 from ..runtime.errors import DataError
 from ..runtime.files import write_atomically
-from ..runtime.images import encode_image, find_images, open_stored, read_image
+from ..runtime.image.writing import encode_image
+from ..runtime.images import find_images, open_stored, read_image
 from ..runtime.limits import Limits
 from ..runtime.metadata import Metadata
 from ..runtime.segmentation import reduce_image, reduction_for

@@ -17,10 +17,11 @@ from ..runtime.codec import Codec
 from ..runtime.codec.effort import DEFAULT_EFFORT
 from ..runtime.errors import OslicError
 from ..runtime.files import write_atomically
-from ..runtime.images import encode_image, read_image
+from ..runtime.image.writing import encode_image
+from ..runtime.images import read_image
 from ..runtime.limits import Limits
 from ..runtime.metadata import Metadata
-from ..runtime.pipeline import overlap
+from ..runtime.pipeline import in_order
 from . import environment
 from .coders import CoderSpec
 from .metrics import psnr
@@ -36,6 +37,7 @@ FORMAT: Final = "oslic-bench-latency"
 VERSION: Final = 2
 REFERENCE: Final = "reference"
 """Fixed work of this harness, measured in every run: what `oslic bench compare` scales two runs by."""
+_JOBS: Final = 2
 FLIF_STAGES: Final = ("labels", "compact", "alpha")
 
 
@@ -168,7 +170,7 @@ def throughput(codec: Codec, setup: Setup, image: Pixels, count: int) -> dict[st
         return count / (time.perf_counter() - start)
 
     def pipelined() -> None:
-        for _, outcome in overlap(range(count), lambda _: codec.layers(image), finish):
+        for _, outcome in in_order(range(count), lambda _: finish(0, codec.layers(image)), _JOBS):
             if isinstance(outcome, OslicError):
                 raise outcome
 

@@ -12,7 +12,8 @@ from ..runtime.backends import Options
 from ..runtime.bundle_finder import open_bundle
 from ..runtime.codec import Codec
 from ..runtime.graphs import Graphs
-from ..runtime.images import encode_image, read_image
+from ..runtime.image.writing import encode_image
+from ..runtime.images import read_image
 from ..runtime.limits import Limits
 from ..runtime.metadata import Metadata
 from . import environment, latency

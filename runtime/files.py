@@ -6,6 +6,7 @@ Both know the ledger of the running command (`runtime.ledger`): what was read is
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -22,6 +23,10 @@ HEAD_BYTES: Final = 1 << 12
 """How much is read of a file before its format says how long it is."""
 
 _MOST_LINKS: Final = 40
+_NEW_FILE: Final = 0o666
+_DESCRIPTORS: Final = Path("/proc/self/fd")
+# What systems and file systems say that know no files without a name.
+_NO_SUCH_FILES: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS, errno.ENOENT})
 _PART_BYTES: Final = 1 << 20
 _KINDS: Final = (
     (stat.S_ISDIR, "a folder"),
@@ -100,24 +105,30 @@ def descriptor(path: str | Path) -> int | None:
     return None
 
 
-def write_atomically(path: str | Path, data: bytes) -> None:
+def write_atomically(path: str | Path, data: bytes, *, replace: bool = True) -> None:
     """Write `data` to `path`: the file appears whole or not at all.
 
     A link stays what it is, and the file that it names is written. Devices, pipes and descriptors (`/dev/stdout`) take
     the bytes as they come. A file that is replaced keeps its owner and permissions.
 
+    Args:
+        path: the file.
+        data: its content.
+        replace: whether a file that is there is replaced; else it is an error, also if it has come in between.
+
     Raises:
         UsageError: as `check_target`; the folder cannot be written to, or is full: nothing is left behind.
     """
-    with atomic_file(path) as file:
+    with atomic_file(path, replace=replace) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+def atomic_file(path: str | Path, *, replace: bool = True) -> Iterator[BinaryIO]:
     """Open `path` to be written piece by piece: the file appears whole when the `with` block ends, or not at all.
 
-    See `write_atomically`. What is no regular file takes the bytes as they come.
+    See `write_atomically`. What is no regular file takes the bytes as they come. Until it is whole the file has no
+    name, where the system can do that: then nothing is left of it even if the process is killed.
 
     Raises:
         UsageError: as `write_atomically`, for errors of the system inside the block, too.
@@ -128,12 +139,15 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         with _open_through(path, number) as through:
             yield through
         return
+    if status is not None and not replace:
+        raise exists_already(path)
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".oslic-{secrets.token_hex(8)}.part")
     try:
-        # Opened with the mode of a new file, from which the system takes the umask: asking for the umask would change
-        # it for a moment, for all threads.
-        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        handle = _open_without_name(target.parent)
+        nameless = handle is not None
+        if handle is None:
+            handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _NEW_FILE)
         with os.fdopen(handle, "wb") as file:
             if status is not None:
                 with contextlib.suppress(OSError):  # the superuser alone may
@@ -142,7 +156,11 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(handle)
-        temporary.replace(target)
+            placed = nameless and status is None and _give_name(handle, target)
+            if nameless and not placed:
+                _give_name(handle, temporary)
+        if not placed:
+            _move(temporary, target, replace=replace)
     except BaseException as error:
         # Whatever it was, a signal included. No other file has this name.
         with contextlib.suppress(OSError):
@@ -153,6 +171,58 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     ledger = current()
     if ledger is not None:
         ledger.note_made(target)
+
+
+def exists_already(path: str | Path) -> UsageError:
+    """The error of a file that is there and is not to be replaced."""
+    return UsageError(f"{path} exists already: it is not replaced")
+
+
+def _open_without_name(folder: Path) -> int | None:
+    """Open a file to be written that has no name yet; None where the system or the file system has no such files."""
+    if not _DESCRIPTORS.is_dir():  # by which it will get its name
+        return None
+    try:
+        # With the mode of a new file, from which the system takes the umask: asking for the umask would change it for
+        # a moment, for all threads.
+        return os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, _NEW_FILE)
+    except OSError as error:
+        if error.errno in _NO_SUCH_FILES:
+            return None
+        raise
+
+
+def _give_name(handle: int, path: Path) -> bool:
+    """Give a file without a name one; False: there is something of this name."""
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # Python follows the link of /proc only if a folder is given by its descriptor.
+        os.link(_DESCRIPTORS / str(handle), path.name, dst_dir_fd=folder, follow_symlinks=True)
+    except FileExistsError:
+        return False
+    finally:
+        os.close(folder)
+    return True
+
+
+def _move(temporary: Path, target: Path, *, replace: bool) -> None:
+    """Give a file the name that it was written for.
+
+    Raises:
+        UsageError: there is one of this name, and it is not to be replaced.
+    """
+    if not replace:
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            raise exists_already(target) from None
+        except OSError:  # a file system without hard links
+            if os.path.lexists(target):
+                raise exists_already(target) from None
+        else:
+            temporary.unlink()
+            return
+    temporary.replace(target)
 
 
 @contextlib.contextmanager
@@ -233,7 +303,10 @@ def require_regular_file(path: str | Path, what: str, error: type[OslicError] = 
 def _reading(path: str | Path, what: str, error: type[OslicError], flags: int = 0) -> Iterator[BinaryIO]:
     """Open a file; what goes wrong while it is read becomes an error of ours."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags), "rb") as file:  # noqa: PTH123 (a descriptor)
+        number = descriptor(path)
+        # What is open already may be a socket, which cannot be opened by name.
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags) if number is None else os.dup(number)
+        with open(handle, "rb") as file:  # noqa: PTH123 (a descriptor)
             yield file
     except (OSError, ValueError) as problem:
         raise error(f"cannot read the {what} {path}: {_reason(problem)}") from problem

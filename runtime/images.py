@@ -1,4 +1,4 @@
-"""Image files: reading any common kind into arrays, writing arrays with their metadata."""
+"""Reading image files of any common kind into arrays; `image.writing` is the way back."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import contextlib
 import io
 import struct
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from .errors import DataError, ImageError, OslicError, UsageError
+from .errors import DataError, ImageError, OslicError
 from .files import read_file
+from .image.conversion import Conversion, to_srgb, turn_to
+from .image.deep_png import is_deep_png
+from .image.plugins import plugin_for
 from .ledger import note_inputs
 from .limits import Limits
 from .memory import READING, MemoryUse
-from .metadata import Metadata, Resolution, Unit, color_of, png_chunks, resolution
+from .metadata import Metadata, Resolution, Unit, color_of, resolution
 from .pixel_check import checking_pixels
-from .png import add_chunks, chunks_before_pixels
+from .png import chunks_before_pixels
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -37,33 +40,18 @@ _REFUSED: Final = {
     "HSV": "HSV",
 }
 ENDINGS: Final = frozenset({".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".ppm"})
-"""Endings of the names of image files in a folder, in small letters."""
+"""Endings of the names of image files in a folder, in small letters: those that everything here reads."""
+PICTURE_ENDINGS: Final = ENDINGS | {
+    ".avif", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".pbm", ".pgm", ".pnm", ".tga",
+}  # fmt: skip
+"""Endings of what people keep as pictures, in small letters."""
 
-_WRITERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
-    ".png": ("PNG", {"compress_level": 3}),
-    ".tif": ("TIFF", {"compression": "tiff_deflate"}),
-    ".tiff": ("TIFF", {"compression": "tiff_deflate"}),
-    ".webp": ("WEBP", {"lossless": True, "method": 2, "exact": True}),
-    ".bmp": ("BMP", {}),
-    ".ppm": ("PPM", {}),
-}
 # Formats whose files hold several pictures that are one for the user: previews and gain maps, layers.
 _PARTS_OF_ONE: Final = frozenset({"MPO", "PSD"})
+_CONVERT: Final = "--convert"
+# Numbers of the transfer functions of cICP (ITU-T H.273): PQ, HLG.
+_HDR_CURVES: Final = frozenset({16, 18})
 _PROFILE_SPACES: Final = frozenset({b"GRAY", b"RGB ", b"CMYK"})
-_XMP_TAG: Final = 700
-# Neither alpha, of which Pillow would drop all but the colour, nor metadata.
-_BARE: Final = frozenset({"BMP", "PPM"})
-# Fields of EXIF blocks that in a TIFF file say how the pixels are stored.
-_TIFF_STRUCTURE: Final = frozenset(
-    {
-        "NewSubfileType", "SubfileType", "ImageWidth", "ImageLength", "BitsPerSample", "Compression",
-        "PhotometricInterpretation", "FillOrder", "StripOffsets", "SamplesPerPixel", "RowsPerStrip", "StripByteCounts",
-        "PlanarConfiguration", "TransferFunction", "Predictor", "ColorMap", "TileWidth", "TileLength", "TileOffsets",
-        "TileByteCounts", "SubIFDs", "ExtraSamples", "SampleFormat", "JPEGTables", "JPEGProc", "JpegIFOffset",
-        "JpegIFByteCount", "YCbCrCoefficients", "YCbCrSubSampling", "YCbCrPositioning", "ReferenceBlackWhite",
-        "InterColorProfile",
-    }
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,11 +67,6 @@ class Picture:
     pixels: npt.NDArray[np.uint8]
     metadata: Metadata
     notes: tuple[str, ...] = ()
-
-
-def _is_deep_png(data: bytes) -> bool:
-    """Whether this is a PNG of 16 bits a sample: Pillow would silently cut its colour to 8."""
-    return data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and data[24:25] == b"\x10"
 
 
 def _is_deep_tiff(image: Image.Image) -> bool:
@@ -104,7 +87,12 @@ def _mode_of(image: Image.Image, name: str) -> str:
 
 
 def decode_image(
-    data: bytes, limits: Limits, name: str = "the input", *, use: MemoryUse = READING
+    data: bytes,
+    limits: Limits,
+    name: str = "the input",
+    *,
+    use: MemoryUse = READING,
+    conversion: Conversion | None = None,
 ) -> Picture:
     """Decode an image file's bytes.
 
@@ -116,18 +104,18 @@ def decode_image(
         limits: on pixels and memory; checked before any pixel is decoded.
         name: of the file, for messages.
         use: memory that the work on the picture takes.
+        conversion: how what would lose by 8-bit gray or RGB is converted; None: it is refused.
 
     Raises:
         ImageError: empty, not an image, an animation, or 16-bit, CMYK and other kinds that would lose by 8-bit RGB.
         LimitError: more pixels or memory than the limits.
+        UsageError: the page that was asked for does not exist.
     """
     if not data:
         raise ImageError(f"{name} is empty (0 bytes)")
-    if _is_deep_png(data):
-        raise ImageError(f"{name} is a 16-bit PNG: only 8 bits a sample are supported; convert it first")
     check = _check_by(limits, use)
     with checking_pixels(check):
-        return _decode(data, check, limits, name)
+        return _decode(data, check, limits, name, conversion)
 
 
 def _check_by(limits: Limits, use: MemoryUse) -> Callable[[int, int], None]:
@@ -152,23 +140,57 @@ def open_stored(path: str | Path, limits: Limits) -> Iterator[Image.Image]:
         yield image
 
 
-def _decode(data: bytes, check: Callable[[int, int], None], limits: Limits, name: str) -> Picture:
+def _decode(
+    data: bytes, check: Callable[[int, int], None], limits: Limits, name: str, conversion: Conversion | None
+) -> Picture:
+    color = color_of(dict(chunks_before_pixels(data)))
+    with _open(data, name) as image:
+        check(image.width, image.height)
+        try:
+            notes = []
+            if conversion is None:
+                _refuse_several(image, name)
+            else:
+                turn_to(image, conversion.page, name)
+                check(image.width, image.height)
+            kind = "a 16-bit PNG" if is_deep_png(data) else _kind_beyond_rgb(image)
+            taken: Image.Image = image
+            if kind is not None:
+                _refuse_kind(kind, color, name, conversion)
+                taken, said = to_srgb(image, data, name)
+                notes.append(said)
+        except (OslicError, MemoryError):
+            raise
+        except Exception as error:  # Pillow's readers raise what they come across in damaged files
+            raise ImageError(f"{name} is damaged: {error or type(error).__name__}") from error
+        picture = _seen(taken, limits, name, color=color)
+        return replace(picture, notes=(*notes, *picture.notes))
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    """Have Pillow open a file, with a plug-in if it needs one."""
     try:
-        image = Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:
-        raise ImageError(f"{name} is not an image that Pillow can read") from None
+        try:
+            return Image.open(io.BytesIO(data))
+        except UnidentifiedImageError:
+            plugin = plugin_for(data[:32])
+            if plugin is None:
+                raise ImageError(f"{name} is not an image that Pillow can read") from None
+            if not plugin.load():
+                raise ImageError(
+                    f"{name} is a {plugin.format} file, which Pillow reads with a plug-in: pip install {plugin.package}"
+                ) from None
+            return Image.open(io.BytesIO(data))
     except (OslicError, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise what they come across in damaged files
         raise ImageError(f"{name} cannot be read as an image: {error}") from error
-    with image:
-        return _opened(image, check, limits, name, color=color_of(dict(chunks_before_pixels(data))))
 
 
 def picture_of(
     image: Image.Image, limits: Limits, name: str = "the image", *, use: MemoryUse = READING
 ) -> Picture:
-    """The picture in an image of Pillow's, as `decode_image` makes it of a file.
+    """The picture in an image of Pillow's, as `decode_image` makes it of a file; of several the one that it shows.
 
     Args:
         image: opened or made; it is left as it is.
@@ -181,26 +203,24 @@ def picture_of(
     """
     check = _check_by(limits, use)
     with checking_pixels(check):
-        return _opened(image, check, limits, name, color=_color_of_info(image.info))
+        check(image.width, image.height)
+        color = _color_of_info(image.info)
+        kind = _kind_beyond_rgb(image)
+        if kind is not None:
+            _refuse_kind(kind, color, name, None)
+        return _seen(image, limits, name, color=color)
 
 
-def _opened(
-    image: Image.Image,
-    check: Callable[[int, int], None],
-    limits: Limits,
-    name: str,
-    *,
-    color: tuple[tuple[bytes, bytes], ...],
+def _seen(
+    image: Image.Image, limits: Limits, name: str, *, color: tuple[tuple[bytes, bytes], ...]
 ) -> Picture:
-    """Decode what Pillow has opened."""
-    check(image.width, image.height)
+    """The picture as it is to be seen, upright."""
     try:
-        _refuse_kinds(image, name)
         turned = ImageOps.exif_transpose(image)
         pixels = np.array(turned.convert(_mode_of(turned, name)), dtype=np.uint8)
     except (OslicError, MemoryError):
         raise
-    except Exception as error:  # Pillow's readers raise what they come across in damaged files
+    except Exception as error:  # as above
         raise ImageError(f"{name} is damaged: {error or type(error).__name__}") from error
     return _picture(pixels, image, turned, color=color, limits=limits, name=name)
 
@@ -218,18 +238,40 @@ def _color_of_info(info: Mapping[Any, Any]) -> tuple[tuple[bytes, bytes], ...]:
     return color_of(chunks)
 
 
-def _refuse_kinds(image: Image.Image, name: str) -> None:
-    """Raise ImageError if the image would lose by becoming one picture of 8 bits a sample."""
+def _refuse_several(image: Image.Image, name: str) -> None:
+    """Raise ImageError if a file holds several pictures."""
     if image.format == "TIFF":
         # Counting them would walk a chain of any length.
         if _has_second_page(image):
-            raise ImageError(f"{name} has several pages: save the one to compress as a file of its own")
+            raise ImageError(f"{name} has several pages: {_CONVERT} takes the first, or --page N")
     elif image.format not in _PARTS_OF_ONE and (frames := getattr(image, "n_frames", 1)) > 1:
-        raise ImageError(f"{name} is an animation of {frames} frames: only still images are supported")
+        raise ImageError(
+            f"{name} is an animation of {frames} frames: only still images are supported; {_CONVERT} takes the first, "
+            "or --page N"
+        )
+
+
+def _kind_beyond_rgb(image: Image.Image) -> str | None:
+    """What an image is that would lose by 8-bit gray or RGB, in words; None: it is none."""
     if image.mode in _REFUSED:
-        raise ImageError(f"{name} is a {_REFUSED[image.mode]} image: convert it to 8-bit gray or RGB first")
+        return f"a {_REFUSED[image.mode]} image"
     if image.format == "TIFF" and _is_deep_tiff(image):
-        raise ImageError(f"{name} has more than 8 bits a sample: convert it to 8-bit gray or RGB first")
+        return "of more than 8 bits a sample"
+    return None
+
+
+def _refuse_kind(
+    kind: str, color: tuple[tuple[bytes, bytes], ...], name: str, conversion: Conversion | None
+) -> None:
+    """Raise ImageError unless an image of a kind that would lose by 8-bit gray or RGB is to be converted."""
+    if conversion is None:
+        raise ImageError(
+            f"{name} is {kind}: only 8 bits a sample in gray or RGB are coded; {_CONVERT} makes it that"
+        )
+    if dict(color).get(b"cICP", b"\0\0")[1] in _HDR_CURVES:
+        raise ImageError(
+            f"{name} is {kind} of high dynamic range (PQ or HLG), which 8 bits do not hold: tone-map it"
+        )
 
 
 def _has_second_page(image: Image.Image) -> bool:
@@ -347,85 +389,14 @@ def find_images(folder: str | Path) -> list[Path]:
     return images
 
 
-def read_image(path: str | Path, limits: Limits, *, use: MemoryUse = READING) -> Picture:
+def read_image(
+    path: str | Path, limits: Limits, *, use: MemoryUse = READING, conversion: Conversion | None = None
+) -> Picture:
     """Read an image file: see `decode_image`.
 
     Raises:
         UsageError: the file cannot be read.
         LimitError: it has more bytes than an image within the limits.
     """
-    return decode_image(read_file(path, "image", limits.image_bytes), limits, str(path), use=use)
-
-
-def check_writable_kind(path: str | Path) -> None:
-    """Raise UsageError unless images can be written to a file of this name."""
-    if Path(path).suffix.lower() not in _WRITERS:
-        known = ", ".join(_WRITERS)
-        raise UsageError(f"cannot write {path}: its ending names no lossless image format (known: {known})")
-
-
-def encode_image(pixels: npt.NDArray[np.uint8], metadata: Metadata, path: str | Path) -> bytes:
-    """Return the bytes of an image file, losslessly, in the format that the ending of `path` names.
-
-    Raises:
-        UsageError: an ending that names no known lossless format, or one that cannot hold these channels.
-    """
-    check_writable_kind(path)
-    kind, options = _WRITERS[Path(path).suffix.lower()]
-    if kind in _BARE and pixels.ndim == 3 and pixels.shape[2] in {2, 4}:
-        raise UsageError(f"cannot write {path}: {kind} files hold no alpha; write .png, .tif or .webp")
-    file = io.BytesIO()
-    try:
-        extras = _extras(kind, metadata)
-        if kind == "TIFF" and "exif" in extras:
-            # Pillow writes EXIF with its sub-directories into uncompressed files only.
-            options = {}
-        Image.fromarray(pixels).save(file, kind, **options, **extras)
-    except Exception as error:  # Pillow's writers raise what they come across in EXIF
-        raise UsageError(
-            f"cannot write {path}: {kind} does not hold this image or its metadata: {error or type(error).__name__}; "
-            "write another kind (.png)"
-        ) from error
-    return add_chunks(file.getvalue(), png_chunks(metadata)) if kind == "PNG" else file.getvalue()
-
-
-def _extras(kind: str, metadata: Metadata) -> dict[str, Any]:
-    """What Pillow's writer of a format takes of the metadata."""
-    extras: dict[str, Any] = {}
-    if kind not in _BARE:
-        extras = {"icc_profile": metadata.icc, "exif": metadata.exif}
-    if kind == "WEBP":
-        extras["xmp"] = metadata.xmp
-    if kind == "TIFF" and (metadata.exif or metadata.xmp):
-        extras["exif"] = _without_structure(metadata.exif)
-        if metadata.xmp:
-            extras["exif"][_XMP_TAG] = metadata.xmp
-    if kind in {"TIFF", "BMP"} and metadata.resolution is not None:
-        extras["dpi"] = metadata.resolution.per_inch
-    return {key: value for key, value in extras.items() if value}
-
-
-def left_out(metadata: Metadata, path: str | Path) -> tuple[str, ...]:
-    """What `encode_image` does not write into a file of this name, in words for a warning."""
-    kind = _WRITERS[Path(path).suffix.lower()][0]
-    has_length = metadata.resolution is not None and metadata.resolution.per_inch is not None
-    lost = {
-        "the ICC profile": bool(metadata.icc) and kind in _BARE,
-        "EXIF": bool(metadata.exif) and kind in _BARE,
-        "XMP": bool(metadata.xmp) and kind in _BARE,
-        "the meaning of its colors (" + ", ".join(name.decode() for name, _ in metadata.color) + ")": (
-            metadata.changes_colors and kind != "PNG"
-        ),
-        "the resolution": metadata.resolution is not None
-        and not (kind == "PNG" or (kind in {"TIFF", "BMP"} and has_length)),
-    }
-    return tuple(what for what, gone in lost.items() if gone)
-
-
-def _without_structure(block: bytes) -> Image.Exif:
-    exif = Image.Exif()
-    if block:
-        exif.load(block)
-    for tag in [tag for tag in exif if ExifTags.TAGS.get(tag) in _TIFF_STRUCTURE]:
-        del exif[tag]
-    return exif
+    data = read_file(path, "image", limits.image_bytes)
+    return decode_image(data, limits, str(path), use=use, conversion=conversion)

@@ -58,7 +58,8 @@ class Ledger:
         if identity is None:
             return
         with self._lock:
-            if identity in self._made:
+            # Of one that is known, the outputs have been looked at, or will be when they are declared or written.
+            if identity in self._made or identity in self._inputs:
                 return
             for output in self._outputs.values():
                 if not output.update and _identity(output.name) == identity:

@@ -1,12 +1,13 @@
-"""Work on several images at once: one's entropy coding beside another's networks.
+"""Work on several pictures at a time, with the results in the order of the pictures.
 
     >>> for data in compress_many(codec, images, quality=60):
     ...     ...
     >>> for image in decompress_many(codec, streams):
     ...     ...
 
-Inside one image the networks overlap with the coding of its lossless layers already (`Codec.layers`); what these two
-add is that residuals are coded, and streams unpacked, while the device works on the next image.
+Networks, FLIF and AV1 spend their time outside the interpreter's lock, so threads are enough. On a CPU a codec with one
+thread for its networks (`Codec.open(threads=1)`) is the fastest then: pictures beside each other use the cores better
+than the parts of one picture do.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, SupportsFloat, TypeVar
 
-from .codec.settings import LayerMode, Settings, Tune
-from .errors import OslicError, out_of_memory
+from .codec.request import make_request
+from .codec.tile_pool import usable_cores
+from .errors import OslicError, UsageError, out_of_memory
 from .threads import Workers
 
 if TYPE_CHECKING:
@@ -25,53 +27,64 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from .codec import Codec
+    from .codec.sources import PictureSource, StreamSource
 
     Pixels = npt.NDArray[np.uint8]
 
-_IN_WORK: Final = 2
+MOST_JOBS: Final = 16
+"""How many pictures are in work at a time where nobody says: what more threads bring, the interpreter's lock takes."""
 
 _Item = TypeVar("_Item")
-_Half = TypeVar("_Half")
-_Whole = TypeVar("_Whole")
+_Result = TypeVar("_Result")
 
 
-def overlap(
-    items: Iterable[_Item], first: Callable[[_Item], _Half], second: Callable[[_Item, _Half], _Whole]
-) -> Iterator[tuple[_Item, _Whole | OslicError]]:
-    """Run `second` of each item on another thread while `first` of the next one runs on this thread.
+def default_jobs() -> int:
+    """How many pictures are in work at a time where nobody says: one for each core, up to `MOST_JOBS`."""
+    return min(MOST_JOBS, usable_cores())
 
-    At most two items are in work, so memory stays bounded. Both steps should spend their time outside the
-    interpreter's lock, as the networks, FLIF and AVIF do.
+
+def in_order(
+    items: Iterable[_Item], work: Callable[[_Item], _Result], jobs: int
+) -> Iterator[tuple[_Item, _Result | OslicError]]:
+    """Run `work` on several items at a time, each on a thread.
 
     Args:
-        items: what to work on, taken one by one.
-        first: the first half of the work.
-        second: the second half; gets the item and what `first` returned.
+        items: what to work on, taken one by one; of those taken, at most twice as many as there are jobs are waiting,
+            in work, or done and not yet fetched.
+        work: the whole work; should spend its time outside the interpreter's lock.
+        jobs: how many items are in work at a time, at least 1.
 
     Yields:
-        Each item with its result, or with the OslicError that either half raised (a LimitError where memory was
-        short), in the order of the items. Other exceptions are raised.
+        Each item with its result, or with the OslicError that it raised (a LimitError where memory was short), in the
+        order of the items. Other exceptions are raised.
     """
-    with Workers(1) as pool:
-        pending: tuple[_Item, Future[_Whole] | OslicError] | None = None
-        for item in items:
-            following: Future[_Whole] | OslicError
-            try:
-                following = pool.submit(second, item, first(item))
-            except OslicError as error:
-                following = error
-            except MemoryError as error:
-                following = out_of_memory(error)
-            if pending is not None:
-                outcome = _outcome(pending[1])
-                yield pending[0], outcome
-            pending = (item, following)
-        if pending is not None:
-            outcome = _outcome(pending[1])
-            yield pending[0], outcome
+    if jobs < 1:
+        raise UsageError(f"jobs is {jobs}, must be at least 1")
+    with Workers(jobs) as pool:
+        pending: deque[tuple[_Item, Future[_Result] | OslicError]] = deque()
+        try:
+            for item in items:
+                pending.append((item, _submit(pool, work, item)))
+                if len(pending) == 2 * jobs:
+                    oldest, future = pending.popleft()
+                    yield oldest, _fetch(future)
+            while pending:
+                oldest, future = pending.popleft()
+                yield oldest, _fetch(future)
+        finally:
+            for _, waiting in pending:
+                if isinstance(waiting, Future):
+                    waiting.cancel()
 
 
-def _outcome(pending: Future[_Whole] | OslicError) -> _Whole | OslicError:
+def _submit(pool: Workers, work: Callable[[_Item], _Result], item: _Item) -> Future[_Result] | OslicError:
+    try:
+        return pool.submit(work, item)
+    except MemoryError as error:
+        return out_of_memory(error)
+
+
+def _fetch(pending: Future[Any] | OslicError) -> Any:
     if isinstance(pending, OslicError):
         return pending
     try:
@@ -82,80 +95,54 @@ def _outcome(pending: Future[_Whole] | OslicError) -> _Whole | OslicError:
         return out_of_memory(error)
 
 
-def ahead(
-    items: Iterable[_Item], work: Callable[[_Item], _Whole]
-) -> Iterator[tuple[_Item, _Whole | OslicError]]:
-    """Run `work` on two items at a time, each on a thread of its own.
-
-    Args:
-        items: what to work on, taken one by one.
-        work: the whole work; should spend its time outside the interpreter's lock.
-
-    Yields:
-        Each item with its result, or with the OslicError that it raised (a LimitError where memory was short), in the
-        order of the items. Other exceptions are raised.
-    """
-    with Workers(_IN_WORK) as pool:
-        pending: deque[tuple[_Item, Future[_Whole]]] = deque()
-        for item in items:
-            pending.append((item, pool.submit(work, item)))
-            if len(pending) == _IN_WORK:
-                first, future = pending.popleft()
-                outcome = _outcome(future)
-                yield first, outcome
-        for item, future in pending:
-            outcome = _outcome(future)
-            yield item, outcome
-
-
 def compress_many(
     codec: Codec,
-    images: Iterable[Pixels],
+    images: Iterable[PictureSource],
+    quality: SupportsFloat | None = None,
     *,
-    quality: float = Settings.quality,
-    effort: int = Settings.effort,
-    layers: LayerMode = Settings.layers,
-    tune: Tune = Settings.tune,
-    refine: bool = True,
-    keep_invisible: bool = False,
+    jobs: int | None = None,
+    **options: Any,
 ) -> Iterator[bytes | OslicError]:
-    """Compress many images, the residual of one beside the networks of the next.
+    """Compress many pictures, several at a time.
 
     Args:
-        codec: from `Codec.open`.
-        images: uint8, as for `Codec.compress`; taken one by one, at most two are held.
-        quality: 0..100, as for `Codec.compress`.
-        effort: as for `Codec.compress`.
-        layers: as for `Codec.compress`.
-        tune: as for `Codec.compress`.
-        refine: as for `Codec.compress`.
-        keep_invisible: as for `Codec.compress`.
+        codec: from `Codec.open`; on a CPU best with `threads=1`.
+        images: what `Codec.compress` takes: arrays, Pillow images, paths; any iterable. They are taken one by one, at
+            most twice as many as there are jobs are held.
+        quality: as for `Codec.compress`.
+        jobs: how many pictures are in work at a time; None: one for each core, at most 16.
+        options: the other arguments of `Codec.compress`: `bpp`, `psnr`, `effort`, `focus`, `class_quality`, ...
 
     Yields:
-        In the order of the images, the bytes that `Codec.compress` gives, or the error of that image: a bad image
+        In the order of the pictures, the bytes that `Codec.compress` gives, or the error of that picture: a bad one
         does not stop the others.
+
+    Raises:
+        UsageError: a setting out of its range; at the first picture.
     """
-    settings = Settings(quality, effort, layers, tune, refine)
-    for _, outcome in overlap(
-        images,
-        lambda image: codec.layers(image, settings, keep_invisible=keep_invisible),
-        lambda _, made: codec.finish(made).data,
+    request = make_request(quality, **options)
+    for _, outcome in in_order(
+        images, lambda image: codec.encode(image, request).data, jobs or default_jobs()
     ):
         yield outcome
 
 
 def decompress_many(
-    codec: Codec, streams: Iterable[bytes], *, strict: bool = False
+    codec: Codec, streams: Iterable[StreamSource], *, jobs: int | None = None, **options: Any
 ) -> Iterator[Pixels | OslicError]:
-    """Decompress many streams, the networks of one beside the layers and the residual of the next.
+    """Decompress many streams, several at a time.
 
     Args:
-        codec: from `Codec.open`.
-        streams: contents of `.oslic` files; taken one by one, at most two are held.
-        strict: as for `Codec.decompress`.
+        codec: from `Codec.open`; on a CPU best with `threads=1`.
+        streams: what `Codec.decompress` takes: contents or paths of `.oslic` files; any iterable. They are taken one
+            by one, at most twice as many as there are jobs are held.
+        jobs: how many streams are in work at a time; None: one for each core, at most 16.
+        options: the other arguments of `Codec.decompress`: `strict`, `region`.
 
     Yields:
-        In the order of the streams, the image that `Codec.decompress` gives, or the error of that stream.
+        In the order of the streams, the picture that `Codec.decompress` gives, or the error of that stream.
     """
-    for _, outcome in ahead(streams, lambda data: codec.decompress(data, strict=strict)):
+    for _, outcome in in_order(
+        streams, lambda data: codec.decompress(data, **options), jobs or default_jobs()
+    ):
         yield outcome

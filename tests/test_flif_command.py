@@ -10,7 +10,7 @@ import pytest
 from oslic.runtime import flif
 from oslic.runtime.cli import main
 from oslic.runtime.errors import ImageError
-from oslic.runtime.flif.deep_png import decode_deep_png, encode_deep_png
+from oslic.runtime.image.deep_png import decode_deep_png, encode_deep_png
 from PIL import Image
 
 

@@ -64,7 +64,7 @@ def test_folders_and_json(tmp_path, photo, capsys):
             "residual",
             "write",
         }
-    streams = [str(out / f"{i}.oslic") for i in range(3)]
+    streams = [str(out / f"{i}.png.oslic") for i in range(3)]
     assert cli.main(["decompress", *streams, "-o", str(out), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["files"]
     assert all(row["digest_matches"] for row in rows)
@@ -77,8 +77,8 @@ def test_one_bad_file_does_not_stop_the_others(tmp_path, small, capsys):
     out = tmp_path / "out"
     out.mkdir()
     assert cli.main(["compress", str(bad), str(small), "-o", str(out), "--effort", "0"]) == 3
-    assert (out / "cat.oslic").is_file()
-    assert not (out / "bad.oslic").exists()
+    assert (out / "cat.png.oslic").is_file()
+    assert not (out / "bad.png.oslic").exists()
     error = capsys.readouterr().err
     assert error.startswith("oslic compress: error: ")
     assert "bad.png is not an image" in error
@@ -89,7 +89,11 @@ def test_one_bad_file_does_not_stop_the_others(tmp_path, small, capsys):
     ("words", "code", "message"),
     [
         (["compress", "{small}", "-o", "{tmp}/none/x.oslic"], 2, "does not exist"),
-        (["compress", "{small}", "{small}", "-o", "{tmp}/x.oslic"], 2, "create it first"),
+        (
+            ["compress", "{small}", "{stream}", "-o", "{tmp}/x.oslic"],
+            2,
+            "is one file, and there are 2 inputs",
+        ),
         (["compress", "{tmp}/none.png", "-o", "{tmp}/x.oslic"], 2, "No such file"),
         (
             ["compress", "{small}", "-o", "{tmp}/x.oslic", "--bpp", "0.001"],
@@ -100,7 +104,7 @@ def test_one_bad_file_does_not_stop_the_others(tmp_path, small, capsys):
         (["compress", "{small}", "-o", "{tmp}/x.oslic", "--bundle", "{tmp}"], 5, "no bundle at"),
         (["compress", "{small}", "-o", "{tmp}/x.oslic", "--backend", "x"], 6, "unknown backend"),
         (["decompress", "{small}", "-o", "{tmp}/x.png"], 4, "not an .oslic stream"),
-        (["decompress", "{stream}", "-o", "{tmp}/x.jpg"], 2, "no lossless image format"),
+        (["decompress", "{stream}", "-o", "{tmp}/x.gif"], 2, "no image format that is written"),
         (["info", "{small}"], 4, "not an .oslic stream"),
         (["info", "{tmp}/none"], 2, "No such file"),
     ],
@@ -143,19 +147,21 @@ def test_no_input_is_written_over(small, tmp_path, name, capsys):
         assert "would be written over the input" in capsys.readouterr().err
     folder = tmp_path / "folder"
     folder.mkdir()
-    image = small.rename(folder / "cat.oslic")
+    image = small.rename(folder / "cat.png")
+    (folder / "cat.png.oslic").hardlink_to(image)
     assert cli.main(["compress", str(image), "-o", str(folder)]) == 2
     assert image.read_bytes() == before
 
 
 def test_json_has_no_infinity(photo):
     from oslic.runtime.commands.compress import _row
+    from oslic.runtime.commands.jobs import Job
 
     with Codec.open() as codec:
         made = codec.layers(photo[:32, :32])
         layers = dataclasses.replace(made, image=made.estimate)
         encoded = dataclasses.replace(codec.finish(layers, quality=0), layers=layers)
-        row = _row(Path("x.png"), Path("x.oslic"), encoded, float("inf"))
+        row = _row(Job(Path("x.png"), Path("x.oslic")), encoded, float("inf"))
     assert row["psnr"] is row["psnr_estimate"] is None
     json.dumps(row, allow_nan=False)
 
@@ -349,7 +355,7 @@ from oslic.runtime import cli
 assert cli.main(["compress", {str(small)!r}, "-o", {str(tmp_path / "x.oslic")!r}, "--effort", "0"]) == 0
 assert cli.main(["decompress", {str(tmp_path / "x.oslic")!r}, "-o", {str(tmp_path / "x.png")!r}]) == 0
 names = {{m.split(".")[0] for m in sys.modules}} | {{".".join(m.split(".")[:2]) for m in sys.modules}}
-rooms = {{"oslic." + room for room in ("networks", "training", "export", "calibration", "bench")}}
+rooms = {{"oslic." + room for room in ("networks", "training", "export", "calibration", "serving", "bench")}}
 print(sorted(names & ({{"torch", "onnx", "scipy", "matplotlib"}} | rooms)))
 """
     assert _python(code).splitlines()[-1] == "[]"

@@ -9,13 +9,8 @@ import zlib
 import numpy as np
 import pytest
 from oslic.runtime.errors import DataError, ImageError, LimitError, UsageError
-from oslic.runtime.images import (
-    check_writable_kind,
-    decode_image,
-    encode_image,
-    find_images,
-    read_image,
-)
+from oslic.runtime.image.writing import encode_image, lossless_writer_for
+from oslic.runtime.images import decode_image, find_images, read_image
 from oslic.runtime.limits import Limits
 from oslic.runtime.metadata import Metadata
 from PIL import Image, ImageCms
@@ -224,7 +219,7 @@ def test_the_first_picture_of_a_cameras_file_is_taken(photo):
 def test_lossy_or_unknown_endings_are_refused():
     for name in ("x.jpg", "x", "x.avif"):
         with pytest.raises(UsageError, match="no lossless image format"):
-            check_writable_kind(name)
+            lossless_writer_for(name)
 
 
 def test_images_of_a_folder_are_told_by_their_endings(tmp_path):

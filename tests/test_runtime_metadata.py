@@ -12,7 +12,8 @@ from oslic.runtime.codec import Codec, Settings
 from oslic.runtime.codec.container import Header, Payload, SectionType, StreamReader
 from oslic.runtime.codec.metadata_sections import metadata_sections, read_metadata
 from oslic.runtime.errors import ImageError, StreamError, UsageError
-from oslic.runtime.images import decode_image, encode_image, left_out
+from oslic.runtime.image.writing import encode_image, lossless_writer_for
+from oslic.runtime.images import decode_image
 from oslic.runtime.limits import Limits
 from oslic.runtime.metadata import Metadata, Resolution, Unit, resolution
 from oslic.runtime.pixels import Layout, fill_hidden, visible_psnr
@@ -105,9 +106,11 @@ def test_color_chunks_pass_through_the_codec(codec, photo, chunks):
 
 @pytest.mark.parametrize("name", ["x.tif", "x.webp", "x.bmp", "x.ppm"])
 def test_formats_that_cannot_say_what_colors_mean_are_told(name):
-    assert left_out(Metadata(color=COLOR), name) == ("the meaning of its colors (cICP, gAMA, cHRM)",)
-    assert left_out(Metadata(color=((b"sRGB", b"\0"), COLOR[1])), name) == ()
-    assert left_out(Metadata(color=COLOR), "x.png") == ()
+    assert lossless_writer_for(name).left_out(Metadata(color=COLOR)) == (
+        "the meaning of its colors (cICP, gAMA, cHRM)",
+    )
+    assert lossless_writer_for(name).left_out(Metadata(color=((b"sRGB", b"\0"), COLOR[1]))) == ()
+    assert lossless_writer_for("x.png").left_out(Metadata(color=COLOR)) == ()
 
 
 def test_decompress_warns_of_what_is_lost(codec, photo, tmp_path, capsys):

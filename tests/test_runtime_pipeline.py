@@ -1,61 +1,42 @@
-"""Overlapping the two halves of the work on several items."""
+"""Several items in work at a time."""
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import numpy as np
 import pytest
 from oslic.runtime.codec import Codec
-from oslic.runtime.errors import ImageError, StreamError
-from oslic.runtime.pipeline import ahead, compress_many, decompress_many, overlap
+from oslic.runtime.errors import ImageError, StreamError, UsageError
+from oslic.runtime.pipeline import compress_many, decompress_many, in_order
 
 
 def test_results_come_in_order_with_their_items():
-    assert list(overlap(range(5), lambda i: i * 10, lambda i, half: (i, half))) == [
-        (i, (i, i * 10)) for i in range(5)
-    ]
-
-
-def test_the_halves_of_neighbours_run_at_the_same_time():
-    """The second half of item 0 cannot end before the first half of item 1 has begun."""
-    begun = threading.Event()
-
-    def first(item):
-        if item == 1:
-            begun.set()
-        return item
-
-    def second(item, half):
-        assert begun.wait(20)
-        return half
-
-    assert [outcome for _, outcome in overlap(range(2), first, second)] == [0, 1]
-
-
-def test_errors_of_either_half_belong_to_their_item_and_the_others_go_on():
-    def first(item):
-        if item == 1:
-            raise ImageError("first of 1")
-        return item
-
-    def second(item, half):
-        if item == 2:
-            raise ImageError("second of 2")
-        return half
-
-    found = dict(overlap(range(4), first, second))
-    assert (found[0], found[3]) == (0, 3)
-    assert [str(found[i]) for i in (1, 2)] == ["first of 1", "second of 2"]
+    assert list(in_order(range(9), lambda i: i * 10, 3)) == [(i, i * 10) for i in range(9)]
+    assert list(in_order([], lambda i: i, 2)) == []
 
 
 def test_other_exceptions_are_raised():
     with pytest.raises(ZeroDivisionError):
-        list(overlap([0], lambda i: 1 / i, lambda i, half: half))
+        list(in_order([0], lambda i: 1 / i, 2))
+    with pytest.raises(UsageError, match="jobs is 0"):
+        list(in_order([0], lambda i: i, 0))
 
 
-def test_nothing_in_nothing_out():
-    assert list(overlap([], lambda i: i, lambda i, half: half)) == []
+def test_items_are_taken_as_they_are_needed():
+    """Of an endless source at most twice as many as there are jobs are held, and the rest is left alone."""
+    taken = []
+
+    def source():
+        for number in itertools.count():
+            taken.append(number)
+            yield number
+
+    results = in_order(source(), lambda i: i, 2)
+    assert [next(results)[1] for _ in range(3)] == [0, 1, 2]
+    results.close()
+    assert len(taken) <= 3 + 2 * 2
 
 
 def test_two_items_are_in_work_and_come_in_order():
@@ -65,7 +46,7 @@ def test_two_items_are_in_work_and_come_in_order():
         both.wait()  # passes only if two run at the same time
         return item * 10
 
-    assert list(ahead(range(6), work)) == [(i, i * 10) for i in range(6)]
+    assert list(in_order(range(6), work, 2)) == [(i, i * 10) for i in range(6)]
 
 
 def test_an_error_belongs_to_its_item():
@@ -74,10 +55,9 @@ def test_an_error_belongs_to_its_item():
             raise ImageError("bad")
         return item
 
-    found = [outcome for _, outcome in ahead(range(3), work)]
+    found = [outcome for _, outcome in in_order(range(3), work, 2)]
     assert (found[0], found[2]) == (0, 2)
     assert isinstance(found[1], ImageError)
-    assert list(ahead([], work)) == []
 
 
 def test_many_images_are_what_single_ones_are(photo):

@@ -15,7 +15,8 @@ from ...runtime.bundle import Bundle
 from ...runtime.codec.decoding import DECODER_GRAPHS
 from ...runtime.codec.tile_pool import usable_cores
 from ...runtime.errors import UsageError
-from ...runtime.images import encode_image, read_image
+from ...runtime.image.writing import encode_image
+from ...runtime.images import read_image
 from ...runtime.limits import Limits
 from ...runtime.memory import decoding_use, encoding_use, networks_use, resident_memory, residual_use
 from ...runtime.metadata import Metadata

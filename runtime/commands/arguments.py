@@ -19,7 +19,11 @@ from ..errors import UsageError
 from ..files import check_target, descriptor
 from ..ledger import current
 
+_STDIN_NAME: Final = "/dev/stdin"
+_STDOUT_NAME: Final = "/dev/stdout"
 _STDOUT: Final = 1
+_THROUGH: Final = "-"
+"""What stands for standard input among inputs, and for standard output among outputs."""
 
 _ENDINGS: Final[dict[str, frozenset[str]]] = {
     "JSON": frozenset({".json"}),
@@ -65,6 +69,19 @@ class Word(str):
     __slots__ = ()
 
 
+def input_file(text: str) -> str:
+    """A type of argument: a file or a folder that the command reads; `-` is standard input."""
+    return _STDIN_NAME if text == _THROUGH else text
+
+
+def standard_output() -> Output:
+    """Standard output as an output; from now on what the command prints goes to standard error."""
+    ledger = current()
+    if ledger is not None:
+        ledger.ending.enter_context(contextlib.redirect_stdout(sys.stderr))
+    return output_place()(_THROUGH)
+
+
 def output_file(kind: str, *, update: bool = False) -> Callable[[str], Output]:
     """Return a type of argument: a file that the command writes.
 
@@ -82,6 +99,8 @@ def output_place() -> Callable[[str], Output]:
 
 def _type(kind: str | None, *, is_file: bool, update: bool) -> Callable[[str], Output]:
     def named(text: str) -> Output:
+        if text == _THROUGH:
+            text = _STDOUT_NAME
         if not text:
             raise UsageError("the name of an output is empty: is a variable of the shell unset?")
         if is_file and text.endswith("/"):

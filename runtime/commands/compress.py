@@ -5,47 +5,40 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from ..codec import DEFAULT_QUALITY, Codec, Encoded, Layers, Settings
-from ..codec.class_gains import focused
+from ..codec import DEFAULT_QUALITY, Codec, Encoded
 from ..codec.effort import DEFAULT_EFFORT, MAX_EFFORT
-from ..codec.settings import LAYER_MODES, TUNES, Tune
-from ..errors import OslicError
-from ..files import check_target, write_atomically
-from ..images import Picture, read_image
-from ..pipeline import overlap
+from ..codec.request import Request, make_request
+from ..codec.settings import LAYER_MODES, TUNES, Settings
+from ..errors import OslicError, UsageError
+from ..files import write_atomically
+from ..image.conversion import Conversion
+from ..image.stripping import STRIPS, Strip, strip
+from ..images import PICTURE_ENDINGS, read_image
+from ..pipeline import in_order
 from ..pixels import psnr, visible_psnr
-from ..search import highest_within, lowest_reaching
-from ._common import (
-    STREAM_KIND,
-    STREAM_SUFFIX,
-    Reporter,
-    add_codec_arguments,
-    milliseconds,
-    open_codec,
-    plan_outputs,
-)
-from .arguments import output_place
-from .numbers import positive
+from ._common import STREAM_KIND, STREAM_SUFFIX, add_codec_arguments, milliseconds, open_codec
+from .jobs import Job, Naming, add_source_arguments, add_target_arguments, find_sources, jobs_for, plan_jobs
+from .numbers import at_least, not_negative, positive
+from .reporting import Reporter
 from .strips import compress_strips, exceeds, size_of
+
+_NAMING: Final = Naming(STREAM_KIND, lambda name: name + STREAM_SUFFIX, lambda name: name + STREAM_SUFFIX)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="+", metavar="IN", help="images: PNG, JPEG, WebP, TIFF, ...")
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=output_place(),
-        required=True,
-        metavar="OUT",
-        help="a file, or an existing folder",
-    )
+    add_source_arguments(parser, "pictures: PNG, JPEG, WebP, TIFF, AVIF, ...")
+    add_target_arguments(parser, "a file for one picture")
     add_codec_arguments(parser)
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument(
-        "--quality", type=int, metavar="Q", help=f"0..100; 0 stores no residual (default: {DEFAULT_QUALITY})"
+        "--quality",
+        type=not_negative,
+        metavar="Q",
+        help=f"0..100, also 37.5; 0 stores no residual; a table: docs/quick-start.md (default: {DEFAULT_QUALITY})",
     )
     rate.add_argument(
         "--bpp", type=positive, metavar="B", help="at most this many bits per pixel, headers included"
@@ -55,6 +48,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=positive,
         metavar="P",
         help="at least this PSNR in dB, of the colors that are to be seen",
+    )
+    parser.add_argument(
+        "--strip",
+        nargs="?",
+        const="all",
+        type=_strip,
+        metavar="WHAT",
+        help="leave metadata out: `all` (EXIF, XMP, resolution; what colors mean stays), or `location` alone: GPS, "
+        "maker's notes, XMP that names a place (default without WHAT: all)",
+    )
+    parser.add_argument(
+        "--convert",
+        action="store_true",
+        help="take what is not 8 bits a sample in gray or RGB as 8-bit sRGB: 16 bits, CMYK, Lab, floats; of animations "
+        "and files of several pages one",
+    )
+    parser.add_argument(
+        "--page", type=at_least(1), metavar="N", help="with --convert: which page or frame (default: 1)"
     )
     parser.add_argument(
         "--keep-invisible", action="store_true", help="keep the colors of pixels whose alpha is 0"
@@ -114,13 +125,28 @@ def _class_quality(text: str) -> tuple[tuple[str, float], ...]:
     return tuple(changes.items())
 
 
-def _settings(args: argparse.Namespace) -> Settings:
-    quality: float = DEFAULT_QUALITY if args.quality is None else args.quality
-    changes: tuple[tuple[str, float], ...] = args.class_quality
-    if args.focus is not None:
-        quality, changes = focused(quality, args.focus)
-    tune: Tune = "psnr" if args.psnr is not None else args.tune
-    return Settings(quality, args.effort, args.layers, tune, args.refine, changes)
+def _strip(text: str) -> Strip:
+    for known in STRIPS:
+        if text == known:
+            return known
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is not one of {', '.join(STRIPS)}; before the name of a file write --strip=all"
+    )
+
+
+def _request(args: argparse.Namespace) -> Request:
+    return make_request(
+        args.quality,
+        bpp=args.bpp,
+        psnr=args.psnr,
+        effort=args.effort,
+        layers=args.layers,
+        tune=args.tune,
+        refine=args.refine,
+        class_quality=dict(args.class_quality),
+        focus=args.focus,
+        keep_invisible=args.keep_invisible,
+    )
 
 
 def _finite(decibels: float) -> float | None:
@@ -128,12 +154,12 @@ def _finite(decibels: float) -> float | None:
     return decibels if math.isfinite(decibels) else None
 
 
-def _row(source: Path, target: Path, encoded: Encoded, quality_db: float) -> dict[str, Any]:
+def _row(job: Job, encoded: Encoded, quality_db: float | None) -> dict[str, Any]:
     layers = encoded.layers
     height, width = layers.image.shape[:2]
     return {
-        "input": str(source),
-        "output": str(target),
+        "input": str(job.source),
+        "output": str(job.target),
         "width": width,
         "height": height,
         "layout": layers.layout.name.lower(),
@@ -142,7 +168,7 @@ def _row(source: Path, target: Path, encoded: Encoded, quality_db: float) -> dic
         "section_bytes": encoded.section_bytes,
         "overhead_bytes": encoded.overhead_bytes,
         "quality": encoded.quality,
-        "psnr": _finite(quality_db),
+        "psnr": None if quality_db is None else _finite(quality_db),
         "psnr_estimate": _finite(psnr(layers.color, layers.estimate)),
         "coarseness": layers.coarseness,
         "plain_tiles": len(layers.plain),
@@ -153,69 +179,104 @@ def _row(source: Path, target: Path, encoded: Encoded, quality_db: float) -> dic
 
 
 class _Work:
-    """The two halves of compressing a file: networks and lossless layers, then residual and writing."""
+    """Compresses a file to a file, on any thread.
 
-    def __init__(self, codec: Codec, args: argparse.Namespace) -> None:
+    Args:
+        codec: to use.
+        args: of the command.
+        request: what they ask for.
+    """
+
+    def __init__(self, codec: Codec, args: argparse.Namespace, request: Request) -> None:
         self._codec = codec
-        self._args = args
-        self._settings = _settings(args)
+        self._request = request
+        self._strip: Strip | None = args.strip
+        self._conversion = Conversion(args.page or 1) if args.convert else None
+        # It takes a decoder's time: only where somebody sees it.
+        self._tells_psnr = args.json or not args.quiet
 
     def _takes_strips(self, source: Path) -> bool:
-        args, codec = self._args, self._codec
-        return args.bpp is None and args.psnr is None and exceeds(codec, size_of(source), codec.encoding)
+        request, codec = self._request, self._codec
+        whole = request.bpp is not None or request.psnr is not None or self._conversion is not None
+        return not whole and exceeds(codec, size_of(source), codec.encoding)
 
-    def layers(self, files: tuple[Path, Path]) -> tuple[Layers, Picture] | None:
-        """Read and run the networks; None for a picture that does not fit into memory: `finish` does it in strips."""
-        check_target(files[1])
-        if self._takes_strips(files[0]):
-            return None
-        start = time.perf_counter()
-        picture = read_image(files[0], self._codec.limits, use=self._codec.encoding)
-        seconds = time.perf_counter() - start
-        layers = self._codec.layers(picture.pixels, self._settings, keep_invisible=self._args.keep_invisible)
-        layers.stages.seconds = {"read": seconds, **layers.stages.seconds}
-        return layers, picture
+    def __call__(self, job: Job) -> dict[str, Any]:
+        """Do a job; returns what there is to say of it.
 
-    def finish(self, files: tuple[Path, Path], half: tuple[Layers, Picture] | None) -> dict[str, Any]:
-        """Code the residual, write the stream, say what came of it."""
-        args = self._args
-        if half is None:
-            return compress_strips(
+        Raises:
+            OslicError: it cannot be done.
+        """
+        if job.is_done:
+            return {"input": str(job.source), "output": str(job.target), "skipped": True}
+        job.prepare()
+        if self._takes_strips(job.source):
+            row = compress_strips(
                 self._codec,
-                *files,
-                settings=self._settings,
-                keep_invisible=args.keep_invisible,
+                job,
+                settings=self._request.settings,
+                keep_invisible=self._request.keep_invisible,
+                stripped=self._strip,
             )
-        layers, picture = half
-        metadata = picture.metadata
-        if args.bpp is not None:
-            encoded = highest_within(self._codec, layers, args.bpp, metadata=metadata)
-        elif args.psnr is not None:
-            encoded = lowest_reaching(self._codec, layers, args.psnr, metadata=metadata)
         else:
-            encoded = self._codec.finish(layers, metadata=metadata)
+            row = self._whole(job)
+        return row | {"input_bytes": _length(job.source)}
+
+    def _whole(self, job: Job) -> dict[str, Any]:
+        """Compress a picture that is in memory as a whole."""
+        codec, start = self._codec, time.perf_counter()
+        picture = read_image(job.source, codec.limits, use=codec.encoding, conversion=self._conversion)
+        seconds = time.perf_counter() - start
+        request = replace(self._request, metadata=strip(picture.metadata, self._strip))
+        encoded = codec.encode(picture.pixels, request)
+        stages = {"read": seconds, **encoded.stages}
         start = time.perf_counter()
-        write_atomically(files[1], encoded.data)
-        encoded.stages["write"] = time.perf_counter() - start
-        quality_db = visible_psnr(layers.image, self._codec.reconstruct(encoded))
-        return _row(*files, encoded, quality_db) | {"notes": list(picture.notes)}
+        write_atomically(job.target, encoded.data, replace=job.replaces)
+        stages["write"] = time.perf_counter() - start
+        quality_db = (
+            visible_psnr(encoded.layers.image, codec.reconstruct(encoded)) if self._tells_psnr else None
+        )
+        return _row(job, replace(encoded, stages=stages), quality_db) | {"notes": list(picture.notes)}
+
+
+def _length(source: Path) -> int | None:
+    """Bytes of a file; None of what is none."""
+    try:
+        return source.stat().st_size if source.is_file() else None
+    except OSError:
+        return None
 
 
 def run(args: argparse.Namespace) -> int:
-    _settings(args)  # refuses what is out of range before anything is read
-    plan = plan_outputs(args.inputs, args.output, STREAM_SUFFIX, STREAM_KIND)
-    report = Reporter("compress", args)
-    with open_codec(args) as codec:
-        work = _Work(codec, args)
-        for (source, target), outcome in overlap(plan.items(), work.layers, work.finish):
-            if isinstance(outcome, OslicError):
-                report.failed(source, outcome)
-                continue
-            for note in outcome.get("notes", ()):
-                report.warn(f"{source}: {note}")
-            line = f"{source} -> {target}: {outcome['bytes']} bytes, {outcome['bpp']:.4f} bpp"
-            if "psnr" in outcome:
-                quality_db = float("inf") if outcome["psnr"] is None else outcome["psnr"]
-                line = f"{line}, {quality_db:.2f} dB PSNR"
-            report.done(outcome, line)
-    return report.finish()
+    request = _request(args)  # refuses what is out of range before anything is read
+    if args.page is not None and not args.convert:
+        raise UsageError("--page goes with --convert")
+    found = find_sources(args.inputs, PICTURE_ENDINGS, "pictures", recursive=args.recursive)
+    plan = plan_jobs(found, args.output, _NAMING, args.existing)
+    jobs = jobs_for(args, len(plan))
+    with Reporter("compress", args, total=len(plan)) as report:
+        report.found(found)
+        if not plan:
+            return report.finish()
+        with open_codec(args, jobs) as codec:
+            for job, outcome in in_order(plan, _Work(codec, args, request), jobs):
+                if isinstance(outcome, OslicError):
+                    report.failed(job.source, outcome)
+                elif outcome.get("skipped"):
+                    report.skipped(outcome, f"{job.source}: skipped, {job.target} is there")
+                else:
+                    _tell(report, job, outcome)
+        return report.finish()
+
+
+def _tell(report: Reporter, job: Job, row: dict[str, Any]) -> None:
+    for note in row.get("notes", ()):
+        report.warn(f"{job.source}: {note}")
+    if row["input_bytes"] is not None and row["bytes"] > row["input_bytes"]:
+        report.warn(
+            f"{job.source}: the stream is larger than its input, {row['bytes']} bytes against "
+            f"{row['input_bytes']}: give a lower --quality, or keep the file as it is"
+        )
+    line = f"{job.source} -> {job.target}: {row['bytes']} bytes, {row['bpp']:.4f} bpp"
+    if "psnr" in row:
+        line = f"{line}, {float('inf') if row['psnr'] is None else row['psnr']:.2f} dB PSNR"
+    report.done(row, line)

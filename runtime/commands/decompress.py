@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from PIL import Image
@@ -20,31 +18,20 @@ from ..codec.container import HEADER_BYTES, StreamReader, read_info
 from ..codec.decoding import drift_message
 from ..codec.label_map import label_map_of
 from ..codec.preview import read_compact, thumbnail
+from ..codec.sources import read_stream
 from ..codec.stream import bundle_for, check_stream
 from ..errors import OslicError, UsageError, VerificationError
-from ..files import check_target, write_atomically
-from ..images import check_writable_kind, encode_image, left_out
-from ..limits import Limits
+from ..files import write_atomically
+from ..image.writing import FORMATS, Writer, lossless_writer_for, writer_for
 from ..metadata import Metadata
-from ..pipeline import ahead
-from ._common import (
-    Reporter,
-    add_codec_arguments,
-    image_name,
-    milliseconds,
-    open_codec,
-    plan_outputs,
-    read_stream_file,
-)
-from .arguments import output_place
+from ..pipeline import in_order
+from ._common import STREAM_SUFFIX, add_codec_arguments, image_name, milliseconds, open_codec
+from .jobs import Job, Naming, add_source_arguments, add_target_arguments, find_sources, jobs_for, plan_jobs
 from .label_images import encode_labels, label_image_kind
 from .limits import limits_of
+from .numbers import at_least
+from .reporting import Reporter
 from .strips import decompress_strips, exceeds
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Pixels = npt.NDArray[np.uint8]
 
 _LAYERS: Final = ("image", "estimate", "compact", "labels")
 _SCALES: Final = {"1": 1, "1/2": 2, "1/4": 4, "1/8": 8}
@@ -59,14 +46,19 @@ def _region(text: str) -> tuple[int, int, int, int]:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="+", metavar="IN", help=".oslic files")
+    add_source_arguments(parser, ".oslic files")
+    add_target_arguments(parser, "an image file for one stream")
     parser.add_argument(
-        "-o",
-        "--output",
-        type=output_place(),
-        required=True,
-        metavar="OUT",
-        help="an image file, or an existing folder",
+        "--format",
+        choices=FORMATS,
+        help="of what is written (default: what the ending of OUT says, else png); jpeg and avif lose a little, webp "
+        "does with --quality",
+    )
+    parser.add_argument(
+        "--quality",
+        type=at_least(1, 100),
+        metavar="Q",
+        help="of jpeg (default: 95), avif (default: 90) and webp (default: without loss), 1..100",
     )
     parser.add_argument(
         "--strict",
@@ -129,130 +121,215 @@ class _Wanted:
         return self.layer in {"image", "estimate"} and self.scale < _SCALES["1/8"]
 
 
-def _with_networks(codec: Codec, wanted: _Wanted, data: bytes, target: Path) -> dict[str, Any]:
-    """Decode a stream and write the image or the estimate; returns what there is to say."""
-    layer: Any = wanted.layer
-    decoded = codec.decode(data, region=wanted.region, layer=layer, partial=wanted.partial)
-    if not decoded.digest_matches and (wanted.strict or decoded.parameters.exact):
-        raise VerificationError(
-            f"{drift_message(estimate=bool(decoded.drifted))}; leave --strict out to accept that"
-        )
-    pixels = decoded.image
-    if wanted.scale > 1:
-        pixels = np.asarray(Image.fromarray(pixels).reduce(wanted.scale))
-    start = time.perf_counter()
-    write_atomically(target, encode_image(pixels, decoded.metadata, image_name(target)))
-    return {
-        "width": pixels.shape[1],
-        "height": pixels.shape[0],
-        "layout": decoded.header.layout.name.lower(),
-        "digest_matches": decoded.digest_matches,
-        "drift": None if decoded.digest_matches else drift_message(estimate=bool(decoded.drifted)),
-        "refinement": decoded.refinement_note,
-        "left_out": list(left_out(decoded.metadata, image_name(target))),
-        "missing": {name: len(tiles) for name, tiles in decoded.missing.items()},
-        "tiles": decoded.header.grid.count,
-        "backend": codec.graphs.selection.backend.name,
-        "stages_ms": decoded.stages | {"write": time.perf_counter() - start},
-    }
+@dataclass(frozen=True)
+class _Format:
+    """In which format files are written.
+
+    Attributes:
+        chosen: a key of `FORMATS`; None: the ending of the name says it.
+        quality: of lossy formats; None: the usual one.
+        layer: whose samples a format must not change, unless it is a picture.
+    """
+
+    chosen: str | None
+    quality: int | None
+    layer: str
+
+    @property
+    def ending(self) -> str:
+        """Of the names that we give."""
+        return FORMATS[self.chosen or "png"].endings[0]
+
+    def naming(self) -> Naming:
+        """How files are called that nobody has named: `photo.png.oslic` becomes `photo.png` again."""
+        endings = FORMATS[self.chosen or "png"].endings
+
+        def short(name: str) -> str:
+            stem = name[: -len(STREAM_SUFFIX)] if name.lower().endswith(STREAM_SUFFIX) else name
+            return stem if stem.lower().endswith(endings) and stem != name else stem + self.ending
+
+        return Naming("an image", short, lambda name: name + self.ending)
+
+    def name(self, target: Path) -> Path:
+        """A name whose ending says the format: that of the target, if it is a file's."""
+        if self.chosen is not None and image_name(target) != target:
+            return target.with_suffix(self.ending)
+        return image_name(target)
+
+    def writer(self, target: Path) -> Writer:
+        """What writes a target.
+
+        Raises:
+            UsageError: there is no such format, or it would change samples that are no picture.
+        """
+        if self.layer == "compact":
+            return lossless_writer_for(self.name(target))
+        return writer_for(self.name(target), self.chosen, self.quality)
+
+    def check(self, target: Path) -> None:
+        """Raise UsageError unless the target can be written."""
+        if self.layer != "labels":
+            self.writer(target)
+            return
+        if self.chosen is not None or self.quality is not None:
+            raise UsageError(
+                "label maps have no --format and no --quality: the ending of OUT says .png, .tif or .bmp"
+            )
+        label_image_kind(target)
 
 
-def _without_networks(
-    bundle: str | None, limits: Limits, wanted: _Wanted, data: bytes, target: Path
-) -> dict[str, Any]:
-    """Write a layer that needs no networks; returns what there is to say."""
-    start = time.perf_counter()
-    reader = StreamReader.of_bytes(data, limits, partial=wanted.partial)
-    check_stream(reader)
-    manifest_of = bundle_for(reader.header, bundle)
-    if wanted.layer == "labels":
-        labels = label_map_of(reader, manifest_of)
-        content = encode_labels(labels, label_image_kind(target))
-        size = labels.width, labels.height
-    else:
-        if wanted.layer == "compact":
-            levels = read_compact(reader, manifest_of)
-            pixels = np.rint(levels * (255.0 / (manifest_of.manifest.levels - 1))).astype(np.uint8)
-        else:
-            pixels = thumbnail(reader, manifest_of)
-        content = encode_image(pixels, Metadata(), image_name(target))
-        size = pixels.shape[1], pixels.shape[0]
-    decoded = time.perf_counter()
-    write_atomically(target, content)
-    return {
-        "width": size[0],
-        "height": size[1],
-        "layout": reader.header.layout.name.lower(),
-        "stages_ms": {wanted.layer: decoded - start, "write": time.perf_counter() - decoded},
-    }
+class _Work:
+    """Decompresses a file to a file, on any thread.
 
+    Args:
+        codec: to use; None: no network is needed.
+        args: of the command.
+        wanted: what to write.
+        form: in which format.
+    """
 
-def _in_strips(codec: Codec, wanted: _Wanted, source: Path, target: Path) -> dict[str, Any] | None:
-    """Decode a stream whose picture does not fit into memory; None if it does, or if a part is wanted."""
-    if not wanted.is_whole or not source.is_file():
-        return None
-    with contextlib.suppress(OSError), source.open("rb") as file:
-        header = read_info(file.read(HEADER_BYTES), codec.limits).header
-        if exceeds(codec, (header.width, header.height), codec.decoding):
-            return decompress_strips(codec, source, target, strict=wanted.strict)
-    return None
+    def __init__(self, codec: Codec | None, args: argparse.Namespace, wanted: _Wanted, form: _Format) -> None:
+        self._codec = codec
+        self._limits = limits_of(args) if codec is None else codec.limits
+        self._bundle: str | None = args.bundle
+        self._wanted = wanted
+        self._format = form
 
+    def __call__(self, job: Job) -> dict[str, Any]:
+        """Do a job; returns what there is to say of it.
 
-def _one(
-    work: Callable[[bytes, Path], dict[str, Any]],
-    in_strips: Callable[[Path, Path], dict[str, Any] | None] | None,
-    limits: Limits,
-    files: tuple[Path, Path],
-) -> dict[str, Any]:
-    """Read, decode and write one file; returns its row."""
-    source, target = files
-    check_target(target)
-    if in_strips is not None and (row := in_strips(source, target)) is not None:
+        Raises:
+            OslicError: it cannot be done.
+        """
+        files = {"input": str(job.source), "output": str(job.target)}
+        if job.is_done:
+            return files | {"skipped": True}
+        job.prepare()
+        row = self._in_strips(job)
+        if row is None:
+            start = time.perf_counter()
+            data = read_stream(job.source, self._limits)
+            read = time.perf_counter() - start
+            row = (
+                self._without_networks(data, job)
+                if self._codec is None
+                else self._decoded(self._codec, data, job)
+            )
+            row["stages_ms"] = {"read": read, **row["stages_ms"]}
         row["stages_ms"] = milliseconds(row["stages_ms"])
-        return {"input": str(source), "output": str(target), **row}
-    start = time.perf_counter()
-    data = read_stream_file(source, limits)
-    read = time.perf_counter() - start
-    row = work(data, target)
-    row["stages_ms"] = milliseconds({"read": read, **row["stages_ms"]})
-    return {"input": str(source), "output": str(target), **row}
+        return files | row
+
+    def _decoded(self, codec: Codec, data: bytes | bytearray | memoryview, job: Job) -> dict[str, Any]:
+        """Decode a stream and write the image or the estimate."""
+        wanted, layer = self._wanted, self._wanted.layer
+        assert layer in {"image", "estimate"}
+        decoded = codec.decode(
+            data,
+            region=wanted.region,
+            layer="estimate" if layer == "estimate" else "image",
+            partial=wanted.partial,
+        )
+        if not decoded.digest_matches and (wanted.strict or decoded.parameters.exact):
+            raise VerificationError(
+                f"{drift_message(estimate=bool(decoded.drifted))}; leave --strict out to accept that"
+            )
+        pixels = decoded.image
+        if wanted.scale > 1:
+            pixels = np.asarray(Image.fromarray(pixels).reduce(wanted.scale))
+        writer = self._format.writer(job.target)
+        start = time.perf_counter()
+        content = writer.encode(pixels, decoded.metadata, job.target)
+        write_atomically(job.target, content, replace=job.replaces)
+        return {
+            "width": pixels.shape[1],
+            "height": pixels.shape[0],
+            "layout": decoded.header.layout.name.lower(),
+            "bytes": len(content),
+            "digest_matches": decoded.digest_matches,
+            "drift": None if decoded.digest_matches else drift_message(estimate=bool(decoded.drifted)),
+            "refinement": decoded.refinement_note,
+            "left_out": list(writer.left_out(decoded.metadata)),
+            "missing": {name: len(tiles) for name, tiles in decoded.missing.items()},
+            "tiles": decoded.header.grid.count,
+            "backend": codec.graphs.selection.backend.name,
+            "stages_ms": decoded.stages | {"write": time.perf_counter() - start},
+        }
+
+    def _without_networks(self, data: bytes | bytearray | memoryview, job: Job) -> dict[str, Any]:
+        """Write a layer that needs no networks."""
+        wanted, start = self._wanted, time.perf_counter()
+        reader = StreamReader.of_bytes(data, self._limits, partial=wanted.partial)
+        check_stream(reader)
+        bundle = bundle_for(reader.header, self._bundle)
+        if wanted.layer == "labels":
+            labels = label_map_of(reader, bundle)
+            content = encode_labels(labels, label_image_kind(job.target))
+            size = labels.width, labels.height
+        else:
+            if wanted.layer == "compact":
+                levels = read_compact(reader, bundle)
+                pixels = np.rint(levels * (255.0 / (bundle.manifest.levels - 1))).astype(np.uint8)
+            else:
+                pixels = thumbnail(reader, bundle)
+            content = self._format.writer(job.target).encode(pixels, Metadata(), job.target)
+            size = pixels.shape[1], pixels.shape[0]
+        decoded = time.perf_counter()
+        write_atomically(job.target, content, replace=job.replaces)
+        return {
+            "width": size[0],
+            "height": size[1],
+            "layout": reader.header.layout.name.lower(),
+            "bytes": len(content),
+            "stages_ms": {wanted.layer: decoded - start, "write": time.perf_counter() - decoded},
+        }
+
+    def _in_strips(self, job: Job) -> dict[str, Any] | None:
+        """Decode a stream whose picture does not fit into memory; None if it does, or if a part is wanted."""
+        codec, source = self._codec, job.source
+        if codec is None or not self._wanted.is_whole or not source.is_file():
+            return None
+        with contextlib.suppress(OSError), source.open("rb") as file:
+            header = read_info(file.read(HEADER_BYTES), codec.limits).header
+            if exceeds(codec, (header.width, header.height), codec.decoding):
+                return decompress_strips(
+                    codec, job, self._format.name(job.target), strict=self._wanted.strict
+                )
+        return None
 
 
 def run(args: argparse.Namespace) -> int:
     wanted = _Wanted(args.region, args.layer, _SCALES[args.scale], args.partial, args.strict)
-    plan = plan_outputs(args.inputs, args.output, ".png", "an image")
-    for target in plan.values():
-        if wanted.layer == "labels":
-            label_image_kind(target)
-        else:
-            check_writable_kind(image_name(target))
-    report = Reporter("decompress", args)
+    form = _Format(args.format, args.quality, args.layer)
+    found = find_sources(args.inputs, (STREAM_SUFFIX,), "streams", recursive=args.recursive)
+    plan = plan_jobs(found, args.output, form.naming(), args.existing)
+    for job in plan:
+        form.check(job.target)
+    jobs = jobs_for(args, len(plan))
     with ExitStack() as stack:
-        if wanted.needs_networks:
-            codec = stack.enter_context(open_codec(args))
-            limits, work = codec.limits, partial(_with_networks, codec, wanted)
-            in_strips = partial(_in_strips, codec, wanted)
-        else:
-            limits, in_strips = limits_of(args), None
-            work = partial(_without_networks, args.bundle, limits, wanted)
-        for (source, target), outcome in ahead(plan.items(), partial(_one, work, in_strips, limits)):
+        report = stack.enter_context(Reporter("decompress", args, total=len(plan)))
+        report.found(found)
+        codec = stack.enter_context(open_codec(args, jobs)) if plan and wanted.needs_networks else None
+        for job, outcome in in_order(plan, _Work(codec, args, wanted, form), jobs):
             if isinstance(outcome, OslicError):
-                report.failed(source, outcome)
-                continue
-            report.done(outcome, f"{source} -> {target}: {_line(outcome)}")
-            for name in ("drift", "refinement"):
-                if outcome.get(name):
-                    report.warn(f"{source}: {outcome[name]}")
-            if outcome.get("left_out"):
-                lost = ", ".join(outcome["left_out"])
-                report.warn(f"{source}: {target.suffix} files do not hold {lost}; write .png")
-            for name, count in outcome.get("missing", {}).items():
-                report.warn(f"{source} is truncated: {count} of {outcome['tiles']} tiles lack their {name}")
-    return report.finish()
+                report.failed(job.source, outcome)
+            elif outcome.get("skipped"):
+                report.skipped(outcome, f"{job.source}: skipped, {job.target} is there")
+            else:
+                _tell(report, job, outcome)
+        return report.finish()
 
 
-def _line(row: dict[str, Any]) -> str:
+def _tell(report: Reporter, job: Job, row: dict[str, Any]) -> None:
     digest = ""
     if "digest_matches" in row:
         digest = ", digest ok" if row["digest_matches"] else ", digest DIFFERS"
-    return f"{row['width']}x{row['height']}{digest}"
+    report.done(row, f"{job.source} -> {job.target}: {row['width']}x{row['height']}{digest}")
+    for name in ("drift", "refinement"):
+        if row.get(name):
+            report.warn(f"{job.source}: {row[name]}")
+    if row.get("left_out"):
+        report.warn(
+            f"{job.source}: {job.target.suffix} files do not hold {', '.join(row['left_out'])}; write .png"
+        )
+    for name, count in row.get("missing", {}).items():
+        report.warn(f"{job.source} is truncated: {count} of {row['tiles']} tiles lack their {name}")

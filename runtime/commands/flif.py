@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _read_picture(path: str, limits: Limits) -> tuple[npt.NDArray[Any], dict[str, bytes]]:
     from ..files import read_file
-    from ..flif.deep_png import decode_deep_png, deep_png_size, is_deep_png
+    from ..image.deep_png import decode_deep_png, deep_png_size, is_deep_png
     from ..images import decode_image
     from ..memory import LOSSLESS
 
@@ -101,7 +101,7 @@ def _decode(args: argparse.Namespace) -> None:
     from .. import flif
     from ..errors import UsageError
     from ..files import write_atomically
-    from ..flif.deep_png import encode_deep_png
+    from ..image.deep_png import encode_deep_png
     from ..memory import LOSSLESS
     from ._common import image_name
 

@@ -4,41 +4,49 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ..codec.container import SectionType, StreamReader
 from ..codec.label_map import LabelMap, label_map_of, map_size
 from ..codec.parameters import Parameters, TileRecord
+from ..codec.sources import read_stream
 from ..codec.stream import bundle_for, check_stream, fingerprint_of
-from ..errors import BundleError, LimitError, StreamError, printable
+from ..errors import BundleError, LimitError, OslicError, StreamError, UsageError, printable
 from ..files import write_atomically
-from ._common import largest_shares, read_stream_file, table
+from ._common import STREAM_SUFFIX, largest_shares, table
 from .arguments import output_file
+from .jobs import add_source_arguments, find_sources
 from .label_images import encode_labels, label_image_kind
 from .limits import add_limit_arguments, limits_of
+from .reporting import Reporter
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
+    from ..limits import Limits
 
 
 _MOST_POSITIONS: Final = 1 << 21
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="IN", help="an .oslic file")
+    add_source_arguments(parser, ".oslic files")
     parser.add_argument(
         "--labels",
         type=output_file("an image"),
         metavar="FILE",
-        help="decode the label map alone and write it to this file: .png, .tif or .bmp",
+        help="of one file: decode the label map alone and write it to this one: .png, .tif or .bmp",
     )
     parser.add_argument(
         "--bundle",
         metavar="BUNDLE",
         help="the bundle that names the classes (default: the one that the stream names)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print a JSON document instead of a table, of several files one object a line",
+    )
     add_limit_arguments(parser)
 
 
@@ -101,26 +109,33 @@ def _counted(values: Any) -> dict[str, int]:
     return counts
 
 
-def _print(facts: dict[str, Any]) -> None:
-    sections = facts.pop("sections")
-    facts["bpp"] = f"{facts['bpp']:.4f}"
-    facts["bundle"] = facts["bundle"] or "none of the known ones"
-    del facts["groups"]
+def _table(facts: dict[str, Any]) -> str:
+    """The facts for people."""
+    shown = {name: value for name, value in facts.items() if name not in {"input", "sections", "groups"}}
+    shown["bpp"] = f"{facts['bpp']:.4f}"
+    shown["bundle"] = facts["bundle"] or "none of the known ones"
     if facts["classes"] is None:
-        del facts["classes"]
+        del shown["classes"]
     else:
-        facts["classes"] = printable(largest_shares(facts["classes"]))
+        shown["classes"] = printable(largest_shares(facts["classes"]))
     for name, separator in (("tiles", " x "), ("tile_size", " x ")):
-        facts[name] = separator.join(map(str, facts[name]))
+        shown[name] = separator.join(map(str, facts[name]))
     for name in ("residual_modes", "residual_weights", "residual_scales"):
-        facts[name] = ", ".join(f"{value}: {count}" for value, count in facts[name].items())
-    print(table((name.replace("_", " "), str(value)) for name, value in facts.items()))
-    print(table((f"section {s['name']}", f"{s['bytes']} bytes, {s['bpp']:.4f} bpp") for s in sections))
+        shown[name] = ", ".join(f"{value}: {count}" for value, count in facts[name].items())
+    rows = table((name.replace("_", " "), str(value)) for name, value in shown.items())
+    sections = table(
+        (f"section {s['name']}", f"{s['bytes']} bytes, {s['bpp']:.4f} bpp") for s in facts["sections"]
+    )
+    return f"{rows}\n{sections}"
 
 
-def run(args: argparse.Namespace) -> int:
-    limits = limits_of(args)
-    reader = StreamReader.of_bytes(read_stream_file(args.input, limits), limits)
+def _one(args: argparse.Namespace, limits: Limits, source: Path) -> tuple[dict[str, Any], str | None]:
+    """Read a file; returns what there is to say of it, and what the user should know.
+
+    Raises:
+        OslicError: it cannot be read.
+    """
+    reader = StreamReader.of_bytes(read_stream(source, limits), limits)
     check_stream(reader)
     bundle: Bundle | None
     try:
@@ -130,18 +145,41 @@ def run(args: argparse.Namespace) -> int:
             raise
         bundle = None
     labels: LabelMap | None = None
+    warning = None
     try:
         if bundle is not None and (args.labels is not None or _is_quick(reader)):
             labels = label_map_of(reader, bundle)
     except (StreamError, LimitError) as error:
         if args.labels is not None:
             raise
-        print(f"oslic info: warning: {printable(str(error))}", file=sys.stderr)
+        warning = str(error)
     if args.labels is not None and labels is not None:
         write_atomically(args.labels, encode_labels(labels, label_image_kind(args.labels)))
-    facts = _facts(reader, bundle, labels)
-    if args.json:
-        print(json.dumps(facts, indent=2))
-    else:
-        _print(facts)
-    return 0
+    return _facts(reader, bundle, labels), warning
+
+
+def run(args: argparse.Namespace) -> int:
+    limits = limits_of(args)
+    found = find_sources(args.inputs, (STREAM_SUFFIX,), "streams", recursive=args.recursive)
+    many = found.folders or len(found.sources) > 1
+    if args.labels is not None and many:
+        raise UsageError("--labels goes with one file; `oslic labels` writes the label maps of many")
+    with Reporter("info", args, lines=True) as report:
+        report.found(found)
+        for source in found.sources:
+            try:
+                facts, warning = _one(args, limits, source.path)
+            except OslicError as error:
+                report.failed(source.path, error)
+                continue
+            if warning is not None:
+                report.warn(warning)
+            if args.json and not many:
+                print(json.dumps({"input": str(source.path)} | facts, indent=2))
+            elif args.json:
+                report.done({"input": str(source.path)} | facts, "")
+            else:
+                if many:
+                    print(f"{printable(str(source.path))}:")
+                print(_table(facts))
+        return report.finish()

@@ -11,23 +11,38 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..codec.coco import CocoWriter
 from ..codec.label_map import ClassStatistics, LabelMap, read_labels
+from ..codec.sources import read_stream
 from ..errors import OslicError, UsageError
-from ..files import atomic_file, check_target, descriptor, write_atomically
+from ..files import atomic_file, write_atomically
 from ..ledger import declare_outputs
-from ..pipeline import ahead
-from ._common import Reporter, largest_shares, plan_outputs, read_stream_file
+from ..pipeline import in_order
+from ._common import STREAM_SUFFIX, largest_shares
 from .arguments import Word, output_file, output_place
+from .jobs import (
+    Found,
+    Job,
+    Naming,
+    Source,
+    add_source_arguments,
+    add_work_arguments,
+    find_sources,
+    jobs_for,
+    plan_jobs,
+)
 from .label_images import encode_labels, encode_mask, label_image_kind, safe_names
 from .limits import add_limit_arguments, limits_of
+from .reporting import Reporter
 
 if TYPE_CHECKING:
     from ..limits import Limits
 
 _SUFFIX: Final = ".labels.png"
+_NAMING: Final = Naming("an image", lambda name: Path(name).stem + _SUFFIX, lambda name: name + _SUFFIX)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="+", metavar="FILE", help=".oslic files")
+    add_source_arguments(parser, ".oslic files", "FILE")
+    add_work_arguments(parser)
     parser.add_argument(
         "-o",
         "--output",
@@ -108,39 +123,43 @@ def _wanted(args: argparse.Namespace) -> _Wanted:
     )
 
 
-def _plan(args: argparse.Namespace, wanted: _Wanted) -> list[tuple[Path, Path | None]]:
+def _plan(args: argparse.Namespace, wanted: _Wanted, found: Found) -> list[tuple[Path, Job | None]]:
     """Pair every input with its label map's file, after which its other files are named; None: it has no files.
 
     Raises:
-        UsageError: as `plan_outputs`; there is no place for the files.
+        UsageError: as `plan_jobs`; there is no place for the files.
     """
-    inputs = list(map(Path, args.inputs))
     if not wanted.files:
         if args.output is not None:
             raise UsageError("-o says where files go, and none are asked for: add --png or --masks")
-        return [(source, None) for source in inputs]
+        return [(source.path, None) for source in found.sources]
     if args.output is None:
-        for source in inputs:
-            if descriptor(source) is not None or source.is_fifo() or source.is_char_device():
-                raise UsageError(f"{source} has no folder for what is written: name one with -o")
-    plan: list[tuple[Path, Path | None]] = []
-    for source, target in plan_outputs(args.inputs, args.output, _SUFFIX, "an image").items():
-        if target.name != source.stem + _SUFFIX and (wanted.masks or wanted.mask):
+        for source in found.sources:
+            if _has_no_folder(source):
+                raise UsageError(f"{source.path} has no folder for what is written: name one with -o")
+    plan: list[tuple[Path, Job | None]] = []
+    for job in plan_jobs(found, args.output, _NAMING, "replace"):
+        if not job.target.name.endswith(_SUFFIX) and (wanted.masks or wanted.mask):
             raise UsageError(
-                f"masks are several files: -o must name an existing folder, and {target} is none"
+                f"masks are several files: -o must name an existing folder, and {job.target} is none"
             )
         if wanted.png:
-            label_image_kind(target)
-        plan.append((source, target))
+            label_image_kind(job.target)
+        plan.append((job.source, job))
     return plan
 
 
-def _one(wanted: _Wanted, limits: Limits, files: tuple[Path, Path | None]) -> tuple[dict[str, Any], LabelMap]:
+def _has_no_folder(source: Source) -> bool:
+    return source.is_standard_input or source.path.is_fifo() or source.path.is_char_device()
+
+
+def _one(wanted: _Wanted, limits: Limits, files: tuple[Path, Job | None]) -> tuple[dict[str, Any], LabelMap]:
     """Read the label map of a file, and write its files; returns what there is to say, and the map."""
-    source, target = files
-    if wanted.png:
-        check_target(target)
-    labels = read_labels(read_stream_file(source, limits), wanted.bundle, limits, partial=wanted.partial)
+    source, job = files
+    target = None if job is None else job.target
+    if job is not None:
+        job.prepare()
+    labels = read_labels(read_stream(source, limits), wanted.bundle, limits, partial=wanted.partial)
     made = {} if target is None else _files(wanted, labels, target)
     row: dict[str, Any] = {"input": str(source), "width": labels.width, "height": labels.height}
     if wanted.statistics:
@@ -183,11 +202,14 @@ def _files(wanted: _Wanted, labels: LabelMap, target: Path) -> dict[Path, bytes]
 
 def run(args: argparse.Namespace) -> int:
     wanted, limits = _wanted(args), limits_of(args)
-    plan = _plan(args, wanted)
-    report = Reporter("labels", args, lines=True)
+    found = find_sources(args.inputs, (STREAM_SUFFIX,), "streams", recursive=args.recursive)
+    plan = _plan(args, wanted, found)
     with ExitStack() as stack:
+        report = stack.enter_context(Reporter("labels", args, lines=True, total=len(plan)))
+        report.found(found)
         coco: CocoWriter | None = None
-        for (source, _), outcome in ahead(plan, partial(_one, wanted, limits)):
+        jobs = jobs_for(args, len(plan))
+        for (source, _), outcome in in_order(plan, partial(_one, wanted, limits), jobs):
             if isinstance(outcome, OslicError):
                 report.failed(source, outcome)
                 continue
@@ -201,7 +223,7 @@ def run(args: argparse.Namespace) -> int:
             report.done(row, _line(row, labels))
         if coco is not None:
             coco.finish()
-    return report.finish()
+        return report.finish()
 
 
 def _line(row: dict[str, Any], labels: LabelMap) -> str:

@@ -15,8 +15,8 @@ from ..codec.metadata_sections import read_metadata
 from ..codec.stream import check_stream
 from ..errors import UsageError, VerificationError
 from ..files import atomic_file
+from ..image.stripping import Strip, strip
 from ..pixel_check import checking_pixels
-from ._common import image_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from ..codec import Codec, Settings
     from ..memory import MemoryUse
+    from .jobs import Job
 
 
 def size_of(path: Path) -> tuple[int, int] | None:
@@ -46,9 +47,16 @@ def exceeds(codec: Codec, size: tuple[int, int] | None, use: MemoryUse) -> bool:
 
 
 def compress_strips(
-    codec: Codec, source: Path, target: Path, *, settings: Settings, keep_invisible: bool
+    codec: Codec, job: Job, *, settings: Settings, keep_invisible: bool, stripped: Strip | None
 ) -> dict[str, Any]:
     """Compress a picture that is read from the top to the bottom; returns what there is to say.
+
+    Args:
+        codec: to use.
+        job: the files.
+        settings: of the encoder.
+        keep_invisible: as for `Codec.compress`.
+        stripped: what of the metadata is left out.
 
     Raises:
         DependencyError: libvips is not installed.
@@ -58,19 +66,19 @@ def compress_strips(
     from ..image.large import LargeImage
 
     start = time.perf_counter()
-    image = LargeImage(source, codec.limits)
-    with atomic_file(target) as file:
+    image = LargeImage(job.source, codec.limits)
+    with atomic_file(job.target, replace=job.replaces) as file:
         sizes = codec.compress_rows(
             image,
             file,
             settings,
-            metadata=image.metadata,
+            metadata=strip(image.metadata, stripped),
             keep_invisible=keep_invisible,
         )
         length = file.tell()
     return {
-        "input": str(source),
-        "output": str(target),
+        "input": str(job.source),
+        "output": str(job.target),
         "width": image.width,
         "height": image.height,
         "layout": image.layout.name.lower(),
@@ -84,8 +92,14 @@ def compress_strips(
     }
 
 
-def decompress_strips(codec: Codec, source: Path, target: Path, *, strict: bool) -> dict[str, Any]:
+def decompress_strips(codec: Codec, job: Job, name: Path, *, strict: bool) -> dict[str, Any]:
     """Decompress a stream from the top to the bottom; returns what there is to say.
+
+    Args:
+        codec: to use.
+        job: the files.
+        name: whose ending says the format.
+        strict: whether an estimate that is not the encoder's is an error.
 
     Raises:
         DependencyError: libvips is not installed.
@@ -95,15 +109,15 @@ def decompress_strips(codec: Codec, source: Path, target: Path, *, strict: bool)
     from ..image.large import strips_kind, write_strips
 
     start = time.perf_counter()
-    kind = strips_kind(image_name(target))
-    with source.open("rb") as stream:
+    kind = strips_kind(name)
+    with job.source.open("rb") as stream:
         reader = StreamReader.of_file(stream, codec.limits)
         check_stream(reader)
         header = reader.header
         drift = _Drift(strict=strict)
-        with atomic_file(target) as file:
+        with atomic_file(job.target, replace=job.replaces) as file:
             if not file.seekable():
-                raise UsageError(f"cannot write {target}: a picture in strips needs a file")
+                raise UsageError(f"cannot write {job.target}: a picture in strips needs a file")
             strips = drift.watch(codec, reader)
             size = (header.width, header.height)
             write_strips(strips, size, header.layout, metadata=read_metadata(reader), kind=kind, target=file)
@@ -140,10 +154,10 @@ class _Drift:
         Raises:
             VerificationError: a digest does not match, and that is an error.
         """
-        for strip in codec.decompress_rows(reader):
-            self.refinement = strip.refinement_note
-            if strip.drifted or strip.residual_drifted:
-                self.message = drift_message(estimate=strip.drifted)
+        for part in codec.decompress_rows(reader):
+            self.refinement = part.refinement_note
+            if part.drifted or part.residual_drifted:
+                self.message = drift_message(estimate=part.drifted)
                 if self._strict:
                     raise VerificationError(f"{self.message}; leave --strict out to accept that")
-            yield strip.pixels
+            yield part.pixels

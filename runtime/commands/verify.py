@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from contextlib import ExitStack
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..codec.decoding import drift_message
+from ..codec.sources import read_stream
 from ..codec.stream import check_all, open_stream
-from ..errors import OslicError, VerificationError, printable
-from ..pipeline import ahead
-from ._common import add_codec_arguments, open_codec, read_stream_file
+from ..errors import OslicError, VerificationError
+from ..pipeline import in_order
+from ._common import STREAM_SUFFIX, add_codec_arguments, open_codec
+from .jobs import Source, add_source_arguments, add_work_arguments, find_sources, jobs_for
 from .limits import limits_of
+from .reporting import Reporter
 
 if TYPE_CHECKING:
     from ..codec import Codec
@@ -22,21 +23,21 @@ if TYPE_CHECKING:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="+", metavar="FILE", help=".oslic files")
+    add_source_arguments(parser, ".oslic files", "FILE")
+    add_work_arguments(parser)
     parser.add_argument(
         "--checksums", action="store_true", help="check the checksums alone, without running the networks"
     )
-    parser.add_argument("--quiet", action="store_true", help="say nothing of files that are good")
     add_codec_arguments(parser, json_help="print one JSON object per line, one for each file")
 
 
-def _check(path: Path, codec: Codec | None, limits: Limits) -> dict[str, Any]:
+def _check(codec: Codec | None, limits: Limits, source: Source) -> dict[str, Any]:
     """Check one file; returns what there is to say of it.
 
     Raises:
         OslicError: what is wrong with it.
     """
-    data = read_stream_file(path, limits)
+    data = read_stream(source.path, limits)
     reader = open_stream(data, limits)
     row: dict[str, Any] = {
         "bytes": len(data),
@@ -54,32 +55,22 @@ def _check(path: Path, codec: Codec | None, limits: Limits) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> int:
-    exit_code = 0
+    found = find_sources(args.inputs, (STREAM_SUFFIX,), "streams", recursive=args.recursive)
+    jobs = jobs_for(args, len(found.sources))
     with ExitStack() as stack:
-        codec = None if args.checksums else stack.enter_context(open_codec(args))
+        report = stack.enter_context(Reporter("verify", args, lines=True, total=len(found.sources)))
+        report.found(found)
+        codec = None if args.checksums else stack.enter_context(open_codec(args, jobs))
         limits = limits_of(args) if codec is None else codec.limits
-        for path, outcome in ahead(map(Path, args.inputs), lambda path: _check(path, codec, limits)):
-            failed = isinstance(outcome, OslicError)
-            row: dict[str, Any] = {"input": str(path), "ok": not failed, "exit_code": 0}
+        for source, outcome in in_order(found.sources, partial(_check, codec, limits), jobs):
+            row: dict[str, Any] = {"input": str(source.path), "ok": True, "exit_code": 0}
             if isinstance(outcome, OslicError):
-                if args.debug:
-                    raise outcome
-                exit_code = exit_code or outcome.exit_code
-                message = " ".join(str(outcome).split("\n"))
-                row |= {"exit_code": outcome.exit_code, "error": message}
-                named = message if str(path) in message else f"{path}: {message}"
-                print(f"oslic verify: error: {printable(named)}", file=sys.stderr)
+                report.failed(source.path, outcome, {"ok": False})
             else:
-                row |= outcome
-            if args.json and not (args.quiet and not failed):
-                print(json.dumps(row), flush=True)
-            elif not (args.json or args.quiet or failed):
-                print(_line(path, row), flush=True)
-    return exit_code
+                report.done(row | outcome, f"{source.path}: {_said(outcome)}")
+        return report.finish()
 
 
-def _line(path: Path, row: dict[str, Any]) -> str:
+def _said(row: dict[str, Any]) -> str:
     decoded = ", decodes, digest ok" if row["decoded"] else ""
-    return (
-        f"{printable(str(path))}: ok, {row['width']}x{row['height']}, {row['checksums']} checksums{decoded}"
-    )
+    return f"ok, {row['width']}x{row['height']}, {row['checksums']} checksums{decoded}"

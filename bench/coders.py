@@ -304,6 +304,7 @@ def ours(
     effort: int = DEFAULT_EFFORT,
     variant: str = "",
     name: str = "",
+    qualities: tuple[float, ...] = _QUALITIES,
 ) -> CoderSpec:
     """Return this project's codec as a coder.
 
@@ -314,6 +315,7 @@ def ours(
         effort: of the encoder, 0..9.
         variant: a key of `VARIANTS`; "": the default settings.
         name: in results and plots; "": by the variant.
+        qualities: settings to sweep.
 
     The weights and graphs are part of its description, so that a run that goes on takes no points of others.
 
@@ -330,7 +332,7 @@ def ours(
         "fingerprint": manifest.fingerprint,
         "graphs": {name: info.sha256 for name, info in manifest.graphs.items()},
     }
-    return CoderSpec(name or (f"{OURS}-{variant}" if variant else OURS), OURS, _QUALITIES, options)
+    return CoderSpec(name or (f"{OURS}-{variant}" if variant else OURS), OURS, qualities, options)
 
 
 def command(text: str) -> CoderSpec:

@@ -7,13 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Final
+from typing import Any
 
 from ..runtime.errors import DataError
 from .metrics import BdMethod, bd_rate
 from .result_files import read_json
-
-QUALITY_METRICS: Final = ("psnr", "psnr_ycbcr", "ms_ssim", "ssimulacra2")
 
 
 @dataclass(frozen=True)
@@ -102,12 +100,12 @@ def bd_rate_by_image(
     for image, curves in sorted(by_image.items()):
         if len(curves) < 2:
             continue
-        pairs = {name: _increasing(group, metric) for name, group in curves.items()}
+        pairs = {name: increasing(group, metric) for name, group in curves.items()}
         result[image] = bd_rate(*pairs[anchor], *pairs[coder], method=method, quality_range=quality_range)
     return result
 
 
-def _increasing(points: list[Point], metric: str) -> tuple[list[float], list[float]]:
+def increasing(points: Iterable[Point], metric: str) -> tuple[list[float], list[float]]:
     """Rates and qualities in ascending order of rate; points that cost more and give no more are dropped."""
     rates: list[float] = []
     qualities: list[float] = []

@@ -24,6 +24,7 @@ from ..runtime.limits import Limits
 from . import environment, metrics
 from .coders import Coder, CoderSpec
 from .curves import Curve, Point, bd_rate_by_image, mean_curves
+from .experiments.feature_distance import feature_closeness
 from .experiments.rate_bands import BANDS, rate_bands
 from .picture import as_rgb
 
@@ -76,14 +77,23 @@ class Job:
     Attributes:
         image: its file.
         coder: with its settings.
-        metrics: keys of `METRICS`.
+        metrics: keys of `METRICS`, or "vgg16".
         limits: what to refuse, in each process that works on jobs.
+        vgg16: file of the weights that "vgg16" needs.
     """
 
     image: Path
     coder: CoderSpec
     metrics: tuple[str, ...]
     limits: Limits = field(default_factory=Limits)
+    vgg16: str | None = None
+
+    @property
+    def measures(self) -> dict[str, Callable[[Pixels, Pixels], float]]:
+        """What is measured, by name."""
+        more = {} if self.vgg16 is None else {"vgg16": feature_closeness(self.vgg16)}
+        known = {**METRICS, **more}
+        return {name: known[name] for name in self.metrics}
 
     @property
     def key(self) -> str:
@@ -126,7 +136,7 @@ def _open(spec: CoderSpec, limits: Limits) -> Coder:
 
 def run_job(job: Job) -> list[Point]:
     """Code one image with one coder at all its settings, and score it."""
-    code = _open(job.coder, job.limits).code
+    code, measures = _open(job.coder, job.limits).code, job.measures
     image = as_rgb(read_image(job.image, job.limits).pixels)
     pixels = image.shape[0] * image.shape[1]
     points = []
@@ -136,7 +146,7 @@ def run_job(job: Job) -> list[Point]:
             raise ImageError(
                 f"{job.coder.name} gave an image of shape {coding.image.shape} for {image.shape}"
             )
-        scores = {name: min(METRICS[name](image, coding.image), _MOST_DECIBELS) for name in job.metrics}
+        scores = {name: min(score(image, coding.image), _MOST_DECIBELS) for name, score in measures.items()}
         bpp = coding.size * 8 / pixels
         points.append(
             Point(job.coder.name, job.image.name, quality, coding.size, bpp, scores, coding.section_bytes)

@@ -93,8 +93,8 @@ def smoothed(levels: Pixels) -> Values:
 
 def _means(plane: Values) -> Values:
     """The means of 3x3 values, the edges repeated: float32, of the same shape."""
-    tall = np.pad(plane, ((1, 1), (0, 0)), mode="edge")
-    wide = np.pad(tall[:-2] + tall[1:-1] + tall[2:], ((0, 0), (1, 1)), mode="edge")
+    tall: Values = np.pad(plane, ((1, 1), (0, 0)), mode="edge")
+    wide: Values = np.pad(tall[:-2] + tall[1:-1] + tall[2:], ((0, 0), (1, 1)), mode="edge")
     means: Values = (wide[:, :-2] + wide[:, 1:-1] + wide[:, 2:]) / np.float32(9)
     return means
 

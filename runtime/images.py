@@ -48,7 +48,7 @@ PICTURE_ENDINGS: Final = ENDINGS | {
 
 # Formats whose files hold several pictures that are one for the user: previews and gain maps, layers.
 _PARTS_OF_ONE: Final = frozenset({"MPO", "PSD"})
-_CONVERT: Final = "--convert"
+_CONVERT: Final = "`oslic compress --convert`"
 # Numbers of the transfer functions of cICP (ITU-T H.273): PQ, HLG.
 _HDR_CURVES: Final = frozenset({16, 18})
 _PROFILE_SPACES: Final = frozenset({b"GRAY", b"RGB ", b"CMYK"})
@@ -243,11 +243,12 @@ def _refuse_several(image: Image.Image, name: str) -> None:
     if image.format == "TIFF":
         # Counting them would walk a chain of any length.
         if _has_second_page(image):
-            raise ImageError(f"{name} has several pages: {_CONVERT} takes the first, or --page N")
+            raise ImageError(
+                f"{name} has several pages: only single pictures are coded; {_CONVERT} --page N takes one"
+            )
     elif image.format not in _PARTS_OF_ONE and (frames := getattr(image, "n_frames", 1)) > 1:
         raise ImageError(
-            f"{name} is an animation of {frames} frames: only still images are supported; {_CONVERT} takes the first, "
-            "or --page N"
+            f"{name} is an animation of {frames} frames: only still pictures are coded; {_CONVERT} --page N takes one"
         )
 
 
@@ -266,7 +267,7 @@ def _refuse_kind(
     """Raise ImageError unless an image of a kind that would lose by 8-bit gray or RGB is to be converted."""
     if conversion is None:
         raise ImageError(
-            f"{name} is {kind}: only 8 bits a sample in gray or RGB are coded; {_CONVERT} makes it that"
+            f"{name} is {kind}: only 8 bits a sample in gray or RGB are coded; {_CONVERT} makes that of it"
         )
     if dict(color).get(b"cICP", b"\0\0")[1] in _HDR_CURVES:
         raise ImageError(

@@ -2,10 +2,10 @@
 
     >>> from oslic.runtime import Codec
     >>> codec = Codec.open()                      # the shipped bundle, the best backend present
-    >>> data = codec.compress(image, quality=60)  # uint8 (H, W, 3) -> bytes
-    >>> image = codec.decompress(data)
+    >>> data = codec.compress("photo.jpg", quality=60)  # a path, a Pillow image, or uint8 (H, W, 3) in RGB -> bytes
+    >>> image = codec.decompress(data)            # or a path; uint8 (H, W, 3), RGB
     >>> read_labels(data).shares()                # what the picture shows, without decoding it
-    >>> for data in compress_many(codec, images, quality=60): ...  # the coding of one beside the networks of the next
+    >>> for data in compress_many(codec, paths, quality=60): ...  # several at a time, in their order
 
 Names are loaded when they are first used, so that `import oslic.runtime` costs next to nothing and
 `oslic.runtime.flif` needs nothing but numpy.
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from .bundle import Bundle, default_bundle
     from .codec import Codec, LabelMap, read_labels
     from .errors import OslicError
+    from .metadata import Metadata
     from .pipeline import compress_many, decompress_many
 
 __all__ = [
     "Bundle",
     "Codec",
     "LabelMap",
+    "Metadata",
     "OslicError",
     "compress_many",
     "decompress_many",
@@ -37,6 +39,7 @@ _HOMES = {
     "Bundle": "bundle",
     "Codec": "codec",
     "LabelMap": "codec",
+    "Metadata": "metadata",
     "OslicError": "errors",
     "compress_many": "pipeline",
     "decompress_many": "pipeline",

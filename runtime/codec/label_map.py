@@ -27,6 +27,7 @@ from ..pixels import ceil_div
 from . import coco
 from .connected_regions import Regions, find_regions
 from .parameters import Parameters
+from .sources import StreamSource, read_stream
 from .stream import bundle_for, check_identity, open_stream, read_label_plane
 
 if TYPE_CHECKING:
@@ -286,7 +287,7 @@ def _listed(names: Any) -> str:
 
 
 def read_labels(
-    data: bytes | bytearray | memoryview,
+    data: StreamSource,
     bundle: str | Path | Bundle | None = None,
     limits: Limits | None = None,
     *,
@@ -295,7 +296,7 @@ def read_labels(
     """Read the label map of a stream; no network runs, and no backend is needed.
 
     Args:
-        data: the `.oslic` file's bytes.
+        data: the `.oslic` file's bytes, or its path.
         bundle: that names the classes: a folder, the name of a shipped bundle, an opened one, or None for the known one
             (shipped, or in OSLIC_BUNDLES) that the stream names.
         limits: what to refuse; None for the defaults.
@@ -307,7 +308,7 @@ def read_labels(
         LimitError: larger than the limits.
     """
     limits = limits or Limits()
-    reader = open_stream(data, limits, partial=partial)
+    reader = open_stream(read_stream(data, limits), limits, partial=partial)
     if isinstance(bundle, Bundle):
         check_identity(reader.header, bundle)
     else:

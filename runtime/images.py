@@ -54,6 +54,10 @@ _HDR_CURVES: Final = frozenset({16, 18})
 _PROFILE_SPACES: Final = frozenset({b"GRAY", b"RGB ", b"CMYK"})
 
 
+# Modes whose conversion to gray or RGB rounds.
+_ROUNDED: Final = frozenset({"La", "RGBa", "YCbCr"})
+
+
 @dataclass(frozen=True)
 class Picture:
     """A decoded image file.
@@ -62,11 +66,14 @@ class Picture:
         pixels: uint8, (H, W) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB or (H, W, 4) RGBA.
         metadata: what the file says beside the pixels.
         notes: what of it was left out and why, each a line for the user.
+        converted: whether the samples are not the image's own: those of 16 bits, of CMYK, of premultiplied alpha. A
+            palette's colors are the image's.
     """
 
     pixels: npt.NDArray[np.uint8]
     metadata: Metadata
     notes: tuple[str, ...] = ()
+    converted: bool = False
 
 
 def _is_deep_tiff(image: Image.Image) -> bool:
@@ -164,7 +171,11 @@ def _decode(
         except Exception as error:  # Pillow's readers raise what they come across in damaged files
             raise ImageError(f"{name} is damaged: {error or type(error).__name__}") from error
         picture = _seen(taken, limits, name, color=color)
-        return replace(picture, notes=(*notes, *picture.notes))
+        return replace(
+            picture,
+            notes=(*notes, *picture.notes),
+            converted=picture.converted or kind is not None,
+        )
 
 
 def _open(data: bytes, name: str) -> Image.Image:
@@ -222,7 +233,8 @@ def _seen(
         raise
     except Exception as error:  # as above
         raise ImageError(f"{name} is damaged: {error or type(error).__name__}") from error
-    return _picture(pixels, image, turned, color=color, limits=limits, name=name)
+    picture = _picture(pixels, image, turned, color=color, limits=limits, name=name)
+    return replace(picture, converted=turned.mode in _ROUNDED)
 
 
 def _color_of_info(info: Mapping[Any, Any]) -> tuple[tuple[bytes, bytes], ...]:

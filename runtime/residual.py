@@ -79,7 +79,7 @@ def default_weight(quality: int) -> int:
     return round(float(np.interp(quality, qualities, weights)))
 
 
-def _prediction(estimate: Pixels, weight: int) -> Levels:
+def prediction(estimate: Pixels, weight: int) -> Levels:
     """128 + weight/8 (e - 128), halves upwards, of every sample; in whole numbers, the same on every machine."""
     levels = estimate.astype(np.int16)
     if weight != MAX_WEIGHT:
@@ -179,7 +179,7 @@ def encode(
     check_available()
     if weight is None:
         weight = default_weight(quality)
-    residual = _difference(image, _prediction(estimate, weight), gains)
+    residual = _difference(image, prediction(estimate, weight), gains)
 
     def code(scale: int) -> CodedResidual:
         payload = _encode(residual, scale, quality=quality, speed=speed, visual=visual)
@@ -252,7 +252,7 @@ def add(samples: Pixels, coded: CodedResidual, estimate: Pixels, gains: Gains | 
     Returns:
         clip(p + r'), uint8, the shape of `estimate`.
     """
-    image = _prediction(estimate, coded.weight)
+    image = prediction(estimate, coded.weight)
     if gains is not None:
         found = (samples.astype(np.int16) - np.int16(128)) * np.int16(coded.scale)
         image = np.clip(image.astype(np.int32) + gains.enlarge(found), 0, 255)

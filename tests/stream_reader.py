@@ -73,6 +73,7 @@ class Stream:
     flags: int
     quality: float
     label_scale: int
+    bound: int | None
     header: int
     sections: dict[int, Section] = field(default_factory=dict)
     unknown: dict[int, bytes] = field(default_factory=dict)
@@ -202,8 +203,13 @@ def _header(body: Cursor) -> Stream:
     parameters = Cursor(body.data, body.at, body.at + length, "the parameters")
     body.take(length)
     flags, quality, scale = parameters.byte(), parameters.varint(), parameters.varint()
-    require(flags & ~0b11011 == 0, "flags that this version does not know")
+    require(flags & ~0b11111 == 0, "flags that this version does not know")
     require(quality <= 400, "quality above 100")
+    bound = None
+    if flags & 4:
+        require(flags & 0b1011 == 0, "lossless, and refined, tuned or with gains")
+        bound = parameters.varint()
+        require(bound <= 16, "an error above 16")
     gains = []
     if flags & 8:
         gains = [(parameters.byte(), parameters.byte()) for _ in range(parameters.varint())]
@@ -213,7 +219,7 @@ def _header(body: Cursor) -> Stream:
     require(bool(flags & 1) or identity[5:] == bytes(3), "a refinement network, and not refined")
     parameters.finish()
     return Stream(
-        width, height, layout, tiled, "oslic", identity, tile, halo, flags, quality / 4, scale, 0
+        width, height, layout, tiled, "oslic", identity, tile, halo, flags, quality / 4, scale, bound, 0
     )  # fmt: skip
 
 
@@ -247,8 +253,9 @@ def _record(data: bytes) -> Record:
     plain = bool(bits & 8)
     require(not plain or (weight <= 1 and mode > 0 and data[1:5] == bytes(4)), "no layers, and an estimate")
     unrefined, weight = plain and weight == 1, 0 if plain else weight
-    require(mode in {0, 1}, f"mode {mode}, which this version does not know")
     require(weight <= 8, f"weight {weight}")
+    require(mode < 2 or not (unrefined or bits & 4), "a scale of FLIF, or no refinement of it")
+    require(mode != 3 or weight == 0, "a weight of a picture")
     require(mode != 0 or data[5:] == bytes(4), "a digest of no residual")
     return Record(mode, 2 if bits & 4 else 1, weight, data[1:5], data[5:], plain, unrefined)
 
@@ -267,7 +274,14 @@ def _contents(stream: Stream) -> None:
             _flif(stream.sections[ALPHA].pieces[number].data, width, height, (1,))
         residual = stream.sections[RESIDUAL].pieces[number]
         assert residual.record is not None
-        require((residual.record.mode == 0) == (residual.data == b""), "a payload of mode 0, or none of 1")
+        mode = residual.record.mode
+        require((mode == 0) == (residual.data == b""), "a payload of mode 0, or none of another")
+        require(
+            (mode >= 2) == (stream.bound is not None),
+            "FLIF in a lossy stream, or another mode in a lossless one",
+        )
+        if mode >= 2:
+            _flif(residual.data, width, height, (1,) if stream.layout in {1, 2} else (1, 3))
     _metadata({kind: part.pieces[0].data for kind, part in stream.sections.items() if kind >= 0x80})
 
 

@@ -100,7 +100,7 @@ def test_the_estimate_weighs_less_the_finer_the_quality(quality, weight):
 def test_the_prediction_is_the_estimate_drawn_towards_mid_grey(weight):
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     exact = 128 + weight / 8 * (levels.astype(float) - 128)
-    prediction = residual._prediction(levels, weight)
+    prediction = residual.prediction(levels, weight)
     assert prediction.dtype == np.int16
     assert np.array_equal(prediction, np.floor(exact + 0.5))
 

@@ -48,7 +48,7 @@ from .encoding import Encoded, Layers
 from .finishing import finish_layers, reconstruct
 from .label_map import LabelMap, read_labels
 from .layering import make_layers
-from .request import Request, make_request
+from .request import Request, make_request, require_original
 from .settings import LayerMode, Settings, Tune
 from .sources import PictureSource, StreamSource, read_picture, read_stream
 from .stream import (
@@ -255,14 +255,13 @@ class Codec:
         height, width = image.shape[:2]
         grid = tiling.choose(width, height, tile, halo)
         self._check_grid(grid, self.encoding)
-        if layout.has_alpha and not keep_invisible:
+        settings = settings or Settings()
+        if layout.has_alpha and not (keep_invisible or settings.keeps_all):
             color, alpha = split(image, layout)
             assert alpha is not None
             image = join(fill_hidden(color, alpha), alpha)
         with self._pool(grid, self._networks) as pool:
-            return make_layers(
-                self.graphs, image, layout=layout, grid=grid, settings=settings or Settings(), pool=pool
-            )
+            return make_layers(self.graphs, image, layout=layout, grid=grid, settings=settings, pool=pool)
 
     def finish(
         self,
@@ -305,6 +304,8 @@ class Codec:
         refine: bool = True,
         class_quality: Mapping[str, SupportsFloat] | None = None,
         focus: str | None = None,
+        lossless: bool = False,
+        max_error: SupportsFloat | None = None,
         metadata: Metadata | None = None,
         keep_invisible: bool = False,
     ) -> bytes:
@@ -326,6 +327,8 @@ class Codec:
                 `{"person": 25, "sky": -15}`; `Codec.bundle.manifest` has the names.
             focus: what is to look better than the rest, at about the same size of the file: a class or a group,
                 "person", or "person:mild"; in place of `class_quality`.
+            lossless: the picture comes back bit for bit, color under alpha 0 included; in place of a quality.
+            max_error: 1..16, in place of a quality: the most that any sample of the decoded picture may be off by.
             metadata: to carry. None: what the Pillow image or the file has; `Metadata()`: nothing.
             keep_invisible: whether color under alpha 0 is coded as it is; else by what is cheap.
 
@@ -333,7 +336,8 @@ class Codec:
             The `.oslic` file's bytes.
 
         Raises:
-            ImageError: another shape or dtype, or a file that is no image or of a kind that is not supported.
+            ImageError: another shape or dtype, or a file that is no image or of a kind that is not supported; a
+                picture that had to be converted, and `lossless`.
             LimitError: larger than the limits.
             RateError: the rate or the PSNR cannot be reached.
             UsageError: a setting out of its range, or a file that cannot be read.
@@ -348,6 +352,8 @@ class Codec:
             refine=refine,
             class_quality=class_quality,
             focus=focus,
+            lossless=lossless,
+            max_error=max_error,
             metadata=metadata,
             keep_invisible=keep_invisible,
         )
@@ -365,6 +371,7 @@ class Codec:
         """
         request = request or make_request()
         picture = read_picture(image, self.limits, self.encoding)
+        require_original(picture, request)
         metadata = picture.metadata if request.metadata is None else request.metadata
         layers = self.layers(
             picture.pixels, request.settings, keep_invisible=request.keep_invisible, tile=request.tile
@@ -468,7 +475,9 @@ class Codec:
             message = (
                 f"{drift_message(estimate=bool(decoded.drifted))} on {self.graphs.selection.backend.name}"
             )
-            if strict or decoded.parameters.exact:
+            if decoded.is_wrong:
+                raise VerificationError(message)
+            if strict:
                 raise VerificationError(f"{message}; without strict decoding this is a warning")
             warnings.warn(message, DriftWarning, stacklevel=2)
         return decoded.image

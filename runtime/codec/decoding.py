@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from .. import residual
 from ..bundle import COMPACT_SCALE, GraphName
 from ..errors import StreamError, UsageError
 from ..pixels import join, luma
 from ..planes import decode_plane
+from ..residual import CodedResidual
 from ..stages import Stages
 from ..threads import Workers
 from ..tiling import Box, Grid
+from .bounded import BoundedResidual
 from .class_gains import GainMap
 from .container import Header, MissingError, SectionType, StreamReader, digest
 from .metadata_sections import read_metadata
 from .parameters import Parameters, ResidualMode, TileRecord
 from .preview import preview_colors
 from .refinement import Refinement
-from .stream import check_identity, identity_of, read_compact_tile, read_label_plane, refinement_of
+from .stream import (
+    check_identity,
+    identity_of,
+    read_compact_tile,
+    read_label_plane,
+    read_record,
+    refinement_of,
+)
 from .tile_networks import TileNetworks, compact_shape
+from .tile_residual import AnyResidual, add_samples, decode_samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -58,6 +68,7 @@ class Decoded:
         drifted: numbers of the tiles whose estimate is not, bit for bit, the encoder's.
         residual_drifted: numbers of the tiles whose decoded residual is not the encoder's.
         missing: by section, numbers of the tiles that a truncated stream lacks.
+        is_wrong: whether a digest that does not match is an error, see `Decoding.is_wrong`.
         refinement_note: what to tell where the encoder's network for refining is not the bundle's: the picture is
             refined by the one that is there, or not at all; None: it is.
         stages: seconds of each stage, summed over the tiles; the residual is decoded beside the network.
@@ -74,6 +85,7 @@ class Decoded:
     drifted: tuple[int, ...]
     residual_drifted: tuple[int, ...]
     missing: dict[str, tuple[int, ...]]
+    is_wrong: bool
     refinement_note: str | None
     stages: dict[str, float]
     processor: dict[str, float]
@@ -101,7 +113,7 @@ class DecodedTile:
 
     Attributes:
         color: uint8 (h, w, 3) or (h, w).
-        estimate: in the shape of `color`.
+        estimate: in the shape of `color`; None where the picture does not depend on it, and nobody asked for it.
         alpha: uint8 (h, w), or None.
         estimate_matches: whether it is the encoder's.
         residual_matches: whether the decoded residual is the encoder's.
@@ -109,7 +121,7 @@ class DecodedTile:
     """
 
     color: Pixels
-    estimate: Pixels
+    estimate: Pixels | None
     alpha: Pixels | None
     estimate_matches: bool = True
     residual_matches: bool = True
@@ -145,7 +157,9 @@ class Decoding:
         self.pool = pool
         self.stages = Stages()
         self.parameters = Parameters.from_bytes(reader.header.parameters)
-        graphs.load("synthesise")
+        if self.parameters.max_error is None:
+            # What is coded within a bound seldom needs it.
+            graphs.load("synthesise")
         with self.stages.measure("labels"):
             labels = read_label_plane(reader, self.parameters, graphs.bundle)
         compact = np.zeros(compact_shape(self.header.width, self.header.height), np.uint8)
@@ -180,6 +194,15 @@ class Decoding:
         """Tiles of the picture."""
         return self.header.grid
 
+    def is_wrong(self, layer: Layer) -> bool:
+        """Whether a digest of the tiles decoded so far does not match where that is an error.
+
+        It is one where all machines have the same estimate, and where a bound on the picture's samples is lost.
+        """
+        if self.parameters.max_error is not None and layer == "image":
+            return bool(self.drifted or self.residual_drifted)
+        return self.parameters.exact and bool(self.drifted)
+
     def read_compact(self, tiles: Iterable[int]) -> None:
         """Decode the compact images that the estimates of some tiles depend on, as far as it was not done before."""
         needed = {t for tile in tiles for t in self.grid.touching(self.grid.input_box(tile))} & self._unread
@@ -197,12 +220,13 @@ class Decoding:
         self.grid.box(tile).scaled(COMPACT_SCALE).of(self.networks.compact)[:] = plane
         return None
 
-    def tile(self, number: int, layer: Layer) -> DecodedTile:
+    def tile(self, number: int, layer: Layer, *, with_estimate: bool = False) -> DecodedTile:
         """Decode a tile; the compact images that it depends on were read.
 
         Args:
             number: of the tile.
             layer: "image", or "estimate" without the residual.
+            with_estimate: whether the estimate is wanted where the picture does not depend on it.
         """
         gray, box = self.header.layout.is_gray, self.grid.box(number)
         shape = (box.height, box.width) if gray else (box.height, box.width, 3)
@@ -211,11 +235,18 @@ class Decoding:
             flat = np.full(shape, _GRAY, np.uint8)
             return DecodedTile(flat, flat, alpha, missing=(*missing, "compact"))
         try:
-            record = TileRecord.from_bytes(self.reader.pieces(SectionType.RESIDUAL)[number].record)
+            record = read_record(self.reader, number, self.parameters)
             coded = self._residual(number, record) if layer == "image" else None
         except MissingError:
             record, coded, missing = None, None, (*missing, "residual")
         plain = record is not None and record.plain
+        if isinstance(coded, BoundedResidual) and coded.weight is None and not with_estimate:
+            assert record is not None
+            found = self._samples(coded, shape)
+            matches = digest(found) == record.residual_digest
+            return DecodedTile(
+                coded.add(found, found), None, alpha, residual_matches=matches, missing=missing
+            )
         with Workers(1) as beside:
             # What of the residual needs no estimate is decoded beside the network.
             samples = None if coded is None else beside.submit(self._samples, coded, shape)
@@ -229,7 +260,7 @@ class Decoding:
                 found = samples.result()
                 residual_matches = digest(found) == record.residual_digest
                 with self.stages.measure("add"):
-                    color = residual.add(
+                    color = add_samples(
                         found, coded, estimate, None if self.gains is None else self.gains.of(box)
                     )
                 if self.refinement is not None and not record.unrefined:
@@ -253,11 +284,14 @@ class Decoding:
         flat: Pixels = np.broadcast_to(luma(color) if len(shape) == 2 else color, shape).copy()
         return flat
 
-    def tiles(self, numbers: Iterable[int], layer: Layer = "image") -> Iterator[DecodedTile]:
+    def tiles(
+        self, numbers: Iterable[int], layer: Layer = "image", *, with_estimate: bool = False
+    ) -> Iterator[DecodedTile]:
         """Decode tiles, several at a time, in their order; the compact images that they depend on are read first."""
         wanted = list(numbers)
         self.read_compact(wanted)
-        for number, tile in zip(wanted, self.pool.run(lambda n: self.tile(n, layer), wanted), strict=True):
+        work = partial(self.tile, layer=layer, with_estimate=with_estimate)
+        for number, tile in zip(wanted, self.pool.run(work, wanted), strict=True):
             self.drifted += () if tile.estimate_matches else (number,)
             self.residual_drifted += () if tile.residual_matches else (number,)
             for name in tile.missing:
@@ -274,19 +308,23 @@ class Decoding:
         with self.stages.measure("alpha"):
             return decode_plane(data, (box.height, box.width), "alpha"), ()
 
-    def _residual(self, number: int, record: TileRecord) -> residual.CodedResidual | None:
+    def _residual(self, number: int, record: TileRecord) -> AnyResidual | None:
         payload = self.reader.payload(SectionType.RESIDUAL, number)
+        bound = self.parameters.max_error
+        if bound is not None:
+            weight = record.weight if record.mode is ResidualMode.FLIF_RESIDUAL else None
+            return BoundedResidual(payload, bound, weight)
         if record.mode is ResidualMode.NONE:
             if payload:
                 raise StreamError(
                     f"tile {number} has {len(payload)} bytes of a residual that it does not have"
                 )
             return None
-        return residual.CodedResidual(payload, record.scale, record.weight)
+        return CodedResidual(payload, record.scale, record.weight)
 
-    def _samples(self, coded: residual.CodedResidual, shape: tuple[int, ...]) -> Pixels:
+    def _samples(self, coded: AnyResidual, shape: tuple[int, ...]) -> Pixels:
         with self.stages.measure("residual"):
-            return residual.decode_samples(coded, shape)
+            return decode_samples(coded, shape)
 
     def decode(
         self,
@@ -314,13 +352,14 @@ class Decoding:
         color = np.empty(shape, np.uint8)
         estimate = np.empty(shape, np.uint8) if with_estimate else None
         alpha = np.empty(shape[:2], np.uint8) if self.header.layout.has_alpha else None
-        for number, tile in zip(numbers, self.tiles(numbers, layer), strict=True):
+        made = self.tiles(numbers, layer, with_estimate=with_estimate)
+        for number, tile in zip(numbers, made, strict=True):
             box = self.grid.box(number)
             part = box.overlap(wanted)
             assert part is not None
             target, source = part.within(wanted), part.within(box)
             color[target] = tile.color[source]
-            if estimate is not None:
+            if estimate is not None and tile.estimate is not None:
                 estimate[target] = tile.estimate[source]
             if alpha is not None and tile.alpha is not None:
                 alpha[target] = tile.alpha[source]
@@ -337,6 +376,7 @@ class Decoding:
             self.drifted,
             self.residual_drifted,
             self.missing,
+            self.is_wrong(layer),
             self.refinement_note,
             self.stages.seconds,
             self.stages.processor,

@@ -150,6 +150,26 @@ def encode_residuals(
     return list(pool.run(code, range(grid.count) if tiles is None else tiles))
 
 
+def parameters_of(plan: ResidualPlan, label_scale: int, *, refined: bool) -> Parameters:
+    """What the header says of how a picture is coded.
+
+    Args:
+        plan: how its residual is coded.
+        label_scale: S.
+        refined: whether the decoder refines the picture.
+    """
+    settings = plan.settings
+    return Parameters(
+        settings.quality,
+        label_scale,
+        visual=settings.visual,
+        exact=plan.exact,
+        refined=refined,
+        gains=plan.table,
+        max_error=settings.max_error,
+    )
+
+
 def write_layers(
     layers: Layers,
     coded: Sequence[CodedTile],
@@ -178,9 +198,7 @@ def write_layers(
     for tile in coded:
         writer.add(tile.payload)
     settings = plan.settings
-    parameters = Parameters(
-        settings.quality, layers.label_scale, visual=settings.visual, refined=refined, gains=plan.table
-    )
+    parameters = parameters_of(plan, layers.label_scale, refined=refined)
     header = header_of(layers.layout, identity, layers.grid, parameters)
     file = io.BytesIO()
     sizes = write_stream(file, header, writers | metadata_writers(metadata))

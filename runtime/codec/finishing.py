@@ -62,7 +62,8 @@ def finish_layers(
 
 def refinement_for(graphs: Graphs, settings: Settings, stages: Stages) -> Refinement | None:
     """How the decoder may refine what is coded with some settings; None: not at all."""
-    if not settings.refine or not settings.quality or "refine" not in graphs.bundle.manifest.graphs:
+    wanted = settings.refine and settings.quality and settings.max_error is None
+    if not wanted or "refine" not in graphs.bundle.manifest.graphs:
         return None
     return Refinement(graphs, settings.quality, settings.visual, stages)
 
@@ -70,6 +71,8 @@ def refinement_for(graphs: Graphs, settings: Settings, stages: Stages) -> Refine
 def reconstruct(graphs: Graphs, encoded: Encoded) -> Pixels:
     """Return what the decoder will make of a stream, in the shape of the image."""
     layers = encoded.layers
+    if encoded.plan.settings.max_error == 0:
+        return layers.image
     color = layers.estimate
     if encoded.quality:
         refinement = refinement_for(graphs, encoded.plan.settings, Stages())

@@ -8,6 +8,7 @@ from typing import Final
 
 from ..errors import StreamError
 from ..residual import MAX_QUALITY, MAX_WEIGHT
+from .bounded import MAX_ERROR
 from .container import DIGEST_BYTES, FieldReader, choice, varint
 
 QUARTERS: Final = 4
@@ -15,9 +16,10 @@ QUARTERS: Final = 4
 MAX_LABEL_SCALE: Final = 65535
 _REFINED: Final = 0x01
 _TUNED_FOR_THE_EYE: Final = 0x02
+_BOUNDED: Final = 0x04
 _GAINS: Final = 0x08
 _EXACT: Final = 0x10
-_UNDERSTOOD: Final = _REFINED | _TUNED_FOR_THE_EYE | _GAINS | _EXACT
+_UNDERSTOOD: Final = _REFINED | _TUNED_FOR_THE_EYE | _BOUNDED | _GAINS | _EXACT
 _MAX_CLASSES: Final = 256
 _MODE_BITS: Final = 0x03
 _SCALE_2: Final = 0x04
@@ -37,6 +39,7 @@ class Parameters:
         exact: whether the estimate is the same on every machine; a digest that differs is then an error.
         refined: whether the decoder refines the picture.
         gains: class and gain in sixteenths, 1..255, classes ascending; see `class_gains`.
+        max_error: the most that any sample is off by, 0 to 16: 0 is lossless; None: the picture is coded lossily.
     """
 
     quality: float
@@ -45,17 +48,21 @@ class Parameters:
     exact: bool = False
     refined: bool = False
     gains: tuple[tuple[int, int], ...] = ()
+    max_error: int | None = None
 
     def to_bytes(self) -> bytes:
         """As they stand in the header."""
         stated = (
             (_REFINED, self.refined),
             (_TUNED_FOR_THE_EYE, self.visual),
+            (_BOUNDED, self.max_error is not None),
             (_GAINS, bool(self.gains)),
             (_EXACT, self.exact),
         )
         flags = sum(bit for bit, value in stated if value)
         data = bytes([flags]) + varint(round(QUARTERS * self.quality)) + varint(self.label_scale)
+        if self.max_error is not None:
+            data += varint(self.max_error)
         if self.gains:
             data += varint(len(self.gains)) + bytes(number for pair in self.gains for number in pair)
         return data
@@ -73,6 +80,9 @@ class Parameters:
             raise StreamError(f"unknown flags 0x{flags:02x} in the parameters: install a newer oslic")
         quality = reader.varint("quality", QUARTERS * MAX_QUALITY) / QUARTERS
         scale = reader.varint("label scale", MAX_LABEL_SCALE, 1)
+        if flags & _BOUNDED and flags & (_REFINED | _TUNED_FOR_THE_EYE | _GAINS):
+            raise StreamError("a lossless stream is refined, tuned or has gains: damaged stream")
+        max_error = reader.varint("largest error", MAX_ERROR) if flags & _BOUNDED else None
         gains = _read_gains(reader) if flags & _GAINS else ()
         reader.finish()
         return cls(
@@ -82,6 +92,7 @@ class Parameters:
             bool(flags & _EXACT),
             bool(flags & _REFINED),
             gains,
+            max_error,
         )
 
 
@@ -101,6 +112,15 @@ class ResidualMode(enum.IntEnum):
     """Not at all: the reconstruction is the estimate."""
     AV1 = 1
     """AV1 still picture, 8 bit, full range, YCbCr 4:4:4 (BT.601) or monochrome, without its AVIF container."""
+    FLIF_RESIDUAL = 2
+    """FLIF of what the picture differs from the prediction by, see `bounded`."""
+    FLIF_PICTURE = 3
+    """FLIF of the picture, see `bounded`."""
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether it is one of lossless and near-lossless streams."""
+        return self in {ResidualMode.FLIF_RESIDUAL, ResidualMode.FLIF_PICTURE}
 
 
 @dataclass(frozen=True)
@@ -149,6 +169,10 @@ class TileRecord:
         digests = data[1 : 1 + DIGEST_BYTES], data[1 + DIGEST_BYTES :]
         if mode is ResidualMode.NONE and any(digests[1]):
             raise StreamError("a tile without a residual has a digest of one: damaged stream")
+        if mode.is_bounded and (unrefined or data[0] & _SCALE_2):
+            raise StreamError("a lossless tile has a scale, or is said not to be refined: damaged stream")
+        if mode is ResidualMode.FLIF_PICTURE and weight:
+            raise StreamError("a tile that is a picture has a weight of its estimate: damaged stream")
         if plain and (weight or mode is ResidualMode.NONE or any(digests[0])):
             raise StreamError("a tile without layers has an estimate, or no residual: damaged stream")
         return cls(mode, 2 if data[0] & _SCALE_2 else 1, weight, *digests, plain, unrefined)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, SupportsFloat
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import ImageError, UsageError
 from .class_gains import focused
 from .settings import DEFAULT_QUALITY, LayerMode, Settings, Tune
 
 if TYPE_CHECKING:
+    from ..images import Picture
     from ..metadata import Metadata
 
 
@@ -48,6 +49,8 @@ def make_request(
     refine: bool = True,
     class_quality: Mapping[str, SupportsFloat] | None = None,
     focus: str | None = None,
+    lossless: bool = False,
+    max_error: SupportsFloat | None = None,
     keep_invisible: bool = False,
     metadata: Metadata | None = None,
 ) -> Request:
@@ -56,9 +59,14 @@ def make_request(
     Raises:
         UsageError: a value of the wrong type or out of its range, or two that say the same thing.
     """
-    given = [
-        name for name, value in (("quality", quality), ("bpp", bpp), ("psnr", psnr)) if value is not None
-    ]
+    ways = (
+        ("quality", quality),
+        ("bpp", bpp),
+        ("psnr", psnr),
+        ("lossless", lossless or None),
+        ("max_error", max_error),
+    )
+    given = [name for name, value in ways if value is not None]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} are ways to say one thing: give one of them")
     level = DEFAULT_QUALITY if quality is None else real_number(quality, "quality")
@@ -77,12 +85,35 @@ def make_request(
             "psnr" if psnr is not None else tune,
             refine,
             changes,
+            0 if lossless else _bound(max_error),
         ),
         None if bpp is None else _above_zero(bpp, "bpp"),
         None if psnr is None else _above_zero(psnr, "psnr"),
         keep_invisible,
         metadata,
     )
+
+
+def require_original(picture: Picture, request: Request) -> None:
+    """Refuse to promise the original of a picture that is not there.
+
+    Raises:
+        ImageError: it is to be lossless, and had to be converted.
+    """
+    if request.settings.max_error == 0 and picture.converted:
+        raise ImageError(
+            "the picture had to be converted to 8-bit gray or RGB: it cannot come back bit for bit; give a quality in "
+            "place of lossless"
+        )
+
+
+def _bound(max_error: SupportsFloat | None) -> int | None:
+    if max_error is None:
+        return None
+    number = _whole_number(max_error, "max_error")
+    if number == 0:
+        raise UsageError("max_error is 0, must be at least 1: that is lossless")
+    return number
 
 
 def real_number(value: SupportsFloat, name: str) -> float:

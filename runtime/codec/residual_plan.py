@@ -26,12 +26,14 @@ class ResidualPlan:
         quality: of the residual coder, 0..100; 0: there is no residual.
         table: gains in sixteenths by class.
         gains: of the picture; None: there are none.
+        exact: whether every decoder has the same estimates.
     """
 
     settings: Settings
     quality: int
     table: tuple[tuple[int, int], ...] = ()
     gains: GainMap | None = None
+    exact: bool = False
 
     def gains_of(self, box: Box) -> Gains | None:
         """The gains of a rectangle; None: there are none."""
@@ -53,9 +55,9 @@ def plan_residual(
         UsageError: the networks know no such class.
     """
     if not settings.class_quality or not settings.quality:
-        return ResidualPlan(settings, round(settings.quality))
+        return ResidualPlan(settings, round(settings.quality), exact=manifest.exact)
     choice = class_quality(settings.quality, dict(settings.class_quality), manifest)
     if not choice.table:
-        return ResidualPlan(settings, choice.quality)
+        return ResidualPlan(settings, choice.quality, exact=manifest.exact)
     gains = GainMap(labels, label_scale, choice.table)
-    return ResidualPlan(settings, choice.quality, tuple(choice.table.items()), gains)
+    return ResidualPlan(settings, choice.quality, tuple(choice.table.items()), gains, manifest.exact)

@@ -7,6 +7,7 @@ from typing import Final, Literal, get_args
 
 from .. import residual
 from ..errors import UsageError
+from .bounded import MAX_ERROR
 from .effort import DEFAULT_EFFORT, EFFORTS, MAX_EFFORT, Effort
 
 DEFAULT_QUALITY: Final = 60
@@ -31,6 +32,8 @@ class Settings:
         refine: whether the decoder refines the picture, if the bundle has a network for that.
         class_quality: what is added to the quality of some classes or groups of them, by name; see
             `class_gains.class_quality`.
+        max_error: the most that any sample may be off by, color under alpha 0 included: 0 is lossless, up to 16
+            near-lossless. The quality is then 100; tune and refinement do not count. None: the quality decides.
 
     Raises:
         UsageError: a value out of its range.
@@ -42,8 +45,11 @@ class Settings:
     tune: Tune = "psnr"
     refine: bool = True
     class_quality: tuple[tuple[str, float], ...] = ()
+    max_error: int | None = None
 
     def __post_init__(self) -> None:
+        if self.max_error is not None:
+            object.__setattr__(self, "quality", residual.MAX_QUALITY)
         if not 0 <= self.quality <= residual.MAX_QUALITY:
             raise UsageError(f"quality {self.quality} is out of range 0..{residual.MAX_QUALITY}")
         if not 0 <= self.effort <= MAX_EFFORT:
@@ -51,6 +57,12 @@ class Settings:
         for name, value, known in (("layers", self.layers, LAYER_MODES), ("tune", self.tune, TUNES)):
             if value not in known:
                 raise UsageError(f"{name} is {value!r}, must be one of {', '.join(known)}")
+        if self.max_error is not None and not 0 <= self.max_error <= MAX_ERROR:
+            raise UsageError(f"the largest error {self.max_error} is out of range 0..{MAX_ERROR}")
+        if self.max_error is not None and self.class_quality:
+            raise UsageError(
+                "the quality of classes is for lossy coding: a bound holds for all samples alike"
+            )
         for name, change in self.class_quality:
             if not -residual.MAX_QUALITY <= change <= residual.MAX_QUALITY:
                 raise UsageError(
@@ -67,4 +79,9 @@ class Settings:
     @property
     def visual(self) -> bool:
         """Whether the residual coder aims at the eye."""
-        return self.tune == "visual"
+        return self.tune == "visual" and self.max_error is None
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether color that nobody sees, under alpha 0, is coded as it is."""
+        return self.max_error is not None

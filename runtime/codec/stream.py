@@ -11,7 +11,7 @@ from ..limits import Limits
 from ..pixels import ceil_div
 from ..planes import decode_plane
 from .container import Header, SectionType, StreamReader
-from .parameters import Parameters
+from .parameters import Parameters, TileRecord
 from .tile_networks import compact_shape
 
 if TYPE_CHECKING:
@@ -105,6 +105,21 @@ def read_label_plane(reader: StreamReader, parameters: Parameters, bundle: Bundl
     header, scale = reader.header, parameters.label_scale
     shape = ceil_div(header.height, scale), ceil_div(header.width, scale)
     return decode_plane(reader.payload(SectionType.LABELS), shape, "labels", len(bundle.manifest.classes))
+
+
+def read_record(reader: StreamReader, tile: int, parameters: Parameters) -> TileRecord:
+    """The record of a tile's residual.
+
+    Raises:
+        StreamError: it is damaged, or of another kind than the stream.
+        MissingError: a truncated stream lacks it.
+    """
+    record = TileRecord.from_bytes(reader.pieces(SectionType.RESIDUAL)[tile].record)
+    if record.mode.is_bounded != (parameters.max_error is not None):
+        raise StreamError(
+            f"tile {tile} is coded losslessly and the stream is not, or the other way round: damaged stream"
+        )
+    return record
 
 
 def read_compact_tile(reader: StreamReader, tile: int, bundle: Bundle) -> Pixels:

@@ -29,10 +29,10 @@ from .container import (
     sections_of,
     write_stream,
 )
+from .encoding import parameters_of
 from .finishing import refinement_for
 from .layer_choice import constant_levels, has_layers, is_graphic
 from .metadata_sections import metadata_writers
-from .parameters import Parameters
 from .residual_plan import plan_residual
 from .stream import header_of, identity_of
 from .tile_networks import TileNetworks, compact_shape
@@ -173,13 +173,7 @@ def compress_rows(
                 encoding.code(row - 1)
         encoding.code(grid.rows - 1)
         refined = encoding.refinement is not None
-        parameters = Parameters(
-            settings.quality,
-            label_scale,
-            visual=settings.visual,
-            refined=refined,
-            gains=encoding.plan.table,
-        )
+        parameters = parameters_of(encoding.plan, label_scale, refined=refined)
         header = header_of(source.layout, identity_of(graphs.bundle, refined=refined), grid, parameters)
         return write_stream(target, header, writers | metadata_writers(metadata))
 
@@ -211,7 +205,7 @@ class _RowEncoding:
         self._plain: set[int] = set()
         self._graphic: set[int] = set()
         self.refinement = refinement_for(networks.graphs, settings, Stages())
-        self._keep_invisible = keep_invisible
+        self._keep_invisible = keep_invisible or settings.keeps_all
 
     def _tiles(self, row: int) -> range:
         return range(row * self._grid.columns, (row + 1) * self._grid.columns)
@@ -283,12 +277,14 @@ class DecodedStrip:
         pixels: uint8 (h, W) or (h, W, C).
         drifted: whether an estimate is not, bit for bit, the encoder's.
         residual_drifted: whether a decoded residual is not the encoder's.
+        is_wrong: whether that is an error, see `Decoding.is_wrong`.
         refinement_note: as in `Decoded`.
     """
 
     pixels: Pixels
     drifted: bool
     residual_drifted: bool
+    is_wrong: bool
     refinement_note: str | None
 
 
@@ -312,4 +308,6 @@ def decompress_rows(decoding: Decoding) -> Iterator[DecodedStrip]:
             strip[:, box.left : box.right] = tile.pixels()
             drifted |= not tile.estimate_matches
             residual_drifted |= not tile.residual_matches
-        yield DecodedStrip(strip, drifted, residual_drifted, decoding.refinement_note)
+        yield DecodedStrip(
+            strip, drifted, residual_drifted, decoding.is_wrong("image"), decoding.refinement_note
+        )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from .. import residual
+from .bounded import BoundedResidual, encode_bounded
 from .container import DIGEST_BYTES, Payload, digest
 from .parameters import ResidualMode, TileRecord
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
     Pixels = npt.NDArray[np.uint8]
 
+AnyResidual: TypeAlias = residual.CodedResidual | BoundedResidual
+"""What comes on top of an estimate: by AV1, or by FLIF within a bound."""
+
 
 @dataclass(frozen=True)
 class CodedTile:
@@ -28,12 +32,12 @@ class CodedTile:
 
     Attributes:
         payload: its bytes and its record.
-        residual: the coded residual; None: there is none.
+        residual: the coded residual, or the picture itself; None: there is none.
         unrefined: whether the tile is left as it is where the picture is refined.
     """
 
     payload: Payload
-    residual: residual.CodedResidual | None
+    residual: AnyResidual | None
     unrefined: bool = False
 
 
@@ -62,6 +66,9 @@ def encode_tile(
         assert estimate is not None, "a tile needs layers or a residual"
         record = TileRecord(ResidualMode.NONE, 1, residual.MAX_WEIGHT, estimate_digest)
         return CodedTile(Payload(b"", record.to_bytes()), None)
+    if plan.settings.max_error is not None:
+        with stages.measure("residual"):
+            return _encode_bounded(color, estimate, estimate_digest, plan, plan.settings.max_error)
     with stages.measure("residual"):
         coded = _best(color, estimate, plan, gains)
         samples = residual.decode_samples(coded, color.shape)
@@ -81,6 +88,24 @@ def encode_tile(
         unrefined=unrefined,
     )
     return CodedTile(Payload(coded.payload, record.to_bytes()), coded, unrefined)
+
+
+def _encode_bounded(
+    color: Pixels, estimate: Pixels | None, estimate_digest: bytes, plan: ResidualPlan, max_error: int
+) -> CodedTile:
+    """Code a tile within a bound."""
+    # On other machines the estimate of networks that are not exact may be another one.
+    base = estimate if plan.exact else None
+    coded = encode_bounded(color, base, max_error, effort=plan.settings.coders.lossless)
+    record = TileRecord(
+        ResidualMode.FLIF_PICTURE if coded.weight is None else ResidualMode.FLIF_RESIDUAL,
+        1,
+        coded.weight or 0,
+        bytes(DIGEST_BYTES) if estimate is None else estimate_digest,
+        digest(coded.samples(color.shape)),
+        plain=estimate is None,
+    )
+    return CodedTile(Payload(coded.payload, record.to_bytes()), coded)
 
 
 def _best(
@@ -112,8 +137,26 @@ def _best(
     return found[0] if len(found) == 1 else min(found, key=cost)
 
 
+def decode_samples(coded: AnyResidual, shape: tuple[int, ...]) -> Pixels:
+    """Decode what of a residual needs no estimate: uint8 of a tile's shape.
+
+    Raises:
+        StreamError: it is damaged or has another size.
+    """
+    if isinstance(coded, BoundedResidual):
+        return coded.samples(shape)
+    return residual.decode_samples(coded, shape)
+
+
+def add_samples(samples: Pixels, coded: AnyResidual, estimate: Pixels, gains: Gains | None = None) -> Pixels:
+    """Add the decoded samples of a residual to its prediction; see `residual.add`."""
+    if isinstance(coded, BoundedResidual):
+        return coded.add(samples, estimate)
+    return residual.add(samples, coded, estimate, gains)
+
+
 def decode_tile(
-    coded: residual.CodedResidual,
+    coded: AnyResidual,
     estimate: Pixels | None,
     shape: tuple[int, ...],
     gains: Gains | None = None,
@@ -126,4 +169,5 @@ def decode_tile(
         shape: of the tile.
         gains: of the tile; None: there are none.
     """
-    return residual.decode(coded, np.zeros(shape, np.uint8) if estimate is None else estimate, gains)
+    base = np.zeros(shape, np.uint8) if estimate is None else estimate
+    return add_samples(decode_samples(coded, shape), coded, base, gains)

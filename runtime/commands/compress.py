@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ..codec import DEFAULT_QUALITY, Codec, Encoded
 from ..codec.effort import DEFAULT_EFFORT, MAX_EFFORT
-from ..codec.request import Request, make_request
+from ..codec.request import Request, make_request, require_original
 from ..codec.settings import LAYER_MODES, TUNES, Settings
 from ..errors import OslicError, UsageError
 from ..files import write_atomically
@@ -57,6 +57,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="WHAT",
         help="leave metadata out: `all` (EXIF, XMP, resolution; what colors mean stays), or `location` alone: GPS, "
         "maker's notes, XMP that names a place (default without WHAT: all)",
+    )
+    rate.add_argument(
+        "--lossless",
+        action="store_true",
+        help="bit for bit, the colors of pixels whose alpha is 0 included",
+    )
+    rate.add_argument(
+        "--max-error",
+        type=int,
+        metavar="E",
+        help="near-lossless, 1..16: no sample of the decoded picture is off by more than that",
     )
     parser.add_argument(
         "--convert",
@@ -145,6 +156,8 @@ def _request(args: argparse.Namespace) -> Request:
         refine=args.refine,
         class_quality=dict(args.class_quality),
         focus=args.focus,
+        lossless=args.lossless,
+        max_error=args.max_error,
         keep_invisible=args.keep_invisible,
     )
 
@@ -227,6 +240,7 @@ class _Work:
         picture = read_image(job.source, codec.limits, use=codec.encoding, conversion=self._conversion)
         seconds = time.perf_counter() - start
         request = replace(self._request, metadata=strip(picture.metadata, self._strip))
+        require_original(picture, request)
         encoded = codec.encode(picture.pixels, request)
         stages = {"read": seconds, **encoded.stages}
         start = time.perf_counter()

@@ -229,10 +229,11 @@ class _Work:
             layer="estimate" if layer == "estimate" else "image",
             partial=wanted.partial,
         )
-        if not decoded.digest_matches and (wanted.strict or decoded.parameters.exact):
-            raise VerificationError(
-                f"{drift_message(estimate=bool(decoded.drifted))}; leave --strict out to accept that"
-            )
+        drift = drift_message(estimate=bool(decoded.drifted))
+        if decoded.is_wrong:
+            raise VerificationError(drift)
+        if wanted.strict and not decoded.digest_matches:
+            raise VerificationError(f"{drift}; leave --strict out to accept that")
         pixels = decoded.image
         if wanted.scale > 1:
             pixels = np.asarray(Image.fromarray(pixels).reduce(wanted.scale))

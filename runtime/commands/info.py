@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ..codec.container import SectionType, StreamReader
+from ..codec.container import StreamReader
 from ..codec.label_map import LabelMap, label_map_of, map_size
-from ..codec.parameters import Parameters, TileRecord
+from ..codec.parameters import Parameters
 from ..codec.sources import read_stream
-from ..codec.stream import bundle_for, check_stream, fingerprint_of
+from ..codec.stream import bundle_for, check_stream, fingerprint_of, read_record
 from ..errors import BundleError, LimitError, OslicError, StreamError, UsageError, printable
 from ..files import write_atomically
 from ._common import STREAM_SUFFIX, largest_shares, table
@@ -54,7 +54,7 @@ def _facts(reader: StreamReader, bundle: Bundle | None, labels: LabelMap | None)
     info, header, grid = reader.info, reader.header, reader.header.grid
     parameters = Parameters.from_bytes(header.parameters)
     pixels = header.width * header.height
-    records = [TileRecord.from_bytes(piece.record) for piece in reader.pieces(SectionType.RESIDUAL)]
+    records = [read_record(reader, tile, parameters) for tile in range(grid.count)]
     payloads = sum(section.length - section.index for section in info.sections)
     return {
         "version": ".".join(map(str, info.version)),
@@ -67,6 +67,7 @@ def _facts(reader: StreamReader, bundle: Bundle | None, labels: LabelMap | None)
         "quality": parameters.quality,
         "tuned_for": "the eye" if parameters.visual else "PSNR",
         "exact": parameters.exact,
+        "largest_error": parameters.max_error,
         "refined": parameters.refined,
         "label_scale": parameters.label_scale,
         "tiles": [grid.columns, grid.rows],
@@ -114,6 +115,9 @@ def _table(facts: dict[str, Any]) -> str:
     shown = {name: value for name, value in facts.items() if name not in {"input", "sections", "groups"}}
     shown["bpp"] = f"{facts['bpp']:.4f}"
     shown["bundle"] = facts["bundle"] or "none of the known ones"
+    shown["exact"] = "the same estimate on every machine" if facts["exact"] else "no"
+    bounds = {None: "not bounded", 0: "0, lossless"}
+    shown["largest_error"] = bounds.get(facts["largest_error"], facts["largest_error"])
     if facts["classes"] is None:
         del shown["classes"]
     else:

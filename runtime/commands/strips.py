@@ -158,6 +158,8 @@ class _Drift:
             self.refinement = part.refinement_note
             if part.drifted or part.residual_drifted:
                 self.message = drift_message(estimate=part.drifted)
+                if part.is_wrong:
+                    raise VerificationError(self.message)
                 if self._strict:
                     raise VerificationError(f"{self.message}; leave --strict out to accept that")
             yield part.pixels

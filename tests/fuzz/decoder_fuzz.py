@@ -63,6 +63,9 @@ def corpus(codec: Codec) -> list[bytes]:
         pixels = np.clip(image, 0, 255).astype(np.uint8)
         layers = codec.layers(pixels, tile=tile, halo=32)
         streams.append(codec.finish(layers, quality=quality, effort=0, metadata=metadata).data)
+        if tile is None:
+            streams.append(codec.compress(pixels, max_error=1 + quality % 16, effort=0))
+            streams.append(codec.compress(pixels, lossless=True, effort=0))
     return streams
 
 

@@ -301,15 +301,24 @@ def test_arbitrary_bytes_raise_nothing_but_our_errors(tail, keep):
     raise AssertionError("random bytes were taken for a stream")
 
 
-@given(st.integers(0, 1), st.integers(0, 1), st.integers(0, 400), st.integers(1, 65535))
-def test_parameters_survive(visual, exact, quarters, scale):
-    parameters = Parameters(quarters / 4, scale, bool(visual), bool(exact))
+@given(
+    st.integers(0, 1),
+    st.integers(0, 1),
+    st.integers(0, 400),
+    st.integers(1, 65535),
+    st.one_of(st.none(), st.integers(0, 16)),
+)
+def test_parameters_survive(visual, exact, quarters, scale, bound):
+    tuned = bool(visual) and bound is None
+    parameters = Parameters(quarters / 4, scale, tuned, bool(exact), max_error=bound)
     assert Parameters.from_bytes(parameters.to_bytes()) == parameters
 
 
 @given(st.sampled_from(ResidualMode), st.integers(1, 2), st.integers(0, 8), st.binary(min_size=4, max_size=4))
 def test_records_survive(mode, scale, weight, found):
     other = bytes(4) if mode is ResidualMode.NONE else found[::-1]
+    scale = 1 if mode.is_bounded else scale
+    weight = 0 if mode is ResidualMode.FLIF_PICTURE else weight
     record = TileRecord(mode, scale, weight, found, other)
     assert TileRecord.from_bytes(record.to_bytes()) == record
 

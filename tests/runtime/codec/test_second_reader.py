@@ -17,7 +17,7 @@ from oslic.runtime.codec import Codec, Settings
 from oslic.runtime.codec.container import Payload, SectionType, StreamReader, varint
 from oslic.runtime.codec.metadata_sections import read_metadata
 from oslic.runtime.codec.parameters import Parameters, ResidualMode, TileRecord
-from oslic.runtime.codec.stream import check_all, check_stream, read_label_plane
+from oslic.runtime.codec.stream import check_all, check_stream, read_label_plane, read_record
 from oslic.runtime.errors import OslicError
 from oslic.runtime.limits import Limits
 from oslic.runtime.metadata import Metadata, Resolution, Unit
@@ -83,9 +83,9 @@ def runtime_reads(data):
     reader = StreamReader.of_bytes(data, LIMITS)
     check_stream(reader)
     check_all(reader)
-    Parameters.from_bytes(reader.header.parameters)
-    for piece in reader.pieces(SectionType.RESIDUAL):
-        TileRecord.from_bytes(piece.record)
+    parameters = Parameters.from_bytes(reader.header.parameters)
+    for tile in range(reader.header.grid.count):
+        read_record(reader, tile, parameters)
     read_metadata(reader)
     return reader
 
@@ -106,6 +106,7 @@ def assert_same(data):
     assert (other.quality, other.label_scale) == (parameters.quality, parameters.label_scale)
     assert bool(other.flags & 2) is parameters.visual
     assert bool(other.flags & 16) is parameters.exact
+    assert other.bound == parameters.max_error
     if grid.is_tiled:
         assert (other.tile, other.halo) == ((grid.tile_width, grid.tile_height), grid.halo)
     assert list(other.sections) + list(other.unknown) == [section.type for section in ours.info.sections]
@@ -150,7 +151,7 @@ def assert_both_refuse(data):
 def test_it_stands_alone():
     """It imports the standard library only, and its checksum is that of the runtime."""
     path = Path(stream_reader.__file__)
-    assert len(path.read_text(encoding="utf-8").splitlines()) < 320
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 340
     code = (
         f"import sys; before = set(sys.modules); sys.path.insert(0, {str(path.parent)!r}); import stream_reader; "
         "print(sorted(m for m in set(sys.modules) - before if m.split('.')[0] not in sys.stdlib_module_names))"
@@ -183,6 +184,29 @@ def test_pictures_of_several_tiles(codec, photo, layout):
         found = assert_same(codec.finish(made, quality=quality, effort=FAST).data)
         assert found.tiled
         assert len(found.sections[stream_reader.COMPACT].pieces) == made.grid.count > 1
+
+
+@pytest.mark.parametrize("layout", list(Layout))
+@pytest.mark.parametrize("bound", [0, 1, 16])
+def test_lossless_and_near_lossless(codec, photo, layout, bound):
+    request = {"max_error": bound} if bound else {"lossless": True}
+    found = assert_same(codec.compress(picture(photo, 61, 47, layout), effort=FAST, **request))
+    (residual,) = found.sections[stream_reader.RESIDUAL].pieces
+    assert (found.bound, residual.record.mode) == (bound, ResidualMode.FLIF_PICTURE)
+
+
+def test_bounds_are_judged_behind_a_right_checksum(codec, photo):
+    data = codec.compress(picture(photo, 61, 47, Layout.RGB), effort=FAST, max_error=3)
+    assert stream_reader.read(data).bound == 3
+    # 13 flags, 14:16 quality, 16 label scale, 17 the bound.
+    assert with_body(data, lambda body: body) == data
+    assert_both_refuse(with_body(data, lambda body: body[:17] + bytes([17]) + body[18:]))
+    for flag in (1, 2):
+        assert_both_refuse(with_body(data, lambda body, flag=flag: body[:13] + bytes([4 | flag]) + body[14:]))
+    lossy = with_body(data, lambda body: body[:12] + bytes([4, 0]) + body[14:17] + body[18:])
+    assert_both_refuse(lossy)
+    assert_both_refuse(with_record(data, weight=1))
+    assert_both_refuse(with_record(data, scale=2))
 
 
 def test_streams_written_strip_by_strip(codec, photo):

@@ -163,7 +163,7 @@ class Work:
     def _decode(self, item: Item, row: Row) -> Row:
         data = storage.read(item.source, "stream", self._codec.limits.stream_bytes)
         decoded = self._codec.decode(data)
-        if self._job.verify or decoded.parameters.exact:
+        if self._job.verify or decoded.is_wrong:
             _require_match(decoded)
         output = self._job.output_of(item)
         image = encode_image(decoded.image, decoded.metadata, output)

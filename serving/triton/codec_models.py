@@ -150,7 +150,7 @@ class DecodeModel(_CodecModel):
         if len(data) > codec.limits.stream_bytes:
             raise StreamError(f"the stream has more than {codec.limits.stream_bytes} bytes")
         decoded = codec.decode(data, region=request.region)
-        if not decoded.digest_matches and (request.strict or decoded.parameters.exact):
+        if not decoded.digest_matches and (request.strict or decoded.is_wrong):
             raise VerificationError(drift_message(estimate=bool(decoded.drifted)))
         image = request.writer.encode(decoded.image, decoded.metadata, "the image")
         height, width = decoded.image.shape[:2]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -41,6 +42,7 @@ _BLOCK: Final = 32
 _ROUND: Final = 100_000
 # An actor pool starves where its actors take all processors that there are: what feeds it needs one, too.
 _LEAST_CPUS: Final = 4
+_SECONDS_TO_CONNECT: Final = 10.0
 
 
 class Compress:
@@ -199,9 +201,8 @@ def rows(items: Iterable[Item], job: Job, options: CodecOptions, cluster: Cluste
         BackendError: the cluster cannot be reached, or the run ended.
         DependencyError: `ray` is not installed.
     """
-    # Ray else reports what it is used for to its makers, and tells at length what it does.
+    # Ray else reports what it is used for to its makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
     import ray.data
 
@@ -231,8 +232,24 @@ def _cause(error: Exception) -> str:
     return one_line(OslicError(lines[-1] if lines else type(error).__name__))
 
 
+def _require_listener(address: str) -> None:
+    """Refuse an address where nobody listens: Ray tries it for minutes.
+
+    Raises:
+        BackendError: nobody does.
+    """
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if separator and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=_SECONDS_TO_CONNECT).close()
+        except (OSError, OverflowError) as error:
+            raise BackendError(f"no Ray cluster at {address}: {one_line(error)}") from error
+
+
 def _connect(address: str) -> None:
     import ray
+
+    _require_listener(address)
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":

@@ -21,6 +21,7 @@ from ...runtime.commands.limits import add_limit_arguments
 from ...runtime.commands.numbers import at_least, positive
 from ...runtime.errors import UsageError, printable
 from ...runtime.memory import resident_memory, return_freed_arrays
+from ...runtime.packages import naming_missing
 from ...runtime.pipeline import default_jobs
 from ..batch import storage
 from ..batch.sources import PATH_COLUMN, Item, find_items
@@ -162,6 +163,8 @@ def _rows(items: Iterator[Item], job: Job, options: CodecOptions, args: argparse
     if args.ray is not None:
         from ..ray import Cluster, rows
 
+        with naming_missing("oslic batch --ray", "ray"):
+            import ray  # noqa: F401
         yield from rows(items, job, options, Cluster(str(args.ray), args.actors, args.gpus, args.jobs or 1))
         return
     return_freed_arrays()

@@ -131,7 +131,7 @@ def test_streams_are_decoded_and_verified(photos, tmp_path, bundle, capsys):
 
 
 def test_a_stream_that_drifted_fails_where_it_is_verified(tmp_path, bundle, photo):
-    """The estimate's digest is another bundle's, whose fingerprint is the same: as on a machine that rounds otherwise."""
+    """The encoder's networks differ a little, under the same fingerprint: as on a machine that rounds otherwise."""
     other = small_bundle.write(
         tmp_path / "other", {"synthesise": small_bundle.synthesise(gain=0.051)}, refines=True
     ).path

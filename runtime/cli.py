@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from . import ledger
 from .commands.arguments import parse
+from .commands.examples import add_examples
 from .errors import LimitError, OslicError, UsageError, out_of_memory, printable
 from .packages import NAMESPACE, naming_missing, without_telemetry
 
@@ -66,6 +67,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "info": Command("runtime.commands.info", "show the header and the sections of an .oslic file"),
     "labels": Command("runtime.commands.labels", "say what pictures show, and where, without decoding them"),
+    "doctor": Command(
+        "runtime.commands.doctor", "say what works here, what does not, why, and what mends it"
+    ),
     "backends": Command("runtime.commands.backends", "list the backends and say why each is usable or not"),
     "run": Command("runtime.commands.run", "run any ONNX graph or engine once, and keep its outputs"),
     "inspect": Command("runtime.commands.inspect", "show what an ONNX graph, an engine or a bundle holds"),
@@ -91,6 +95,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "bench": Command("bench.commands.bench", "measure latency, rate-distortion, fusion, drift", "bench"),
     "demo": Command("bench.commands.demo", "compress photographs and show every layer"),
+    "completion": Command("runtime.commands.completion", "print a completion script for a shell"),
+    "man": Command("runtime.commands.man", "print the manual page"),
 }
 
 
@@ -104,10 +110,31 @@ def load(name: str) -> CommandModule:
         return cast("CommandModule", importlib.import_module(f"{NAMESPACE}.{COMMANDS[name].module}"))
 
 
+def make_parser(name: str) -> tuple[CommandModule, argparse.ArgumentParser]:
+    """The module of a subcommand, and the parser of its arguments.
+
+    Raises:
+        DependencyError: a package that it needs is not installed.
+    """
+    module, summary = load(name), COMMANDS[name].summary
+    parser = argparse.ArgumentParser(
+        prog=f"oslic {name}",
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog="--debug shows the traceback of an error.",
+    )
+    with naming_missing(f"oslic {name}", COMMANDS[name].extra):
+        module.configure(parser)
+    add_examples(parser, name)
+    return module, parser
+
+
 def _help() -> str:
     width = max(map(len, COMMANDS))
     rows = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
-    return f"commands:\n{rows}\n\n`oslic COMMAND --help` explains one of them."
+    return (
+        f"commands:\n{rows}\n\n`oslic COMMAND --help` explains one of them.\n\n"
+        "examples:\n  oslic compress photo.jpg\n  oslic decompress photo.jpg.oslic -o photo.png"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -214,14 +241,7 @@ def _run(arguments: list[str]) -> int:
     # What Pillow says of tags that it leaves out of a damaged EXIF block.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
-        module = load(options.command)
-        summary = COMMANDS[options.command].summary
-        parser = argparse.ArgumentParser(
-            prog=f"oslic {options.command}",
-            description=f"{summary[0].upper()}{summary[1:]}.",
-            epilog="--debug shows the traceback of an error.",
-        )
-        module.configure(parser)
+        module, parser = make_parser(options.command)
         parsed = parse(parser, rest)
         parsed.debug = debug
         # Commands import most of what they need when they run.

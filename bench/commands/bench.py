@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
-from typing import Final
+from typing import Any, Final
 
 from ...runtime.commands.arguments import Word, parse
+from ...runtime.commands.examples import add_examples
+from ...runtime.errors import DependencyError
 from ...runtime.packages import naming_missing
 
 _MEASUREMENTS: Final[dict[str, tuple[str, str]]] = {
     # Name -> module in this folder, one line of help.
     "latency": ("latency", "milliseconds of any graphs and engines, or of codecs per stage, beside peers"),
+    "throughput": ("throughput", "a folder with several pictures in work, against one after another"),
     "rd": ("rd", "rate-distortion on a folder of images, beside peers"),
     "fusion": ("fusion", "naive, fused and plain forms of the same networks"),
     "zoo": ("zoo", "what fusion finds in thirty networks, and what it is worth"),
@@ -41,11 +45,35 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    module, summary = _MEASUREMENTS[args.name]
-    extra = "onnx" if args.name == "latency" else "bench,export"
-    with naming_missing(f"oslic bench {args.name}", extra):
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """The parsers of all measurements, by name; those whose packages are not installed are left out."""
+    found = {}
+    for name in _MEASUREMENTS:
+        with contextlib.suppress(DependencyError):
+            found[name] = _load(name)[1]
+    return found
+
+
+def _load(name: str) -> tuple[Any, argparse.ArgumentParser]:
+    """The module of a measurement, and the parser of its arguments.
+
+    Raises:
+        DependencyError: a package that it needs is not installed.
+    """
+    module, summary = _MEASUREMENTS[name]
+    with naming_missing(f"oslic bench {name}", _extra(name)):
         command = importlib.import_module(f"{__package__}.{module}")
-        parser = argparse.ArgumentParser(prog=f"oslic bench {args.name}", description=summary)
+        parser = argparse.ArgumentParser(prog=f"oslic bench {name}", description=summary)
         command.configure(parser)
+    add_examples(parser, f"bench {name}")
+    return command, parser
+
+
+def _extra(name: str) -> str:
+    return "onnx" if name == "latency" else "bench,export"
+
+
+def run(args: argparse.Namespace) -> int:
+    command, parser = _load(args.name)
+    with naming_missing(f"oslic bench {args.name}", _extra(args.name)):
         return int(command.run(parse(parser, args.rest)))

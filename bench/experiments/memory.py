@@ -18,7 +18,7 @@ from ...runtime.errors import UsageError
 from ...runtime.image.writing import encode_image
 from ...runtime.images import read_image
 from ...runtime.limits import Limits
-from ...runtime.memory import decoding_use, encoding_use, networks_use, resident_memory, residual_use
+from ...runtime.memory import decoding_use, encoding_use, resident_memory
 from ...runtime.metadata import Metadata
 from .. import environment
 from ..picture import as_rgb
@@ -41,16 +41,13 @@ def peak(arguments: Sequence[str]) -> int:
 def predictions(bundle: Bundle, width: int, height: int, cores: int) -> dict[tuple[str, int], int]:
     """Bytes by command and number of files, two of which are in work at a time, each with a tile on every core."""
     infos = bundle.manifest.graphs
-    networks, coder = networks_use(infos), residual_use(infos)
     encoding, decoding = (
         encoding_use(infos),
         decoding_use({name: infos[name] for name in DECODER_GRAPHS if name in infos}),
     )
     return {
         ("compress", 1): encoding.for_picture(width, height, cores),
-        ("compress", 3): networks.for_picture(width, height, cores)
-        + coder.for_picture(width, height, cores)
-        - coder.fixed,
+        ("compress", 3): 2 * encoding.for_picture(width, height, cores) - encoding.fixed,
         ("decompress", 1): decoding.for_picture(width, height, cores),
         ("decompress", 3): 2 * decoding.for_picture(width, height, cores) - decoding.fixed,
     }

@@ -42,6 +42,7 @@ _ENDINGS: Final[dict[str, frozenset[str]]] = {
     "an engine": frozenset({".engine", ".plan"}),
     "arrays": frozenset({".npy", ".npz"}),
     "weights": frozenset({".safetensors", ".pt", ".pth", ".h5", ".ckpt"}),
+    "a manual page": frozenset({".1"}),
     "code": frozenset({".py", ".toml", ".yaml", ".yml", ".cpp", ".hpp", ".sh"}),
 }  # fmt: skip
 """Kinds of files, and the endings of names that promise them."""

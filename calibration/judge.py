@@ -9,7 +9,7 @@ import numpy as np
 
 from ..bench.metrics import psnr
 from ..runtime.bundle import Bundle, GraphName
-from ..runtime.pixels import ceil_div, extend
+from ..runtime.pixels import ceil_div, mirror
 from ..runtime.segmentation import labels_on, reduce_image, reduction_for
 from ..runtime.tiling import Box
 from .images import Photograph
@@ -90,7 +90,7 @@ class FloatNetworks:
     def _seen(self, pixels: Pixels) -> Pixels:
         small = reduce_image(pixels, reduction_for(*pixels.shape[:2]))
         height, width = (ceil_div(side, self._multiple) * self._multiple for side in small.shape[:2])
-        return extend(small, height, width)
+        return mirror(small, height, width)
 
     def spread(self, label_map: Pixels, image: Pixels) -> Pixels:
         """A label map, (1, h/Q, w/Q), on the grid of its image, (1, H, W, 3): uint8 (1, H/Q, W/Q)."""

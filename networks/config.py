@@ -436,7 +436,7 @@ PRESETS: dict[str, ModelConfig] = {
             bottom=((6, 192, 5), (6, 192, 5), (6, 192, 5), (6, 320, 3)),
             decoder=((192, 80), (80, 40), (64, 64)),
             smoothing=5,
-            least=0.3,
+            least=0.25,
         ),
         comnet=ComNetConfig(widths=(24, 48, 96), blocks=2, skip=False, label_entry="low"),
         gnet=GNetConfig(entry_scale=8, stem=96, blocks=3, up=(96,), up_blocks=(3,), mix=True),

@@ -11,7 +11,7 @@ from .backends import Options, Runner, select
 from .backends.sessions import HostRunner
 from .bundle import COMPACT_SCALE, Bundle, GraphName, Manifest
 from .errors import BundleError
-from .pixels import ceil_div, extend
+from .pixels import ceil_div, extend, mirror
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -104,7 +104,7 @@ class Graphs:
         """
         height, width = image.shape[:2]
         scale = self.bundle.manifest.label_scale
-        labels = self._run_one("segment", extend(image, *self._padded(height, width)))
+        labels = self._run_one("segment", mirror(image, *self._padded(height, width)))
         return np.ascontiguousarray(labels[: ceil_div(height, scale), : ceil_div(width, scale)])
 
     def analyse(self, image: Pixels, labels: Pixels) -> Pixels:

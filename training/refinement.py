@@ -15,6 +15,7 @@ from ..runtime.codec.coarseness import coarseness_for
 from ..runtime.errors import DataError, UsageError
 from .loop import Objective
 from .scoring import layers
+from .ssimulacra2 import Ssimulacra2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +40,8 @@ class RefinementOptions:
         versions: at how many random settings each picture is decoded.
         plain: share of the versions that are coded without the layers, 0..1.
         visual: share of the versions whose residual is tuned for the eye, 0..1.
+        visual_weight: for those, weight of what SSIMULACRA 2 finds wrong beside the squared error, both relative to
+            what they are without refinement; 0: the squared error alone.
         bfloat16: autocast to bfloat16.
     """
 
@@ -48,6 +51,7 @@ class RefinementOptions:
     versions: int = 6
     plain: float = 0.35
     visual: float = 0.4
+    visual_weight: float = 0.0
     bfloat16: bool = True
 
 
@@ -209,6 +213,7 @@ class RefinementTask:
         self.validation = validation
         self.options = options
         self.seed = seed
+        self.visual_score = Ssimulacra2() if options.visual_weight else None
 
     @property
     def objectives(self) -> Mapping[str, Objective]:
@@ -265,26 +270,62 @@ class RefinementTask:
             return (pixels.to(device).float() / 256.0).contiguous(memory_format=torch.channels_last)
 
         image, estimate, decoded = scaled(batch.image), scaled(batch.estimate), scaled(batch.decoded)
+        settings = batch.settings.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.options.bfloat16):
-            refined = self.refine(decoded, estimate, batch.settings.to(device)).float()
+            refined = self.refine(decoded, estimate, settings).float()
         own = batch.error.to(device).clamp_min(0.5)
         errors = 65536.0 * (image - refined).square().mean((1, 2, 3))
         before = 65536.0 * (image - decoded).square().mean((1, 2, 3))
-        return {"loss": (errors / own).mean(), "gain_db": 10.0 * torch.log10(before.mean() / errors.mean())}
+        loss = (errors / own).mean()
+        seen = settings[:, 1] == 1
+        if self.visual_score is not None and bool(seen.any()):
+            wrong = self._visual_loss(image[seen], decoded[seen], refined[seen])
+            loss = loss + self.options.visual_weight * wrong.sum() / len(image)
+        return {"loss": loss, "gain_db": 10.0 * torch.log10(before.mean() / errors.mean())}
+
+    def _visual_loss(self, image: Tensor, decoded: Tensor, refined: Tensor) -> Tensor:
+        """What SSIMULACRA 2 finds wrong with refined crops, relative to what it finds without refinement: N."""
+        assert self.visual_score is not None
+        peak = 256.0 / 255.0
+        score = self.visual_score.to(image.device)
+        with torch.no_grad():
+            before = 100.0 - score(image * peak, decoded * peak)
+        # Crops that have nearly no fault would count for the most.
+        found: Tensor = 100.0 - score(image * peak, (refined * peak).clamp(0.0, 1.0))
+        return found / before.clamp_min(10.0)
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Mean gain in PSNR, by setting and in all."""
+        """Mean gain in PSNR, by setting and in all.
+
+        With `visual_weight`, the gain in SSIMULACRA 2 as well, at settings for the eye; the score counts a point as
+        a tenth of a decibel.
+        """
         del module
         gains: dict[str, list[float]] = {}
+        points: dict[str, list[float]] = {}
         for picture in self.validation:
             refined = refine_picture(self.refine, picture.decoded, picture.estimate, picture.setting)
             gain = 10.0 * float(np.log10(picture.error / max(mse(picture.image, refined), 1e-3)))
             setting = picture.setting
             kind = ("_plain" if setting.plain else "") + ("_visual" if setting.visual else "")
             gains.setdefault(f"gain{kind}_{setting.quality}", []).append(gain)
-        by_setting = {name: float(np.mean(values)) for name, values in sorted(gains.items())}
-        return {"score": float(np.mean(list(by_setting.values()))), **by_setting}
+            if self.visual_score is not None and setting.visual:
+                found = _points_gained(self.visual_score, picture, refined)
+                points.setdefault(f"points{kind}_{setting.quality}", []).append(found)
+        by_setting = {name: float(np.mean(values)) for name, values in sorted({**gains, **points}.items())}
+        score = float(np.mean([by_setting[name] for name in gains]))
+        if points:
+            score += 0.1 * float(np.mean([by_setting[name] for name in points]))
+        return {"score": score, **by_setting}
+
+
+def _points_gained(score: Ssimulacra2, picture: DecodedPicture, refined: NDArray[np.uint8]) -> float:
+    def planes(pixels: NDArray[np.uint8]) -> Tensor:
+        return torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None] / 255.0
+
+    image = planes(picture.image)
+    return float(score(image, planes(refined)) - score(image, planes(picture.decoded)))
 
 
 def network_settings(setting: Setting) -> tuple[int, int]:

@@ -14,9 +14,10 @@ from torch import nn
 
 from ..bench.metrics import class_iou, confusion_matrix
 from ..runtime.errors import DataError, UsageError
+from ..runtime.pixels import mirror
 from ..runtime.segmentation import labels_on, reduce_image, reduction_for
 from ..runtime.tiling import Box
-from .data import CLOTHES, PERSON, SKIN_HAIR, VOID, Picture, pad
+from .data import CLOTHES, PERSON, SKIN_HAIR, VOID, Picture
 from .loop import Objective
 from .teacher import FULL
 
@@ -190,8 +191,9 @@ def predict(segnet: SegNet, pixels: NDArray[np.uint8], config: ModelConfig) -> N
     """
     device = next(segnet.parameters()).device
     small = reduce_image(pixels, reduction_for(*pixels.shape[:2]))
-    padded = pad(small, config.segnet.multiple)
-    x = torch.from_numpy(np.ascontiguousarray(padded)).to(device).permute(2, 0, 1)[None].float() / 256.0
+    height, width = (-(-side // config.multiple) * config.multiple for side in small.shape[:2])
+    padded = mirror(small, height, width)
+    x = torch.from_numpy(padded.copy()).to(device).permute(2, 0, 1)[None].float() / 256.0
     labels: NDArray[np.uint8] = (
         segnet.labels(x.contiguous(memory_format=torch.channels_last))[0].cpu().numpy()
     )

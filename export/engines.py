@@ -25,6 +25,7 @@ from ..runtime.model.header import shape_text
 from ..runtime.model.source import bundle_shapes
 from .graphs import serialise
 from .precision import require_buildable, rest_to_half, to_half
+from .quantized import int8_form
 
 if TYPE_CHECKING:
     from ..runtime.bundle import Bundle
@@ -286,12 +287,20 @@ def compute_capability() -> str | None:
 
 
 def prepare(data: bytes, precision: Precision) -> bytes:
-    """A graph in the types that the engine is to have.
+    """A graph in the types that the engine is to have; graphs of integers in their int8 form.
 
     Raises:
         UsageError: the graph does not fit the precision, or has what TensorRT lacks.
     """
     model = ir.from_proto(_proto(data))
+    signed = int8_form(model)
+    if signed is not None:
+        if precision == "int8-fp16":
+            raise UsageError(
+                "the graph is one of integers, the same on every machine; in half precision what stands between them "
+                "would not be: build it with --precision int8"
+            )
+        model, data = signed, serialise(signed)
     require_buildable(model, precision)
     if precision == "fp16" or precision == "bf16":  # noqa: PLR1714 - narrows the type
         return serialise(to_half(model, precision))

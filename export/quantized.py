@@ -6,7 +6,9 @@ from typing import Final
 
 import numpy as np
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 
+from ..runtime.quantization import UINT8_ZERO_POINTS, UNSIGNED_ZERO_POINT
 from .graphs import constant, remove_identities
 from .sizes import is_constant
 
@@ -73,9 +75,58 @@ def without_quantization(model: ir.Model) -> ir.Model | None:
             value.name, identity.outputs[0].name = f"{name}.quantized", name
         else:
             ir.convenience.replace_all_uses_with(value, source)
-    ir.passes.common.RemoveUnusedNodesPass()(result)
+    passes.RemoveUnusedNodesPass()(result)
     remove_identities(result)
     return result if found else None
 
 
-__all__ = ["output_steps", "pairs", "without_quantization"]
+def int8_form(model: ir.Model) -> ir.Model | None:
+    """The int8 form of a graph of integers, whose form for CPUs is uint8 (docs/exactness.md): the same function.
+
+    Values of either sign lose the 128 that uint8 adds to them. Those that are never negative end at 127 in both, by a
+    clip of the integers in uint8, which falls away.
+
+    Args:
+        model: any model; it stays as it is.
+
+    Returns:
+        None if it is in another form: it has no uint8 zero points of `oslic calibrate`, or its unsigned integers go
+        beyond 127.
+    """
+    result = model.clone()
+    graph = result.graph
+    zeros = {name: graph.initializers.get(name) for name in UINT8_ZERO_POINTS}
+    if not any(_is_uint8(zero) for zero in zeros.values()):
+        return None
+    for node in list(graph):
+        zero = node.inputs[2] if node.op_type == "QuantizeLinear" and len(node.inputs) > 2 else None
+        if zero is None or zero.name != UNSIGNED_ZERO_POINT:
+            continue
+        stored = node.outputs[0]
+        clips = [user for user, _ in stored.uses()]
+        if stored.is_graph_output() or not all(map(_ends_at_127, clips)):
+            return None
+        for clip in clips:
+            ir.convenience.replace_all_uses_with(clip.outputs[0], stored)
+            graph.remove(clip, safe=True)
+    for zero in zeros.values():
+        if zero is not None:
+            zero.const_value = ir.tensor(np.zeros((), np.int8), name=zero.name)
+            zero.dtype = ir.DataType.INT8
+    for node in graph:
+        if node.op_type == "QuantizeLinear":
+            node.outputs[0].dtype = ir.DataType.INT8
+    passes.RemoveUnusedNodesPass()(result)
+    return result
+
+
+def _is_uint8(zero: ir.Value | None) -> bool:
+    return zero is not None and zero.const_value is not None and zero.const_value.dtype == ir.DataType.UINT8
+
+
+def _ends_at_127(node: ir.Node) -> bool:
+    most = node.inputs[2] if node.op_type == "Clip" and len(node.inputs) > 2 else None
+    return most is not None and is_constant(most) and int(constant(most, "the clip")) <= 127
+
+
+__all__ = ["int8_form", "output_steps", "pairs", "without_quantization"]

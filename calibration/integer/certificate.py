@@ -1,10 +1,10 @@
 """The certificate: a proof, node by node, that a graph has one possible result in float32 and in integers.
 
 Intervals on grids (see `grids`) are carried from the inputs to the output. A node is certified if its operands, all
-partial sums and its result are exact in float32. Then nothing is left to a backend: neither the order of sums, nor fused
-kernels, nor rounding. What would break that is refused by name: scales that are no powers of two (requantization
-rounds), biases off the grid of the products (int8 kernels round them), conversions from one scale to another with nothing
-between (fused, they round once in place of twice), resizing with weights that are no 256ths, float operands of
+partial sums and its result are exact in float32. Then nothing is left to a backend: neither the order of sums, nor
+fused kernels, nor rounding. What would break that is refused by name: scales that are no powers of two (requantization
+rounds), biases off the grid of the products (int8 kernels round them), conversions from one scale to another with
+nothing between (fused, they round once in place of twice), resizing with weights that are no 256ths, float operands of
 more than 11 bits (TF32 drops the rest), functions that no machine computes alike. For kernels of processors without
 VNNI, sums of two products are bounded by 16 bits.
 """
@@ -40,8 +40,8 @@ class ConvolutionProof:
     Attributes:
         name: of the node.
         sums: for each output channel the largest magnitude of any partial sum, bias included, in steps of its grid.
-        pairs: for each output channel the largest magnitude of a sum of two products as kernels without VNNI form it, of
-            unsigned activations and signed weights; None where activations are no integers of 8 bits.
+        pairs: for each output channel the largest magnitude of a sum of two products as kernels without VNNI form it,
+            of unsigned activations and signed weights; None where activations are no uint8.
     """
 
     name: str
@@ -263,7 +263,7 @@ class _Prover:
         limits = [self._limit(node, i, none) for i, none in ((1, -np.inf), (2, np.inf))]
         value = self.value(node.input[0])
         if isinstance(value, _Stored):
-            low, high = (int(np.clip(x, *limits)) for x in (value.low, value.high))
+            low, high = (int(min(max(x, limits[0]), limits[1])) for x in (value.low, value.high))
             return _Stored(low, high, value.kind)
         return self.grid(node.input[0]).clipped(*limits)
 
@@ -298,10 +298,20 @@ class _Prover:
             return self.keep(node, found)
         scales = self._graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         place = found.get("coordinate_transformation_mode", b"half_pixel")
-        if mode != b"linear" or scales is None or scales.size != 4 or place != b"half_pixel" or found.get("antialias"):
+        if (
+            mode != b"linear"
+            or scales is None
+            or scales.size != 4
+            or place != b"half_pixel"
+            or found.get("antialias")
+        ):
             raise NotExactError("a resize that is not bilinear by constant factors, at the centers of pixels")
         factors = np.asarray(scales, np.float64)
-        if not is_power_of_two(factors) or np.any(factors[:2] != 1) or not np.all(factors[2:] <= _MOST_RESIZE):
+        if (
+            not is_power_of_two(factors)
+            or np.any(factors[:2] != 1)
+            or not np.all(factors[2:] <= _MOST_RESIZE)
+        ):
             raise NotExactError(
                 f"a bilinear resize by {scales.tolist()}: its weights are 256ths for factors 1, 2, 4 and 8 only"
             )
@@ -320,7 +330,9 @@ class _Prover:
         value = self.grid(node.input[0]).require_exact()
         steps = 2.0 ** (value.exponent - np.log2(float(scale)))
         least, most = _LARGEST[zero.dtype]
-        low, high = (np.clip(np.rint(end * steps) + int(zero), least, most) for end in (value.low, value.high))
+        low, high = (
+            np.clip(np.rint(end * steps) + int(zero), least, most) for end in (value.low, value.high)
+        )
         return _Stored(int(low.min()), int(high.max()), zero.dtype)
 
     def _require_work_before(self, node: NodeProto) -> None:
@@ -357,7 +369,9 @@ class _Prover:
         if scale is None or zero is None or zero.dtype not in _LARGEST:
             raise NotExactError("its scale or zero point is computed, or not of 8 bits")
         if not is_power_of_two(scale):
-            raise NotExactError(f"its scale {float(np.ravel(scale)[0]):g} is no power of two: what it rescales is rounded")
+            raise NotExactError(
+                f"its scale {float(np.ravel(scale)[0]):g} is no power of two: what it rescales is rounded"
+            )
         if scale.size > 1 and found.get("axis", 1) != 0:
             raise NotExactError("scales that do not stand for output channels")
         return scale, zero
@@ -373,7 +387,9 @@ class _Prover:
             exponents = Grid.of_constant(weight.values, axis=0).exponent
             wide = max(x.bits, Grid.of_constant(weight.values, axis=0).bits)
             if wide > TF32_BITS:
-                raise NotExactError(f"a float convolution of operands of {wide:.1f} bits: TF32 keeps {TF32_BITS}")
+                raise NotExactError(
+                    f"a float convolution of operands of {wide:.1f} bits: TF32 keeps {TF32_BITS}"
+                )
         whole = rows * 2.0 ** -exponents[:, None]
         grid = exponents + x.exponent
         bias = self._bias(node, grid)
@@ -384,7 +400,9 @@ class _Prover:
         self._certificate.convolutions.append(proof)
         self.note(proof.bits)
         if proof.pairs is not None and max(proof.pairs) > PAIR_LIMIT:
-            raise NotExactError(f"sums of two products reach {max(proof.pairs)}, and saturate at {PAIR_LIMIT}")
+            raise NotExactError(
+                f"sums of two products reach {max(proof.pairs)}, and saturate at {PAIR_LIMIT}"
+            )
         above, below = np.maximum(whole, 0).sum(axis=1), np.minimum(whole, 0).sum(axis=1)
         ends = (above * low + below * high + bias, above * high + below * low + bias)
         return Grid(grid, *(end.astype(np.int64) for end in ends))
@@ -406,12 +424,10 @@ class _Prover:
         if before is None or before.op_type != "DequantizeLinear":
             return None
         stored = self.value(before.input[0])
-        if not isinstance(stored, _Stored):
+        if not isinstance(stored, _Stored) or stored.kind != np.uint8:
             return None
-        # Kernels for x86 turn signed activations into unsigned ones by adding 128.
-        largest = stored.high if stored.kind == np.uint8 else stored.high + 128
         two = np.sort(np.abs(whole), axis=1)[:, -2:].sum(axis=1)
-        return tuple(int(pair) * largest for pair in two)
+        return tuple(int(pair) * stored.high for pair in two)
 
 
 def _channel_axis(values: npt.NDArray[Any]) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -27,6 +28,8 @@ DECODER_GRAPHS: Final[tuple[GraphName, ...]] = ("synthesise", "refine")
 _QUALITIES: Final = (8, 24, 40, 56, 72, 88)
 _MAX_QUALITY: Final = 100
 _MOST_DB: Final = 99.0
+# Photographs that steps are searched on: each is run some hundred times.
+_SEARCHED: Final = 8
 
 
 def domains(manifest: Manifest) -> dict[GraphName, dict[str, int]]:
@@ -54,13 +57,17 @@ def integer_decoder(work: Work) -> dict[GraphName, IntegerGraph]:
 
 
 def _synthesise(work: Work, limits: dict[str, int]) -> Task:
-    judge = Judge(work.networks, work.judged, work.options.threads)
+    def damage(layers: Sequence[Layers]) -> Callable[[bytes], float]:
+        judge = Judge(work.networks, list(layers), work.options.threads)
+        return lambda data: judge.damage("synthesise", data, work.options.weight_limit).value
+
     return Task(
         str(work.bundle.graph_path("synthesise")),
         work.bundle.read_graph("synthesise"),
         [layers.feeds("synthesise") for layers in work.seen],
         limits,
-        lambda data: judge.damage("synthesise", data, work.options.weight_limit).value,
+        damage(work.judged),
+        damage(work.seen[:_SEARCHED]),
         work.options.cache,
         work.options.threads,
         work.tick,
@@ -70,19 +77,26 @@ def _synthesise(work: Work, limits: dict[str, int]) -> Task:
 def _refine(work: Work, limits: dict[str, int]) -> Task:
     where, data = str(work.bundle.graph_path("refine")), work.bundle.read_graph("refine")
     seen = [feeds for i, layers in enumerate(work.seen) for feeds in _decoded(layers, i)]
-    judged = [(layers.image, feeds) for i, layers in enumerate(work.judged) for feeds in _decoded(layers, i)]
 
-    def score(graph: bytes, limit: int | None) -> float:
-        session = Session(graph, work.options.threads, where=where, weight_limit=limit)
-        return float(np.mean([min(psnr(image, session.run(feeds)[0]), _MOST_DB) for image, feeds in judged]))
+    def damage(photographs: Sequence[Layers]) -> Callable[[bytes], float]:
+        samples = [(x.image, feeds) for i, x in enumerate(photographs) for feeds in _decoded(x, i)]
 
-    before = score(data, None)
+        def score(graph: bytes, limit: int | None) -> float:
+            session = Session(graph, work.options.threads, where=where, weight_limit=limit)
+            return float(
+                np.mean([min(psnr(image, session.run(feeds)[0]), _MOST_DB) for image, feeds in samples])
+            )
+
+        before = score(data, None)
+        return lambda graph: before - score(graph, work.options.weight_limit)
+
     return Task(
         where,
         data,
         seen,
         limits,
-        lambda graph: before - score(graph, work.options.weight_limit),
+        damage(work.judged),
+        damage(work.seen[:_SEARCHED]),
         work.options.cache,
         work.options.threads,
         work.tick,

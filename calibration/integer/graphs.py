@@ -11,7 +11,7 @@ from ..equalisation import ROUNDINGS, differing_share, equalise
 from ..graph import Graph
 from ..lowering import interleave_channels_last, lower_transposed
 from ..placement import Layer, Placement, Plan
-from ..statistics import Cache, Histogram
+from ..statistics import Cache, Histogram, Statistics
 from .certificate import Certificate, certify
 from .power_of_two import PowerMethod, PowerOfTwoRanges
 from .preparation import (
@@ -22,7 +22,7 @@ from .preparation import (
     ground_constants,
     rectify_early,
 )
-from .writing import integer_recipe, write_integers
+from .writing import integer_recipe, with_joined_concatenations, write_integers
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _METHODS: Final[tuple[PowerMethod, ...]] = ("mse", "minmax")
 # Bits of constants in float: as many as the certificate has room for.
 _CONSTANT_BITS: Final = (11, 10, 9, 8)
+# dB that a step must win to be moved.
+_WORTH_MOVING: Final = 2e-4
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Task:
         data: the serialized model.
         seen: inputs that ranges are measured on.
         domains: the largest value of each input.
-        damage: what a form of the graph costs, the less the better.
+        damage: what a form of the graph costs in dB, the less the better: on inputs that nothing is measured on.
+        search_damage: the same on some of `seen`, to choose by.
         cache: of the statistics.
         threads: threads per run.
         tick: gets short lines on the progress.
@@ -54,6 +57,7 @@ class Task:
     seen: Sequence[Feeds]
     domains: Mapping[str, int]
     damage: Callable[[bytes], float]
+    search_damage: Callable[[bytes], float]
     cache: Cache
     threads: int
     tick: Callable[[str], Any] = lambda _: None
@@ -89,21 +93,16 @@ def to_integers(task: Task) -> IntegerGraph:
     equalized, regions = equalise(prepared, task.seen[0], task.threads, task.where)
     if regions:
         variants.append((f"{regions} regions equalized", equalized))
-    tried = []
-    for text, variant in variants:
-        for method in _METHODS:
-            task.tick(f"{task.where}: {text}, steps by {method}")
-            data, certificate = _write(task, variant, method)
-            tried.append((task.damage(data), text, method, data, certificate))
-    damage, text, method, data, certificate = min(tried, key=lambda one: one[0])
+    drafts = [_draft(task, variant, text, method) for text, variant in variants for method in _METHODS]
+    best = min(drafts, key=lambda draft: draft.damage)
+    taken = _searched(task, best)
     report = {
-        "weights": text,
-        "steps": method,
-        "damage": damage,
-        "tried": [{"weights": t, "steps": m, "damage": d} for d, t, m, _, _ in tried],
-        "certificate": certificate.to_dict(),
+        **taken.to_dict(),
+        "damage": task.damage(taken.data),
+        "tried": [draft.to_dict() for draft in (*drafts, taken)],
+        "certificate": taken.certificate.to_dict(),
     }
-    return IntegerGraph(data, certificate, report)
+    return IntegerGraph(taken.data, taken.certificate, report)
 
 
 def _prepared(task: Task, graph: Graph) -> Graph:
@@ -144,24 +143,94 @@ def _reach(histogram: Histogram) -> float:
     return place / histogram.counts.size * histogram.top
 
 
-def _write(task: Task, prepared: Graph, method: PowerMethod) -> tuple[bytes, Certificate]:
-    """Quantize, with constants of as many bits as can be certified; without any, the last attempt and its failures."""
+@dataclass(frozen=True)
+class _Form:
+    """A float graph and how it is written as integers, its steps aside.
+
+    Attributes:
+        text: what was done to its weights.
+        method: how steps are chosen.
+        placement: of the float graph.
+        plan: what is quantized.
+        statistics: of its values.
+    """
+
+    text: str
+    method: PowerMethod
+    placement: Placement
+    plan: Plan
+    statistics: Statistics
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """One way to write a graph as integers.
+
+    Attributes:
+        form: what it is written from.
+        shifts: steps that were moved from those of the method, as powers of two, by what shares them.
+        data: the serialized model.
+        damage: in the search.
+        certificate: what is proved of it.
+    """
+
+    form: _Form
+    shifts: dict[tuple[str, ...], int]
+    data: bytes
+    damage: float
+    certificate: Certificate
+
+    def to_dict(self) -> dict[str, Any]:
+        """For reports, as plain JSON types."""
+        return {
+            "weights": self.form.text,
+            "steps": self.form.method,
+            "moved_steps": len(self.shifts),
+            "damage_in_search": self.damage,
+        }
+
+
+def _draft(task: Task, prepared: Graph, text: str, method: PowerMethod) -> _Draft:
+    """Quantize, with constants of as many bits as can be certified; if none can, the last attempt and its failures."""
+    task.tick(f"{task.where}: {text}, steps by {method}")
     kept = base_convolutions(prepared)
-    data, certificate = b"", Certificate()
     for bits in _CONSTANT_BITS:
         graph = prepared.copy()
         ground_constants(graph, kept, bits)
         placement = Placement(graph, task.where)
-        plan = _plan(placement, kept)
+        plan = with_joined_concatenations(graph, _plan(placement, kept))
         statistics, _ = task.cache.statistics(
             graph, plan.values, task.seen, threads=task.threads, where=task.where
         )
-        made = write_integers(placement, plan, integer_recipe(PowerOfTwoRanges(statistics, method)))
-        certificate = certify(made.graph, task.domains)
-        data = made.graph.model.SerializeToString()
-        if certificate.exact:
+        draft = _written(task, _Form(text, method, placement, plan, statistics), {})
+        if draft.certificate.exact:
             break
-    return data, certificate
+    return draft
+
+
+def _written(task: Task, form: _Form, shifts: dict[tuple[str, ...], int]) -> _Draft:
+    recipe = integer_recipe(PowerOfTwoRanges(form.statistics, form.method, shifts))
+    graph = write_integers(form.placement, form.plan, recipe).graph
+    data = graph.model.SerializeToString()
+    return _Draft(form, shifts, data, task.search_damage(data), certify(graph, task.domains))
+
+
+def _searched(task: Task, draft: _Draft) -> _Draft:
+    """Move the steps one by one to the next power of two where that brings the output nearer.
+
+    What is best for a value alone, rounding and clipping weighed by their squares, is not what is best for the output.
+    """
+    best = draft
+    groups = [group.sources for group in draft.form.plan.groups]
+    for number, sources in enumerate(groups):
+        task.tick(f"{task.where}: step {number + 1} of {len(groups)}, {best.damage:+.3f} dB")
+        for change in (-1, 1):
+            moved = _written(task, best.form, {**best.shifts, sources: best.shifts.get(sources, 0) + change})
+            better = moved.damage < best.damage - _WORTH_MOVING
+            if better and (moved.certificate.exact or not best.certificate.exact):
+                best = moved
+                break
+    return best
 
 
 def _plan(placement: Placement, kept: set[str]) -> Plan:

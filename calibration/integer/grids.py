@@ -104,9 +104,7 @@ class Grid:
 
     def times(self, other: Grid) -> Grid:
         """Products."""
-        corners = np.stack(
-            [a * b for a in (self.low, self.high) for b in (other.low, other.high)]
-        )
+        corners = np.stack([a * b for a in (self.low, self.high) for b in (other.low, other.high)])
         return Grid(self.exponent + other.exponent, corners.min(axis=0), corners.max(axis=0))
 
     def clipped(self, low: float, high: float) -> Grid:
@@ -122,9 +120,7 @@ class Grid:
             if np.isfinite(limit) and np.any(whole != np.rint(whole)):
                 raise NotExactError(f"the limit {limit:g} is not on the grid of steps of {step.min():g}")
             limits.append(np.clip(whole, -(2.0**53), 2.0**53).astype(np.int64))
-        return Grid(
-            self.exponent, np.clip(self.low, *limits), np.clip(self.high, *limits)
-        )
+        return Grid(self.exponent, np.clip(self.low, *limits), np.clip(self.high, *limits))
 
 
 def _shifted(values: Integers, shift: Integers) -> Integers:
@@ -164,4 +160,5 @@ def rounded(values: npt.NDArray[np.floating], bits: int) -> npt.NDArray[np.float
     if largest == 0:
         return array.astype(np.float32)
     step = 2.0 ** (np.floor(np.log2(largest)) + 1 - bits)
-    return (np.rint(array / step) * step).astype(np.float32)
+    result: npt.NDArray[np.float32] = (np.rint(array / step) * step).astype(np.float32)
+    return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -43,19 +43,26 @@ class PowerOfTwoRanges(Ranges):
     Args:
         statistics: of the values.
         by: which power.
+        shifts: what is added to the power of the step of values that share one.
     """
 
-    def __init__(self, statistics: Statistics, by: PowerMethod) -> None:
+    def __init__(
+        self,
+        statistics: Statistics,
+        by: PowerMethod,
+        shifts: Mapping[tuple[str, ...], int] | None = None,
+    ) -> None:
         super().__init__(statistics, by)
         self._by = by
+        self._shifts = shifts or {}
 
     def of(self, values: Sequence[str], levels: int = LARGEST) -> tuple[Histogram, float]:
         """See `Ranges.of`."""
         histogram = Histogram.union([self.statistics.histograms[name] for name in values])
         if histogram.largest == 0:
             return histogram, 0.0
-        widest = np.ceil(np.log2(histogram.largest / levels))
-        if self._by == "minmax":
-            return histogram, float(2.0**widest * levels)
-        limits = levels * 2.0 ** (widest - np.arange(_FINER_STEPS + 1))
-        return histogram, float(limits[np.argmin(squared_errors(histogram, limits, levels))])
+        limit = levels * 2.0 ** np.ceil(np.log2(histogram.largest / levels))
+        if self._by == "mse":
+            limits = limit / 2.0 ** np.arange(_FINER_STEPS + 1)
+            limit = limits[np.argmin(squared_errors(histogram, limits, levels))]
+        return histogram, float(limit) * 2.0 ** self._shifts.get(tuple(values), 0)

@@ -1,4 +1,4 @@
-"""Float graphs in a shape that integers can follow: equal in real arithmetic, but for constants that move onto a grid."""
+"""Float graphs in a form that integers can follow: equal in real arithmetic, but for constants put onto a grid."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def rectify_early(graph: Graph) -> int:
         if not moves:
             continue
         count += 1
-        early = {
-            name: helper.make_node("Relu", [name], [graph.fresh(f"{name}.rectified")], name=graph.fresh(f"{relu.name}.early"))
-            for name in sources
-        }
+        early = {}
+        for name in sources:
+            output, label = graph.fresh(f"{name}.rectified"), graph.fresh(f"{relu.name}.early")
+            early[name] = helper.make_node("Relu", [name], [output], name=label)
         nodes = []
         for node in graph.nodes:
             if node.name == relu.name:
@@ -199,16 +199,20 @@ def balance_concatenations(graph: Graph, largest: dict[str, float]) -> int:
     for node in [node for node in graph.nodes if node.op_type == "Concat" and attributes(node)["axis"] == 1]:
         readers = graph.readers.get(node.output[0], [])
         widths = [_channels(graph, name) for name in node.input]
-        plain = all(reader.op_type == "Conv" and attributes(reader).get("group", 1) == 1 for reader in readers)
+        plain = all(
+            reader.op_type == "Conv" and attributes(reader).get("group", 1) == 1 for reader in readers
+        )
         if not plain or not readers or None in widths or not all(largest.get(name) for name in node.input):
             continue
         exponents = [int(np.ceil(np.log2(largest[name]))) for name in node.input]
         shifts = [exponent - min(exponents) for exponent in exponents]
-        factors = np.concatenate([np.full(width or 0, 2.0**shift) for width, shift in zip(widths, shifts, strict=True)])
+        factors = np.concatenate(
+            [np.full(width or 0, 2.0**shift) for width, shift in zip(widths, shifts, strict=True)]
+        )
         scaled = []
         for i, shift in enumerate(shifts):
             if shift:
-                factor = graph.add_constant(f"{node.name}.balance", np.float32(2.0**-shift))
+                factor = graph.add_constant(f"{node.name}.balance", np.array(2.0**-shift, np.float32))
                 name = graph.fresh(f"{node.input[i]}.balanced")
                 scaled.append(helper.make_node("Mul", [node.input[i], factor], [name], name=f"{name}.scale"))
                 node.input[i] = name

@@ -25,8 +25,9 @@ CLIPPED: Final = ".clipped"
 def integer_recipe(ranges: PowerOfTwoRanges, *, correct_biases: bool = True) -> Recipe:
     """How an integer graph is quantized.
 
-    Activations that are never negative end at 127, as in the int8 form. Then weights of 8 bits keep sums of two products
-    within 16 bits (127 * 127 * 2); behind activations of either sign, 0 to 255 in uint8, weights have 7 (255 * 64 * 2).
+    Activations that are never negative end at 127, as in the int8 form. Then weights of 8 bits keep sums of two
+    products within 16 bits (127 * 127 * 2); behind activations of either sign, 0 to 255 in uint8, weights have 7
+    (255 * 64 * 2).
     """
     return Recipe(
         ranges,
@@ -44,19 +45,19 @@ def write_integers(placement: Placement, plan: Plan, recipe: Recipe) -> Quantise
 
     Args:
         placement: of the graph.
-        plan: which values and weights.
+        plan: which values and weights, from `with_joined_concatenations`.
         recipe: from `integer_recipe`.
 
     Raises:
         DataError: all ranges are zero, or a weight is not finite.
     """
-    made = quantise(placement, _with_joined_concatenations(placement.graph, plan), recipe)
+    made = quantise(placement, plan, recipe)
     clip_unsigned(made.graph)
     _ground_biases(made.graph)
     return made
 
 
-def _with_joined_concatenations(graph: Graph, plan: Plan) -> Plan:
+def with_joined_concatenations(graph: Graph, plan: Plan) -> Plan:
     """The plan with one scale for the parts of each concatenation."""
     groups = list(plan.groups)
     for node in graph.nodes:
@@ -85,7 +86,7 @@ def clip_unsigned(graph: Graph) -> int:
     count = 0
     nodes = []
     limit = graph.add_constant("activation.unsigned.limit", np.array(LARGEST, np.uint8), exact_name=True)
-    renamed = {}
+    renamed: dict[str, str] = {}
     for node in graph.nodes:
         for i, name in enumerate(node.input):
             node.input[i] = renamed.get(name, name)

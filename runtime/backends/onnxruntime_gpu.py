@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ..errors import BackendError, BundleError, LimitError
 from . import cuda
+from .exactness import require_exact
 from .protocol import Availability, Options
 from .sessions import (
     BoundRunner,
@@ -51,7 +52,7 @@ class _OnnxRuntimeGpu:
 
     def __init__(self, bundle: Bundle, options: Options) -> None:
         self._bundle = bundle
-        self._options = options
+        self._options = replace(options, plain_sums=options.plain_sums or bundle.manifest.exact)
 
     @classmethod
     def _provider(cls, onnxruntime: Any, options: Options) -> Provider | None:
@@ -69,6 +70,7 @@ class _OnnxRuntimeGpu:
             if not found:
                 raise BackendError(f"no GPU can be used: {no_gpu}")
             if bundle is not None:
+                require_exact(bundle, cls.name)
                 for graph in bundle.manifest.graphs:
                     require_precision(bundle, graph, cls.name, options)
             # Whether its libraries load is only known when it is asked to work.
@@ -89,6 +91,7 @@ class _OnnxRuntimeGpu:
 
     def load(self, graph: GraphName) -> Runner:
         """Load one graph: see `Backend.load`."""
+        require_exact(self._bundle, self.name)
         require_precision(self._bundle, graph, self.name, self._options)
         data = self._bundle.read_graph(graph)
         try:
@@ -173,13 +176,14 @@ def _flag(*, value: bool) -> str:
     return "1" if value else "0"
 
 
-def _cuda_options(*, graphs: bool) -> dict[str, str]:
+def _cuda_options(*, graphs: bool, plain_sums: bool) -> dict[str, str]:
     return {
         "device_id": "0",
         # TF32 would round the factors of float32 products to 10 bits.
         "use_tf32": "0",
-        # Trying all of cuDNN's algorithms takes seconds for each new image size.
-        "cudnn_conv_algo_search": "HEURISTIC",
+        # Trying all of cuDNN's algorithms takes seconds for each new image size. The default one is a matrix product;
+        # others are Winograd's, whose fractions round.
+        "cudnn_conv_algo_search": "DEFAULT" if plain_sums else "HEURISTIC",
         "enable_cuda_graph": _flag(value=graphs),
     }
 
@@ -197,7 +201,9 @@ class OnnxRuntimeCuda(_OnnxRuntimeGpu):
         if not _built_in(onnxruntime, cls.provider):
             return None
         _preload(onnxruntime)
-        return Provider(cls.provider, _cuda_options(graphs=options.cuda_graphs))
+        return Provider(
+            cls.provider, _cuda_options(graphs=options.cuda_graphs, plain_sums=options.plain_sums)
+        )
 
     @classmethod
     def _require_quantised(cls, bundle: Bundle) -> None:
@@ -233,7 +239,7 @@ class OnnxRuntimeTensorRt(_OnnxRuntimeGpu):
         with contextlib.suppress(ImportError):  # it loads TensorRT's libraries in the same way
             importlib.import_module("tensorrt")
         own = {"device_id": "0", "trt_cuda_graph_enable": _flag(value=False)}
-        helper = ("CUDAExecutionProvider", _cuda_options(graphs=False))
+        helper = ("CUDAExecutionProvider", _cuda_options(graphs=False, plain_sums=False))
         return Provider(cls.provider, own, helpers=(helper,))
 
     def _runner(self, onnxruntime: Any, session: Any, graph: GraphName) -> Runner:

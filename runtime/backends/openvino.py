@@ -21,6 +21,7 @@ import numpy as np
 from ..errors import BackendError, BundleError, UsageError, one_line
 from ..model.header import read_header
 from ..quantization import uint8_activations, weight_limit
+from .exactness import require_exact
 from .exchange import view
 from .protocol import Availability, LayerTime, Options
 
@@ -219,20 +220,22 @@ class OpenVino:
 
     @classmethod
     def probe(cls, bundle: Bundle | None, options: Options) -> Availability:
-        """Say whether OpenVINO is installed; it takes every bundle."""
-        del bundle
+        """Say whether OpenVINO is installed; it takes every bundle but exact ones."""
         module, reason = find_openvino()
         if module is None:
             return Availability(False, None, reason)
         version = str(module.__version__).split("-", maxsplit=1)[0]
         try:
             _require_options(options)
+            if bundle is not None:
+                require_exact(bundle, cls.name)
         except BackendError as error:
             return Availability(False, version, str(error))
         return Availability(True, version, "runs on the CPU, in float32 unless bf16 or fp16 is asked for")
 
     def load(self, graph: GraphName) -> OpenVinoRunner:
         """Load one graph: see `Backend.load`."""
+        require_exact(self._bundle, self.name)
         path = self._bundle.graph_path(graph)
         data = self._bundle.read_graph(graph)
         ports = self._bundle.manifest.graphs[graph]

@@ -36,6 +36,8 @@ class Options:
             `engine_trust`). Loading an engine can run code.
         keep_memory: whether ONNX Runtime on the CPU keeps the memory of small images for the next one, which is
             some 10 % faster; that of images above 1 megapixel is always given back.
+        plain_sums: whether convolutions must be sums of products as they stand, without Winograd's fractions: what
+            exact bundles take.
     """
 
     threads: int | None = None
@@ -45,6 +47,7 @@ class Options:
     timeout: float | None = None
     trust_engines: bool = False
     keep_memory: bool = True
+    plain_sums: bool = False
 
     def __post_init__(self) -> None:
         if self.timeout is not None and not 0 < self.timeout <= _MOST_SECONDS:

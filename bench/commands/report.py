@@ -19,6 +19,8 @@ from ...runtime.search import highest_within
 from ..coders import PEERS, Coder
 from ..metrics import psnr
 from ..picture import as_rgb
+from ..quality_table import quality_table
+from ..rd import FORMAT as RD_FORMAT
 from ..report import Comparison, headlines, html, markdown, pictures
 from ..report_sections import read_result, sections
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 _HEADLINES = ("<!-- headlines: made by `oslic bench report`, do not edit -->", "<!-- end of headlines -->")
 _FIGURES = ("<!-- figures: made by `oslic bench report`, do not edit -->", "<!-- end of figures -->")
+_QUALITIES = ("<!-- qualities: made by `oslic bench report`, do not edit -->", "<!-- end of qualities -->")
 _README_BYTES = 1 << 24
 _VISUAL_BPP = 0.35
 _VISUAL_PEERS = {"AVIF": "avif-s6", "JPEG": "jpeg"}
@@ -46,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--readme",
         type=output_file("Markdown", update=True),
         metavar="FILE",
-        help="replace headlines and tables between the marks in this file",
+        help="replace headlines, tables and the scale of qualities between the marks in this file",
     )
     parser.add_argument(
         "--pictures", metavar="DIR", help="write the charts to this folder, and link them from the Markdown"
@@ -103,7 +106,8 @@ def _replaced(text: str, marks: tuple[str, str], content: str, file: str) -> str
 def run(args: argparse.Namespace) -> int:
     if not (args.output or args.markdown or args.readme or args.pictures):
         raise UsageError("nothing to write: give -o, --markdown, --readme or --pictures")
-    parts = sections([read_result(Path(path)) for path in args.results])
+    results = [read_result(Path(path)) for path in args.results]
+    parts = sections(results)
     if args.output:
         comparisons: list[Comparison] = []
         if args.visual:
@@ -128,10 +132,15 @@ def run(args: argparse.Namespace) -> int:
         print(f"wrote {args.markdown}")
     if args.readme:
         text = read_regular_file(args.readme, "file", _README_BYTES).decode()
-        if not any(text.count(mark) == 1 for mark, _ in (_HEADLINES, _FIGURES)):
-            raise UsageError(f"{args.readme} must hold the line {_HEADLINES[0]!r} or {_FIGURES[0]!r} once")
+        if not any(text.count(mark) == 1 for mark, _ in (_HEADLINES, _FIGURES, _QUALITIES)):
+            raise UsageError(
+                f"{args.readme} must hold the line {_HEADLINES[0]!r}, {_FIGURES[0]!r} or {_QUALITIES[0]!r} once"
+            )
         text = _replaced(text, _HEADLINES, headlines(parts), args.readme)
         text = _replaced(text, _FIGURES, tables_for(args.readme), args.readme)
+        rates = next((result for result in results if result["format"] == RD_FORMAT), None)
+        if rates is not None:
+            text = _replaced(text, _QUALITIES, quality_table(rates), args.readme)
         write_atomically(args.readme, text.encode())
         print(f"wrote the figures into {args.readme}")
     return 0

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import oslic.runtime
 from oslic.runtime import cli
@@ -36,17 +37,10 @@ def test_where_everything_works(capsys, tmp_path):
         assert found[name]["remedy"] is None
     assert found["MIME type"]["state"] == "missing"
     # What it says mends is done, and it is content.
-    mend = found["completion"]["remedy"].replace("oslic ", f"{sys.executable} -m oslic.runtime.cli ", 1)
-    mend = (
-        found["completion"]["remedy"].split(" && ")[0]
-        + " && "
-        + mend.split(" && ")[1]
-        .replace("oslic completion", f"{sys.executable} -m oslic.runtime.cli completion")
-        .replace(f"{sys.executable} -m {sys.executable} -m", f"{sys.executable} -m")
-    )
-    environment = {**os.environ, "HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}
-    subprocess.run(mend, shell=True, check=True, env=environment)
-    subprocess.run(found["file(1)"]["remedy"], shell=True, check=True, env=environment)
+    commands = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path), "PATH": commands}
+    for name in ("completion", "file(1)"):
+        subprocess.run(found[name]["remedy"], shell=True, check=True, env=environment)
     _, again = _doctor(HOME=str(tmp_path), XDG_DATA_HOME=str(tmp_path), SHELL="/bin/fish")
     assert again["completion"]["state"] == again["file(1)"]["state"] == "ok"
     assert cli.main(["doctor"]) == 0

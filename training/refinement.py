@@ -292,7 +292,8 @@ class RefinementTask:
             before = 100.0 - score(image * peak, decoded * peak)
         # Crops that have nearly no fault would count for the most.
         found: Tensor = 100.0 - score(image * peak, (refined * peak).clamp(0.0, 1.0))
-        return found / before.clamp_min(10.0)
+        relative: Tensor = found / before.clamp_min(10.0)
+        return relative
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> dict[str, float]:

@@ -47,6 +47,12 @@ class Gains:
     luma: Whole
     chroma: Whole
 
+    def qualities(self, quality: float) -> npt.NDArray[np.float32]:
+        """The quality of each pixel, float32 (h, w), where that of the gain 1 is `quality`; it may be below 0."""
+        steps = np.log2(self.luma.astype(np.float32) * np.float32(1 / _UNIT))
+        found: npt.NDArray[np.float32] = np.float32(quality) + np.float32(QUALITIES_PER_HALF) * steps
+        return found
+
     def shrink(self, residual: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
         """Multiply a residual, int16 (h, w, 3) or (h, w), by the gains."""
         luma_gain = self.luma.astype(np.float32) * np.float32(1 / _UNIT)

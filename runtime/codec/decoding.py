@@ -260,11 +260,10 @@ class Decoding:
                 found = samples.result()
                 residual_matches = digest(found) == record.residual_digest
                 with self.stages.measure("add"):
-                    color = add_samples(
-                        found, coded, estimate, None if self.gains is None else self.gains.of(box)
-                    )
+                    gains = None if self.gains is None else self.gains.of(box)
+                    color = add_samples(found, coded, estimate, gains)
                 if self.refinement is not None and not record.unrefined:
-                    color = self.refinement.tile(color, None if plain else estimate)
+                    color = self.refinement.tile(color, None if plain else estimate, gains)
         matches = record is None or plain or digest(estimate) == record.estimate_digest
         return DecodedTile(color, estimate, alpha, matches, residual_matches, missing)
 

@@ -160,7 +160,7 @@ def parameters_of(plan: ResidualPlan, label_scale: int, *, refined: bool) -> Par
     """
     settings = plan.settings
     return Parameters(
-        settings.quality,
+        plan.stored_quality,
         label_scale,
         visual=settings.visual,
         exact=plan.exact,

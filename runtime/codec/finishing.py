@@ -49,8 +49,8 @@ def finish_layers(
     """
     stages = Stages()
     layers = _fitted(graphs, layers, settings, pool)
-    refinement = refinement_for(graphs, settings, stages)
     plan = plan_residual(settings, layers.labels, layers.label_scale, graphs.bundle.manifest)
+    refinement = refinement_for(graphs, plan, stages)
     if settings.layers == "auto" and settings.quality:
         layers, coded = _chosen(graphs, layers, plan, pool, stages=stages, refinement=refinement)
     else:
@@ -60,12 +60,13 @@ def finish_layers(
     return write_layers(layers, coded, identity, stages, plan=plan, refined=refined, metadata=metadata)
 
 
-def refinement_for(graphs: Graphs, settings: Settings, stages: Stages) -> Refinement | None:
-    """How the decoder may refine what is coded with some settings; None: not at all."""
+def refinement_for(graphs: Graphs, plan: ResidualPlan, stages: Stages) -> Refinement | None:
+    """How the decoder may refine what is coded by a plan; None: not at all."""
+    settings = plan.settings
     wanted = settings.refine and settings.quality and settings.max_error is None
     if not wanted or "refine" not in graphs.bundle.manifest.graphs:
         return None
-    return Refinement(graphs, settings.quality, settings.visual, stages)
+    return Refinement(graphs, plan.stored_quality, settings.visual, stages)
 
 
 def reconstruct(graphs: Graphs, encoded: Encoded) -> Pixels:
@@ -75,14 +76,15 @@ def reconstruct(graphs: Graphs, encoded: Encoded) -> Pixels:
         return layers.image
     color = layers.estimate
     if encoded.quality:
-        refinement = refinement_for(graphs, encoded.plan.settings, Stages())
+        refinement = refinement_for(graphs, encoded.plan, Stages())
         color = np.empty_like(layers.estimate)
         for tile, coded in enumerate(encoded.tiles):
             box, estimate = layers.grid.box(tile), layers.estimate_of(tile)
             assert coded.residual is not None
-            part = decode_tile(coded.residual, estimate, box.of(color).shape, encoded.plan.gains_of(box))
+            gains = encoded.plan.gains_of(box)
+            part = decode_tile(coded.residual, estimate, box.of(color).shape, gains)
             if refinement is not None and not coded.unrefined:
-                part = refinement.tile(part, estimate)
+                part = refinement.tile(part, estimate, gains)
             box.of(color)[:] = part
     return join(color, split(layers.image, layers.layout)[1])
 
@@ -156,9 +158,10 @@ def _cost(
     box = layers.grid.box(tile)
     color, estimate = box.of(layers.color), None if plain else box.of(layers.estimate)
     assert coded.residual is not None
-    found = decode_tile(coded.residual, estimate, color.shape, plan.gains_of(box))
+    gains = plan.gains_of(box)
+    found = decode_tile(coded.residual, estimate, color.shape, gains)
     if refinement is not None:
-        found = refinement.tile(found, estimate)
+        found = refinement.tile(found, estimate, gains)
     shared = len(layers.payloads[SectionType.LABELS][0]) / layers.grid.count
     compact = 0 if plain else len(layers.payloads[SectionType.COMPACT][tile])
     size = shared + compact + len(coded.payload.data)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ..pixels import luma, three_channels
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     from ..graphs import Graphs
     from ..stages import Stages
+    from .class_gains import Gains
 
     Pixels = npt.NDArray[np.uint8]
 
@@ -23,7 +26,7 @@ class Refinement:
 
     Attributes:
         graphs: with a refine graph.
-        quality: of the residual.
+        quality: of the residual, where its gain is 1.
         visual: whether the residual was tuned for the eye.
         stages: gets the time as "refine".
     """
@@ -33,22 +36,36 @@ class Refinement:
     visual: bool
     stages: Stages
 
-    def tile(self, decoded: Pixels, estimate: Pixels | None) -> Pixels:
+    def tile(self, decoded: Pixels, estimate: Pixels | None, gains: Gains | None = None) -> Pixels:
         """Refine a tile; nothing of other tiles is seen.
 
         Args:
             decoded: uint8 (h, w, 3) or (h, w).
             estimate: in the shape of `decoded`; None: the tile has no layers.
+            gains: of its residual; None: there are none. A part with a smaller gain is as good as a picture of a lower
+                quality, and is refined as one.
 
         Returns:
             uint8, in the shape of `decoded`.
         """
         with self.stages.measure("refine"):
             seen = three_channels(decoded)
-            refined = self.graphs.refine(
-                seen,
-                seen if estimate is None else three_channels(estimate),
-                quality=round(self.quality),
-                visual=self.visual,
-            )
+            beside = seen if estimate is None else three_channels(estimate)
+            refine = self._refined if gains is None else partial(self._mixed, gains)
+            refined = refine(seen, beside, self.quality)
             return luma(refined) if decoded.ndim == 2 else refined
+
+    def _refined(self, seen: Pixels, beside: Pixels, quality: float) -> Pixels:
+        return self.graphs.refine(seen, beside, quality=round(quality), visual=self.visual)
+
+    def _mixed(self, gains: Gains, seen: Pixels, beside: Pixels, quality: float) -> Pixels:
+        """As for the highest and for the lowest quality in the tile, and between them where its quality is."""
+        qualities = np.maximum(gains.qualities(quality), np.float32(1))
+        low, high = float(qualities.min()), float(qualities.max())
+        best = self._refined(seen, beside, high)
+        if round(low) == round(high):
+            return best
+        worst = self._refined(seen, beside, low)
+        share = ((qualities - np.float32(low)) / np.float32(high - low))[:, :, np.newaxis]
+        mixed: Pixels = np.rint(worst + share * (best.astype(np.float32) - worst)).astype(np.uint8)
+        return mixed

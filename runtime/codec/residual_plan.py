@@ -35,6 +35,11 @@ class ResidualPlan:
     gains: GainMap | None = None
     exact: bool = False
 
+    @property
+    def stored_quality(self) -> float:
+        """That the stream tells, in quarters: what was asked for, or that of the classes whose gain is 1."""
+        return float(self.quality) if self.table else round(4 * self.settings.quality) / 4
+
     def gains_of(self, box: Box) -> Gains | None:
         """The gains of a rectangle; None: there are none."""
         return None if self.gains is None else self.gains.of(box)

@@ -204,7 +204,7 @@ class _RowEncoding:
         self._coarseness = coarseness_for(settings.quality, manifest.coarseness)
         self._plain: set[int] = set()
         self._graphic: set[int] = set()
-        self.refinement = refinement_for(networks.graphs, settings, Stages())
+        self.refinement = refinement_for(networks.graphs, self.plan, Stages())
         self._keep_invisible = keep_invisible or settings.keeps_all
 
     def _tiles(self, row: int) -> range:

@@ -75,7 +75,7 @@ def encode_tile(
     unrefined = False
     if doubted is not None:
         found = residual.add(samples, coded, np.zeros_like(color), gains)
-        refined = doubted.tile(found, None)
+        refined = doubted.tile(found, None, gains)
         before, after = (residual.mean_squared_error(each, color) for each in (found, refined))
         unrefined = after >= before
     record = TileRecord(

@@ -5,12 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 
-.PHONY: help install run test test-slow test-gpu figures lint types sanitize clean
+.PHONY: help install run test test-slow test-gpu test-serving figures lint types sanitize clean
 
 help:
 	@echo "make install    environment in $(VENV), with everything the tests need"
 	@echo "make run        export the shipped checkpoint, compress and decompress the sample photographs"
-	@echo "make test       the test suite (test-slow, test-gpu: what it leaves out)"
+	@echo "make test       the test suite (test-slow, test-gpu, test-serving: what it leaves out)"
 	@echo "make figures    the README's figures from bench/results"
 	@echo "make lint types sanitize"
 
@@ -38,6 +38,24 @@ test-slow: $(STAMP)
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
+
+# A Triton server, unpacked from a wheel, and Ray in an environment of its own that sees ours: both are large.
+TRITON := build/triton
+RAY := .venv-ray
+
+test-serving: $(TRITON)/.ready $(RAY)/.installed
+	OSLIC_TRITON=$(TRITON) $(BIN)/python -m pytest -m serving tests/serving/triton
+	$(RAY)/bin/python -m pytest -m serving tests/serving/ray
+
+$(TRITON)/.ready: tests/prepare_triton.py $(STAMP)
+	$(BIN)/python tests/prepare_triton.py $(TRITON)
+
+$(RAY)/.installed: $(STAMP)
+	$(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/python -m pip install --quiet 'ray[data]>=2.50' 'moto[server]' s3fs 'pytest>=8'
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_paths()["purelib"])' \
+		> "$$($(RAY)/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/oslic.pth"
+	touch $@
 
 # The README's figures and the charts it shows, from the result files.
 RESULTS := rd-kodak-lite latency-lite-cpu latency-lite-cpu-speed-9 latency-lite-avx2 latency-lite-avx2-speed-9 fusion-lite-cpu fusion-lite-cpu-1-thread int8-lite-cpu drift-lite-cpu flif-libflif selfcheck

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ import numpy as np
 import tritonclient.http as triton
 
 ROOT = Path(__file__).resolve().parent.parent
-HOME = Path(os.environ.get("OSLIC_TRITON", ROOT / "build" / "triton"))
+HOME = Path(os.environ.get("OSLIC_TRITON", ROOT / "build" / "triton")).resolve()
 READY = HOME / ".ready"
 
 
@@ -50,6 +51,11 @@ class Server:
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.http}"
+
+    @property
+    def process_group(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def command(self) -> list[str]:
         return [
@@ -97,7 +103,8 @@ class Server:
     def kill(self) -> None:
         """As a machine that goes away does it: no goodbyes."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and all its processes
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
 

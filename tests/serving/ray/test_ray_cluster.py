@@ -125,7 +125,7 @@ def test_s3_by_url(tmp_path, photo, bundle, capsys, monkeypatch):
     server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     try:
-        endpoint = "http://127.0.0.1:{}".format(server.get_host_and_port()[1])
+        endpoint = f"http://127.0.0.1:{server.get_host_and_port()[1]}"
         for name, value in (
             ("AWS_ACCESS_KEY_ID", "test"),
             ("AWS_SECRET_ACCESS_KEY", "test"),

@@ -167,7 +167,7 @@ def with_engines(bundle, folder, **changes):
     for graph, info in bundle.manifest.graphs.items():
         data = f"engine of {graph}".encode()
         profiles = tuple(
-            {name: ((1, 8, 8, 3), (1, 8, 8, 3), (MOST, side, side, 3)) for name in info.inputs}
+            dict.fromkeys(info.inputs, ((1, 8, 8, 3), (1, 8, 8, 3), (MOST, side, side, 3)))
             for side in (IMAGE_SIDE, 2 * IMAGE_SIDE)
         )
         engine = EngineInfo(

@@ -98,7 +98,8 @@ class Interpreter:
 
     def Reshape(self, _, found, x, shape):
         sizes = [
-            x.n.shape[i] if size == 0 and not found.get("allowzero", 0) else size for i, size in enumerate(shape.n)
+            x.n.shape[i] if size == 0 and not found.get("allowzero", 0) else size
+            for i, size in enumerate(shape.n)
         ]
         return Value(x.n.reshape(sizes), x.e)
 
@@ -157,7 +158,9 @@ class Interpreter:
     def AveragePool(self, _, found, x):
         (rows, columns), (down, across) = found["kernel_shape"], found.get("strides", [1, 1])
         assert not any(found.get("pads", [0]))
-        windows = np.lib.stride_tricks.sliding_window_view(x.n, (rows, columns), (2, 3))[:, :, ::down, ::across]
+        windows = np.lib.stride_tricks.sliding_window_view(x.n, (rows, columns), (2, 3))[
+            :, :, ::down, ::across
+        ]
         return Value(windows.sum(axis=(4, 5)), x.e - power(rows * columns))
 
     def DepthToSpace(self, _, found, x):
@@ -217,8 +220,10 @@ class Interpreter:
         assert set(found.get("dilations", [1])) == {1}
         group = found.get("group", 1)
         padded = np.pad(x.n, ((0, 0), (0, 0), (top, bottom), (left, right)))
-        out, taps_in, rows, columns = weight.n.shape
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (rows, columns), (2, 3))[:, :, ::down, ::across]
+        out, _, rows, columns = weight.n.shape
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (rows, columns), (2, 3))[
+            :, :, ::down, ::across
+        ]
         n, channels, h, w = windows.shape[:4]
         largest = np.abs(padded).max() * np.abs(weight.n).reshape(out, -1).sum(axis=1).max()
         assert largest < 2**53

@@ -10,16 +10,20 @@ from ...runtime.codec import DEFAULT_QUALITY
 from ...runtime.codec.effort import DEFAULT_EFFORT, MAX_EFFORT
 from ...runtime.codec.tile_pool import usable_cores
 from ...runtime.commands.arguments import output_file
-from ...runtime.commands.numbers import at_least, not_negative
+from ...runtime.commands.numbers import at_least, not_negative, several
 from ...runtime.files import write_atomically
 from ...runtime.images import find_images
+from ...runtime.pipeline import default_jobs
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="of photographs")
     parser.add_argument("-o", "--output", type=output_file("JSON"), metavar="JSON", help="write the result")
     parser.add_argument(
-        "--jobs", type=at_least(2), metavar="N", help="in work at a time (default: one for each core)"
+        "--jobs",
+        type=several(at_least(2)),
+        metavar="N,N",
+        help="in work at a time (default: one for each core, and what `oslic compress` takes)",
     )
     parser.add_argument(
         "--rounds", type=at_least(1), default=5, metavar="N", help="that count (default: %(default)s)"
@@ -48,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     images = find_images(args.folder)[: args.count]
     result = measure(
         images,
-        jobs=args.jobs or usable_cores(),
+        jobs=args.jobs or sorted({usable_cores(), default_jobs()}),
         quality=args.quality,
         effort=args.effort,
         rounds=args.rounds,

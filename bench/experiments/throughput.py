@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -41,7 +42,7 @@ class Candidate:
 def run(
     images: Sequence[Path],
     *,
-    jobs: int,
+    jobs: Sequence[int],
     quality: float,
     effort: int,
     rounds: int,
@@ -55,7 +56,7 @@ def run(
 
     Args:
         images: image files.
-        jobs: pictures in work at a time.
+        jobs: pictures in work at a time, one after the other.
         quality: of the residual.
         effort: of the encoder.
         rounds: how often each candidate runs, one after the other, after a round that does not count.
@@ -70,31 +71,34 @@ def run(
     """
     with (
         Codec.open() as alone,
-        Codec.open(threads=max(1, len(os.sched_getaffinity(0)) // jobs)) as shared,
+        Codec.open(threads=max(1, len(os.sched_getaffinity(0)) // min(jobs))) as shared,
         tempfile.TemporaryDirectory() as name,
     ):
         streams = [alone.compress(image, quality, effort=effort) for image in images]
-        if _whole(compress_many(shared, images, quality, jobs=jobs, effort=effort)) != streams:
+        if _compressed(shared, images, quality, jobs=max(jobs), effort=effort) != streams:
             raise OslicError("pictures in work at the same time give other streams than one after the other")
+        one = "one call after another"
         candidates = [
             Candidate(
-                "compress, one call after another",
-                lambda: [alone.compress(i, quality, effort=effort) for i in images],
+                f"compress, {one}", lambda: [alone.compress(i, quality, effort=effort) for i in images]
             ),
-            Candidate(
-                f"compress, {jobs} at a time",
-                lambda: _whole(compress_many(shared, images, quality, jobs=jobs, effort=effort)),
-                "compress, one call after another",
-            ),
-            Candidate("decompress, one call after another", lambda: [alone.decompress(s) for s in streams]),
-            Candidate(
-                f"decompress, {jobs} at a time",
-                lambda: _whole(decompress_many(shared, streams, jobs=jobs)),
-                "decompress, one call after another",
-            ),
+            Candidate(f"decompress, {one}", lambda: [alone.decompress(stream) for stream in streams]),
         ]
+        for count in jobs:
+            candidates += [
+                Candidate(
+                    f"compress, {count} at a time",
+                    partial(_compressed, shared, images, quality, jobs=count, effort=effort),
+                    f"compress, {one}",
+                ),
+                Candidate(
+                    f"decompress, {count} at a time",
+                    partial(_decompressed, shared, streams, jobs=count),
+                    f"decompress, {one}",
+                ),
+            ]
         if commands:
-            candidates += _commands(images, Path(name), jobs=jobs, quality=quality, effort=effort)
+            candidates += _commands(images, Path(name), jobs=max(jobs), quality=quality, effort=effort)
         before = environment.describe()
         samples = _measure(candidates, rounds, len(images), progress)
     return {
@@ -104,7 +108,7 @@ def run(
         "load_average_after": environment.describe()["load_average"],
         "settings": {
             "images": [image.name for image in images],
-            "jobs": jobs,
+            "jobs": list(jobs),
             "quality": quality,
             "effort": effort,
         },
@@ -143,6 +147,14 @@ def _commands(
             one,
         ),
     ]
+
+
+def _compressed(codec: Codec, images: Sequence[Path], quality: float, *, jobs: int, effort: int) -> list[Any]:
+    return _whole(compress_many(codec, images, quality, jobs=jobs, effort=effort))
+
+
+def _decompressed(codec: Codec, streams: Sequence[bytes], *, jobs: int) -> list[Any]:
+    return _whole(decompress_many(codec, streams, jobs=jobs))
 
 
 def _whole(results: Any) -> list[Any]:

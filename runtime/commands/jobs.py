@@ -159,7 +159,7 @@ def add_work_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=at_least(1),
         metavar="N",
-        help="files in work at a time (default: one for each core, at most 16)",
+        help="files in work at a time (default: two for each core, at most 16)",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors and warnings alone")
 

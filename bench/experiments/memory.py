@@ -20,6 +20,7 @@ from ...runtime.images import read_image
 from ...runtime.limits import Limits
 from ...runtime.memory import decoding_use, encoding_use, resident_memory
 from ...runtime.metadata import Metadata
+from ...runtime.pipeline import default_jobs
 from .. import environment
 from ..picture import as_rgb
 from ..processes import run_python
@@ -39,7 +40,8 @@ def peak(arguments: Sequence[str]) -> int:
 
 
 def predictions(bundle: Bundle, width: int, height: int, cores: int) -> dict[tuple[str, int], int]:
-    """Bytes by command and number of files, two of which are in work at a time, each with a tile on every core."""
+    """Bytes by command and number of files, in work at a time as `oslic` has them, each with a tile on every core."""
+    in_work = min(3, default_jobs())
     infos = bundle.manifest.graphs
     encoding, decoding = (
         encoding_use(infos),
@@ -47,9 +49,11 @@ def predictions(bundle: Bundle, width: int, height: int, cores: int) -> dict[tup
     )
     return {
         ("compress", 1): encoding.for_picture(width, height, cores),
-        ("compress", 3): 2 * encoding.for_picture(width, height, cores) - encoding.fixed,
+        ("compress", 3): in_work * encoding.for_picture(width, height, cores)
+        - (in_work - 1) * encoding.fixed,
         ("decompress", 1): decoding.for_picture(width, height, cores),
-        ("decompress", 3): 2 * decoding.for_picture(width, height, cores) - decoding.fixed,
+        ("decompress", 3): in_work * decoding.for_picture(width, height, cores)
+        - (in_work - 1) * decoding.fixed,
     }
 
 

@@ -9,7 +9,6 @@ from oslic.bench import metrics
 from oslic.networks.config import EVERYDAY_CLASSES, preset
 from oslic.networks.dnet import DNet
 from oslic.runtime.errors import DataError, UsageError
-from oslic.runtime.residual import default_weight
 from oslic.training.data import PERSON, SKIN_HAIR, VOID
 from oslic.training.losses import (
     Adversarial,
@@ -26,7 +25,6 @@ from oslic.training.losses import (
     ms_ssim,
     ms_ssim_index,
     mse,
-    quality_of,
     straight_through,
 )
 from oslic.training.segmentation import (
@@ -156,10 +154,9 @@ def test_dct_is_orthonormal_and_that_of_scipy(size):
 def one_wave(amplitude, u, v, colour):
     matrix = dct_matrix(16)
     wave = amplitude * torch.outer(matrix[u], matrix[v]) / 256
-    image = 0.5 + torch.tensor(colour).view(1, 3, 1, 1) * wave
-    middle = torch.full_like(image, 0.5)
+    image = torch.tensor(colour).view(1, 3, 1, 1) * wave
     return Reconstruction(
-        image, torch.zeros(1, 4, 4), torch.zeros(1, 3, 2, 2), middle, torch.full((1, 1), 0.5)
+        image, torch.zeros(1, 4, 4), torch.zeros(1, 3, 2, 2), torch.zeros_like(image), torch.full((1, 1), 0.5)
     )
 
 
@@ -169,26 +166,14 @@ def test_residual_rate_of_one_coefficient():
     factor = 3.4  # u + v = 8
     expected = factor * 0.5 * math.log2(1 + (100 / 24) ** 2) / 256
     assert float(ResidualRate((24.0,))(x)) == pytest.approx(expected, rel=1e-3)
-    # At the coarsest steps the prediction is the whole estimate, at finer ones a part of it.
-    assert quality_of(50.0) <= 15
-    assert float(ResidualRate((50.0,))(x._replace(estimate=x.image))) == 0.0
-    eighths = default_weight(quality_of(13.0))
-    assert 0 < eighths < 8
-    expected = factor * 0.5 * math.log2(1 + (100 * (1 - eighths / 8) / 13) ** 2) / 256
-    assert float(ResidualRate((13.0,))(x._replace(estimate=x.image))) == pytest.approx(expected, rel=1e-3)
-
-
-def test_the_steps_are_those_of_the_measured_qualities():
-    assert [quality_of(step) for step in (39.0, 20.0, 11.0, 6.4, 4.3)] == pytest.approx(
-        [15, 30, 45, 60, 74], abs=3
-    )
+    assert float(ResidualRate()(x._replace(estimate=x.image))) == 0.0
 
 
 def test_residual_rate_is_of_each_image_at_each_step():
     x = one_wave(80.0, 0, 1, (1.0, 1.0, 1.0))
     rate = ResidualRate((10.0, 40.0))
-    both = torch.cat([x.image, x.estimate])
-    values = rate.per_step(both, torch.full_like(both, 0.5))
+    both = torch.cat([x.image, 0 * x.image])
+    values = rate.per_step(both, torch.zeros_like(both))
     assert values.shape == (2, 2)
     assert values[1].tolist() == [0.0, 0.0]
     assert float(values[0, 0] / values[0, 1]) == pytest.approx(math.log2(1 + 64) / math.log2(1 + 4), rel=1e-4)

@@ -13,9 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..runtime.codec.class_gains import QUALITIES_PER_HALF
 from ..runtime.errors import UsageError
-from ..runtime.residual import MAX_QUALITY, MAX_WEIGHT, default_weight
 
 if TYPE_CHECKING:
     import numpy as np
@@ -272,8 +270,7 @@ class ResidualRate(nn.Module):
     """Estimate of what AVIF pays for the residual, differentiable, in bpp.
 
     The residual is turned into YCbCr and into orthonormal DCTs of 16x16; a coefficient d costs log2(1 + (d/q)^2) / 2
-    bits at quantiser step q, times a factor that depends on its frequency. It is the residual to the prediction that
-    the runtime makes of the estimate at that step, see `runtime.residual.default_weight`.
+    bits at quantiser step q, times a factor that depends on its frequency.
 
     Args:
         steps: the quantiser steps, in grey levels.
@@ -282,7 +279,6 @@ class ResidualRate(nn.Module):
     def __init__(self, steps: tuple[float, ...] = (50.0, 24.0, 13.0, 6.5)) -> None:
         super().__init__()
         self.steps = steps
-        self.weights = tuple(default_weight(quality_of(step)) / MAX_WEIGHT for step in steps)
         self.register_buffer("dct", dct_matrix(16), persistent=False)
         self.register_buffer("factors", _band_factors(), persistent=False)
         self.register_buffer(
@@ -305,27 +301,16 @@ class ResidualRate(nn.Module):
         Returns:
             N x Q.
         """
-        wanted, given = self._coefficients(image - 0.5), self._coefficients(estimate - 0.5)
-        # Half a bit per doubling of 1 + (d/q)^2, whose natural logarithm is cheaper.
-        factors = self.get_buffer("factors") * (0.5 / (math.log(2.0) * image.shape[2] * image.shape[3]))
-        costs = [
-            torch.einsum("nkaubv,kuv->n", torch.log1p((wanted - weight * given).square() * step**-2), factors)
-            for step, weight in zip(self.steps, self.weights, strict=True)
-        ]
-        return torch.stack(costs, dim=1)
-
-    def _coefficients(self, values: Tensor) -> Tensor:
-        planes = torch.einsum("kc,nchw->nkhw", self.get_buffer("colour"), 256.0 * values)
+        planes = torch.einsum("kc,nchw->nkhw", self.get_buffer("colour"), 256.0 * (image - estimate))
         n, k, height, width = planes.shape
         matrix = self.get_buffer("dct")
         blocks = planes.reshape(n, k, height // 16, 16, width // 16, 16)
         rows = torch.einsum("us,nkasbt->nkaubt", matrix, blocks)
-        return torch.einsum("vt,nkaubt->nkaubv", matrix, rows)
-
-
-def quality_of(step: float) -> int:
-    """The quality of the residual coder whose steps these are: fitted between 15 and 74, see EXPERIMENTS.md."""
-    return min(max(round(15.0 + QUALITIES_PER_HALF * math.log2(39.0 / step)), 1), MAX_QUALITY)
+        power = torch.einsum("vt,nkaubt->nkaubv", matrix, rows).square()
+        # Half a bit per doubling of 1 + (d/q)^2, whose natural logarithm is cheaper.
+        factors = self.get_buffer("factors") * (0.5 / (math.log(2.0) * height * width))
+        costs = [torch.einsum("nkaubv,kuv->n", torch.log1p(power * step**-2), factors) for step in self.steps]
+        return torch.stack(costs, dim=1)
 
 
 def whole_blocks(pixels: NDArray[np.uint8]) -> Tensor:

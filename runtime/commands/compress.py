@@ -18,6 +18,7 @@ from ..files import write_atomically
 from ..image.conversion import Conversion
 from ..image.stripping import STRIPS, Strip, strip
 from ..images import PICTURE_ENDINGS, read_image
+from ..memory import MemoryBudget
 from ..pipeline import in_order
 from ..pixels import psnr, visible_psnr
 from ._common import STREAM_KIND, STREAM_SUFFIX, add_codec_arguments, milliseconds, open_codec
@@ -202,16 +203,17 @@ class _Work:
 
     def __init__(self, codec: Codec, args: argparse.Namespace, request: Request) -> None:
         self._codec = codec
+        self._budget = MemoryBudget(codec.limits.memory - codec.encoding.fixed)
         self._request = request
         self._strip: Strip | None = args.strip
         self._conversion = Conversion(args.page or 1) if args.convert else None
         # It takes a decoder's time: only where somebody sees it.
         self._tells_psnr = args.json or not args.quiet
 
-    def _takes_strips(self, source: Path) -> bool:
+    def _takes_strips(self, size: tuple[int, int] | None) -> bool:
         request, codec = self._request, self._codec
         whole = request.bpp is not None or request.psnr is not None or self._conversion is not None
-        return not whole and exceeds(codec, size_of(source), codec.encoding)
+        return not whole and exceeds(codec, size, codec.encoding)
 
     def __call__(self, job: Job) -> dict[str, Any]:
         """Do a job; returns what there is to say of it.
@@ -222,7 +224,8 @@ class _Work:
         if job.is_done:
             return {"input": str(job.source), "output": str(job.target), "skipped": True}
         job.prepare()
-        if self._takes_strips(job.source):
+        size = size_of(job.source)
+        if self._takes_strips(size):
             row = compress_strips(
                 self._codec,
                 job,
@@ -231,7 +234,10 @@ class _Work:
                 stripped=self._strip,
             )
         else:
-            row = self._whole(job)
+            # The codec waits for memory only once the picture has been read.
+            use = self._codec.encoding
+            with self._budget.reserve(0 if size is None else use.for_picture(*size) - use.fixed):
+                row = self._whole(job)
         return row | {"input_bytes": _length(job.source)}
 
     def _whole(self, job: Job) -> dict[str, Any]:

@@ -52,6 +52,17 @@ LAYER_GRAPHS: Final[tuple[GraphName, ...]] = ("segment", "analyse", "synthesise"
 """The graphs that make the layers; every bundle has them."""
 OPTIONAL_GRAPHS: Final = frozenset(GRAPH_NAMES) - frozenset(LAYER_GRAPHS)
 
+CERTIFICATE_FIGURES: Final = (
+    "nodes",
+    "convolutions",
+    "channels",
+    "largest_bits",
+    "allowed_bits",
+    "largest_pair_sum",
+    "allowed_pair_sum",
+)
+"""What a manifest says of a graph of integers: how many nodes are proved to be exact, and how near they come to where
+they would not be; see docs/exactness.md."""
 LABEL_SCALES: Final = (1, 2, 4)
 _MAX_MANIFEST_BYTES: Final = 1 << 20
 _MAX_MULTIPLE: Final = 1024
@@ -131,7 +142,7 @@ class Manifest:
             color, in grey levels: a picture of 1/8 of the size without a network.
         kind: of codec; `oslic` is the one that this runtime knows.
         groups: names for several classes together, none of them a class's (docs/labels.md).
-        exact: whether `synthesise` gives the same on every machine.
+        exact: whether `synthesise`, and `refine` where there is one, give the same on every machine.
         provenance: where the weights come from: checkpoint, data, scores, command, revision.
         tools: versions of what exported the bundle.
         quantization: settings of a quantised bundle, whose scales are in its graphs; None for others.
@@ -295,10 +306,25 @@ def _parse(body: dict[str, Any], where: str) -> dict[str, Any]:
     for name in ("provenance", "tools", "quantization"):
         if not isinstance(values.get(name) or {}, dict):
             raise BundleError(f"{where}: {name} is {_shown(values[name])}, must be an object")
-    limit = (values.get("quantization") or {}).get("weight_limit")
+    quantization = values.get("quantization") or {}
+    _check_certificate(quantization.get("certificate") or {}, f"{where}: quantization.certificate")
+    limit = quantization.get("weight_limit")
     if limit is not None and not (type(limit) is int and 1 <= limit <= 128):
         raise BundleError(f"{where}: quantization.weight_limit is {_shown(limit)}, must be 1 to 128")
     return values
+
+
+def _check_certificate(value: Any, what: str) -> None:
+    """Raise BundleError unless this is what `oslic calibrate --integer` says of the graphs that it certified."""
+    if not isinstance(value, dict) or not set(value) <= set(GRAPH_NAMES):
+        raise BundleError(f"{what} is {_shown(value)}, must be an object with names of graphs")
+    for name, proof in value.items():
+        if not isinstance(proof, dict) or set(proof) != set(CERTIFICATE_FIGURES):
+            raise BundleError(
+                f"{what}.{name} is {_shown(proof)}, must be an object with {', '.join(CERTIFICATE_FIGURES)}"
+            )
+        for figure, number in proof.items():
+            _require_number(number, f"{what}.{name}.{figure}")
 
 
 def _preview(value: Any, what: str) -> Preview:

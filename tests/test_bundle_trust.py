@@ -373,6 +373,10 @@ def test_values_of_outputs_are_those_that_the_manifest_allows(copy):
         (("license",), "x" * 5000),
         (("version",), [[[[]]]]),
         (("quantization",), {"weight_limit": "a lot"}),
+        (("quantization",), {"certificate": [1]}),
+        (("quantization",), {"certificate": {"synthesise": "fine"}}),
+        (("quantization",), {"certificate": {"synthesise": {"nodes": 3}}}),
+        (("quantization",), {"certificate": {"other": {}}}),
     ],
     ids=str,
 )

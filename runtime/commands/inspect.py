@@ -147,6 +147,21 @@ def _lines(path: Path, found: dict[str, Any]) -> Iterator[str]:
         )
     for engine in found["engines"]:
         yield f"  engine {engine['file']}: {engine.get('backend', '?')} {engine.get('precision', '?')}"
+    yield from _certificate_lines(found)
     for key in ("provenance", "tools", "quantization"):
         for name, value in (found[key] or {}).items():
-            yield f"  {key}.{name}: {value}"
+            if name != "certificate":
+                yield f"  {key}.{name}: {value}"
+
+
+def _certificate_lines(found: dict[str, Any]) -> Iterator[str]:
+    """What is proved of the graphs that decode."""
+    if found["exact"]:
+        yield "  exact        the estimate is the same on every machine (docs/exactness.md)"
+    for name, proof in ((found["quantization"] or {}).get("certificate") or {}).items():
+        yield (
+            f"  certificate  {name}: {proof['nodes']} nodes, {proof['convolutions']} convolutions with "
+            f"{proof['channels']} output channels; sums up to 2^{proof['largest_bits']} (allowed: "
+            f"2^{proof['allowed_bits']}), of two products {proof['largest_pair_sum']} (allowed: "
+            f"{proof['allowed_pair_sum']})"
+        )

@@ -38,6 +38,8 @@ def session(data: bytes, level: str, threads: int, *, fused: bool) -> Any:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     options.intra_op_num_threads = threads
+    # More threads than cores would wait for each other in circles.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not fused:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import integer_graphs
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+import small_bundle
 from integer_interpreter import Interpreter
 from onnx import helper, numpy_helper
 from oslic.calibration.graph import Graph
 from oslic.calibration.integer.certificate import PAIR_LIMIT, certify
 from oslic.export.quantized import int8_form
+from oslic.runtime.bundle import Bundle
+from oslic.runtime.cli import main
 from PIL import Image
 
 SIZE = 64, 96
@@ -200,3 +204,44 @@ def test_engines_are_built_without_a_warning(exact_models):
         for name, shape in shapes("synthesise", 64, 64).items()
     }
     assert len(build_plan(trt, data, [named], Options(optimization_level=0))) > 1000
+
+
+def test_inspect_shows_the_certificate(exact_bundle, capsys):
+    assert main(["inspect", str(exact_bundle.path)]) == 0
+    shown = capsys.readouterr().out
+    assert "the estimate is the same on every machine" in shown
+    for graph, proof in exact_bundle.manifest.quantization["certificate"].items():
+        line = next(line for line in shown.splitlines() if f"certificate  {graph}:" in line)
+        assert f"sums up to 2^{proof['largest_bits']} (allowed: 2^24)" in line
+        assert f"{proof['channels']} output channels" in line
+
+
+def test_a_graph_that_is_not_certified_makes_no_exact_bundle(float_bundle, photographs, tmp_path, capsys):
+    """A division in its tail: everything is made, and the manifest does not claim what is not proved."""
+    model = integer_graphs.synthesise()
+    for node in model.graph.node:
+        if node.op_type == "Mul" and next(c for c in node.input[1:]) in {
+            t.name for t in model.graph.initializer if numpy_helper.to_array(t).size == 1
+            and numpy_helper.to_array(t) == 256
+        }:  # fmt: skip
+            node.op_type = "Div"
+            node.input[1] = "white"
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(1 / 256), "white"))
+    folder = small_bundle.write(tmp_path / "float", {"synthesise": model}).path
+    arguments = [
+        "calibrate",
+        str(folder),
+        "--integer",
+        "--graphs",
+        "synthesise",
+        "--images",
+        str(photographs),
+    ]
+    assert (
+        main([*arguments, "-o", str(tmp_path / "made"), "--threads", "1", "--cache", str(tmp_path / "c")])
+        == 0
+    )
+    said = capsys.readouterr().out
+    assert "NOT certified" in said
+    assert "a division rounds" in said
+    assert not Bundle.open(tmp_path / "made").manifest.exact

@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -40,6 +41,16 @@ def test_16_bit_png(tmp_path, shape):
     assert np.array_equal(flif.decode((tmp_path / "a.flif").read_bytes()), pixels)
     assert main(["flif", "decode", str(tmp_path / "a.flif"), str(tmp_path / "out.png")]) == 0
     assert np.array_equal(decode_deep_png((tmp_path / "out.png").read_bytes(), 1 << 20), pixels)
+
+
+def test_16_bit_png_without_opencv(tmp_path, monkeypatch, capsys):
+    (tmp_path / "in.png").write_bytes(encode_deep_png(np.zeros((9, 13), np.uint16)))
+    (tmp_path / "a.flif").write_bytes(flif.encode(np.zeros((9, 13), np.uint16)))
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    for words in (["encode", "in.png", "b.flif"], ["decode", "a.flif", "out.png"]):
+        assert main(["flif", words[0], *(str(tmp_path / word) for word in words[1:])]) == 11
+        assert "16-bit PNG files needs OpenCV: pip install 'oslic[cpu]'" in capsys.readouterr().err
+    assert not {"b.flif", "out.png"} & {path.name for path in tmp_path.iterdir()}
 
 
 def test_16_bit_png_with_every_filter():

@@ -338,7 +338,8 @@ class Codec:
         Raises:
             ImageError: another shape or dtype, or a file that is no image or of a kind that is not supported; a
                 picture that had to be converted, and `lossless`.
-            LimitError: larger than the limits.
+            LimitError: larger than the limits: by default 64 megapixels, and half of the memory that was free when the
+                codec was opened (`Codec.open(limits=...)`).
             RateError: the rate or the PSNR cannot be reached.
             UsageError: a setting out of its range, or a file that cannot be read.
         """

@@ -29,7 +29,9 @@ def synthesise() -> onnx.ModelProto:
     high = w.op("Relu", w.transposed(low, (8, 8, 4, 4), [1, 1, 1, 1]))
     pooled = w.op("AveragePool", high, kernel_shape=[2, 2], strides=[2, 2])
     low2 = w.op("Add", w.conv(low, (8, 8, 3, 3)), w.conv(pooled, (8, 8, 3, 3), bias=False))
-    high2 = w.op("Add", w.conv(high, (8, 8, 3, 3)), w.transposed(w.op("Relu", low2), (8, 8, 4, 4), [1, 1, 1, 1]))
+    high2 = w.op(
+        "Add", w.conv(high, (8, 8, 3, 3)), w.transposed(w.op("Relu", low2), (8, 8, 4, 4), [1, 1, 1, 1])
+    )
     trunk = w.op("Add", w.op("Relu", high2), high)
     detail = w.op("DepthToSpace", w.conv(trunk, (48, 8, 3, 3), gain=0.03), blocksize=4, mode="CRD")
     base = w.op("Sub", w.op("Add", scaled, w.constant(np.float32(15 / 512))), w.constant(np.float32(0.5)))

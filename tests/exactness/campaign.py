@@ -140,11 +140,23 @@ class Counter:
 
 
 def measure(bundle: Any, files: list[Path], processors: list[str]) -> dict[str, Any]:
+    from oslic.runtime.codec import Codec
+
+    with Codec.open(bundle, "onnxruntime-cpu", threads=2) as codec:
+        inputs = list(pictures(codec, files))
+    return {
+        graph: measure_graph(bundle, graph, [i[graph] for i in inputs], processors) for graph in inputs[0]
+    }
+
+
+def measure_graph(
+    bundle: Any, graph: str, inputs: list[dict[str, np.ndarray]], processors: list[str]
+) -> dict[str, Any]:
+    """One way after the other, so that one session is open at a time."""
     import onnx
     import torch
     import torch_interpreter
     from integer_interpreter import Interpreter
-    from oslic.runtime.codec import Codec
 
     torch.set_num_threads(2)
     manifest = bundle.manifest
@@ -152,44 +164,32 @@ def measure(bundle: Any, files: list[Path], processors: list[str]) -> dict[str, 
         "compact": manifest.levels - 1, "labels": len(manifest.classes) - 1, "decoded": 255, "estimate": 255,
         "settings": 100,
     }  # fmt: skip
-    graphs = [name for name in GRAPHS if name in manifest.graphs]
-    data = {name: bundle.read_graph(name) for name in graphs}
-    models = {name: onnx.load_model_from_string(data[name]) for name in graphs}
-    sessions = {
-        (graph, f"onnxruntime {level}, {threads} threads, Q/DQ {'fused' if fused else 'not fused'}"): session(
-            data[graph], level, threads, fused=fused
-        )
-        for graph, level, threads, fused in product(graphs, LEVELS, (1, 2, 4, 8), (True, False))
-    }
-    counters = {graph: Counter() for graph in graphs}
-    digests = {graph: hashlib.sha256() for graph in graphs}
-    small: dict[str, list[dict[str, np.ndarray]]] = {graph: [] for graph in graphs}
-    first = dict.fromkeys(graphs, f"onnxruntime {LEVELS[0]}, 1 threads, Q/DQ fused")
-    with Codec.open(bundle, "onnxruntime-cpu", threads=2) as codec:
-        for number, inputs in enumerate(pictures(codec, files)):
-            for graph, feeds in inputs.items():
-                wanted = sessions[graph, first[graph]].run(None, feeds)[0]
-                digests[graph].update(wanted.tobytes())
-                for (owner, way), runner in sessions.items():
-                    if owner == graph and way != first[graph]:
-                        counters[graph].count(way, runner.run(None, feeds)[0], wanted)
-                counters[graph].count("PyTorch", torch_interpreter.run(models[graph], **feeds), wanted)
-                if len(small[graph]) < SMALL:
-                    small[graph].append(crop(graph, feeds, manifest.label_scale))
-            print(f"\r{number + 1}/{len(files)} pictures", end="", file=sys.stderr)
-    for graph in graphs:
-        samples = small[graph] + synthetic(small[graph][0], limits)
-        outputs = [Interpreter(models[graph]).run(**sample) for sample in samples]
-        runner = sessions[graph, f"onnxruntime {LEVELS[-1]}, 1 threads, Q/DQ fused"]
-        for sample, wanted in zip(samples, outputs, strict=True):
-            counters[graph].count("whole numbers in numpy, small", runner.run(None, sample)[0], wanted)
-        for cpu in processors:
-            for output, wanted in zip(emulated(cpu, data[graph], samples), outputs, strict=True):
-                counters[graph].count(f"emulated {cpu}, small", output, wanted)
-    return {
-        graph: {"sha256_of_outputs": digests[graph].hexdigest(), "ways": counters[graph].ways}
-        for graph in graphs
-    }
+    data = bundle.read_graph(graph)
+    model = onnx.load_model_from_string(data)
+    counter = Counter()
+    wanted: list[np.ndarray] = []
+    for level, threads, fused in product(LEVELS, (1, 2, 4, 8), (True, False)):
+        way = f"onnxruntime {level}, {threads} threads, Q/DQ {'fused' if fused else 'not fused'}"
+        print(f"{graph}: {way}", file=sys.stderr, flush=True)
+        runner = session(data, level, threads, fused=fused)
+        if not wanted:
+            wanted = [runner.run(None, feeds)[0] for feeds in inputs]
+        for feeds, reference in zip(inputs, wanted, strict=True):
+            counter.count(way, runner.run(None, feeds)[0], reference)
+    print(f"{graph}: PyTorch", file=sys.stderr, flush=True)
+    for feeds, reference in zip(inputs, wanted, strict=True):
+        counter.count("PyTorch", torch_interpreter.run(model, **feeds), reference)
+    small = [crop(graph, feeds, manifest.label_scale) for feeds in inputs[:SMALL]]
+    small += synthetic(small[0], limits)
+    outputs = [Interpreter(model).run(**sample) for sample in small]
+    for sample, reference in zip(small, outputs, strict=True):
+        counter.count("whole numbers in numpy, small", runner.run(None, sample)[0], reference)
+    for cpu in processors:
+        print(f"{graph}: emulated {cpu}", file=sys.stderr, flush=True)
+        for output, reference in zip(emulated(cpu, data, small), outputs, strict=True):
+            counter.count(f"emulated {cpu}, small", output, reference)
+    digest = hashlib.sha256(b"".join(output.tobytes() for output in wanted)).hexdigest()
+    return {"sha256_of_outputs": digest, "ways": counter.ways}
 
 
 def main() -> int:

@@ -27,6 +27,7 @@ from oslic.runtime.bundle import Bundle, default_bundle  # noqa: E402
 from oslic.runtime.codec import Codec, Settings, bounded  # noqa: E402
 from oslic.runtime.codec.container import SectionType, digest  # noqa: E402
 from oslic.runtime.codec.parameters import ResidualMode  # noqa: E402
+from oslic.runtime.codec.settings import Tune  # noqa: E402
 from oslic.runtime.metadata import Metadata, Resolution, Unit  # noqa: E402
 
 BUNDLE = HERE / "bundle"
@@ -66,8 +67,8 @@ class Case:
     weight: int | None = None
 
 
-def lossy(quality: float, **more: Any) -> Settings:
-    return Settings(quality, **more)
+def lossy(quality: float, tune: Tune = "psnr", **more: Any) -> Settings:
+    return Settings(quality, tune=tune, **more)
 
 
 CASES = {

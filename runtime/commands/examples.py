@@ -71,6 +71,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "bench zoo": ("oslic bench zoo -o zoo.json",),
     "bench flif": ("oslic bench flif -o flif.json --labels maps",),
     "bench drift": ("oslic bench drift photos -o drift.json",),
+    "bench lossless": ("oslic bench lossless --photos photos -o lossless.json",),
     "bench memory": ("oslic bench memory photo.png -o memory.json",),
     "bench effort": ("oslic bench effort photos -o effort.json",),
     "bench focus": ("oslic bench focus photos --values 7,8 -o focus.json",),

@@ -16,7 +16,7 @@ from ..runtime.codec import Codec, DriftWarning, Encoded, Settings
 from ..runtime.errors import BundleError
 from ..runtime.images import read_image
 from ..runtime.limits import Limits
-from ..runtime.residual import decode
+from ..runtime.residual import CodedResidual, decode
 from ..runtime.segmentation import labels_on
 from ..runtime.tiling import Box
 from . import environment
@@ -108,7 +108,7 @@ def _row(name: str, codec: Codec, streams: list[Encoded]) -> dict[str, Any]:
         counts += _differences(estimate, layers.estimate)
         between.append(psnr(layers.estimate, estimate))
         coded = stream.tiles[0].residual
-        assert coded is not None
+        assert isinstance(coded, CodedResidual), "a lossy stream without FLIF"
         final = decode(coded, estimate)
         wanted = decode(coded, layers.estimate)
         changes.append(psnr(layers.image, final) - psnr(layers.image, wanted))

@@ -149,7 +149,10 @@ def rate(
     Raises:
         DataError: an image whose two curves have no quality in common.
     """
-    coders = [ours(str(path), threads=1, name=name) for name, path in ((BEFORE, before), (AFTER, after))]
+    coders = [
+        ours(str(path), threads=1, variant="psnr-always", name=name)
+        for name, path in ((BEFORE, before), (AFTER, after))
+    ]
     limits = limits or Limits()
     jobs = [Job(image, coder, ("psnr",), limits) for image in images for coder in coders]
     with tempfile.TemporaryDirectory() as folder:

@@ -659,6 +659,9 @@ _SECTIONS: Final = {
 }
 
 
+KNOWN: Final = frozenset(_SECTIONS)
+"""Kinds of result files that a report shows."""
+
 # Of the kinds that are not named here it is 1.
 _VERSIONS: Final = {latency.FORMAT: latency.VERSION, "oslic-bench-fusion": 2, "oslic-compare": 2}
 

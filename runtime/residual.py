@@ -40,8 +40,10 @@ MAX_QUALITY: Final = 100
 _ENCODER_THREADS: Final = 2
 # Superblocks of 64x64 suit residuals: 0.8 points of BD-rate over the encoder's choice (training/EXPERIMENTS.md).
 _SUPERBLOCKS: Final = {"sb-size": "64"}
-# Weights of the estimate in eighths that cost least at some qualities, on training photographs; see `default_weight`.
+# Weights of the estimate in eighths that cost least at some qualities; see `default_weight`: by PSNR on training
+# photographs, by SSIMULACRA 2 on two of Kodak (docs/quality.md).
 _WEIGHTS: Final = ((15, 8), (16, 5), (20, 4), (28, 3), (36, 2), (44, 1))
+_VISUAL_WEIGHTS: Final = ((15, 8), (16, 4), (20, 3), (28, 2))
 # Mean squared clipping error (per sample) from which scale 2 is tried as well: 55 dB.
 _CLIPPING_MATTERS: Final = 0.2
 
@@ -69,13 +71,16 @@ def check_available() -> None:
         )
 
 
-def default_weight(quality: int) -> int:
-    """The estimate's weight at a quality, in eighths: measured at seven qualities, linear between them.
+def default_weight(quality: int, *, visual: bool = False) -> int:
+    """The estimate's weight at a quality, in eighths: measured at some qualities, linear between them.
 
     It suits estimates from coarse compact images; see training/EXPERIMENTS.md.
+
+    Args:
+        quality: of the residual coder, 1..100.
+        visual: whether the coder aims at the eye.
     """
-    qualities = [at for at, _ in _WEIGHTS]
-    weights = [weight for _, weight in _WEIGHTS]
+    qualities, weights = zip(*(_VISUAL_WEIGHTS if visual else _WEIGHTS), strict=True)
     return round(float(np.interp(quality, qualities, weights)))
 
 
@@ -133,7 +138,8 @@ def _encode(residual: Levels, scale: int, *, quality: int, speed: int, visual: b
             subsampling="4:0:0" if residual.ndim == 2 else "4:4:4",
             max_threads=_ENCODER_THREADS,
             autotiling=False,
-            advanced={"tune": "iq" if visual else "psnr", **_SUPERBLOCKS},
+            # libaom has no tune=iq where libavif asks for its finest quantizer.
+            advanced={"tune": "iq" if visual and quality < MAX_QUALITY else "psnr", **_SUPERBLOCKS},
         )
     except (OSError, ValueError, RuntimeError) as error:
         # libaom does not say why it gives up on sound samples: for want of memory.
@@ -178,7 +184,7 @@ def encode(
         raise UsageError(f"residual speed {speed} is out of range 0..{MAX_SPEED}")
     check_available()
     if weight is None:
-        weight = default_weight(quality)
+        weight = default_weight(quality, visual=visual)
     residual = _difference(image, prediction(estimate, weight), gains)
 
     def code(scale: int) -> CodedResidual:

@@ -143,7 +143,8 @@ def _write(file: Path, networks: CodecNetworks, picture: Picture, settings: Sequ
     estimates = {n: np.ascontiguousarray(layers(networks, picture, n).estimate) for n in degrees}
     decoded = []
     for setting in settings:
-        weight = 0 if setting.plain else residual.default_weight(setting.quality)
+        usual = residual.default_weight(setting.quality, visual=setting.visual)
+        weight = 0 if setting.plain else usual
         estimate = picture.pixels if setting.plain else estimates[coarseness_for(setting.quality, table)]
         coded = residual.encode(
             picture.pixels, estimate, quality=setting.quality, weight=weight, visual=setting.visual

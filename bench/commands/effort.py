@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from ...runtime.codec.effort import EFFORTS
-from ...runtime.codec.settings import TUNES, Settings
+from ...runtime.codec.settings import TUNES
 from ...runtime.commands.arguments import output_file
 from ...runtime.commands.limits import add_limit_arguments, limits_of
 from ...runtime.commands.numbers import at_least
@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--efforts", default=",".join(map(str, range(len(EFFORTS)))), metavar="A,B", help="default: all"
     )
     parser.add_argument("--qualities", default=_QUALITIES, metavar="A,B", help="default: %(default)s")
-    parser.add_argument("--tune", choices=TUNES, default=Settings.tune)
+    parser.add_argument("--tune", choices=TUNES, default="psnr")
     add_limit_arguments(parser)
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..curves import Point
 
 _DEFAULT_METRICS = "psnr,psnr_ycbcr,ms_ssim"
+_VARIANT = "psnr-always"
 _PEERS = "avif-s6,jpeg,jpeg2000,webp,jxl"
 
 
@@ -71,7 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--variants",
         default="",
         metavar="A,B",
-        help=f"measure our codec at these settings, too: {', '.join(VARIANTS)}",
+        help=f"settings of our codec (default: {_VARIANT}); the first is what is reported: {', '.join(VARIANTS)}",
     )
     add_peers(parser, {**PEERS, **low_rates.LOW_PEERS}, "")
     parser.add_argument(
@@ -101,8 +102,8 @@ def run(args: argparse.Namespace) -> int:
 def _run_curves(args: argparse.Namespace) -> int:
     peers = chosen_peers(args.peers or _PEERS, args.command, PEERS)
     wanted = _metrics(args.metrics or _DEFAULT_METRICS, ("psnr",), args.vgg16)
-    variants = [name for name in args.variants.split(",") if name]
-    wrong = [name for name in variants if name not in VARIANTS]
+    first, *others = [name for name in args.variants.split(",") if name] or [_VARIANT]
+    wrong = [name for name in (first, *others) if name not in VARIANTS]
     if wrong:
         raise UsageError(f"unknown variant {wrong[0]!r}; known: {', '.join(VARIANTS)}")
     anchors = read_anchors(Path(args.anchors)) if args.anchors else []
@@ -111,7 +112,8 @@ def _run_curves(args: argparse.Namespace) -> int:
     bundle = args.bundle[0] if args.bundle else None
     # Each process has one core: the networks of several images run side by side.
     own = [
-        ours(bundle, args.backend, threads=1, effort=args.effort, variant=name) for name in ("", *variants)
+        ours(bundle, args.backend, threads=1, effort=args.effort, variant=variant, name=name)
+        for variant, name in ((first, OURS), *((other, "") for other in others))
     ]
     points, settings = _measured(args, own, peers, wanted)
     output = Path(args.output)

@@ -152,12 +152,12 @@ def _mean(rows: Sequence[dict[str, Any]], quality: int) -> dict[str, Any]:
 
 
 def _row(codec: Codec, picture: Marked, focus: str, name: str, quality: int) -> dict[str, Any]:
-    plain = codec.encode(picture.image, make_request(quality))
+    plain = codec.encode(picture.image, make_request(quality, tune="psnr"))
     size = len(plain.data)
     before = _sides(picture, codec.decompress(plain.data))
 
     def focused(level: int) -> tuple[int, Pixels]:
-        data = codec.encode(picture.image, make_request(level, focus=focus)).data
+        data = codec.encode(picture.image, make_request(level, focus=focus, tune="psnr")).data
         return len(data), codec.decompress(data)
 
     inside, outside = _at_size(picture, focused, size)

@@ -42,7 +42,7 @@ class Settings:
     quality: float = DEFAULT_QUALITY
     effort: int = DEFAULT_EFFORT
     layers: LayerMode = "always"
-    tune: Tune = "psnr"
+    tune: Tune = "visual"
     refine: bool = True
     class_quality: tuple[tuple[str, float], ...] = ()
     max_error: int | None = None

@@ -115,7 +115,7 @@ def _best(
     settings = plan.settings
     weights = {0}
     if estimate is not None:
-        usual = residual.default_weight(plan.quality)
+        usual = residual.default_weight(plan.quality, visual=settings.visual)
         weights = {min(max(usual + change, 1), residual.MAX_WEIGHT) for change in settings.coders.weights}
 
     def code(weight: int) -> residual.CodedResidual:

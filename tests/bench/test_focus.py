@@ -53,7 +53,7 @@ def test_the_command(folder, tmp_path, capsys):
     assert main(words) == 0
     body = json.loads(out.read_text())
     (row,) = body["rows"]
-    assert row["inside"] > 0.5
+    assert row["inside"] > 0.2
     assert row["outside"] < -0.5
     assert row["avif_inside"] < row["inside"]
     (mean,) = body["means"]

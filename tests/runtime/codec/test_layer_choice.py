@@ -135,7 +135,7 @@ def test_pictures_are_refined_after_the_residual(codec, photo, tune, layout):
 
 
 def test_tiles_are_refined_alone(codec, photo):
-    made = codec.layers(photo, Settings(50, FAST), tile=TILE, halo=HALO)
+    made = codec.layers(photo, Settings(50, FAST, tune="psnr"), tile=TILE, halo=HALO)
     whole = codec.finish(made).data
     decoded = codec.decompress(whole)
     assert np.array_equal(codec.decompress(whole, region=(150, 100, 200, 150)), decoded[100:250, 150:350])
@@ -179,7 +179,7 @@ def test_another_network_for_refining_is_told(codec, photo, tmp_path):
 @pytest.mark.parametrize("tile", [None, TILE])
 def test_without_layers_the_residual_is_the_picture(codec, photo, layout, tile):
     image = luma(photo) if layout is Layout.GRAY else photo
-    settings = Settings(60, FAST, layers="never", refine=False)
+    settings = Settings(60, FAST, layers="never", tune="psnr", refine=False)
     encoded = codec.finish(codec.layers(image, settings, tile=tile, halo=HALO))
     assert all(record.plain and record.weight == 0 for record in records(encoded.data))
     assert stream_reader.read(encoded.data).kind == "oslic"
@@ -198,7 +198,7 @@ def test_without_layers_the_residual_is_the_picture(codec, photo, layout, tile):
 
 
 def test_without_layers_pictures_are_refined_too(codec, photo):
-    off = codec.decompress(codec.compress(photo, 60, effort=FAST, layers="never", refine=False))
+    off = codec.decompress(codec.compress(photo, 60, effort=FAST, layers="never", tune="psnr", refine=False))
     on = codec.decompress(codec.compress(photo, 60, effort=FAST, layers="never", tune="psnr"))
     assert np.abs(on - small_bundle.refined(off, off, 60, False)).max() <= 1
 

@@ -155,6 +155,38 @@ def _shapes(shapes: dict[str, list[int]]) -> str:
     return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
 
 
+def _integer_section(name: str, report: dict[str, Any]) -> str:
+    """A graph of integers: how it was made, and its certificate."""
+    certificate = report["certificate"]
+    facts = [
+        ("weights", report["weights"]),
+        ("steps", f"by {report['steps']}, {report['moved_steps']} of them moved"),
+        ("damage, dB", report["damage"]),
+        ("nodes certified", certificate["nodes"]),
+        ("largest sum", f"2^{certificate['largest_bits']} of 2^{certificate['allowed_bits']}"),
+        (
+            "largest sum of two products",
+            f"{certificate['largest_pair_sum']} of {certificate['allowed_pair_sum']}",
+        ),
+    ]
+    parts = [f"<h2>{escape(name)}, of integers</h2>", _table(("", ""), facts)]
+    if certificate["failures"]:
+        parts.append(_table(("not certified", "why"), list(certificate["failures"].items())))
+    rows = [
+        (proof["name"], len(proof["sums"]), max(proof["sums"]), max(proof["pairs"] or [0]))
+        for proof in certificate["proofs"]
+    ]
+    head = ("convolution", "output channels", "largest sum, steps", "of two products")
+    parts.append(f"<details><summary>Convolutions</summary>{_table(head, rows)}</details>")
+    rows = [
+        (tried["weights"], tried["steps"], tried["moved_steps"], tried["damage_in_search"])
+        for tried in report["tried"]
+    ]
+    head = ("weights", "steps", "moved", "damage in the search, dB")
+    parts.append(f"<details><summary>What was tried</summary>{_table(head, rows)}</details>")
+    return "\n".join(parts)
+
+
 def _evaluation_section(evaluation: dict[str, Any]) -> str:
     rows: list[tuple[str, Any, Any, Any]] = []
     if "rd" in evaluation:
@@ -207,6 +239,7 @@ def html(report: dict[str, Any]) -> str:
         parts.append(f"<p class='note'>{escape(report['note'])}</p>")
     if "evaluation" in report:
         parts.append(_evaluation_section(report["evaluation"]))
+    parts += [_integer_section(name, graph) for name, graph in report.get("integer", {}).items()]
     parts += [_graph_section(name, graph) for name, graph in report["graphs"].items()]
     body = "\n".join(parts)
     return (

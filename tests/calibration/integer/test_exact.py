@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import integer_graphs
 import numpy as np
 import onnx
@@ -204,6 +206,18 @@ def test_engines_are_built_without_a_warning(exact_models):
         for name, shape in shapes("synthesise", 64, 64).items()
     }
     assert len(build_plan(trt, data, [named], Options(optimization_level=0))) > 1000
+
+
+def test_the_report_has_every_output_channel(exact_bundle):
+    report = json.loads((exact_bundle.path / "calibration.json").read_text())
+    page = (exact_bundle.path / "calibration.html").read_text()
+    for graph, found in report["integer"].items():
+        certificate = found["certificate"]
+        assert f"{graph}, of integers" in page
+        assert certificate["failures"] == {}
+        assert sum(len(proof["sums"]) for proof in certificate["proofs"]) == certificate["channels"]
+        assert max(max(p["sums"]) for p in certificate["proofs"]) <= 2 ** certificate["allowed_bits"]
+        assert all(proof["name"] in page for proof in certificate["proofs"])
 
 
 def test_inspect_shows_the_certificate(exact_bundle, capsys):

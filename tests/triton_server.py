@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 import tritonclient.http as triton
+from oslic.serving.triton.repository import SERVER_OPTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = Path(os.environ.get("OSLIC_TRITON", ROOT / "build" / "triton")).resolve()
@@ -63,6 +64,7 @@ class Server:
             "--model-repository", str(self.repository), "--backend-directory", str(HOME / "backends"),
             "--http-address", "127.0.0.1", "--http-port", str(self.http), "--metrics-port", str(self.metrics),
             "--metrics-address", "127.0.0.1", "--allow-grpc", "false", "--exit-timeout-secs", "10",
+            *SERVER_OPTIONS,
         ]  # fmt: skip
 
     def environment(self) -> dict[str, str]:

@@ -16,7 +16,7 @@ from ...runtime.engines import PRECISIONS
 from ...runtime.errors import UsageError, printable
 from ...runtime.tiling import UNIT
 from ..triton import names
-from ..triton.repository import DEVICES, GRAPH_KINDS, Plan, write_repository
+from ..triton.repository import DEVICES, GRAPH_KINDS, SERVER_OPTIONS, Plan, write_repository
 
 _EXACT_BATCH = 8
 
@@ -105,5 +105,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"repository": str(folder), "models": models}))
     else:
         print(printable(f"{folder}: {', '.join(models)}"))
-        print(printable(f"tritonserver --model-repository {folder.resolve()}"))
+        print(
+            printable(" ".join(("tritonserver", f"--model-repository={folder.resolve()}", *SERVER_OPTIONS)))
+        )
     return 0

@@ -30,6 +30,13 @@ GRAPH_KINDS: Final[tuple[GraphKind, ...]] = get_args(GraphKind)
 Device = Literal["cpu", "gpu"]
 DEVICES: Final[tuple[Device, ...]] = get_args(Device)
 
+SERVER_OPTIONS: Final = (
+    # What is written says all: no process is started to ask the models.
+    "--disable-auto-complete-config",
+    "--backend-config=python,stub-timeout-seconds=300",
+)
+"""What `tritonserver` is started with."""
+
 _CONFIG_NAME: Final = "config.pbtxt"
 _MOST_CONFIG_BYTES: Final = 1 << 20
 _TENSORRT: Final = "tensorrt"

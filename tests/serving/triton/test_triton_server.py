@@ -254,13 +254,15 @@ def test_a_full_queue_refuses_requests(bundle, tmp_path, pictures):
             try:
                 Client(server.address).encode(pictures[3], effort=0)
             except InferenceServerException as error:
-                return error.message()
+                return f"{error.status()} {error.message()}"
             return "answer"
 
         with ThreadPoolExecutor(12) as pool:
             outcomes = list(pool.map(work, range(12)))
         assert outcomes.count("answer") >= 3
-        assert any("xceeds maximum queue size" in outcome for outcome in outcomes)
+        refused = [outcome for outcome in outcomes if outcome != "answer"]
+        assert refused
+        assert all(re.fullmatch("503 .*Exceeds maximum queue size", outcome) for outcome in refused), refused
         assert work(0) == "answer"
 
 

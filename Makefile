@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 
-.PHONY: help install run test test-slow test-gpu test-serving figures lint types sanitize clean
+.PHONY: help install run test test-slow test-gpu test-serving figures bundle lint types sanitize clean
 
 help:
 	@echo "make install    environment in $(VENV), with everything the tests need"
 	@echo "make run        export the shipped checkpoint, compress and decompress the sample photographs"
 	@echo "make test       the test suite (test-slow, test-gpu, test-serving: what it leaves out)"
 	@echo "make figures    the README's figures from bench/results"
+	@echo "make bundle     the shipped bundle from the checkpoint: float, calibrated, exact"
 	@echo "make lint types sanitize"
 
 install: $(STAMP)
@@ -56,6 +57,20 @@ $(RAY)/.installed: $(STAMP)
 	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_paths()["purelib"])' \
 		> "$$($(RAY)/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/oslic.pth"
 	touch $@
+
+# The shipped bundle: exact, made of the checkpoint and of photographs that are not in the repository. Its float form is
+# what `oslic export checkpoints/lite` writes. The streams that it made are made anew.
+PHOTOS ?= ../shared/data/photos
+
+bundle: $(STAMP)
+	mkdir -p out
+	$(BIN)/oslic export checkpoints/lite -o out/lite-float --force
+	$(BIN)/oslic calibrate out/lite-float --integer --images $(PHOTOS) -o out/lite-exact --force
+	$(BIN)/python -c "from oslic.runtime.bundle import Bundle; assert Bundle.open('out/lite-exact').manifest.exact"
+	rm -rf runtime/bundles/lite
+	cp -r out/lite-exact runtime/bundles/lite
+	rm -f runtime/bundles/lite/calibration.*
+	$(BIN)/python tests/vectors/make.py --shipped
 
 # The README's figures and the charts it shows, from the result files.
 RESULTS := rd-kodak-lite latency-lite-cpu latency-lite-cpu-speed-9 latency-lite-avx2 latency-lite-avx2-speed-9 fusion-lite-cpu fusion-lite-cpu-1-thread int8-lite-cpu drift-lite-cpu flif-libflif selfcheck

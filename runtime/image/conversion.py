@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _DEEP_GRAY: Final = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 _SIXTEEN: Final = 65535.0
+_ROWS: Final = 256
 _RGB_SPACE: Final = b"RGB "
 
 
@@ -48,7 +49,8 @@ def turn_to(image: Image.Image, page: int, name: str) -> None:
 def to_srgb(image: Image.Image, data: bytes, name: str) -> tuple[Image.Image, str]:
     """Convert a picture whose samples do not fit into 8 bits of gray or RGB.
 
-    A profile is applied where the picture has one, and gone then. Integers and floats: see `_levels`.
+    A profile is applied where the picture has one, and gone then. Integers and floats of 0..1, 0..255 or 0..65535 are
+    taken as that, those of other ranges are stretched.
 
     Args:
         image: as Pillow opened it.
@@ -90,34 +92,42 @@ def _to_eight_bits(image: Image.Image, data: bytes, name: str) -> tuple[Image.Im
     if is_deep_png(data):
         try:
             deep = decode_deep_png(data, image.width * image.height, name)
-            return Image.fromarray(_rounded(deep / np.float32(_SIXTEEN))), "16 bits a sample"
+            return Image.fromarray(_scaled(deep, 0, _SIXTEEN)), "16 bits a sample"
         except DependencyError:
             pass  # Pillow cuts in place of rounding: a level at most
     if image.mode in _DEEP_GRAY:
-        samples = np.asarray(image).astype(np.float32)
-        return Image.fromarray(_rounded(samples / np.float32(_SIXTEEN))), "16 bits a sample"
+        return Image.fromarray(_scaled(np.asarray(image), 0, _SIXTEEN)), "16 bits a sample"
     if image.mode in {"I", "F"}:
-        levels, how = _levels(np.asarray(image).astype(np.float64))
-        return Image.fromarray(_rounded(levels)), how
+        samples = np.asarray(image)
+        low, high = _range(samples)
+        for most in (1.0, 255.0, _SIXTEEN):
+            if low >= 0 and high <= most:
+                return Image.fromarray(_scaled(samples, 0, most)), f"samples of 0..{most:g}"
+        return Image.fromarray(_scaled(samples, low, high)), f"samples of {low:g}..{high:g}, stretched,"
     return image.copy(), "more than 8 bits a sample"  # which Pillow cut as it read them
 
 
-def _levels(samples: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], str]:
-    """Bring samples of no fixed range to 0..1: 0..1 stays, 0..255 and 0..65535 are scaled, all else is stretched."""
-    finite = samples[np.isfinite(samples)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    for most in (1.0, 255.0, _SIXTEEN):
-        if low >= 0 and high <= most:
-            return np.nan_to_num(samples / most, nan=0.0, posinf=1.0, neginf=0.0), f"samples of 0..{most:g}"
-    stretched = (samples - low) / (high - low)
-    return np.nan_to_num(
-        stretched, nan=0.0, posinf=1.0, neginf=0.0
-    ), f"samples of {low:g}..{high:g}, stretched,"
+def _range(samples: npt.NDArray[Any]) -> tuple[float, float]:
+    """The least and the largest of the samples that are finite."""
+    low, high = np.inf, -np.inf
+    for top in range(0, len(samples), _ROWS):
+        rows = samples[top : top + _ROWS]
+        finite = rows[np.isfinite(rows)]
+        if finite.size:
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    return (low, high) if low <= high else (0.0, 0.0)
 
 
-def _rounded(levels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    rounded: npt.NDArray[np.uint8] = np.clip(np.rint(levels * 255), 0, 255).astype(np.uint8)
-    return rounded
+def _scaled(samples: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.uint8]:
+    """Bring samples of low..high to 0..255, rounded; what is no number becomes 0.
+
+    Some rows at a time: the floats of a whole picture would take many times its memory.
+    """
+    scaled = np.empty(samples.shape, np.uint8)
+    for top in range(0, len(samples), _ROWS):
+        levels = (samples[top : top + _ROWS].astype(np.float64) - low) * (255 / (high - low))
+        scaled[top : top + _ROWS] = np.clip(np.rint(np.nan_to_num(levels, posinf=255, neginf=0)), 0, 255)
+    return scaled
 
 
 def _by_profile(image: Image.Image, icc: bytes, name: str) -> Image.Image:

@@ -52,6 +52,7 @@ from oslic.training.segmentation import (
     SegmentationOptions,
     SegmentationTask,
     agreement,
+    agreement_of_sizes,
     cross_entropy,
     hard_labels,
     merge_person,
@@ -139,6 +140,14 @@ def codec_run(folder, steps=4, terms=None, **options):
 
 def states_equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_maps_of_two_sizes_are_compared():
+    segnet = CodecNetworks(preset("tiny")).segnet.eval()
+    pictures = [frame(0), frame(1)]
+    assert agreement_of_sizes(segnet, pictures, (64, 64), preset("tiny")) == 1.0
+    share = agreement_of_sizes(segnet, pictures, (64, 96, 128), preset("tiny"))
+    assert 0.0 < share < 1.0
 
 
 def test_without_a_residual_the_score_is_minus_the_loss_of_the_stored_layers(tmp_path):

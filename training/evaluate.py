@@ -29,7 +29,7 @@ from .data import (
     photographs,
     softly_labelled,
 )
-from .segmentation import agreement, frequent_classes, unsmoothed
+from .segmentation import agreement, agreement_of_sizes, frequent_classes, unsmoothed
 from .segmentation import evaluate as segmentation_confusion
 from .torch_graphs import TorchGraphs
 
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 QUALITIES: Final = (12, 25, 40, 55, 68, 78, 86)
 RANGE: Final = (28.0, 39.0)
+SIDES: Final = (400, 800, 3200)
+"""Long sides of one picture whose maps are compared."""
 
 
 def plain_avif(image: NDArray[np.uint8], quality: int) -> tuple[bytes, float]:
@@ -96,8 +98,9 @@ def _segmentation_scores(segnet: SegNet, pictures: Sequence[Picture], config: Mo
 def score_labels(networks: CodecNetworks, root: Path, soft: Path | None) -> dict[str, Any]:
     """Scores of the label maps.
 
-    Those of `everyday/test` by set and in all, of CamVid's test split in our classes, and the agreement with the
-    teacher on Kodak, on the pictures of BSDS500 that were left out of training, and on `everyday/pseudo/coco`.
+    Those of `everyday/test` by set and in all, of CamVid's test split in our classes, the agreement with the
+    teacher on Kodak, on the pictures of BSDS500 that were left out of training, and on `everyday/pseudo/coco`, and how
+    well the maps of one picture of Kodak at different sizes agree.
 
     Args:
         networks: in evaluation mode.
@@ -121,6 +124,9 @@ def score_labels(networks: CodecNetworks, root: Path, soft: Path | None) -> dict
             if folder == TESTED_FOLDER:
                 pictures = pictures[:TESTED]
             scores["agreement"][name] = round(agreement(networks.segnet, pictures, networks.config), 4)
+    kodak = photographs(root, ("kodak",))
+    found = agreement_of_sizes(networks.segnet, kodak[:: len(kodak) // 8 or 1], SIDES, networks.config)
+    scores["agreement_of_sizes"] = {"sides": list(SIDES), "share": round(found, 4)}
     return scores
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -274,6 +275,31 @@ def agreement(segnet: SegNet, pictures: Sequence[Picture], config: ModelConfig, 
         same += int(((full == found) & (full != VOID)).sum())
         counted += int((full != VOID).sum())
     return same / max(1, counted)
+
+
+def agreement_of_sizes(
+    segnet: SegNet, pictures: Sequence[Picture], sides: Sequence[int], config: ModelConfig
+) -> float:
+    """The share of the pixels on which the maps of one picture at two sizes agree, people as one class.
+
+    Args:
+        segnet: in evaluation mode.
+        pictures: photographs.
+        sides: long sides, in pixels, to which each of them is scaled; all pairs are compared.
+        config: of the whole model.
+    """
+    shares = []
+    for picture in pictures:
+        height, width = picture.pixels.shape[:2]
+        maps = []
+        for side in sides:
+            size = tuple(round(length * side / max(height, width)) for length in (width, height))
+            scaled = np.asarray(Image.fromarray(picture.pixels).resize(size, Image.Resampling.LANCZOS))
+            scale = config.segnet.scale * reduction_for(*scaled.shape[:2])
+            found = merge_person(enlarge(predict(segnet, scaled, config), size[1], size[0], scale))
+            maps.append(np.asarray(Image.fromarray(found).resize((width, height), Image.Resampling.NEAREST)))
+        shares += [float((a == b).mean()) for a, b in itertools.combinations(maps, 2)]
+    return float(np.mean(shares))
 
 
 def unsmoothed(segnet: SegNet) -> SegNet:

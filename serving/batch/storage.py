@@ -131,8 +131,12 @@ def require_writable(folder: str) -> None:
         UsageError: it cannot be made, or written to.
     """
     probe = join(folder, f".oslic-{secrets.token_hex(8)}.probe")
-    write(probe, b"")
-    with _told(f"cannot write to {folder}"):
+    try:
+        write(probe, b"")
+    except UsageError as error:
+        reason = getattr(error.__cause__, "strerror", None) or one_line(error)
+        raise UsageError(f"cannot write to the folder {folder}: {reason}") from error
+    with _told(f"cannot write to the folder {folder}"):
         if is_url(probe):
             files, path = _filesystem(probe)
             files.rm_file(path)
@@ -147,7 +151,9 @@ def _filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     try:
         files, path = fsspec.core.url_to_fs(url)
     except ImportError as error:  # fsspec says which package it lacks for this scheme
-        raise DependencyError(f"cannot open {url}: {one_line(error)}") from error
+        raise DependencyError(
+            f"cannot open {url.partition(_SCHEME)[0]}{_SCHEME} URLs: {one_line(error)}"
+        ) from error
     except ValueError as error:  # an unknown scheme
         raise UsageError(f"cannot open {url}: {one_line(error)}") from error
     return files, str(path)

@@ -1,4 +1,4 @@
-"""Who may import what: the room stands on the runtime alone, and what others have to offer is loaded when it is used."""
+"""Who may import what: the room stands on the runtime alone, and other packages are loaded when they are used."""
 
 from __future__ import annotations
 

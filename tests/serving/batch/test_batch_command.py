@@ -172,7 +172,8 @@ def test_the_parts_of_the_table_are_plain_parquet(photos, tmp_path, bundle):
     ("arguments", "code", "message"),
     [
         (["empty", "-o", "t"], 10, "holds no images"),
-        (["photos", "-o", "photos/0.png/t"], 2, "Not a directory"),
+        (["photos", "-o", "photos/0.png/t"], 2, "cannot write to the folder"),
+        (["photos", "-o", "/proc/nowhere"], 2, "cannot write to the folder /proc/nowhere: "),
         (["photos", "-o", "t", "--quality", "200"], 2, "out of range"),
         (["photos", "-o", "t", "--actors", "2"], 2, "give --ray as well"),
         (["nosuch://x", "-o", "t"], 2, "Protocol not known"),

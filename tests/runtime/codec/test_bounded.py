@@ -320,3 +320,16 @@ def test_in_strips(codec, photo):
     assert np.array_equal(np.concatenate([strip.pixels for strip in strips]), image)
     assert not any(strip.is_wrong for strip in strips)
     assert take_apart(file.getvalue())[0].grid.is_tiled
+
+
+def test_verify_looks_at_the_estimate_of_a_lossless_picture_too(codec, tmp_path, photo, capsys):
+    """Its picture is right whatever the estimate is; its preview layers may be damaged all the same."""
+    data = codec.compress(np.ascontiguousarray(photo[:48, :64]), lossless=True, effort=FAST)
+    wrong = with_record(data, estimate_digest=b"abcd")
+    assert not codec.decode(wrong).is_wrong
+    for name, content in (("right", data), ("wrong", wrong)):
+        (tmp_path / f"{name}.oslic").write_bytes(content)
+    options = ["--bundle", str(codec.bundle.path)]
+    assert main(["verify", str(tmp_path / "right.oslic"), *options]) == 0
+    assert main(["verify", str(tmp_path / "wrong.oslic"), *options]) == VerificationError.exit_code
+    assert "estimate differs" in capsys.readouterr().err

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     Pixels = npt.NDArray[np.uint8]
 
 OURS: Final = "oslic"
+_REFINED: Final = "refined-avif"
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,13 @@ class CoderSpec:
     kind: str
     qualities: tuple[float, ...]
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> str:
+        """Names the weights that the coder opens by the name of a bundle; "": none."""
+        if self.kind != _REFINED:
+            return ""
+        return open_bundle(self.options["bundle"]).manifest.refinement or ""
 
     def open(self, limits: Limits | None = None) -> Coder:
         """Make the coder ready for its first image.
@@ -198,6 +206,25 @@ def _open_command(options: dict[str, Any]) -> Coder:
     return Coder(encode, decode)
 
 
+def _open_refined_avif(options: dict[str, Any]) -> Coder:
+    """AVIF with the filter that our own streams have behind them, as for tiles without layers.
+
+    The file gets one byte more: the filter is told the quality.
+    """
+    plain = _open_pillow({**options["avif"], "compensate_rounding": True})
+    graphs = Codec.open(options["bundle"], threads=1).graphs
+    visual = options["avif"]["advanced"]["tune"] == "iq"
+
+    def encode(image: Pixels, quality: float) -> Coded:
+        return Coded(plain.encode(image, quality).data + bytes([int(quality)]))
+
+    def decode(data: bytes) -> Pixels:
+        decoded = plain.decode(data[:-1])
+        return graphs.refine(decoded, decoded, quality=data[-1], visual=visual)
+
+    return Coder(encode, decode)
+
+
 def _open_hyperprior(options: dict[str, Any]) -> Coder:
     from .hyperprior import open_hyperprior
 
@@ -208,6 +235,7 @@ _OPENERS: Final[dict[str, Callable[[dict[str, Any]], Coder]]] = {
     "pillow": _open_pillow,
     "command": _open_command,
     "hyperprior": _open_hyperprior,
+    _REFINED: _open_refined_avif,
 }
 
 
@@ -225,8 +253,16 @@ def _avif(speed: int, name: str = "", **more: Any) -> CoderSpec:
     return CoderSpec(name or f"avif-s{speed}", "pillow", (10, 18, 26, 34, 42, 50, 58, 66, 74, 82), options)
 
 
+def _refined(spec: CoderSpec) -> CoderSpec:
+    """The same with superblocks of 64x64, as our residuals have them, and the shipped filter behind it."""
+    avif = {**spec.options, "advanced": {**spec.options["advanced"], "sb-size": "64"}}
+    return CoderSpec(f"{spec.name}-refined", _REFINED, spec.qualities, {"avif": avif, "bundle": None})
+
+
 _SPECS: Final = (
     _avif(6),
+    _refined(_avif(6)),
+    _refined(_avif(6, "avif-iq-s6", advanced={"tune": "iq"})),
     # What our own residual gets, too: without it Pillow's AVIF has a cast of half a grey level.
     _avif(6, "avif-s6-rounded", compensate_rounding=True),
     # What Pillow writes by default, tuned for the eye, and the same with whole chroma.

@@ -99,7 +99,8 @@ class Job:
     def key(self) -> str:
         """Names the job across runs: the image's content, the coder with its settings, the metrics."""
         content = hashlib.sha256(read_file(self.image, "image", self.limits.image_bytes)).hexdigest()
-        described = json.dumps([content, asdict(self.coder), self.coder.weights, self.metrics], sort_keys=True, default=str)
+        parts = [content, asdict(self.coder), self.coder.weights, self.metrics]
+        described = json.dumps(parts, sort_keys=True, default=str)
         return hashlib.sha256(described.encode()).hexdigest()[:24]
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib import font_manager, pyplot
+from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 HERE = Path(__file__).resolve().parent
@@ -41,11 +42,11 @@ def lines(start: int, count: int, words: int) -> list[str]:
 
 
 def chart(draw) -> Image.Image:
-    figure = pyplot.figure(figsize=(7.68, 5.12), dpi=100)
+    figure = plt.figure(figsize=(7.68, 5.12), dpi=100)
     draw(figure)
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
-    pyplot.close(figure)
+    plt.close(figure)
     return Image.fromarray(pixels)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from ...runtime.backends import Options, select
 from ...runtime.bundle import GRAPH_NAMES, Bundle
 from ...runtime.errors import BackendError
+from ...runtime.memory import return_freed_arrays
 from . import names
 from .server_errors import as_triton
 
@@ -25,6 +26,7 @@ class GraphModel:
         """Load the graph, which lies in the model's folder beside the bundle's manifest."""
         import triton_python_backend_utils as pb_utils
 
+        return_freed_arrays()
         self._pb = pb_utils
         parameters = {
             name: entry["string_value"]
@@ -32,7 +34,8 @@ class GraphModel:
         }
         bundle = Bundle.open(Path(args["model_repository"]) / args["model_version"])
         graph = next(name for name in GRAPH_NAMES if name == parameters[names.GRAPH])
-        options = Options(threads=int(parameters[names.THREADS]))
+        # Tiles of all sizes come for months: what ONNX Runtime keeps for the next one would grow with each new size.
+        options = Options(threads=int(parameters[names.THREADS]), keep_memory=False)
         self._info = bundle.manifest.graphs[graph]
         self._runner = select(parameters[names.BACKEND], bundle, options).backend.load(graph)
 

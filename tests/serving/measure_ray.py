@@ -45,35 +45,38 @@ def pictures(folder: Path, count: int, side: int) -> list[Item]:
     return items
 
 
-def processor_seconds(session: str) -> float:
-    """User and system time of the processes of a Ray session, and of their children that have ended."""
-    ticks = 0
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal() and int(folder.name) != os.getpid():
-            try:
-                command = (folder / "cmdline").read_bytes()
-                if session.encode() in command or command.startswith(b"ray::"):
-                    fields = (folder / "stat").read_text().rpartition(")")[2].split()
-                    ticks += sum(map(int, fields[11:15]))
-            except OSError:
-                continue
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
 class Sampler(threading.Thread):
-    """Processor time of a session, as the processes come and go, and memory of the driver."""
+    """Twice a second: processor time of a Ray session's processes, which come and go, and memory of the driver."""
 
     def __init__(self, session: str) -> None:
         super().__init__(daemon=True)
-        self.session = session
+        self._session = session.encode()
+        self._ticks: dict[int, int] = {}
         self.ended = threading.Event()
         self.memory: list[int] = []
 
     def run(self) -> None:
-        while not self.ended.wait(1.0):
+        while not self.ended.wait(0.5):
+            self.look()
             found = resident_memory()
             if found is not None:
                 self.memory.append(found[0])
+
+    def look(self) -> None:
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdecimal() and int(folder.name) != os.getpid():
+                try:
+                    command = (folder / "cmdline").read_bytes()
+                    if self._session in command or command.startswith(b"ray::"):
+                        fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                        self._ticks[int(folder.name)] = int(fields[11]) + int(fields[12])
+                except OSError:
+                    continue
+
+    def processor_seconds(self) -> float:
+        """User and system time of all processes that were seen."""
+        self.look()
+        return sum(self._ticks.copy().values()) / os.sysconf("SC_CLK_TCK")
 
 
 def timed(rows: Any, table: ResultTable) -> tuple[int, int, float]:
@@ -117,12 +120,12 @@ def main() -> None:
                 own = time.process_time() - own
             many = Job(str(folder / f"many{number}"), request)
             with ResultTable(many.target) as table:
-                before, driver = processor_seconds(session), time.process_time()
+                before, driver = sampler.processor_seconds(), time.process_time()
                 where = serving_ray.Cluster("local", actors=cores)
                 counted, failures, wall_ray = timed(
                     serving_ray.rows(part, many, CodecOptions(threads=1), where), table
                 )
-                used = processor_seconds(session) - before
+                used = sampler.processor_seconds() - before
                 driver = time.process_time() - driver
             digests = [
                 sorted(path.read_bytes() for path in Path(job.target).glob("*.oslic"))

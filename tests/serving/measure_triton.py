@@ -24,6 +24,7 @@ from oslic.bench import environment
 from oslic.runtime.bundle_finder import open_bundle
 from oslic.runtime.codec import Codec
 from oslic.runtime.codec.request import make_request
+from oslic.runtime.codec.tile_pool import usable_cores
 from oslic.runtime.images import find_images
 from oslic.runtime.pipeline import default_jobs, in_order
 from oslic.serving.triton.repository import Plan, write_repository
@@ -197,7 +198,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, Codec.open(bundle, threads=1) as codec:
         works = work_list(codec, args.requests, args.effort, 1)
         good = [work for work in works if work.wanted is not None]
-        plan = Plan(instances=default_jobs())
+        plan = Plan(instances=usable_cores())
         write_repository(bundle, Path(folder) / "models", plan)
         server = Server(Path(folder) / "models", Path(folder) / "log")
         server.start()

@@ -6,7 +6,6 @@
 Requests come at random (Poisson), one tile each, to one network. Without batching it runs one tile after the other;
 with dynamic batching, whenever it is free, it takes all that wait, up to a limit.
 """
-# ruff: noqa: INP001
 
 from __future__ import annotations
 

@@ -60,12 +60,14 @@ $(RAY)/.installed: $(STAMP)
 
 # The shipped bundle: exact, made of the checkpoint and of photographs that are not in the repository. Its float form is
 # what `oslic export checkpoints/lite` writes. The streams that it made are made anew.
+# GRAPHS=segment,analyse quantizes the encoder's graphs as well: on an idle machine, since times decide about layers.
 PHOTOS ?= ../shared/data/photos
+GRAPHS ?= synthesise
 
 bundle: $(STAMP)
 	mkdir -p out
 	$(BIN)/oslic export checkpoints/lite -o out/lite-float --force
-	$(BIN)/oslic calibrate out/lite-float --integer --images $(PHOTOS) -o out/lite-exact --force
+	$(BIN)/oslic calibrate out/lite-float --integer --graphs $(GRAPHS) --images $(PHOTOS) -o out/lite-exact --force
 	$(BIN)/python -c "from oslic.runtime.bundle import Bundle; assert Bundle.open('out/lite-exact').manifest.exact"
 	rm -rf runtime/bundles/lite
 	cp -r out/lite-exact runtime/bundles/lite

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from oslic.runtime.bundle import Bundle, default_bundle
+from oslic.runtime.cli import main
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +37,23 @@ def shared() -> Path:
 def samples() -> Path:
     """The folder of the sample photographs."""
     return SAMPLES
+
+
+@pytest.fixture(scope="session")
+def float_lite() -> Bundle:
+    """The shipped networks in float32: the shipped bundle where it is that, else what its checkpoint exports."""
+    shipped = Bundle.open(default_bundle())
+    if shipped.manifest.quantization is None:
+        return shipped
+    fingerprint = shipped.manifest.quantization["float_fingerprint"]
+    folder = ROOT / "build" / f"lite-{fingerprint[:16]}"
+    if not folder.is_dir():
+        # Takes a minute or more: it is kept.
+        folder.parent.mkdir(exist_ok=True)
+        assert main(["export", str(ROOT / "checkpoints" / "lite"), "-o", str(folder), "--force"]) == 0
+    bundle = Bundle.open(folder)
+    assert bundle.manifest.fingerprint == fingerprint, "make bundle: the checkpoint is another one"
+    return bundle
 
 
 @pytest.fixture(scope="session")

@@ -1086,8 +1086,8 @@ def test_the_driver_is_asked_not_guessed():
         cuda.open_driver()
 
 
-def test_a_precision_that_the_graphs_do_not_have_is_refused(capsys):
-    bundle = Bundle.open(default_bundle())
+def test_a_precision_that_the_graphs_do_not_have_is_refused(float_lite, capsys):
+    bundle = float_lite
     with pytest.raises(BackendError, match="runs graphs as they are, and segment is fp32, not fp16"):
         select("onnxruntime-cpu", bundle, Options(precision="fp16"))
     assert select("onnxruntime-cpu", bundle, Options(precision="fp32"))
@@ -1249,8 +1249,10 @@ def test_a_forked_process_has_a_device_thread_of_its_own():
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
 
 
-def test_bundles_in_int8_are_refused_where_cuda_would_leave_layers_to_the_cpu(tmp_path, monkeypatch):
-    shutil.copytree(default_bundle(), tmp_path / "b")
+def test_bundles_in_int8_are_refused_where_cuda_would_leave_layers_to_the_cpu(
+    float_lite, tmp_path, monkeypatch
+):
+    shutil.copytree(float_lite.path, tmp_path / "b")
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
     manifest["quantization"] = {"scheme": "int8"}
     for graph in manifest["graphs"].values():
@@ -1274,7 +1276,7 @@ def test_bundles_in_int8_are_refused_where_cuda_would_leave_layers_to_the_cpu(tm
     )
     assert found.reason.endswith(f"oslic build {tmp_path / 'b'} --backend tensorrt --precision int8-fp16")
     assert asked == [False]  # a recording would be refused in other words
-    assert kind.probe(Bundle.open(default_bundle()), Options()).usable
+    assert kind.probe(float_lite, Options()).usable
 
 
 def test_slots_are_bounded(ort):

@@ -22,7 +22,7 @@ from oslic.export.engines import build_plan, load_product
 from oslic.export.halves import write_half
 from oslic.export.verify import Tolerance
 from oslic.runtime.backends import Options, select
-from oslic.runtime.bundle import Bundle, default_bundle, write_bundle
+from oslic.runtime.bundle import write_bundle
 from oslic.runtime.cli import main
 from oslic.runtime.model import open_source
 from PIL import Image
@@ -31,8 +31,8 @@ CPU = "onnxruntime-cpu"
 
 
 @pytest.fixture(scope="module")
-def bundle():
-    return Bundle.open(default_bundle())
+def bundle(float_lite):
+    return float_lite
 
 
 @pytest.fixture(scope="module")

@@ -155,8 +155,8 @@ def test_engines_with_detailed_layers_build(model):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("graph", LAYER_GRAPHS)
-def test_uint8_meets_no_type_that_tensorrt_does_not_cast_it_to(graph, precision):
-    bundle = Bundle.open(default_bundle())
+def test_uint8_meets_no_type_that_tensorrt_does_not_cast_it_to(float_lite, graph, precision):
+    bundle = float_lite
     data = prepare(bundle.read_graph(graph), precision)
     bridged = engines.bridge_casts(data)
     inferred = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(bridged), strict_mode=True)

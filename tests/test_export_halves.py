@@ -12,21 +12,21 @@ import small_bundle
 from onnx import numpy_helper
 from oslic.export.halves import half_graphs, write_half
 from oslic.runtime.backends import Options, select
-from oslic.runtime.bundle import LAYER_GRAPHS, Bundle, default_bundle, write_bundle
+from oslic.runtime.bundle import LAYER_GRAPHS, Bundle, write_bundle
 from oslic.runtime.cli import main
 from oslic.runtime.codec import Codec
 from oslic.runtime.errors import UsageError, VerificationError
 
 
 @pytest.fixture(scope="module")
-def cast(tmp_path_factory):
+def cast(float_lite, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cast") / "lite16"
-    assert main(["cast", str(default_bundle()), "-o", str(folder)]) == 0
+    assert main(["cast", str(float_lite.path), "-o", str(folder)]) == 0
     return Bundle.open(folder)
 
 
-def test_a_cast_bundle_is_half_as_large_and_reads_the_same_streams(cast, photo):
-    plain = Bundle.open(default_bundle())
+def test_a_cast_bundle_is_half_as_large_and_reads_the_same_streams(float_lite, cast, photo):
+    plain = float_lite
     assert cast.manifest.fingerprint == plain.manifest.fingerprint
     assert {cast.manifest.graphs[name].precision for name in LAYER_GRAPHS} == {"float16"}
     sizes = [sum(bundle.graph_path(name).stat().st_size for name in LAYER_GRAPHS) for bundle in (cast, plain)]
@@ -69,10 +69,10 @@ def test_values_beyond_float16_are_found_before_anything_is_written(tmp_path, ca
     assert not (tmp_path / "half").exists()
 
 
-def test_what_is_no_float32_bundle_is_refused(cast, tmp_path, capsys):
+def test_what_is_no_float32_bundle_is_refused(float_lite, cast, tmp_path, capsys):
     assert main(["cast", str(cast.path), "-o", str(tmp_path / "again")]) == UsageError.exit_code
     assert "segment is float16; only float32 graphs can be cast" in capsys.readouterr().err
-    assert main(["cast", str(default_bundle()), "-o", str(cast.path)]) == UsageError.exit_code
+    assert main(["cast", str(float_lite.path), "-o", str(cast.path)]) == UsageError.exit_code
     assert "--force replaces it" in capsys.readouterr().err
     same = ["cast", str(cast.path), "-o", str(cast.path), "--force"]
     assert main(same) == UsageError.exit_code
@@ -85,4 +85,4 @@ def test_what_is_no_float32_bundle_is_refused(cast, tmp_path, capsys):
     with pytest.raises(UsageError, match="segment is int8"):
         half_graphs(quantised, "fp16")
     with pytest.raises(UsageError, match="exists"):
-        write_half(Bundle.open(default_bundle()), "fp16", cast.path)
+        write_half(float_lite, "fp16", cast.path)

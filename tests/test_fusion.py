@@ -26,7 +26,7 @@ from oslic.export.verify import Tolerance, require, run
 from oslic.networks.codec import create
 from oslic.networks.config import preset
 from oslic.networks.octconv import OctConv2d
-from oslic.runtime.bundle import GRAPH_NAMES, Bundle, default_bundle
+from oslic.runtime.bundle import GRAPH_NAMES, default_bundle
 from oslic.runtime.cli import main
 from torch import nn
 
@@ -636,8 +636,8 @@ def test_every_octave_layer_of_our_networks_is_rewritten_and_no_near_miss_unexpl
 
 
 @pytest.mark.parametrize("graph", GRAPH_NAMES)
-def test_the_shipped_graphs_leave_nothing_to_rewrite_and_nothing_unexplained(graph):
-    bundle = Bundle.open(default_bundle())
+def test_the_shipped_graphs_leave_nothing_to_rewrite_and_nothing_unexplained(float_lite, graph):
+    bundle = float_lite
     if graph not in bundle.manifest.graphs:
         pytest.skip("the shipped bundle has no such graph")
     model = ir.from_proto(onnx.load_model_from_string(bundle.read_graph(graph)))

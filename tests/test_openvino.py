@@ -78,8 +78,8 @@ def test_bundles_run_on_it(photo, tmp_path):
     assert np.abs(estimates[0] - estimates[1]).max() <= 1
 
 
-def test_the_shipped_codec_runs_on_it(photo):
-    with Codec.open(backend="openvino", threads=1) as codec:
+def test_the_shipped_codec_runs_on_it(float_lite, photo):
+    with Codec.open(float_lite, backend="openvino", threads=1) as codec:
         image = photo[:96, :128]
         back = codec.decompress(codec.compress(image, quality=60))
     assert np.abs(back.astype(int) - image).mean() < 5

@@ -326,11 +326,11 @@ def test_a_batch_holds_no_more_than_the_limit(tmp_path, photo):
         ["cast", "{bundle}", "-o", "{out}", "--images", "{images}"],
     ],
 )
-def test_commands_of_other_rooms_have_the_limits(tmp_path, samples, capsys, words):
+def test_commands_of_other_rooms_have_the_limits(float_lite, tmp_path, samples, capsys, words):
     images = tmp_path / "images"
     images.mkdir()
     shutil.copy(samples / "chelsea.png", images)
-    places = {"images": str(images), "out": str(tmp_path / "out"), "bundle": str(default_bundle())}
+    places = {"images": str(images), "out": str(tmp_path / "out"), "bundle": str(float_lite.path)}
     command = [word.format(**places) for word in words]
     for limit, message in (
         (["--max-pixels", "1000"], "more than the limit of 1000"),

@@ -1,11 +1,12 @@
 """Fixtures that several test files share."""
 
-from __future__ import annotations
+from __future__ import fcntl
 
 import os
 import sys
 from pathlib import Path
 
+import annotations
 import numpy as np
 import pytest
 from oslic.runtime.bundle import Bundle, default_bundle
@@ -47,10 +48,12 @@ def float_lite() -> Bundle:
         return shipped
     fingerprint = shipped.manifest.quantization["float_fingerprint"]
     folder = ROOT / "build" / f"lite-{fingerprint[:16]}"
-    if not folder.is_dir():
-        # Takes a minute or more: it is kept.
-        folder.parent.mkdir(exist_ok=True)
-        assert main(["export", str(ROOT / "checkpoints" / "lite"), "-o", str(folder), "--force"]) == 0
+    folder.parent.mkdir(exist_ok=True)
+    # Takes a minute or more: it is kept, and one process makes it for all.
+    with (folder.parent / "lite.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            assert main(["export", str(ROOT / "checkpoints" / "lite"), "-o", str(folder), "--force"]) == 0
     bundle = Bundle.open(folder)
     assert bundle.manifest.fingerprint == fingerprint, "make bundle: the checkpoint is another one"
     return bundle

@@ -1,12 +1,12 @@
 """Fixtures that several test files share."""
 
-from __future__ import fcntl
+from __future__ import annotations
 
+import fcntl
 import os
 import sys
 from pathlib import Path
 
-import annotations
 import numpy as np
 import pytest
 from oslic.runtime.bundle import Bundle, default_bundle

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from oslic.bench import environment
 from oslic.runtime.codec.request import make_request
+from oslic.runtime.codec.tile_pool import usable_cores
 from oslic.runtime.images import find_images
 from oslic.runtime.memory import resident_memory
 from oslic.runtime.pipeline import default_jobs
@@ -93,14 +94,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--parts", type=int, default=2)
+    parser.add_argument("--parts", type=int, default=1)
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--effort", type=int, default=0)
     args = parser.parse_args()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    cores = default_jobs()
+    cores, actors = default_jobs(), usable_cores()
     parts: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -121,7 +122,7 @@ def main() -> None:
             many = Job(str(folder / f"many{number}"), request)
             with ResultTable(many.target) as table:
                 before, driver = sampler.processor_seconds(), time.process_time()
-                where = serving_ray.Cluster("local", actors=cores)
+                where = serving_ray.Cluster("local", actors=actors)
                 counted, failures, wall_ray = timed(
                     serving_ray.rows(part, many, CodecOptions(threads=1), where), table
                 )
@@ -152,7 +153,7 @@ def main() -> None:
         "version": 1,
         "environment": environment.describe(),
         "settings": {
-            "images": args.images, "side": args.side, "effort": args.effort, "jobs": cores, "actors": cores,
+            "images": args.images, "side": args.side, "effort": args.effort, "jobs": cores, "actors": actors,
             "logical_processors": LOGICAL_CPUS, "ray": ray.__version__,
         },
         "ray_over_plain_wall": wall[0] / wall[1],

@@ -45,8 +45,8 @@ TRITON := build/triton
 RAY := .venv-ray
 
 test-serving: $(TRITON)/.ready $(RAY)/.installed
-	OSLIC_TRITON=$(TRITON) $(BIN)/python -m pytest -m serving tests/serving/triton
-	$(RAY)/bin/python -m pytest -m serving tests/serving/ray
+	OSLIC_TRITON=$(TRITON) $(BIN)/python -m pytest -m serving tests/serving/model_repository
+	$(RAY)/bin/python -m pytest -m serving tests/serving/ray_data
 
 $(TRITON)/.ready: tests/prepare_triton.py $(STAMP)
 	$(BIN)/python tests/prepare_triton.py $(TRITON)

@@ -15,6 +15,8 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "fuzz"))
+sys.path.insert(0, str(ROOT / "tests"))
+pytest_plugins = ["exact_fixtures"]
 SAMPLES = ROOT / "samples"
 SHARED = Path(os.environ.get("OSLIC_SHARED", ROOT.parent / "shared"))
 

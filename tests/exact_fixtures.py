@@ -1,4 +1,4 @@
-"""An exact bundle of small networks, made by the real command."""
+"""Fixtures: an exact bundle of small networks, made by the real command; a plug-in of pytest (tests/conftest.py)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from oslic.runtime.bundle import Bundle
 from oslic.runtime.cli import main
 from PIL import Image
 
-SAMPLES = Path(__file__).resolve().parents[3] / "samples"
+SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 DOMAINS = {
     "synthesise": {"compact": small_bundle.LEVELS - 1, "labels": integer_graphs.CLASSES - 1},
     "refine": {"decoded": 255, "estimate": 255, "settings": 100},

@@ -17,12 +17,12 @@ from typing import Any, Final
 
 from ..networks.config import preset
 from ..runtime.backends import BACKENDS, cuda
-from ..runtime.bundle import Bundle
+from ..runtime.bundle import Bundle, default_bundle
 from ..runtime.engines import PRODUCTS
 from ..runtime.errors import DataError, DependencyError, DeviceError, UsageError
 from ..runtime.files import write_atomically
 from . import environment
-from .gpu_section import CUT, held_back
+from .gpu_section import AS_IT_IS, CUT, held_back
 from .result_files import read_json
 
 FORMAT: Final = "oslic-bench-gpu"
@@ -116,8 +116,10 @@ def sections(plan: Plan) -> list[Section]:
     """The sections of a plan, the most wanted first."""
     weighted: list[tuple[tuple[int, ...], Section]] = []
     backends = [name for name in BACKENDS if name != "onnxruntime-cpu" or plan.device == "cpu"]
+    quantized = Bundle.open(default_bundle()).manifest.quantization is not None
+    precisions = (AS_IT_IS,) if quantized else plan.precisions
     for b, backend in enumerate(backends):
-        for p, precision in enumerate(plan.precisions):
+        for p, precision in enumerate(precisions):
             spec = {"kind": "correctness", "backend": backend, "precision": precision, "side": plan.side}
             # Providers that build their engines for minutes come behind the first latencies.
             weight = 2 if BACKENDS[backend].by_name else min(1, p)

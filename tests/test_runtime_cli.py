@@ -232,7 +232,12 @@ sys.exit(cli.main(["info", {str(stream)!r}, "--labels", {str(tmp_path / "labels.
     assert Image.open(tmp_path / "labels.png").size == (160, 120)
 
 
-def test_strict_decoding_of_a_drifted_stream_fails(tmp_path, stream, capsys):
+def test_strict_decoding_of_a_drifted_stream_fails(tmp_path, float_lite, monkeypatch, samples, capsys):
+    monkeypatch.setenv("OSLIC_BUNDLES", str(float_lite.path))
+    stream = tmp_path / "a.oslic"
+    source = str(samples / "coffee.png")
+    assert cli.main(["compress", source, "-o", str(stream), "--bundle", str(float_lite.path)]) == 0
+    capsys.readouterr()
     drifted = tmp_path / "drifted.oslic"
     drifted.write_bytes(with_record(stream.read_bytes(), estimate_digest=bytes(4)))
     target = tmp_path / "x.png"

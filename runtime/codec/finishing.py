@@ -16,7 +16,7 @@ from .encoding import Encoded, Layers, encode_residuals, write_layers
 from .layer_choice import has_layers
 from .layering import make_layers, remake
 from .refinement import Refinement
-from .residual_plan import ResidualPlan, plan_residual
+from .residual_plan import ResidualPlan, coder_quality, plan_residual
 from .stream import identity_of
 from .tile_residual import CodedTile, decode_tile
 
@@ -93,7 +93,8 @@ def _fitted(graphs: Graphs, layers: Layers, settings: Settings, pool: TilePool) 
     """The layers as these settings want them: coarser or finer, of more or of fewer tiles."""
     tiles = range(layers.grid.count)
     plain = frozenset(t for t in tiles if not has_layers(settings, graphic=t in layers.graphic))
-    coarseness = coarseness_for(settings.quality, graphs.bundle.manifest.coarseness)
+    manifest = graphs.bundle.manifest
+    coarseness = coarseness_for(coder_quality(settings, manifest), manifest.coarseness)
     if coarseness == layers.coarseness and plain == layers.plain:
         return layers
     if not layers.plain <= plain:

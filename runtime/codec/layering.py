@@ -18,6 +18,7 @@ from .container import DIGEST_BYTES, SectionType, digest
 from .encoding import Layers
 from .layer_choice import constant_levels, has_layers, is_graphic
 from .preview import preview_colors
+from .residual_plan import coder_quality
 from .tile_networks import TileNetworks, compact_shape
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ def make_layers(
             graphic=graphic,
             stages=stages,
         )
-        coarseness = coarseness_for(settings.quality, graphs.bundle.manifest.coarseness)
+        manifest = graphs.bundle.manifest
+        coarseness = coarseness_for(coder_quality(settings, manifest), manifest.coarseness)
         made = remake(graphs, start, coarseness=coarseness, plain=plain, tiles=range(grid.count), pool=pool)
         payloads = {kind: tuple(future.result() for future in futures) for kind, futures in coded.items()}
     if grid.is_tiled:

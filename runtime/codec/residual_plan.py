@@ -45,6 +45,21 @@ class ResidualPlan:
         return None if self.gains is None else self.gains.of(box)
 
 
+def coder_quality(settings: Settings, manifest: Manifest) -> float:
+    """The quality of the residual coder: of the classes that get the most, where classes differ.
+
+    Args:
+        settings: what was asked for.
+        manifest: of the networks.
+
+    Raises:
+        UsageError: the networks know no such class.
+    """
+    if not settings.class_quality or not settings.quality:
+        return settings.quality
+    return class_quality(settings.quality, dict(settings.class_quality), manifest).quality
+
+
 def plan_residual(
     settings: Settings, labels: npt.NDArray[np.uint8], label_scale: int, manifest: Manifest
 ) -> ResidualPlan:

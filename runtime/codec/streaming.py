@@ -201,7 +201,7 @@ class _RowEncoding:
             settings, networks.labels, networks.label_scale, networks.graphs.bundle.manifest
         )
         manifest = networks.graphs.bundle.manifest
-        self._coarseness = coarseness_for(settings.quality, manifest.coarseness)
+        self._coarseness = coarseness_for(self.plan.quality, manifest.coarseness)
         self._plain: set[int] = set()
         self._graphic: set[int] = set()
         self.refinement = refinement_for(networks.graphs, self.plan, Stages())

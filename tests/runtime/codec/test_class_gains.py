@@ -234,3 +234,15 @@ def test_the_command_line(tmp_path, samples, capsys):
     assert cli.main(["compress", source, "-o", target, "--class-quality", "x=+500"]) == 2
     assert "must be by at most 100" in capsys.readouterr().err
     Image.open(source).close()
+
+
+def test_the_compact_image_is_as_coarse_as_what_is_in_focus_wants_it(samples):
+    """The rest of a picture in focus has a low quality; its compact image is not fine for that."""
+    image = np.asarray(Image.open(samples / "astronaut.png").convert("RGB").resize((256, 256)))
+    with Codec.open(threads=1) as shipped:
+        plain, focus = (shipped.compress(image, 30, effort=FAST, **how) for how in ({}, {"focus": "person"}))
+        sizes = [
+            len(stream_reader.read(data).sections[stream_reader.COMPACT].pieces[0].data)
+            for data in (plain, focus)
+        ]
+    assert sizes[0] == sizes[1]

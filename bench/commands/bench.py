@@ -20,7 +20,10 @@ _MEASUREMENTS: Final[dict[str, tuple[str, str]]] = {
     "fusion": ("fusion", "naive, fused and plain forms of the same networks"),
     "zoo": ("zoo", "what fusion finds in thirty networks, and what it is worth"),
     "flif": ("flif", "bytes and speed of the lossless layers, beside peers"),
-    "lossless": ("lossless", "lossless and near-lossless pictures, beside FLIF, PNG, WebP, JPEG XL and JPEG-LS"),
+    "lossless": (
+        "lossless",
+        "lossless and near-lossless pictures, beside FLIF, PNG, WebP, JPEG XL and JPEG-LS",
+    ),
     "drift": ("drift", "estimates of every backend against float32 on the CPU"),
     "memory": ("memory", "peaks of memory beside what is predicted"),
     "effort": ("effort", "what each effort of the encoder costs in time and saves in bytes"),

@@ -210,7 +210,9 @@ def _blocks(codec: Codec, stream: bytes, name: str, shape: tuple[int, int]) -> n
     mask = codec.decode_labels(stream).mask(name)
     rows, columns = (-(-side // _BLOCK) for side in shape)
     padded = np.pad(mask, ((0, rows * _BLOCK - shape[0]), (0, columns * _BLOCK - shape[1])))
-    blocks: npt.NDArray[np.float64] = padded.reshape(rows, _BLOCK, columns, _BLOCK).max((1, 3)).astype(np.float64)
+    blocks: npt.NDArray[np.float64] = (
+        padded.reshape(rows, _BLOCK, columns, _BLOCK).max((1, 3)).astype(np.float64)
+    )
     return blocks
 
 

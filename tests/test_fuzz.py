@@ -92,3 +92,14 @@ def test_the_recorded_campaign_holds_what_it_promises():
         assert entry["decoded_share"] >= 0.12
         assert entry["slowest_ms"] < entry["limits"]["seconds"] * 1e3
         assert entry["peak_bytes"] < entry["limits"]["memory_bytes"]
+
+
+def test_the_recorded_campaigns_are_complete():
+    targets = json.loads(campaign.RESULTS.read_text())["targets"]
+    for name, executions in (("flif", 1_500_000), ("decoder", 500_000)):
+        found = targets[name]
+        assert found["executions"] >= executions
+        assert found["decoded_share"] >= 0.12
+        assert found["failures"] == 0
+        assert found["slowest_ms"] < 1e3 * campaign.SECONDS
+        assert found["peak_bytes"] < found["limits"]["memory_bytes"]

@@ -10,13 +10,12 @@ import numpy as np
 from ..pixels import join, split
 from ..residual import coding_cost, mean_squared_error
 from ..stages import Stages
-from .coarseness import coarseness_for
 from .container import SectionType
 from .encoding import Encoded, Layers, encode_residuals, write_layers
 from .layer_choice import has_layers
 from .layering import make_layers, remake
 from .refinement import Refinement
-from .residual_plan import ResidualPlan, coder_quality, plan_residual
+from .residual_plan import ResidualPlan, plan_residual, wanted_coarseness
 from .stream import identity_of
 from .tile_residual import CodedTile, decode_tile
 
@@ -93,8 +92,7 @@ def _fitted(graphs: Graphs, layers: Layers, settings: Settings, pool: TilePool) 
     """The layers as these settings want them: coarser or finer, of more or of fewer tiles."""
     tiles = range(layers.grid.count)
     plain = frozenset(t for t in tiles if not has_layers(settings, graphic=t in layers.graphic))
-    manifest = graphs.bundle.manifest
-    coarseness = coarseness_for(coder_quality(settings, manifest), manifest.coarseness)
+    coarseness = wanted_coarseness(settings, graphs.bundle.manifest)
     if coarseness == layers.coarseness and plain == layers.plain:
         return layers
     if not layers.plain <= plain:

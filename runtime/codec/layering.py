@@ -13,12 +13,12 @@ from ..planes import encode_plane
 from ..segmentation import reduce_image, reduction_for
 from ..stages import Stages
 from ..threads import Workers
-from .coarseness import coarsen, coarseness_for
+from .coarseness import coarsen
 from .container import DIGEST_BYTES, SectionType, digest
 from .encoding import Layers
 from .layer_choice import constant_levels, has_layers, is_graphic
 from .preview import preview_colors
-from .residual_plan import coder_quality
+from .residual_plan import wanted_coarseness
 from .tile_networks import TileNetworks, compact_shape
 
 if TYPE_CHECKING:
@@ -91,8 +91,7 @@ def make_layers(
             graphic=graphic,
             stages=stages,
         )
-        manifest = graphs.bundle.manifest
-        coarseness = coarseness_for(coder_quality(settings, manifest), manifest.coarseness)
+        coarseness = wanted_coarseness(settings, graphs.bundle.manifest)
         made = remake(graphs, start, coarseness=coarseness, plain=plain, tiles=range(grid.count), pool=pool)
         payloads = {kind: tuple(future.result() for future in futures) for kind, futures in coded.items()}
     if grid.is_tiled:

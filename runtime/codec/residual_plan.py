@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .class_gains import GainMap, class_quality
+from .coarseness import coarseness_for
+from .parameters import QUARTERS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
     from ..bundle import Manifest
     from ..tiling import Box
-    from .class_gains import Gains
+    from .class_gains import ClassQuality, Gains
     from .settings import Settings
 
 
@@ -38,15 +40,15 @@ class ResidualPlan:
     @property
     def stored_quality(self) -> float:
         """That the stream tells, in quarters: what was asked for, or that of the classes whose gain is 1."""
-        return float(self.quality) if self.table else round(4 * self.settings.quality) / 4
+        return float(self.quality) if self.table else round(QUARTERS * self.settings.quality) / QUARTERS
 
     def gains_of(self, box: Box) -> Gains | None:
         """The gains of a rectangle; None: there are none."""
         return None if self.gains is None else self.gains.of(box)
 
 
-def coder_quality(settings: Settings, manifest: Manifest) -> float:
-    """The quality of the residual coder: of the classes that get the most, where classes differ.
+def wanted_coarseness(settings: Settings, manifest: Manifest) -> int:
+    """How coarse the compact image is to be: by the quality of the classes that get the most, where classes differ.
 
     Args:
         settings: what was asked for.
@@ -55,9 +57,9 @@ def coder_quality(settings: Settings, manifest: Manifest) -> float:
     Raises:
         UsageError: the networks know no such class.
     """
-    if not settings.class_quality or not settings.quality:
-        return settings.quality
-    return class_quality(settings.quality, dict(settings.class_quality), manifest).quality
+    choice = _by_class(settings, manifest)
+    quality = settings.quality if choice is None else choice.quality
+    return coarseness_for(quality, manifest.coarseness)
 
 
 def plan_residual(
@@ -74,10 +76,15 @@ def plan_residual(
     Raises:
         UsageError: the networks know no such class.
     """
-    if not settings.class_quality or not settings.quality:
+    choice = _by_class(settings, manifest)
+    if choice is None:
         return ResidualPlan(settings, round(settings.quality), exact=manifest.exact)
-    choice = class_quality(settings.quality, dict(settings.class_quality), manifest)
-    if not choice.table:
-        return ResidualPlan(settings, choice.quality, exact=manifest.exact)
-    gains = GainMap(labels, label_scale, choice.table)
+    gains = GainMap(labels, label_scale, choice.table) if choice.table else None
     return ResidualPlan(settings, choice.quality, tuple(choice.table.items()), gains, manifest.exact)
+
+
+def _by_class(settings: Settings, manifest: Manifest) -> ClassQuality | None:
+    """What qualities by class come to; None: all classes have the same."""
+    if not settings.class_quality or not settings.quality:
+        return None
+    return class_quality(settings.quality, dict(settings.class_quality), manifest)

@@ -19,7 +19,7 @@ from ..pixels import Layout, fill_hidden, split, three_channels
 from ..planes import encode_plane
 from ..segmentation import reduction_for
 from ..stages import Stages
-from .coarseness import coarsen, coarseness_for
+from .coarseness import coarsen
 from .container import (
     DIGEST_BYTES,
     Payload,
@@ -33,7 +33,7 @@ from .encoding import parameters_of
 from .finishing import refinement_for
 from .layer_choice import constant_levels, has_layers, is_graphic
 from .metadata_sections import metadata_writers
-from .residual_plan import plan_residual
+from .residual_plan import plan_residual, wanted_coarseness
 from .stream import header_of, identity_of
 from .tile_networks import TileNetworks, compact_shape
 from .tile_residual import encode_tile
@@ -197,11 +197,9 @@ class _RowEncoding:
         self._window = window
         self._writers = writers
         self._settings = settings
-        self.plan = plan_residual(
-            settings, networks.labels, networks.label_scale, networks.graphs.bundle.manifest
-        )
         manifest = networks.graphs.bundle.manifest
-        self._coarseness = coarseness_for(self.plan.quality, manifest.coarseness)
+        self.plan = plan_residual(settings, networks.labels, networks.label_scale, manifest)
+        self._coarseness = wanted_coarseness(settings, manifest)
         self._plain: set[int] = set()
         self._graphic: set[int] = set()
         self.refinement = refinement_for(networks.graphs, self.plan, Stages())

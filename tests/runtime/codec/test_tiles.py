@@ -294,6 +294,16 @@ def test_strips_give_the_same_file_and_the_same_pixels(codec, picture):
     assert not any(s.drifted or s.residual_drifted for s in strips)
 
 
+def test_strips_are_as_coarse_as_the_whole_below_a_step_of_the_table(photo):
+    """15.75 is below 16, where the compact image gets coarser, and the AV1 coder takes it as 16."""
+    with Codec.open(threads=1) as shipped:
+        assert shipped.bundle.manifest.coarseness[0][0] == 16
+        whole = shipped.compress(photo, 15.75, effort=FAST)
+        file = io.BytesIO()
+        shipped.compress_rows(Rows(photo), file, Settings(15.75, FAST))
+    assert file.getvalue() == whole
+
+
 def test_strips_that_do_not_fit_are_refused(codec, picture):
     tight = Codec(codec.graphs, Limits(memory=30 << 20))
     with pytest.raises(LimitError, match="even in strips it would need"):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MAX_ERROR: Final = 16
 """The largest bound."""
 _CENTER: Final = 128
-_WEIGHTS: Final = (2, 4, 6, 8)
+_WEIGHTS: Final = (2, 4, 6, MAX_WEIGHT)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,9 @@ def _clipped(levels: Levels) -> Pixels:
     return cast("Pixels", np.clip(levels, 0, 255).astype(np.uint8))
 
 
-def encode_bounded(color: Pixels, estimate: Pixels | None, max_error: int, *, effort: int) -> BoundedResidual:
+def encode_bounded(
+    color: Pixels, estimate: Pixels | None, max_error: int, *, effort: int
+) -> tuple[BoundedResidual, Pixels]:
     """Code a tile, and decode it again to see that every sample is within the bound.
 
     Args:
@@ -82,6 +84,9 @@ def encode_bounded(color: Pixels, estimate: Pixels | None, max_error: int, *, ef
         estimate: e, in the same shape, if the samples may be told from it; None: they may not.
         max_error: E, 0 to 16.
         effort: of FLIF, 0..100.
+
+    Returns:
+        The coded tile, and its samples as they were decoded, see `BoundedResidual.samples`.
 
     Raises:
         VerificationError: what comes back is beyond the bound.
@@ -93,12 +98,13 @@ def encode_bounded(color: Pixels, estimate: Pixels | None, max_error: int, *, ef
             other = _encode(color, estimate, max_error, weight, effort)
             coded = min(coded, other, key=lambda each: len(each.payload))
     base = np.zeros_like(color) if estimate is None else estimate
-    found = coded.add(coded.samples(color.shape), base)
+    samples = coded.samples(color.shape)
+    found = coded.add(samples, base)
     if np.abs(found.astype(np.int16) - color).max(initial=0) > max_error:
         raise VerificationError(
             f"a tile comes back with samples that are off by more than {max_error}: please report it"
         )
-    return coded
+    return coded, samples
 
 
 def _encode(
@@ -119,7 +125,7 @@ def _samples(color: Pixels, estimate: Pixels, max_error: int, weight: int | None
 
 def _promising_weight(color: Pixels, estimate: Pixels, max_error: int) -> int | None:
     """The weight of the estimate whose residual looks cheapest; None: the picture itself does."""
-    candidates: Sequence[int | None] = (None, *(w for w in _WEIGHTS if w <= MAX_WEIGHT))
+    candidates: Sequence[int | None] = (None, *_WEIGHTS)
     return min(candidates, key=lambda weight: _guessed_bits(_samples(color, estimate, max_error, weight)))
 
 

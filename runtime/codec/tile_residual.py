@@ -96,13 +96,13 @@ def _encode_bounded(
     """Code a tile within a bound."""
     # On other machines the estimate of networks that are not exact may be another one.
     base = estimate if plan.exact else None
-    coded = encode_bounded(color, base, max_error, effort=plan.settings.coders.lossless)
+    coded, samples = encode_bounded(color, base, max_error, effort=plan.settings.coders.lossless)
     record = TileRecord(
         ResidualMode.FLIF_PICTURE if coded.weight is None else ResidualMode.FLIF_RESIDUAL,
         1,
         coded.weight or 0,
         bytes(DIGEST_BYTES) if estimate is None else estimate_digest,
-        digest(coded.samples(color.shape)),
+        digest(samples),
         plain=estimate is None,
     )
     return CodedTile(Payload(coded.payload, record.to_bytes()), coded)

@@ -156,11 +156,11 @@ def test_the_residual_is_taken_where_it_is_smaller():
     random = np.random.default_rng(3)
     estimate = random.integers(0, 256, (64, 64, 3)).astype(np.uint8)
     color = (estimate + random.integers(0, 3, estimate.shape)).astype(np.uint8)
-    coded = encode_bounded(color, estimate, 0, effort=FAST)
+    coded, _ = encode_bounded(color, estimate, 0, effort=FAST)
     assert coded.weight == 8
     assert len(coded.payload) < 0.5 * len(flif.encode(color, effort=FAST))
     assert np.array_equal(coded.add(coded.samples(color.shape), estimate), color)
-    assert encode_bounded(color, None, 0, effort=FAST).weight is None
+    assert encode_bounded(color, None, 0, effort=FAST)[0].weight is None
 
 
 def test_a_lossless_stream_with_another_estimate_is_an_error(exact_codec, photo):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
@@ -90,21 +90,23 @@ def luma_levels(rgb: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int32]:
 
 def extend(plane: Pixels, height: int, width: int) -> Pixels:
     """Extend (H, W) or (H, W, C) at the bottom and right to the given size, repeating the edge."""
-    below, right = height - plane.shape[0], width - plane.shape[1]
-    if below == 0 and right == 0:
-        return np.ascontiguousarray(plane)
-    return np.pad(plane, ((0, below), (0, right), *((0, 0),) * (plane.ndim - 2)), mode="edge")
+    return _extended(plane, height, width, "edge")
 
 
 def mirror(plane: Pixels, height: int, width: int) -> Pixels:
     """Extend (H, W) or (H, W, C) at the bottom and right to the given size, mirrored at the edge.
 
-    What stands there is more of the picture, not stripes: SegNet, which looks far, names a tenth of the pixels better.
+    What stands there is more of the picture, not stripes, which SegNet, that looks far, takes for something else
+    (training/EXPERIMENTS.md).
     """
+    return _extended(plane, height, width, "symmetric")
+
+
+def _extended(plane: Pixels, height: int, width: int, mode: Literal["edge", "symmetric"]) -> Pixels:
     below, right = height - plane.shape[0], width - plane.shape[1]
     if below == 0 and right == 0:
         return np.ascontiguousarray(plane)
-    return np.pad(plane, ((0, below), (0, right), *((0, 0),) * (plane.ndim - 2)), mode="symmetric")
+    return np.pad(plane, ((0, below), (0, right), *((0, 0),) * (plane.ndim - 2)), mode=mode)
 
 
 def ceil_div(value: int, divisor: int) -> int:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from . import ledger
 from .commands.arguments import parse
 from .commands.examples import add_examples
-from .errors import LimitError, OslicError, UsageError, out_of_memory, printable
+from .errors import LimitError, OslicError, UsageError, out_of_memory, printable, told
 from .packages import NAMESPACE, naming_missing, without_telemetry
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def _run(arguments: list[str]) -> int:
     except OslicError as error:
         if debug:
             raise
-        message = printable(" ".join(str(error).split("\n")))
+        message = printable(told(error))
         print(f"oslic {options.command}: error: {message}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:

@@ -94,6 +94,17 @@ def one_line(error: Exception, longest: int = 1000) -> str:
     return text if len(text) <= longest else f"{text[:longest]} ..."
 
 
+def told(error: OslicError, source: str = "") -> str:
+    """What one of our errors says, in one line that names the file that it is about.
+
+    Args:
+        error: of ours.
+        source: the file; "": the message says enough.
+    """
+    message = " ".join(str(error).split("\n"))
+    return message if source in message else f"{source}: {message}"
+
+
 def printable(text: str) -> str:
     """A text for a terminal: whatever would move its cursor, color it or reorder it is escaped."""
     if text.isprintable():

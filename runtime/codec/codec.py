@@ -43,7 +43,7 @@ from ..pixels import fill_hidden, join, layout_of, split
 from ..search import highest_within, lowest_reaching
 from ..tiling import Grid
 from .container import Header, StreamReader
-from .decoding import DECODER_GRAPHS, Decoded, Decoding, Layer, drift_message
+from .decoding import DECODER_GRAPHS, Decoded, Decoding, Layer
 from .encoding import Encoded, Layers
 from .finishing import finish_layers, reconstruct
 from .label_map import LabelMap, read_labels
@@ -472,10 +472,8 @@ class Codec:
         decoded = self.decode(data, region=region)
         if decoded.refinement_note is not None:
             warnings.warn(decoded.refinement_note, DriftWarning, stacklevel=2)
-        if not decoded.digest_matches:
-            message = (
-                f"{drift_message(estimate=bool(decoded.drifted))} on {self.graphs.selection.backend.name}"
-            )
+        if decoded.drift is not None:
+            message = f"{decoded.drift} on {self.graphs.selection.backend.name}"
             if decoded.is_wrong:
                 raise VerificationError(message)
             if strict:

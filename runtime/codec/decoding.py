@@ -95,6 +95,11 @@ class Decoded:
         """Whether all estimates and residuals are, bit for bit, the encoder's."""
         return not self.drifted and not self.residual_drifted
 
+    @property
+    def drift(self) -> str | None:
+        """What to tell of a digest that does not match; None: all do."""
+        return None if self.digest_matches else drift_message(estimate=bool(self.drifted))
+
 
 def drift_message(*, estimate: bool) -> str:
     """What to tell of a stream whose digests do not match.

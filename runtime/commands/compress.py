@@ -6,6 +6,7 @@ import argparse
 import math
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,13 +14,12 @@ from ..codec import DEFAULT_QUALITY, Codec, Encoded
 from ..codec.effort import DEFAULT_EFFORT, MAX_EFFORT
 from ..codec.request import Request, make_request, require_original
 from ..codec.settings import LAYER_MODES, TUNES, Settings
-from ..errors import OslicError, UsageError
+from ..errors import UsageError
 from ..files import write_atomically
 from ..image.conversion import Conversion
 from ..image.stripping import STRIPS, Strip, strip
 from ..images import PICTURE_ENDINGS, read_image
 from ..memory import MemoryBudget
-from ..pipeline import in_order
 from ..pixels import psnr, visible_psnr
 from ._common import STREAM_KIND, STREAM_SUFFIX, add_codec_arguments, milliseconds, open_codec
 from .jobs import Job, Naming, add_source_arguments, add_target_arguments, find_sources, jobs_for, plan_jobs
@@ -278,13 +278,7 @@ def run(args: argparse.Namespace) -> int:
         if not plan:
             return report.finish()
         with open_codec(args, jobs) as codec:
-            for job, outcome in in_order(plan, _Work(codec, args, request), jobs):
-                if isinstance(outcome, OslicError):
-                    report.failed(job.source, outcome)
-                elif outcome.get("skipped"):
-                    report.skipped(outcome, f"{job.source}: skipped, {job.target} is there")
-                else:
-                    _tell(report, job, outcome)
+            report.work_through(plan, _Work(codec, args, request), jobs, partial(_tell, report))
         return report.finish()
 
 

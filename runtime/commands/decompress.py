@@ -7,6 +7,7 @@ import contextlib
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,16 +16,14 @@ from PIL import Image
 
 from ..codec import Codec
 from ..codec.container import HEADER_BYTES, StreamReader, read_info
-from ..codec.decoding import drift_message
 from ..codec.label_map import label_map_of
 from ..codec.preview import read_compact, thumbnail
 from ..codec.sources import read_stream
 from ..codec.stream import bundle_for, check_stream
-from ..errors import OslicError, UsageError, VerificationError
+from ..errors import UsageError, VerificationError
 from ..files import write_atomically
 from ..image.writing import FORMATS, Writer, lossless_writer_for, writer_for
 from ..metadata import Metadata
-from ..pipeline import in_order
 from ._common import STREAM_SUFFIX, add_codec_arguments, image_name, milliseconds, open_codec
 from .jobs import Job, Naming, add_source_arguments, add_target_arguments, find_sources, jobs_for, plan_jobs
 from .label_images import encode_labels, label_image_kind
@@ -229,11 +228,11 @@ class _Work:
             layer="estimate" if layer == "estimate" else "image",
             partial=wanted.partial,
         )
-        drift = drift_message(estimate=bool(decoded.drifted))
-        if decoded.is_wrong:
-            raise VerificationError(drift)
-        if wanted.strict and not decoded.digest_matches:
-            raise VerificationError(f"{drift}; leave --strict out to accept that")
+        if decoded.drift is not None:
+            if decoded.is_wrong:
+                raise VerificationError(decoded.drift)
+            if wanted.strict:
+                raise VerificationError(f"{decoded.drift}; leave --strict out to accept that")
         pixels = decoded.image
         if wanted.scale > 1:
             pixels = np.asarray(Image.fromarray(pixels).reduce(wanted.scale))
@@ -247,7 +246,7 @@ class _Work:
             "layout": decoded.header.layout.name.lower(),
             "bytes": len(content),
             "digest_matches": decoded.digest_matches,
-            "drift": None if decoded.digest_matches else drift_message(estimate=bool(decoded.drifted)),
+            "drift": decoded.drift,
             "refinement": decoded.refinement_note,
             "left_out": list(writer.left_out(decoded.metadata)),
             "missing": {name: len(tiles) for name, tiles in decoded.missing.items()},
@@ -310,13 +309,7 @@ def run(args: argparse.Namespace) -> int:
         report = stack.enter_context(Reporter("decompress", args, total=len(plan)))
         report.found(found)
         codec = stack.enter_context(open_codec(args, jobs)) if plan and wanted.needs_networks else None
-        for job, outcome in in_order(plan, _Work(codec, args, wanted, form), jobs):
-            if isinstance(outcome, OslicError):
-                report.failed(job.source, outcome)
-            elif outcome.get("skipped"):
-                report.skipped(outcome, f"{job.source}: skipped, {job.target} is there")
-            else:
-                _tell(report, job, outcome)
+        report.work_through(plan, _Work(codec, args, wanted, form), jobs, partial(_tell, report))
         return report.finish()
 
 

@@ -7,12 +7,14 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from ..errors import OslicError, printable
-from .jobs import Found
+from ..errors import OslicError, printable, told
+from ..pipeline import in_order
+from .jobs import Found, Job
 
 _ERASE: Final = "\r\x1b[K"
 _LEAST_SECONDS: Final = 0.1
@@ -69,21 +71,42 @@ class Reporter:
         for path, error in found.failed:
             self.failed(path, error, counts=False)
 
-    def done(self, row: dict[str, Any], line: str) -> None:
-        """Report a file that went through."""
-        self._add(row, failed=False)
-        if not (self._json or self._quiet):
-            self._print(printable(line))
-        if self._progress is not None:
-            self._progress.count()
+    def work_through(
+        self,
+        plan: Iterable[Job],
+        work: Callable[[Job], dict[str, Any]],
+        jobs: int,
+        tell: Callable[[Job, dict[str, Any]], None],
+    ) -> None:
+        """Do jobs, several at a time, and report each.
 
-    def skipped(self, row: dict[str, Any], line: str) -> None:
-        """Report a file that there was nothing to do for."""
+        Args:
+            plan: the jobs.
+            work: does one; what it returns has `skipped` where there was nothing to do.
+            jobs: how many at a time.
+            tell: reports one that was done.
+        """
+        for job, outcome in in_order(plan, work, jobs):
+            if isinstance(outcome, OslicError):
+                self.failed(job.source, outcome)
+            elif outcome.get("skipped"):
+                self.done(outcome, f"{job.source}: skipped, {job.target} is there", worked=False)
+            else:
+                tell(job, outcome)
+
+    def done(self, row: dict[str, Any], line: str, *, worked: bool = True) -> None:
+        """Report a file that went through.
+
+        Args:
+            row: what JSON says of it.
+            line: what is said else.
+            worked: whether there was something to do for it.
+        """
         self._add(row, failed=False)
         if not (self._json or self._quiet):
             self._print(printable(line))
         if self._progress is not None:
-            self._progress.count(worked=False)
+            self._progress.count(worked=worked)
 
     def warn(self, message: str) -> None:
         """Report something the user should know."""
@@ -103,9 +126,7 @@ class Reporter:
         if self._debug:
             raise error
         self.exit_code = self.exit_code or error.exit_code
-        message = " ".join(str(error).split("\n"))
-        if str(source) not in message:
-            message = f"{source}: {message}"
+        message = told(error, str(source))
         self._errors.append(f"oslic {self._command}: error: {printable(message)}")
         self._add(
             {"input": str(source)} | (row or {}) | {"error": message, "exit_code": error.exit_code},

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..codec.decoding import drift_message
 from ..codec.sources import read_stream
 from ..codec.stream import check_all, open_stream
 from ..errors import OslicError, VerificationError
@@ -48,10 +47,8 @@ def _check(codec: Codec | None, limits: Limits, source: Source) -> dict[str, Any
     if codec is not None:
         # A lossless picture does not depend on its estimate, which is to be right all the same.
         decoded = codec.decode(data, with_estimate=True)
-        if not decoded.digest_matches:
-            raise VerificationError(
-                f"the checksums are right, but {drift_message(estimate=bool(decoded.drifted))}"
-            )
+        if decoded.drift is not None:
+            raise VerificationError(f"the checksums are right, but {decoded.drift}")
     return row | {"decoded": codec is not None}
 
 

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from ...runtime.backends import Options
 from ...runtime.codec import Codec
-from ...runtime.codec.decoding import drift_message
 from ...runtime.codec.request import Request, make_request
-from ...runtime.errors import OslicError, VerificationError, one_line, out_of_memory
+from ...runtime.errors import OslicError, VerificationError, one_line, out_of_memory, told
 from ...runtime.image.writing import encode_image
 from ...runtime.images import decode_image
 from ...runtime.limits import Limits
@@ -182,12 +181,9 @@ class Work:
 
 
 def _require_match(decoded: Decoded) -> None:
-    if not decoded.digest_matches:
-        raise VerificationError(drift_message(estimate=bool(decoded.drifted)))
+    if decoded.drift is not None:
+        raise VerificationError(decoded.drift)
 
 
 def _failed(row: Row, error: OslicError) -> Row:
-    message = " ".join(str(error).split("\n"))
-    if row.source not in message:
-        message = f"{row.source}: {message}"
-    return replace(row, error=message, exit_code=error.exit_code)
+    return replace(row, error=told(error, row.source), exit_code=error.exit_code)

@@ -16,7 +16,6 @@ import numpy as np
 
 from ...runtime.bundle import Bundle
 from ...runtime.codec import Codec
-from ...runtime.codec.decoding import drift_message
 from ...runtime.errors import BackendError, ImageError, StreamError, VerificationError
 from ...runtime.images import decode_image
 from ...runtime.limits import Limits, available_memory
@@ -150,8 +149,8 @@ class DecodeModel(_CodecModel):
         if len(data) > codec.limits.stream_bytes:
             raise StreamError(f"the stream has more than {codec.limits.stream_bytes} bytes")
         decoded = codec.decode(data, region=request.region)
-        if not decoded.digest_matches and (request.strict or decoded.is_wrong):
-            raise VerificationError(drift_message(estimate=bool(decoded.drifted)))
+        if decoded.drift is not None and (request.strict or decoded.is_wrong):
+            raise VerificationError(decoded.drift)
         image = request.writer.encode(decoded.image, decoded.metadata, "the image")
         height, width = decoded.image.shape[:2]
         return image, {

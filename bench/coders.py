@@ -239,7 +239,20 @@ _OPENERS: Final[dict[str, Callable[[dict[str, Any]], Coder]]] = {
 }
 
 
-def _avif(speed: int, name: str = "", **more: Any) -> CoderSpec:
+_AVIF_QUALITIES: Final = (10, 18, 26, 34, 42, 50, 58, 66, 74, 82)
+
+
+def avif(
+    speed: int, name: str = "", qualities: tuple[float, ...] = _AVIF_QUALITIES, **more: Any
+) -> CoderSpec:
+    """Pillow's AVIF: 4:4:4, tuned for PSNR, two threads, if nothing else is said.
+
+    Args:
+        speed: of the encoder, 0..10.
+        name: in results and plots; "": by the speed.
+        qualities: settings to sweep.
+        more: for Pillow's writer.
+    """
     options = {
         "format": "AVIF",
         "quality_name": "quality",
@@ -250,7 +263,7 @@ def _avif(speed: int, name: str = "", **more: Any) -> CoderSpec:
         "advanced": {"tune": "psnr"},
         **more,
     }
-    return CoderSpec(name or f"avif-s{speed}", "pillow", (10, 18, 26, 34, 42, 50, 58, 66, 74, 82), options)
+    return CoderSpec(name or f"avif-s{speed}", "pillow", qualities, options)
 
 
 def _refined(spec: CoderSpec) -> CoderSpec:
@@ -260,16 +273,16 @@ def _refined(spec: CoderSpec) -> CoderSpec:
 
 
 _SPECS: Final = (
-    _avif(6),
-    _refined(_avif(6)),
-    _refined(_avif(6, "avif-iq-s6", advanced={"tune": "iq"})),
+    avif(6),
+    _refined(avif(6)),
+    _refined(avif(6, "avif-iq-s6", advanced={"tune": "iq"})),
     # What our own residual gets, too: without it Pillow's AVIF has a cast of half a grey level.
-    _avif(6, "avif-s6-rounded", compensate_rounding=True),
+    avif(6, "avif-s6-rounded", compensate_rounding=True),
     # What Pillow writes by default, tuned for the eye, and the same with whole chroma.
-    _avif(6, "avif-iq-s6", advanced={"tune": "iq"}),
-    _avif(6, "avif-iq-420-s6", advanced={"tune": "iq"}, subsampling="4:2:0"),
-    _avif(8),
-    _avif(9),
+    avif(6, "avif-iq-s6", advanced={"tune": "iq"}),
+    avif(6, "avif-iq-420-s6", advanced={"tune": "iq"}, subsampling="4:2:0"),
+    avif(8),
+    avif(9),
     CoderSpec(
         "jpeg",
         "pillow",

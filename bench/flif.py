@@ -45,7 +45,14 @@ class Coder:
     decode: Callable[[bytes], npt.NDArray[Any]]
 
 
-def _pillow(kind: str, **options: Any) -> Coder:
+def pillow_coder(kind: str, **options: Any) -> Coder:
+    """A format of Pillow's.
+
+    Args:
+        kind: Pillow's name of it.
+        options: for its writer.
+    """
+
     def encode(pixels: Pixels) -> bytes:
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, kind, **options)
@@ -82,10 +89,10 @@ def coders(efforts: Sequence[int], libflif: str | None) -> dict[str, Coder]:
     except DependencyError:
         if libflif is not None:
             raise
-    found["jxl-e7"] = _pillow("JXL", lossless=True, effort=7, num_threads=1)
-    found["jxl-e9"] = _pillow("JXL", lossless=True, effort=9, num_threads=1)
-    found["webp"] = _pillow("WEBP", lossless=True, quality=100, method=6)
-    found["png"] = _pillow("PNG", optimize=True)
+    found["jxl-e7"] = pillow_coder("JXL", lossless=True, effort=7, num_threads=1)
+    found["jxl-e9"] = pillow_coder("JXL", lossless=True, effort=9, num_threads=1)
+    found["webp"] = pillow_coder("WEBP", lossless=True, quality=100, method=6)
+    found["png"] = pillow_coder("PNG", optimize=True)
     return found
 
 

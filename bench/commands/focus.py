@@ -9,11 +9,18 @@ from pathlib import Path
 
 from ...runtime.commands.arguments import output_file
 from ...runtime.commands.limits import add_limit_arguments, limits_of
-from ...runtime.commands.numbers import at_least
-from ...runtime.errors import UsageError
+from ...runtime.commands.numbers import at_least, several
 from ...runtime.files import write_atomically
 from ..experiments.focus import read_marked
 from ..experiments.focus import run as measure
+
+
+def _shares(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not LOW,HIGH, two numbers from 0 to 1") from None
+    return low, high
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +28,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "folders", nargs="+", type=Path, metavar="FOLDER", help="images/ and, by the same names, labels/*.png"
     )
     parser.add_argument(
-        "--values", required=True, metavar="A,B", help="of the label maps, what people marked: 7,8,254"
+        "--values",
+        type=several(at_least(0, 255)),
+        required=True,
+        metavar="A,B",
+        help="of the label maps, what people marked: 7,8,254",
     )
     parser.add_argument("-o", "--output", type=output_file("JSON"), metavar="JSON", help="write the result")
     parser.add_argument("--bundle", metavar="FOLDER", help="the networks (default: the shipped bundle)")
@@ -33,6 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--shares",
+        type=_shares,
         default="0.1,0.3",
         metavar="LOW,HIGH",
         help="take photographs whose marked part has this share of the area (default: %(default)s)",
@@ -44,25 +56,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="at most so many, evenly chosen (default: 20)",
     )
-    parser.add_argument("--qualities", default="30,60", metavar="A,B", help="default: %(default)s")
+    parser.add_argument(
+        "--qualities",
+        type=several(at_least(1, 100)),
+        default="30,60",
+        metavar="A,B",
+        help="default: %(default)s",
+    )
     add_limit_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
-        values = [int(part) for part in args.values.split(",")]
-        qualities = [int(part) for part in args.qualities.split(",")]
-        low, high = (float(part) for part in args.shares.split(","))
-    except ValueError:
-        raise UsageError(
-            "--values and --qualities are whole numbers with commas between, --shares two numbers from 0 to 1"
-        ) from None
     limits = limits_of(args)
-    found = read_marked(args.folders, values, (low, high), limits)
+    found = read_marked(args.folders, args.values, args.shares, limits)
     chosen = [
         found[i * len(found) // min(args.count, len(found))] for i in range(min(args.count, len(found)))
     ]
-    result = measure(args.bundle, chosen, args.focus, qualities, partial(print, flush=True), limits=limits)
+    result = measure(
+        args.bundle, chosen, args.focus, args.qualities, partial(print, flush=True), limits=limits
+    )
     for mean in result["means"]:
         print(
             f"quality {mean['quality']}, {mean['images']} photographs: inside {mean['inside']:+.2f} dB (least "

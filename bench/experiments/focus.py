@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import tempfile
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from ...runtime.codec.request import make_request
 from ...runtime.errors import DataError
 from ...runtime.images import find_images, read_image
 from .. import environment
+from ..coders import avif
 from ..picture import as_rgb
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _row(codec: Codec, picture: Marked, focus: str, name: str, quality: int) -> 
     inside, outside = _at_size(picture, focused, size)
     blocks = _blocks(codec, plain.data, name, picture.mask.shape)
     guides = [1.0 + (rate - 1.0) * blocks for rate in _RATES]
-    avif = max(_at_size(picture, partial(_avif, picture.image, guide), size) for guide in guides)
+    theirs = max(_at_size(picture, partial(_avif, picture.image, guide), size) for guide in guides)
     return {
         "image": picture.name,
         "quality": quality,
@@ -171,8 +171,8 @@ def _row(codec: Codec, picture: Marked, focus: str, name: str, quality: int) -> 
         "share": float(picture.mask.mean()),
         "inside": inside - before[0],
         "outside": outside - before[1],
-        "avif_inside": avif[0] - before[0],
-        "avif_outside": avif[1] - before[1],
+        "avif_inside": theirs[0] - before[0],
+        "avif_outside": theirs[1] - before[1],
     }
 
 
@@ -220,21 +220,11 @@ def _avif(image: Pixels, rates: npt.NDArray[np.float64], quality: int) -> tuple[
     with tempfile.TemporaryDirectory() as folder:
         guide = Path(folder) / "rates.txt"
         np.savetxt(guide, rates, "%.4f")
-        file = io.BytesIO()
-        Image.fromarray(image).save(
-            file,
-            "AVIF",
-            quality=quality,
-            speed=6,
-            subsampling="4:4:4",
-            max_threads=2,
-            autotiling=False,
-            advanced={
-                "tune": "psnr",
-                "deltaq-mode": "3",
-                "enable-rate-guide-deltaq": "1",
-                "rate-distribution-info": str(guide),
-            },
-        )
-    with Image.open(file) as decoded:
-        return len(file.getvalue()), np.asarray(decoded.convert("RGB"))
+        offsets = {
+            "tune": "psnr",
+            "deltaq-mode": "3",
+            "enable-rate-guide-deltaq": "1",
+            "rate-distribution-info": str(guide),
+        }
+        coding = avif(6, advanced=offsets).open().code(image, quality)
+    return coding.size, coding.image

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +17,7 @@ from ...runtime import flif
 from ...runtime.errors import BackendError, DependencyError, VerificationError
 from ...runtime.images import read_image
 from .. import environment
+from ..flif import Coder, pillow_coder
 from ..metrics import psnr
 
 if TYPE_CHECKING:
@@ -35,28 +34,7 @@ FLIF: Final = "flif"
 """FLIF of the picture alone, at the same effort: what the layers are added to."""
 # cwebp's levels of near-lossless: each takes one bit more from what varies.
 _WEBP_LEVELS: Final = (80, 60, 40, 20, 0)
-
-
-@dataclass(frozen=True)
-class Coder:
-    """A coder of pictures.
-
-    Attributes:
-        encode: pixels, uint8 (H, W, 3), to a file.
-        decode: a file back to pixels.
-    """
-
-    encode: Callable[[Pixels], bytes]
-    decode: Callable[[bytes], npt.NDArray[Any]]
-
-
-def _pillow(kind: str, **options: Any) -> Coder:
-    def encode(pixels: Pixels) -> bytes:
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, kind, **options)
-        return file.getvalue()
-
-    return Coder(encode, lambda data: np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+_WEBP: Final = pillow_coder("WEBP")
 
 
 def lossless_coders(codec: Codec, effort: int) -> dict[str, Coder]:
@@ -76,9 +54,9 @@ def lossless_coders(codec: Codec, effort: int) -> dict[str, Coder]:
     return {
         OURS: Coder(lambda x: codec.compress(x, lossless=True, effort=effort), codec.decompress),
         FLIF: Coder(lambda x: flif.encode(x, effort=_flif_effort(effort), crc=False), flif.decode),
-        "jxl-e7": _pillow("JXL", lossless=True, effort=7, num_threads=1),
-        "webp": _pillow("WEBP", lossless=True, quality=100, method=6),
-        "png": _pillow("PNG", optimize=True),
+        "jxl-e7": pillow_coder("JXL", lossless=True, effort=7, num_threads=1),
+        "webp": pillow_coder("WEBP", lossless=True, quality=100, method=6),
+        "png": pillow_coder("PNG", optimize=True),
     }
 
 
@@ -111,12 +89,8 @@ def bounded_coders(codec: Codec, effort: int, bound: int) -> dict[str, Coder]:
         ),
     }
     if shutil.which("cwebp"):
-        found["webp-near-lossless"] = Coder(lambda x: _near_lossless_webp(x, bound), _decode_webp)
+        found["webp-near-lossless"] = Coder(lambda x: _near_lossless_webp(x, bound), _WEBP.decode)
     return found
-
-
-def _decode_webp(data: bytes) -> npt.NDArray[Any]:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
 def _near_lossless_webp(pixels: Pixels, bound: int) -> bytes:
@@ -144,7 +118,7 @@ def _near_lossless_webp(pixels: Pixels, bound: int) -> bytes:
                     f"cwebp failed: {error.stderr.decode(errors='replace').strip()}"
                 ) from error
             data = target.read_bytes()
-            if _largest_error(_decode_webp(data), pixels) > bound:
+            if _largest_error(_WEBP.decode(data), pixels) > bound:
                 break
             kept.append(data)
         return min(kept, key=len)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from ...runtime.files import write_atomically
 from .. import environment
-from ..coders import CoderSpec
+from ..coders import PEERS, avif
 from ..curves import increasing
 
 if TYPE_CHECKING:
@@ -25,33 +25,23 @@ LOW_METRICS: Final = ("ms_ssim", "ssimulacra2", "vgg16")
 BEST_AVIF: Final = "best AVIF"
 
 
-def _avif(tune: str, subsampling: str) -> CoderSpec:
-    options = {
-        "format": "AVIF",
-        "quality_name": "quality",
-        "speed": 6,
-        "subsampling": subsampling,
-        "max_threads": 2,
-        "autotiling": False,
-        "advanced": {"tune": tune},
-    }
-    name = f"avif-{tune}-{subsampling.replace(':', '')}"
-    return CoderSpec(name, "pillow", (0, 1, 3, 5, 8, 12, 16, 20, 26), options)
-
-
+_QUALITIES: Final = (0, 1, 3, 5, 8, 12, 16, 20, 26)
 LOW_PEERS: Final = {
     spec.name: spec
     for spec in (
-        *(_avif(tune, subsampling) for tune in ("psnr", "ssim", "iq") for subsampling in ("4:4:4", "4:2:0")),
-        CoderSpec(
-            "webp",
-            "pillow",
-            (0, 1, 2, 4, 8, 14, 22),
-            {"format": "WEBP", "quality_name": "quality", "method": 6},
+        *(
+            avif(
+                6,
+                f"avif-{tune}-{subsampling.replace(':', '')}",
+                _QUALITIES,
+                subsampling=subsampling,
+                advanced={"tune": tune},
+            )
+            for tune in ("psnr", "ssim", "iq")
+            for subsampling in ("4:4:4", "4:2:0")
         ),
-        CoderSpec(
-            "jxl", "pillow", (1, 3, 6, 9, 12, 16), {"format": "JXL", "quality_name": "quality", "effort": 7}
-        ),
+        replace(PEERS["webp"], qualities=(0, 1, 2, 4, 8, 14, 22)),
+        replace(PEERS["jxl"], qualities=(1, 3, 6, 9, 12, 16)),
     )
 }
 """Peers at the low end of their scales; speed 6 and the defaults of Pillow's plug-ins otherwise."""

@@ -287,14 +287,11 @@ class RefinementTask:
     def _visual_loss(self, image: Tensor, decoded: Tensor, refined: Tensor) -> Tensor:
         """What SSIMULACRA 2 finds wrong with refined crops, relative to what it finds without refinement: N."""
         assert self.visual_score is not None
-        peak = 256.0 / 255.0
         score = self.visual_score.to(image.device)
         with torch.no_grad():
-            before = 100.0 - score(image * peak, decoded * peak)
+            before = score.wrong(image, decoded)
         # Crops that have nearly no fault would count for the most.
-        found: Tensor = 100.0 - score(image * peak, (refined * peak).clamp(0.0, 1.0))
-        relative: Tensor = found / before.clamp_min(10.0)
-        return relative
+        return score.wrong(image, refined) / before.clamp_min(10.0)
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> dict[str, float]:
@@ -323,11 +320,11 @@ class RefinementTask:
 
 
 def _points_gained(score: Ssimulacra2, picture: DecodedPicture, refined: NDArray[np.uint8]) -> float:
-    def planes(pixels: NDArray[np.uint8]) -> Tensor:
-        return torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None] / 255.0
-
-    image = planes(picture.image)
-    return float(score(image, planes(refined)) - score(image, planes(picture.decoded)))
+    image, before, after = (
+        torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None] / 256.0
+        for pixels in (picture.image, picture.decoded, refined)
+    )
+    return float(score.wrong(image, before) - score.wrong(image, after))
 
 
 def network_settings(setting: Setting) -> tuple[int, int]:

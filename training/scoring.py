@@ -55,6 +55,22 @@ def layers(networks: CodecNetworks, picture: Picture, coarseness: int = 1) -> La
     return Layers(labels, compact, graphs.synthesise(compact, on_grid, height, width))
 
 
+def _measured(picture: Picture, result: Layers) -> dict[str, float]:
+    """What the layers of a photograph cost as FLIF, in bpp, and the PSNR of the estimate in dB."""
+    from ..runtime import flif
+
+    bits = 8.0 / (picture.pixels.shape[0] * picture.pixels.shape[1])
+    return {
+        "labels_bpp": len(flif.encode(result.labels, crc=False)) * bits,
+        "compact_bpp": len(flif.encode(result.compact, crc=False)) * bits,
+        "psnr": 10.0 * float(np.log10(255.0**2 / max(mse(picture.pixels, result.estimate), 1e-9))),
+    }
+
+
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+
+
 def score_codec(
     networks: CodecNetworks, photographs: Sequence[Picture], steps: Mapping[int, tuple[float, ...]]
 ) -> dict[str, float]:
@@ -70,8 +86,6 @@ def score_codec(
         (estimated), with the coarseness behind the name unless it is 1; and score, minus the sum of the rates, the mean
         over the degrees of coarseness.
     """
-    from ..runtime import flif
-
     scores: dict[str, float] = {"score": 0.0}
     for coarseness, own in steps.items():
         residual_rate = ResidualRate(own)
@@ -81,20 +95,12 @@ def score_codec(
             estimated = residual_rate.per_step(
                 whole_blocks(picture.pixels), whole_blocks(result.estimate)
             ).mean()
-            bits = 8.0 / (picture.pixels.shape[0] * picture.pixels.shape[1])
-            rows.append(
-                (
-                    len(flif.encode(result.labels, crc=False)) * bits,
-                    len(flif.encode(result.compact, crc=False)) * bits,
-                    10.0 * float(np.log10(255.0**2 / max(mse(picture.pixels, result.estimate), 1e-9))),
-                    float(estimated),
-                )
-            )
-        labels, compact, psnr, residual = (float(v) for v in np.mean(rows, axis=0))
+            rows.append({**_measured(picture, result), "residual_bpp": float(estimated)})
+        means = _means(rows)
+        scores["labels_bpp"] = labels = means.pop("labels_bpp")
+        scores["score"] -= (labels + means["compact_bpp"] + means["residual_bpp"]) / len(steps)
         suffix = "" if coarseness == 1 else f"_{coarseness}"
-        scores["score"] -= (labels + compact + residual) / len(steps)
-        scores["labels_bpp"] = labels
-        scores |= {f"compact_bpp{suffix}": compact, f"psnr{suffix}": psnr, f"residual_bpp{suffix}": residual}
+        scores |= {f"{name}{suffix}": value for name, value in means.items()}
     return scores
 
 
@@ -117,25 +123,17 @@ def score_layers(
         labels_bpp and compact_bpp (FLIF), psnr of the estimate in dB, each term by its name, and score, minus their
         weighted sum.
     """
-    from ..runtime import flif
-
     rows = []
     for picture in photographs:
         result = layers(networks, picture)
-        bits = 8.0 / (picture.pixels.shape[0] * picture.pixels.shape[1])
         image, estimate, compact = (
             torch.from_numpy(array.copy()).permute(2, 0, 1)[None].float()
             for array in (picture.pixels, result.estimate, result.compact)
         )
         x = Reconstruction(image / 256.0, torch.from_numpy(result.labels)[None], compact, estimate / 256.0)
-        rates = {
-            "labels_bpp": len(flif.encode(result.labels, crc=False)) * bits,
-            "compact_bpp": len(flif.encode(result.compact, crc=False)) * bits,
-        }
-        psnr = 10.0 * float(np.log10(255.0**2 / max(mse(picture.pixels, result.estimate), 1e-9)))
         values = {name: float(terms[name](x)) for name in weights if name != "compact_rate"}
-        rows.append({**rates, "psnr": psnr, **values})
-    means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+        rows.append({**_measured(picture, result), **values})
+    means = _means(rows)
     costs = {**means, "compact_rate": means["compact_bpp"]}
     score = -sum(weight * costs[name] for name, weight in weights.items())
     return {"score": score, **means}

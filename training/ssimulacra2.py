@@ -84,6 +84,20 @@ class Ssimulacra2(nn.Module):
         s = 2.326765642916932 * s - 0.020884521182843837 * s**2 + 6.248496625763138e-05 * s**3
         return 100.0 - 10.0 * s.clamp_min(_TINY) ** 0.6276336467831387
 
+    def wrong(self, image: Tensor, other: Tensor) -> Tensor:
+        """How far the score of `other` is from 100.
+
+        Args:
+            image: float32, N x 3 x H x W, grey levels / 256, as the networks take them.
+            other: the same shape; what is beyond white or black counts as that.
+
+        Returns:
+            N.
+        """
+        peak = 256.0 / 255.0
+        scored: Tensor = self(image * peak, (other * peak).clamp(0.0, 1.0))
+        return 100.0 - scored
+
     def _xyb(self, linear: Tensor) -> Tensor:
         bias = self.get_buffer("bias")
         mixed = F.conv2d(linear, self.get_buffer("matrix"), bias).clamp_min(_TINY)
@@ -130,9 +144,7 @@ class VisualLoss(nn.Module):
 
     def forward(self, x: Reconstruction) -> Tensor:
         """The mean over the batch; 0 for equal pictures, 1 at a score of 0."""
-        peak = 256.0 / 255.0
-        scored: Tensor = self.score(x.image * peak, (x.estimate * peak).clamp(0.0, 1.0))
-        return (100.0 - scored).mean() / 100.0
+        return self.score.wrong(x.image, x.estimate).mean() / 100.0
 
 
 def _linear(srgb: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from statistics import median
 from typing import Any, Final
 
 from ...runtime.codec import Codec
+from ...runtime.codec.tile_pool import usable_cores
 from ...runtime.errors import OslicError
 from ...runtime.pipeline import compress_many, decompress_many
 from .. import environment
@@ -71,7 +71,7 @@ def run(
     """
     with (
         Codec.open() as alone,
-        Codec.open(threads=max(1, len(os.sched_getaffinity(0)) // min(jobs))) as shared,
+        Codec.open(threads=max(1, usable_cores() // min(jobs))) as shared,
         tempfile.TemporaryDirectory() as name,
     ):
         streams = [alone.compress(image, quality, effort=effort) for image in images]

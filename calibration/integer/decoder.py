@@ -9,7 +9,6 @@ import numpy as np
 
 from ...bench.metrics import psnr
 from ...runtime import residual
-from ...runtime.bundle import GraphName
 from ..judge import Judge
 from ..sessions import Session
 from .graphs import IntegerGraph, Task, to_integers
@@ -17,13 +16,12 @@ from .graphs import IntegerGraph, Task, to_integers
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ...runtime.bundle import Manifest
+    from ...runtime.bundle import GraphName, Manifest
     from ..judge import Layers
     from ..subject import Work
 
     Feeds = dict[str, npt.NDArray[Any]]
 
-DECODER_GRAPHS: Final[tuple[GraphName, ...]] = ("synthesise", "refine")
 # What refinement sees, from coarse to fine.
 _QUALITIES: Final = (8, 24, 40, 56, 72, 88)
 _MAX_QUALITY: Final = 100
@@ -50,10 +48,11 @@ def integer_decoder(work: Work) -> dict[GraphName, IntegerGraph]:
         NothingToQuantizeError, DataError, VerificationError: see `to_integers`.
     """
     manifest = work.bundle.manifest
-    made = {"synthesise": to_integers(_synthesise(work, domains(manifest)["synthesise"]))}
+    limits = domains(manifest)
+    made: dict[GraphName, IntegerGraph] = {"synthesise": to_integers(_synthesise(work, limits["synthesise"]))}
     if "refine" in manifest.graphs:
-        made["refine"] = to_integers(_refine(work, domains(manifest)["refine"]))
-    return {name: made[name] for name in DECODER_GRAPHS if name in made}
+        made["refine"] = to_integers(_refine(work, limits["refine"]))
+    return made
 
 
 def _synthesise(work: Work, limits: dict[str, int]) -> Task:
@@ -61,17 +60,8 @@ def _synthesise(work: Work, limits: dict[str, int]) -> Task:
         judge = Judge(work.networks, list(layers), work.options.threads)
         return lambda data: judge.damage("synthesise", data, work.options.weight_limit).value
 
-    return Task(
-        str(work.bundle.graph_path("synthesise")),
-        work.bundle.read_graph("synthesise"),
-        [layers.feeds("synthesise") for layers in work.seen],
-        limits,
-        damage(work.judged),
-        damage(work.seen[:_SEARCHED]),
-        work.options.cache,
-        work.options.threads,
-        work.tick,
-    )
+    seen = [layers.feeds("synthesise") for layers in work.seen]
+    return _task(work, "synthesise", seen, limits, damage)
 
 
 def _refine(work: Work, limits: dict[str, int]) -> Task:
@@ -90,9 +80,20 @@ def _refine(work: Work, limits: dict[str, int]) -> Task:
         before = score(data, None)
         return lambda graph: before - score(graph, work.options.weight_limit)
 
+    return _task(work, "refine", seen, limits, damage)
+
+
+def _task(
+    work: Work,
+    graph: GraphName,
+    seen: Sequence[Feeds],
+    limits: dict[str, int],
+    damage: Callable[[Sequence[Layers]], Callable[[bytes], float]],
+) -> Task:
+    """One graph's part of the work; `damage` makes the judge of some photographs."""
     return Task(
-        where,
-        data,
+        str(work.bundle.graph_path(graph)),
+        work.bundle.read_graph(graph),
         seen,
         limits,
         damage(work.judged),

@@ -108,13 +108,11 @@ class Writer:
             )
         options = form.options if self.quality is None else {**(form.lossy or {}), "quality": self.quality}
         extras = self._extras(metadata)
-        if form.kind == "TIFF" and "exif" in extras:
-            # Pillow writes EXIF with its sub-directories into uncompressed files only.
-            options = {}
         file = io.BytesIO()
         try:
             if form.kind == "TIFF" and "exif" in extras:
-                extras["exif"] = _tiff_exif(metadata)
+                # Pillow writes EXIF with its sub-directories into uncompressed files only.
+                options, extras["exif"] = {}, _tiff_exif(metadata)
             Image.fromarray(pixels).save(file, form.kind, **options, **extras)
         except Exception as error:  # Pillow's writers raise what they come across in EXIF
             raise UsageError(

@@ -10,6 +10,7 @@ The code of the Python models is this package's, which the server's Python must 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -240,16 +241,9 @@ def _widest(info: EngineInfo) -> int:
     """Number of the profile that takes the largest inputs: Triton runs all requests of an instance by one profile."""
 
     def size(number: int) -> int:
-        return sum(_product(shapes[2]) for shapes in info.profiles[number].values())
+        return sum(math.prod(shapes[2]) for shapes in info.profiles[number].values())
 
     return max(range(len(info.profiles)), key=size)
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    product = 1
-    for side in shape:
-        product *= side
-    return product
 
 
 def _require_free(folder: Path, *, replace: bool) -> None:

@@ -10,10 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from ..codec import DEFAULT_QUALITY, Codec, Encoded
-from ..codec.effort import DEFAULT_EFFORT, MAX_EFFORT
-from ..codec.request import Request, make_request, require_original
-from ..codec.settings import LAYER_MODES, TUNES, Settings
+from ..codec import Codec, Encoded
+from ..codec.request import Request, require_original
 from ..errors import UsageError
 from ..files import write_atomically
 from ..image.conversion import Conversion
@@ -22,8 +20,9 @@ from ..images import PICTURE_ENDINGS, read_image
 from ..memory import MemoryBudget
 from ..pixels import psnr, visible_psnr
 from ._common import STREAM_KIND, STREAM_SUFFIX, add_codec_arguments, milliseconds, open_codec
+from .coding_arguments import add_coding_arguments, requested
 from .jobs import Job, Naming, add_source_arguments, add_target_arguments, find_sources, jobs_for, plan_jobs
-from .numbers import at_least, not_negative, positive
+from .numbers import at_least
 from .reporting import Reporter
 from .strips import compress_strips, exceeds, size_of
 
@@ -34,31 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_source_arguments(parser, "pictures: PNG, JPEG, WebP, TIFF, AVIF, ...")
     add_target_arguments(parser, "a file for one picture")
     add_codec_arguments(parser)
-    rate = parser.add_mutually_exclusive_group()
-    rate.add_argument(
-        "--quality",
-        type=not_negative,
-        metavar="Q",
-        help=f"0..100, also 37.5; 0 stores no residual; a table: docs/quick-start.md (default: {DEFAULT_QUALITY})",
-    )
-    rate.add_argument(
-        "--bpp", type=positive, metavar="B", help="at most this many bits per pixel, headers included"
-    )
-    rate.add_argument(
-        "--psnr",
-        type=positive,
-        metavar="P",
-        help="at least this PSNR in dB, of the colors that are to be seen",
-    )
-    parser.add_argument(
-        "--strip",
-        nargs="?",
-        const="all",
-        type=_strip,
-        metavar="WHAT",
-        help="leave metadata out: `all` (EXIF, XMP, resolution; what colors mean stays), or `location` alone: GPS, "
-        "maker's notes, XMP that names a place (default without WHAT: all)",
-    )
+    rate, by_class = add_coding_arguments(parser)
     rate.add_argument(
         "--lossless",
         action="store_true",
@@ -70,6 +45,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="E",
         help="near-lossless, 1..16: no sample of the decoded picture is off by more than that",
     )
+    by_class.add_argument(
+        "--class-quality",
+        type=_class_quality,
+        default=(),
+        metavar="NAME=+N,...",
+        help="add to the quality of some classes of the label map, or of groups of them: person=+25,sky=-15",
+    )
+    parser.add_argument(
+        "--strip",
+        nargs="?",
+        const="all",
+        type=_strip,
+        metavar="WHAT",
+        help="leave metadata out: `all` (EXIF, XMP, resolution; what colors mean stays), or `location` alone: GPS, "
+        "maker's notes, XMP that names a place (default without WHAT: all)",
+    )
     parser.add_argument(
         "--convert",
         action="store_true",
@@ -78,49 +69,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--page", type=at_least(1), metavar="N", help="with --convert: which page or frame (default: 1)"
-    )
-    parser.add_argument(
-        "--keep-invisible", action="store_true", help="keep the colors of pixels whose alpha is 0"
-    )
-    parser.add_argument(
-        "--effort",
-        type=int,
-        default=DEFAULT_EFFORT,
-        metavar="E",
-        help=f"0..{MAX_EFFORT}: larger takes longer and saves bytes (default: {DEFAULT_EFFORT})",
-    )
-
-    parser.add_argument(
-        "--layers",
-        choices=LAYER_MODES,
-        default=Settings.layers,
-        help="which tiles have an estimate of their own beside the label map: all (of photographs), those that get "
-        f"smaller by it, or none (default: {Settings.layers})",
-    )
-    parser.add_argument(
-        "--tune",
-        choices=TUNES,
-        default=Settings.tune,
-        help=f"what the residual coder aims at: the eye, or PSNR (default: {Settings.tune}; --psnr takes psnr)",
-    )
-    by_class = parser.add_mutually_exclusive_group()
-    by_class.add_argument(
-        "--class-quality",
-        type=_class_quality,
-        default=(),
-        metavar="NAME=+N,...",
-        help="add to the quality of some classes of the label map, or of groups of them: person=+25,sky=-15",
-    )
-    by_class.add_argument(
-        "--focus",
-        metavar="NAME[:mild]",
-        help="have a class or a group look better than the rest, at about the same size of the file: person",
-    )
-    parser.add_argument(
-        "--no-refine",
-        dest="refine",
-        action="store_false",
-        help="have the decoder leave the refinement network out",
     )
 
 
@@ -143,23 +91,6 @@ def _strip(text: str) -> Strip:
             return known
     raise argparse.ArgumentTypeError(
         f"{text!r} is not one of {', '.join(STRIPS)}; before the name of a file write --strip=all"
-    )
-
-
-def _request(args: argparse.Namespace) -> Request:
-    return make_request(
-        args.quality,
-        bpp=args.bpp,
-        psnr=args.psnr,
-        effort=args.effort,
-        layers=args.layers,
-        tune=args.tune,
-        refine=args.refine,
-        class_quality=dict(args.class_quality),
-        focus=args.focus,
-        lossless=args.lossless,
-        max_error=args.max_error,
-        keep_invisible=args.keep_invisible,
     )
 
 
@@ -267,7 +198,9 @@ def _length(source: Path) -> int | None:
 
 
 def run(args: argparse.Namespace) -> int:
-    request = _request(args)  # refuses what is out of range before anything is read
+    request = requested(
+        args, class_quality=dict(args.class_quality), lossless=args.lossless, max_error=args.max_error
+    )  # refuses what is out of range before anything is read
     if args.page is not None and not args.convert:
         raise UsageError("--page goes with --convert")
     found = find_sources(args.inputs, PICTURE_ENDINGS, "pictures", recursive=args.recursive)

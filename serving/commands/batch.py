@@ -12,13 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ...runtime.backends import BACKENDS, Options
 from ...runtime.bundle_finder import open_bundle
-from ...runtime.codec import DEFAULT_QUALITY, Settings
-from ...runtime.codec.effort import DEFAULT_EFFORT, MAX_EFFORT
-from ...runtime.codec.request import make_request
-from ...runtime.codec.settings import LAYER_MODES, TUNES
 from ...runtime.commands.arguments import Word, output_place
+from ...runtime.commands.coding_arguments import add_coding_arguments, requested
 from ...runtime.commands.limits import add_limit_arguments
-from ...runtime.commands.numbers import at_least, positive
+from ...runtime.commands.numbers import at_least
 from ...runtime.errors import UsageError, printable
 from ...runtime.memory import resident_memory, return_freed_arrays
 from ...runtime.packages import naming_missing
@@ -63,7 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of the manifest, with paths (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
-    _add_settings(parser)
+    add_coding_arguments(parser.add_argument_group("how pictures are coded, as by oslic compress"))
     codec = parser.add_argument_group("networks")
     codec.add_argument("--bundle", metavar="FOLDER", help="the networks (default: the shipped `lite` bundle)")
     codec.add_argument("--backend", default="auto", metavar="NAME", help=f"auto, {', '.join(BACKENDS)}")
@@ -93,46 +90,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_limit_arguments(parser)
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("how pictures are coded, as by oslic compress")
-    rate = group.add_mutually_exclusive_group()
-    rate.add_argument("--quality", type=float, metavar="Q", help=f"0..100 (default: {DEFAULT_QUALITY})")
-    rate.add_argument("--bpp", type=positive, metavar="B", help="at most this many bits per pixel")
-    rate.add_argument("--psnr", type=positive, metavar="P", help="at least this PSNR in dB")
-    group.add_argument(
-        "--effort",
-        type=at_least(0, MAX_EFFORT),
-        default=DEFAULT_EFFORT,
-        metavar="E",
-        help="(default: %(default)s)",
-    )
-    group.add_argument(
-        "--layers", choices=LAYER_MODES, default=Settings.layers, help="(default: %(default)s)"
-    )
-    group.add_argument("--tune", choices=TUNES, default=Settings.tune, help="(default: %(default)s)")
-    group.add_argument("--focus", metavar="NAME[:mild]", help="what is to look better than the rest")
-    group.add_argument(
-        "--no-refine", dest="refine", action="store_false", help="leave the refinement network out"
-    )
-    group.add_argument(
-        "--keep-invisible", action="store_true", help="keep the colors of pixels whose alpha is 0"
-    )
-
-
 def _job(args: argparse.Namespace) -> Job:
-    request = make_request(
-        args.quality,
-        bpp=args.bpp,
-        psnr=args.psnr,
-        effort=args.effort,
-        layers=args.layers,
-        tune=args.tune,
-        refine=args.refine,
-        focus=args.focus,
-        keep_invisible=args.keep_invisible,
-    )
     networks = "" if args.decode else open_bundle(args.bundle).manifest.fingerprint
-    return Job(_absolute(args.output), request, args.decode, args.verify, networks)
+    return Job(_absolute(args.output), requested(args), args.decode, args.verify, networks)
 
 
 def _absolute(place: str) -> str:

@@ -289,9 +289,9 @@ class RefinementTask:
         assert self.visual_score is not None
         score = self.visual_score.to(image.device)
         with torch.no_grad():
-            before = score.wrong(image, decoded)
+            before = score.distance(image, decoded)
         # Crops that have nearly no fault would count for the most.
-        return score.wrong(image, refined) / before.clamp_min(10.0)
+        return score.distance(image, refined) / before.clamp_min(10.0)
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> dict[str, float]:
@@ -324,7 +324,7 @@ def _points_gained(score: Ssimulacra2, picture: DecodedPicture, refined: NDArray
         torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None] / 256.0
         for pixels in (picture.image, picture.decoded, refined)
     )
-    return float(score.wrong(image, before) - score.wrong(image, after))
+    return float(score.distance(image, before) - score.distance(image, after))
 
 
 def network_settings(setting: Setting) -> tuple[int, int]:

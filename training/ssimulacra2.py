@@ -84,7 +84,7 @@ class Ssimulacra2(nn.Module):
         s = 2.326765642916932 * s - 0.020884521182843837 * s**2 + 6.248496625763138e-05 * s**3
         return 100.0 - 10.0 * s.clamp_min(_TINY) ** 0.6276336467831387
 
-    def wrong(self, image: Tensor, other: Tensor) -> Tensor:
+    def distance(self, image: Tensor, other: Tensor) -> Tensor:
         """How far the score of `other` is from 100.
 
         Args:
@@ -144,7 +144,7 @@ class VisualLoss(nn.Module):
 
     def forward(self, x: Reconstruction) -> Tensor:
         """The mean over the batch; 0 for equal pictures, 1 at a score of 0."""
-        return self.score.wrong(x.image, x.estimate).mean() / 100.0
+        return self.score.distance(x.image, x.estimate).mean() / 100.0
 
 
 def _linear(srgb: Tensor) -> Tensor:

@@ -68,7 +68,17 @@ def _rd_section(result: dict[str, Any]) -> Section:
         if rows:
             section.tables.append(Table(title, ("against", "BD-rate"), rows, f"{method} {how}"))
     section.tables.append(_per_image(result))
-    against = ", ".join(f"{b['bd_rate_percent']:+.1f} % of {b['anchor']}" for b in rates if "source" not in b)
+    variants = {row["coder"] for row in summary.get("bands", ())} - {ours}
+    against = ", ".join(
+        f"{b['bd_rate_percent']:+.1f} % of {b['anchor']}"
+        for b in rates
+        if "source" not in b and b["anchor"] not in variants
+    )
+    against += "".join(
+        f"; {row['coder']} {row['bd_rate_percent']:+.1f} % of {row['anchor']}"
+        for row in summary.get("bands", ())
+        if row["coder"] in variants and row["metric"] == "psnr" and tuple(row["range"]) == rd.BD_RANGE
+    )
     if against:
         section.headline = (
             f"Bytes at equal PSNR (BD-rate over {low:g} to {high:g} dB, {count} photographs): {against}."

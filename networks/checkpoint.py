@@ -11,7 +11,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -37,6 +37,33 @@ _MOST_WIDTH = 1 << 16
 _MOST_ENTRIES = 256
 # Fields of a configuration that say how many layers there are.
 _COUNTS = ("depths", "depth", "blocks")
+
+
+class Described(Protocol):
+    """Weights with what is said of them: a checkpoint of any kind of networks."""
+
+    @property
+    def config(self) -> Config:
+        """Of the networks."""
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """Weights by name."""
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where they come from."""
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """What they reached."""
+
+
+class Config(Protocol):
+    """A configuration of networks."""
+
+    def to_json(self) -> str:
+        """As canonical JSON."""
 
 
 @dataclass(frozen=True)
@@ -116,13 +143,13 @@ def fingerprint(state: Mapping[str, Tensor], config: ModelConfig) -> str:
 
 
 def write(
-    folder: Path, checkpoint: Checkpoint, dtype: Literal["float32", "float16"] = "float32"
+    folder: Path, checkpoint: Described, dtype: Literal["float32", "float16"] = "float32"
 ) -> list[Path]:
     """Write a checkpoint; files appear whole or not at all, shards below 16 MiB each.
 
     Args:
         folder: where to; made if absent. Older weights in it are replaced.
-        checkpoint: what to write.
+        checkpoint: what to write, of any configuration.
         dtype: type of the stored weights. Statistics of batch normalisations stay float32.
 
     Returns:
@@ -224,8 +251,26 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def read(path: Path) -> Checkpoint:
-    """Read a checkpoint.
+class Contents(NamedTuple):
+    """What a checkpoint's files hold, the configuration not yet looked at.
+
+    Attributes:
+        config: plain JSON types.
+        state: weights by name, float32.
+        provenance: plain JSON types.
+        scores: plain JSON types.
+        file: that the description was read from, for messages.
+    """
+
+    config: dict[str, Any]
+    state: dict[str, Tensor]
+    provenance: dict[str, Any]
+    scores: dict[str, Any]
+    file: Path
+
+
+def read_contents(path: Path) -> Contents:
+    """Read a checkpoint of any kind of networks.
 
     Args:
         path: its folder, or its file if there is only one.
@@ -259,11 +304,24 @@ def read(path: Path) -> Checkpoint:
         name: parse_object(metadata.get(name, ""), f"{files[-1]}: the description's {name}", BundleError)
         for name in ("config", "provenance", "scores")
     }
+    return Contents(described["config"], state, described["provenance"], described["scores"], files[-1])
+
+
+def read(path: Path) -> Checkpoint:
+    """Read a checkpoint of the codec's networks.
+
+    Args:
+        path: its folder, or its file if there is only one.
+
+    Raises:
+        BundleError: as `read_contents`; the checkpoint is of another kind of networks.
+    """
+    found = read_contents(path)
     try:
-        config = ModelConfig.from_dict(described["config"])
+        config = ModelConfig.from_dict(found.config)
     except (OslicError, ArithmeticError, IndexError) as error:
-        raise BundleError(f"{files[-1]}: the checkpoint's description is not readable: {error}") from error
-    return Checkpoint(config, state, described["provenance"], described["scores"])
+        raise BundleError(f"{found.file}: the checkpoint's description is not readable: {error}") from error
+    return Checkpoint(config, found.state, found.provenance, found.scores)
 
 
 def _require_bounded(config: dict[str, Any], tensors: int) -> None:

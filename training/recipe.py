@@ -63,7 +63,12 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _build(kind: type[Options], table: Mapping[str, Any], where: str) -> Options:
+def build(kind: type[Options], table: Mapping[str, Any], where: str) -> Options:
+    """A recipe's table as the dataclass that it is of.
+
+    Raises:
+        UsageError: an unknown key, or one that is missing.
+    """
     known = {f.name for f in dataclasses.fields(kind)}
     unknown = sorted(set(table) - known)
     if unknown:
@@ -111,13 +116,8 @@ def _paths(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def load(path: Path, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Recipe:
-    """Read a recipe.
-
-    Args:
-        path: the TOML file: kind, network (name of a preset), folders, and the tables [config] (what differs
-            from it), [schedule] and [options].
-        overrides: changes to the tables, from the command line.
+def read_table(path: Path) -> dict[str, Any]:
+    """A recipe's tables as they stand in its file.
 
     Raises:
         UsageError: the file is missing, not TOML, or has unknown keys.
@@ -129,6 +129,21 @@ def load(path: Path, overrides: Mapping[str, Mapping[str, Any]] | None = None) -
     unknown = sorted(set(table) - {"kind", "network", "folders", "config", "schedule", "options"})
     if unknown:
         raise UsageError(f"{path}: unknown key {unknown[0]!r}")
+    return table
+
+
+def load(path: Path, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: the TOML file: kind, network (name of a preset), folders, and the tables [config] (what differs
+            from it), [schedule] and [options].
+        overrides: changes to the tables, from the command line.
+
+    Raises:
+        UsageError: the file is missing, not TOML, or has unknown keys.
+    """
+    table = read_table(path)
     kind = table.get("kind")
     if kind not in _OPTIONS:
         raise UsageError(f"{path}: kind is {kind!r}; it must be one of {', '.join(_OPTIONS)}")
@@ -138,7 +153,7 @@ def load(path: Path, overrides: Mapping[str, Mapping[str, Any]] | None = None) -
     return Recipe(
         kind,
         overridden(preset(table.get("network", "lite")), table.get("config", {})),
-        _build(Schedule, schedule, f"{path}, [schedule]"),
-        _build(_OPTIONS[kind], options, f"{path}, [options]"),
+        build(Schedule, schedule, f"{path}, [schedule]"),
+        build(_OPTIONS[kind], options, f"{path}, [options]"),
         tuple(table.get("folders", ())),
     )

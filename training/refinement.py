@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..bench.metrics import mse
 from ..runtime import residual
 from ..runtime.codec.coarseness import coarseness_for
 from ..runtime.errors import DataError, UsageError
 from .loop import Objective
+from .quantization import IntegerForm
 from .scoring import layers
 from .ssimulacra2 import Ssimulacra2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from ..networks.codec import CodecNetworks
     from ..networks.refine import RefineNet
     from .data import Picture
+
+_STEPS_BETWEEN_RANGES: Final = 500
+"""After so many steps of training, the ranges of the activations are looked at again."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class RefinementOptions:
         visual: share of the versions whose residual is tuned for the eye, 0..1.
         visual_weight: for those, weight of what SSIMULACRA 2 finds wrong beside the squared error, both relative to
             what they are without refinement; 0: the squared error alone.
+        integers: train for integers: round weights and activations as the exact bundle will.
         bfloat16: autocast to bfloat16.
     """
 
@@ -52,6 +58,7 @@ class RefinementOptions:
     plain: float = 0.35
     visual: float = 0.4
     visual_weight: float = 0.0
+    integers: bool = False
     bfloat16: bool = True
 
 
@@ -215,6 +222,12 @@ class RefinementTask:
         self.options = options
         self.seed = seed
         self.visual_score = Ssimulacra2() if options.visual_weight else None
+        self._integers = integer_form(refine) if options.integers else None
+
+    @property
+    def _network(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """RefineNet as it is trained: of integers, or as it is."""
+        return self.refine if self._integers is None else self._integers
 
     @property
     def objectives(self) -> Mapping[str, Objective]:
@@ -264,7 +277,6 @@ class RefinementTask:
         )
 
     def _loss(self, batch: RefinementBatch, step: int) -> dict[str, Tensor]:
-        del step
         device = next(self.refine.parameters()).device
 
         def scaled(pixels: Tensor) -> Tensor:
@@ -273,7 +285,11 @@ class RefinementTask:
         image, estimate, decoded = scaled(batch.image), scaled(batch.estimate), scaled(batch.decoded)
         settings = batch.settings.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.options.bfloat16):
-            refined = self.refine(decoded, estimate, settings).float()
+            if self._integers is not None and (
+                step % _STEPS_BETWEEN_RANGES == 0 or not self._integers.calibrated
+            ):
+                self._integers.calibrate(decoded, estimate, settings)
+            refined = self._network(decoded, estimate, settings).float()
         own = batch.error.to(device).clamp_min(0.5)
         errors = 65536.0 * (image - refined).square().mean((1, 2, 3))
         before = 65536.0 * (image - decoded).square().mean((1, 2, 3))
@@ -304,7 +320,7 @@ class RefinementTask:
         gains: dict[str, list[float]] = {}
         points: dict[str, list[float]] = {}
         for picture in self.validation:
-            refined = refine_picture(self.refine, picture.decoded, picture.estimate, picture.setting)
+            refined = refine_picture(self._network, picture.decoded, picture.estimate, picture.setting)
             gain = 10.0 * float(np.log10(picture.error / max(mse(picture.image, refined), 1e-3)))
             setting = picture.setting
             kind = ("_plain" if setting.plain else "") + ("_visual" if setting.visual else "")
@@ -327,6 +343,18 @@ def _points_gained(score: Ssimulacra2, picture: DecodedPicture, refined: NDArray
     return float(score.distance(image, before) - score.distance(image, after))
 
 
+def integer_form(refine: RefineNet) -> IntegerForm:
+    """RefineNet as `oslic calibrate --integer` writes it: what feeds convolutions and sums is stored as integers."""
+    convolutions = [name for name, module in refine.named_modules() if isinstance(module, nn.Conv2d)]
+    blocks = [f"blocks.{number}" for number in range(len(refine.blocks))]
+    return IntegerForm(
+        refine,
+        inputs=[*convolutions, *blocks],
+        outputs=[*(f"{block}.second" for block in blocks), "head"],
+        parts={"stem": (12, 12, 2)},
+    )
+
+
 def network_settings(setting: Setting) -> tuple[int, int]:
     """A setting as RefineNet takes it: whether there are layers it sees from the estimate."""
     return setting.quality, int(setting.visual)
@@ -334,12 +362,15 @@ def network_settings(setting: Setting) -> tuple[int, int]:
 
 @torch.no_grad()
 def refine_picture(
-    refine: RefineNet, decoded: NDArray[np.uint8], estimate: NDArray[np.uint8], setting: Setting
+    refine: Callable[[Tensor, Tensor, Tensor], Tensor],
+    decoded: NDArray[np.uint8],
+    estimate: NDArray[np.uint8],
+    setting: Setting,
 ) -> NDArray[np.uint8]:
     """Refine a picture as the runtime does: extended to even sides, rounded, cut.
 
     Args:
-        refine: in evaluation mode.
+        refine: RefineNet in evaluation mode, or its integer form.
         decoded: x', uint8, H x W x 3.
         estimate: e, likewise.
         setting: how the picture was coded.

@@ -102,7 +102,7 @@ class _Bits:
 
 
 def _configuration(av1: bytes, width: int, height: int, monochrome: bool) -> bytes:
-    """Return the content of the `av1C` box; check that the data are one picture as docs/stream.md has it.
+    """Return the content of the `av1C` box; check that the data are one picture as docs/reference/stream.md has it.
 
     A decoder would take memory for the size in the last sequence header, scale, convert, and add noise: all of that is
     refused here.
@@ -184,7 +184,7 @@ def wrap(av1: bytes, width: int, height: int, *, monochrome: bool) -> bytes:
         monochrome: one plane in place of three planes 4:4:4.
 
     Raises:
-        StreamError: the AV1 data are not one picture of this size as docs/stream.md has it.
+        StreamError: the AV1 data are not one picture of this size as docs/reference/stream.md has it.
     """
     planes = 1 if monochrome else 3
     properties = _box(

@@ -41,7 +41,7 @@ _ENCODER_THREADS: Final = 2
 # Superblocks of 64x64 suit residuals: 0.8 points of BD-rate over the encoder's choice (training/EXPERIMENTS.md).
 _SUPERBLOCKS: Final = {"sb-size": "64"}
 # Weights of the estimate in eighths that cost least at some qualities; see `default_weight`: by PSNR on training
-# photographs, by SSIMULACRA 2 on two of Kodak (docs/quality.md).
+# photographs, by SSIMULACRA 2 on two of Kodak (docs/guides/quality.md).
 _WEIGHTS: Final = ((15, 8), (16, 5), (20, 4), (28, 3), (36, 2), (44, 1))
 _VISUAL_WEIGHTS: Final = ((15, 8), (16, 4), (20, 3), (28, 2))
 # Mean squared clipping error (per sample) from which scale 2 is tried as well: 55 dB.

@@ -1,7 +1,7 @@
 """The size at which the label map's network sees a picture.
 
 It was trained on pictures of some 400 pixels and names what fills them, so a larger picture is shown to it reduced. The
-label map is as much smaller than the picture; see `docs/stream.md`.
+label map is as much smaller than the picture; see `docs/reference/stream.md`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A second reader of `.oslic` streams, written from docs/stream.md alone: plain Python, nothing of oslic.
+"""A second reader of `.oslic` streams, written from docs/reference/stream.md alone: plain Python, nothing of oslic.
 
 It walks every byte of a file of the kind `oslic`, checks what the document asks for as far as it can be checked without
 decoding pictures, and tells what is there. `python tests/stream_reader.py FILE...` prints it.

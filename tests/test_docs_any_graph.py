@@ -1,4 +1,4 @@
-"""docs/any-graph.md: every example runs, in the order given; every command that it names has the options it says."""
+"""docs/guides/any-graph.md: every example runs, in the order given; every command that it names has the options it says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from oslic.runtime.cli import main
 
-PAGE = (ROOT / "docs" / "any-graph.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "guides" / "any-graph.md").read_text(encoding="utf-8")
 EXAMPLES = [
     line
     for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)

@@ -1,4 +1,4 @@
-"""docs/quick-start.md: its commands and its Python run, in the order given; its table is that of the results."""
+"""docs/getting-started.md: its commands and its Python run, in the order given; its table is that of the results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from oslic.bench.quality_table import quality_table
 from oslic.runtime.cli import main
 from PIL import Image
 
-PAGE = (ROOT / "docs" / "quick-start.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "getting-started.md").read_text(encoding="utf-8")
 
 
 def _blocks(kind, heading):
@@ -65,5 +65,5 @@ def test_the_python_runs(tmp_path, photo, monkeypatch):
 def test_the_table_is_that_of_the_results():
     result = json.loads((ROOT / "bench" / "results" / "rd-kodak-lite.json").read_text(encoding="utf-8"))
     assert quality_table(result) in PAGE, (
-        "oslic bench report bench/results/rd-kodak-lite.json --readme docs/quick-start.md"
+        "oslic bench report bench/results/rd-kodak-lite.json --readme docs/getting-started.md"
     )

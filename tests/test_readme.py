@@ -79,7 +79,7 @@ def test_the_figures_are_those_of_the_result_files(tmp_path):
 def test_the_exit_codes_are_those_of_the_errors():
     from oslic.runtime import errors
 
-    text = (ROOT / "docs" / "exit-codes.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "reference" / "exit-codes.md").read_text(encoding="utf-8")
     listed = {
         name: int(code)
         for code, names in re.findall(r"^\| (\d+) \| (`.*?`) \|", text, re.MULTILINE)

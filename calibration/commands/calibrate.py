@@ -113,7 +113,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--integer",
         action="store_true",
         help="make the graphs that decode of integers alone, so that every machine gets the same bytes of them, and "
-        "prove it (docs/exactness.md); --graphs are then those beside them",
+        "prove it (docs/concepts/exactness.md); --graphs are then those beside them",
     )
     bundles.add_argument(
         "--graphs", metavar="A,B", help=f"which to quantize (default: {','.join(LAYER_GRAPHS)})"

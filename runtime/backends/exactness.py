@@ -1,4 +1,4 @@
-"""Which backends compute graphs of integers exactly, and what they must be told to do so (docs/exactness.md)."""
+"""Which backends compute graphs of integers exactly, and what they must be told to do so (docs/concepts/exactness.md)."""
 
 from __future__ import annotations
 

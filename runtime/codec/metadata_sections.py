@@ -1,4 +1,4 @@
-"""Metadata as sections of a stream; see docs/stream.md."""
+"""Metadata as sections of a stream; see docs/reference/stream.md."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_metadata(reader: StreamReader) -> Metadata:
     """Inverse of `metadata_sections`; what a truncated stream lacks is empty, where that is allowed.
 
     Raises:
-        StreamError: a section that is not as docs/stream.md says.
+        StreamError: a section that is not as docs/reference/stream.md says.
     """
 
     def content(kind: SectionType) -> bytes:

@@ -1,4 +1,4 @@
-"""Parameters and records of the kind `oslic` in a stream; see docs/stream.md."""
+"""Parameters and records of the kind `oslic` in a stream; see docs/reference/stream.md."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def _lines(path: Path, found: dict[str, Any]) -> Iterator[str]:
 def _certificate_lines(found: dict[str, Any]) -> Iterator[str]:
     """What is proved of the graphs that decode."""
     if found["exact"]:
-        yield "  exact        the estimate is the same on every machine (docs/exactness.md)"
+        yield "  exact        the estimate is the same on every machine (docs/concepts/exactness.md)"
     for name, proof in ((found["quantization"] or {}).get("certificate") or {}).items():
         yield (
             f"  certificate  {name}: {proof['nodes']} nodes, {proof['convolutions']} convolutions with "

@@ -40,7 +40,7 @@ class Row:
         seconds: of work on it, reading and writing included; the work on others beside it is not.
         digest: SHA-256 of what was written, hexadecimal.
         error: why it failed, in one line; None: it did not.
-        exit_code: the error's (docs/exit-codes.md); 0: none.
+        exit_code: the error's (docs/reference/exit-codes.md); 0: none.
         settings: how it was coded; rows of other settings do not count as done.
         finished: when, UTC.
     """

@@ -68,7 +68,7 @@ class Plan:
         graphs: what runs the graphs: Triton's TensorRT or ONNX Runtime backend, or its Python backend.
         device: where the graphs run.
         max_batch: most requests that a graph model runs at once. Networks in floating point give results that depend
-            on it; see docs/triton.md.
+            on it; see docs/guides/triton.md.
         queue_delay: microseconds that a request waits for others to make a batch with.
         instances: processes of each of the two models that clients call, and on CPUs of each graph.
         threads: CPU threads of an instance of a graph.

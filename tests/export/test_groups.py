@@ -26,7 +26,7 @@ def test_the_everyday_classes_have_all_groups():
 
 
 def test_the_page_lists_the_groups_that_there_are():
-    page = (ROOT / "docs" / "labels.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "guides" / "labels.md").read_text(encoding="utf-8")
     for group, members in EVERYDAY.items():
         assert f"| `{group}` | {', '.join(f'`{name}`' for name in members)} |" in page
 

@@ -1,4 +1,4 @@
-"""The simulation behind docs/scaling.md against what queueing theory has in closed form."""
+"""The simulation behind docs/results/scaling.md against what queueing theory has in closed form."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "docs"))
+sys.path.insert(0, str(ROOT / "docs" / "site"))
 import queue_simulation
 
 

@@ -121,7 +121,7 @@ def test_the_arithmetic_keeps_the_bound_for_any_prediction(bound, weight, seed, 
 
 
 def test_reconstruction_is_what_the_document_says():
-    """docs/stream.md, by plain Python for each sample."""
+    """docs/reference/stream.md, by plain Python for each sample."""
     random = np.random.default_rng(8)
     samples = random.integers(0, 256, (5, 6, 3)).astype(np.uint8)
     estimate = random.integers(0, 256, (5, 6, 3)).astype(np.uint8)

@@ -40,7 +40,7 @@ def codec(tmp_path_factory):
 
 
 def by_the_page(labels, scale, table, height, width):
-    """G and C of docs/stream.md, pixel by pixel, in Python's whole numbers."""
+    """G and C of docs/reference/stream.md, pixel by pixel, in Python's whole numbers."""
     rows, columns = labels.shape
 
     def g(i, j):

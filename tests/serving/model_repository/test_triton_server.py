@@ -176,7 +176,7 @@ def test_metrics_count_requests_of_each_model(server, client, pictures):
 
 
 def test_a_process_of_the_server_that_dies_is_an_error_and_no_hang(bundle, tmp_path, pictures, codec):
-    """Triton does not start it again (its issue 8604): docs/triton.md has the probe that notices."""
+    """Triton does not start it again (its issue 8604): docs/guides/triton.md has the probe that notices."""
     with serving(bundle, tmp_path, instances=1) as server:
         (stub,) = [
             int(folder.name)
@@ -307,12 +307,12 @@ def test_a_port_in_use_is_told(server, tmp_path):
 
 
 def test_the_client_of_the_documentation_runs(server, codec, tmp_path, monkeypatch, samples):
-    text = (Path(__file__).parents[3] / "docs" / "triton.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "guides" / "triton.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(example.strip().splitlines()) <= 10
     (tmp_path / "photo.png").write_bytes((samples / "chelsea.png").read_bytes())
     monkeypatch.chdir(tmp_path)
-    exec(compile(example.replace("localhost:8000", server.address), "docs/triton.md", "exec"), {})
+    exec(compile(example.replace("localhost:8000", server.address), "docs/guides/triton.md", "exec"), {})
     assert codec.decompress("photo.oslic").shape == (300, 451, 3)
 
 

@@ -1,7 +1,7 @@
-"""How long requests wait for a network that runs batches: a small simulation, and the tables of docs/scaling.md.
+"""How long requests wait for a network that runs batches: a small simulation, and the tables of docs/results/scaling.md.
 
-    python docs/queue_simulation.py            # print the tables
-    python docs/queue_simulation.py --write    # put them into docs/scaling.md
+    python docs/site/queue_simulation.py            # print the tables
+    python docs/site/queue_simulation.py --write    # put them into docs/results/scaling.md
 
 Requests come at random (Poisson), one tile each, to one network. Without batching it runs one tile after the other;
 with dynamic batching, whenever it is free, it takes all that wait, up to a limit.
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-DOCS = Path(__file__).resolve().parent
+DOCS = Path(__file__).resolve().parents[1]
 RESULTS = DOCS.parent / "bench" / "results"
 LOADS = (0.5, 0.8, 0.95)
 REQUESTS = 400_000
@@ -224,9 +224,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/scaling.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/results/scaling.md")
     args = parser.parse_args()
-    page = DOCS / "scaling.md"
+    page = DOCS / "results" / "scaling.md"
     text = page.read_text(encoding="utf-8")
     for name, table in tables().items():
         print(f"{name}\n{table}\n")

@@ -122,4 +122,4 @@ def _probe(file: str, name: GraphName, label_scale: int, multiple: int, weight_l
 
 if __name__ == "__main__":
     _file, _name, *_numbers = sys.argv[1:]
-    print(json.dumps(_probe(_file, _name, *(json.loads(number) for number in _numbers))))  # type: ignore[arg-type]
+    print(json.dumps(_probe(_file, _name, *(json.loads(number) for number in _numbers))))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .bundle import Bundle, default_bundle
     from .codec import Codec, LabelMap, read_labels
     from .errors import OslicError
+    from .kinds.opening import open_codec
     from .metadata import Metadata
     from .pipeline import compress_many, decompress_many
 
@@ -32,6 +33,7 @@ __all__ = [
     "compress_many",
     "decompress_many",
     "default_bundle",
+    "open_codec",
     "read_labels",
 ]
 
@@ -44,6 +46,7 @@ _HOMES = {
     "compress_many": "pipeline",
     "decompress_many": "pipeline",
     "default_bundle": "bundle",
+    "open_codec": "kinds.opening",
     "read_labels": "codec",
 }
 

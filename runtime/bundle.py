@@ -8,6 +8,8 @@
         refine.onnx         decoded picture, estimate, settings -> a better picture (optional)
         engines/            built engines, each beside a sidecar JSON (optional)
 
+A bundle of another kind of codec has graphs and files of its own (docs/guides/codecs.md).
+
 Every graph file is guarded by its SHA-256. The *fingerprint* is another thing: it names what defines the
 estimate in real arithmetic, and is therefore the same for the naive, fused and FP16 forms of one checkpoint.
 """
@@ -21,7 +23,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, TypeAlias
 
 from .errors import BundleError, UsageError
 from .files import read_regular_file
@@ -42,14 +44,17 @@ COMPACT_SCALE: Final = 8
 
 OSLIC: Final = "oslic"
 """Kind of the codec that this project is named after."""
+MAX_KIND_NAME: Final = 32
+"""Characters of a kind's name."""
 
 Preview = tuple[tuple[float, float, float, float], ...]
 
-GraphName = Literal["segment", "analyse", "synthesise", "refine"]
-GRAPH_NAMES: Final[tuple[GraphName, ...]] = get_args(GraphName)
-"""All graphs that a bundle may have; `Manifest.graph_names` are those that it has."""
+GraphName: TypeAlias = str
+"""Name of a graph in a bundle's manifest."""
+GRAPH_NAMES: Final[tuple[GraphName, ...]] = ("segment", "analyse", "synthesise", "refine")
+"""All graphs that a bundle of the kind `oslic` may have; `Manifest.graph_names` are those that it has."""
 LAYER_GRAPHS: Final[tuple[GraphName, ...]] = ("segment", "analyse", "synthesise")
-"""The graphs that make the layers; every bundle has them."""
+"""The graphs that make the layers; every bundle of the kind `oslic` has them."""
 OPTIONAL_GRAPHS: Final = frozenset(GRAPH_NAMES) - frozenset(LAYER_GRAPHS)
 
 CERTIFICATE_FIGURES: Final = (
@@ -62,7 +67,7 @@ CERTIFICATE_FIGURES: Final = (
     "allowed_pair_sum",
 )
 """What a manifest says of a graph of integers: how many nodes are proved to be exact, and how near they come to where
-they would not be; see docs/exactness.md."""
+they would not be; see docs/concepts/exactness.md."""
 LABEL_SCALES: Final = (1, 2, 4)
 _MAX_MANIFEST_BYTES: Final = 1 << 20
 _MAX_MULTIPLE: Final = 1024
@@ -74,6 +79,24 @@ _MAX_FIGURE: Final = 1e12
 """The largest of a graph's figures: far beyond any network, and safe to multiply by an image's size."""
 _MAX_VERSION: Final = 1000
 _MAX_PREVIEW: Final = 65536
+_MAX_FILES: Final = 16
+_MAX_FILE_BYTES: Final = 1 << 26
+_MAX_SCALE: Final = 1024
+_OF_OSLIC: Final = (
+    "classes",
+    "levels",
+    "label_scale",
+    "alpha",
+    "preview",
+    "groups",
+    "coarseness",
+    "refinement",
+)
+"""Fields of a manifest that only the kind `oslic` has."""
+_OF_OTHERS: Final = ("package", "settings", "files")
+"""Fields that only the other kinds have."""
+_Demand: TypeAlias = tuple[bool, object, str]
+"""Whether a field is as it must be, what it is, and what it must be."""
 _HEX256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -107,6 +130,7 @@ class GraphInfo:
         working_bytes_per_pixel: memory that a run takes per pixel of the (padded) image, as the exporter measured it.
         parameters: number of weights.
         fixed_bytes: memory that the loaded graph takes, its weights included, as the exporter measured it.
+        scales: of kinds other than `oslic`: by how much each input's sides are smaller than the picture's.
     """
 
     file: str
@@ -121,11 +145,27 @@ class GraphInfo:
     working_bytes_per_pixel: float
     parameters: int
     fixed_bytes: int = 0
+    scales: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """A file of a bundle that is no graph.
+
+    Attributes:
+        file: its name inside the bundle.
+        sha256: of its bytes, 64 hexadecimal digits.
+    """
+
+    file: str
+    sha256: str
 
 
 @dataclass(frozen=True)
 class Manifest:
     """What a bundle says of itself.
+
+    What only the kind `oslic` has (classes, levels, label_scale, alpha, preview and so on) is empty in other kinds.
 
     Attributes:
         name: configuration of the networks: `full`, `base`, `lite`, or the user's.
@@ -137,11 +177,14 @@ class Manifest:
         multiple: the image is padded to multiples of this number on both sides.
         fingerprint: SHA-256 of what defines the estimate, 64 hexadecimal digits.
         license: terms of the weights.
-        graphs: the graph files; all of `GRAPH_NAMES` but for those of `OPTIONAL_GRAPHS`.
+        graphs: the graph files; of the kind `oslic` all of `GRAPH_NAMES` but for those of `OPTIONAL_GRAPHS`.
         preview: a 3 x 4 matrix; times the levels of a position of the compact image and 1 it gives the position's
             color, in grey levels: a picture of 1/8 of the size without a network.
-        kind: of codec; `oslic` is the one that this runtime knows.
-        groups: names for several classes together, none of them a class's (docs/labels.md).
+        kind: of codec: `oslic`, or one that a package registers (docs/guides/codecs.md).
+        package: distribution that brings another kind; "": this one.
+        settings: what another kind has to say, plain JSON types.
+        files: what another kind needs beside graphs, by name.
+        groups: names for several classes together, none of them a class's (docs/guides/labels.md).
         exact: whether `synthesise`, and `refine` where there is one, give the same on every machine.
         provenance: where the weights come from: checkpoint, data, scores, command, revision.
         tools: versions of what exported the bundle.
@@ -152,16 +195,19 @@ class Manifest:
     """
 
     name: str
-    classes: tuple[ClassInfo, ...]
-    levels: int
-    label_scale: int
-    alpha: float
     multiple: int
     fingerprint: str
     license: str
     graphs: dict[GraphName, GraphInfo]
-    preview: Preview
+    classes: tuple[ClassInfo, ...] = ()
+    levels: int = 0
+    label_scale: int = 0
+    alpha: float = 0.0
+    preview: Preview = ()
     kind: str = OSLIC
+    package: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, FileInfo] = field(default_factory=dict)
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     exact: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -172,12 +218,18 @@ class Manifest:
 
     @property
     def graph_names(self) -> tuple[GraphName, ...]:
-        """The graphs that there are, in the order of `GRAPH_NAMES`."""
-        return tuple(name for name in GRAPH_NAMES if name in self.graphs)
+        """The graphs that there are, of the kind `oslic` in the order of `GRAPH_NAMES`."""
+        known = tuple(name for name in GRAPH_NAMES if name in self.graphs)
+        return known if self.kind == OSLIC else tuple(self.graphs)
 
     def to_json(self) -> str:
         """Return the manifest file's text."""
         body = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        for name in _OF_OTHERS if self.kind == OSLIC else _OF_OSLIC:
+            del body[name]
+        for graph in body["graphs"].values():
+            if not graph["scales"]:
+                del graph["scales"]
         return json.dumps(body, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -209,8 +261,49 @@ class Manifest:
         Raises:
             BundleError: names the field, its value and what it must be.
         """
+        demands = self._shared_demands() | (
+            self._demands_of_oslic() if self.kind == OSLIC else self._demands_of_others()
+        )
+        for name, (good, value, wanted) in demands.items():
+            if not good:
+                raise BundleError(f"{where}: {name} is {_shown(value)}, must be {wanted}")
+
+    def _shared_demands(self) -> dict[str, _Demand]:
+        demands: dict[str, _Demand] = {
+            "fingerprint": (bool(_HEX256.fullmatch(self.fingerprint)), self.fingerprint, "64 hex digits"),
+            "kind": (
+                is_kind_name(self.kind),
+                self.kind,
+                "1 to 32 ASCII letters, digits and underscores, no digit first",
+            ),
+        }
+        entries = {f"graphs.{name}": (graph.file, graph.sha256) for name, graph in self.graphs.items()}
+        entries |= {f"files.{name}": (file.file, file.sha256) for name, file in self.files.items()}
+        for name, (file_name, digest) in entries.items():
+            demands[f"{name}.file"] = (is_plain_name(file_name), file_name, "a file name without a folder")
+            demands[f"{name}.sha256"] = (bool(_HEX256.fullmatch(digest)), digest, "64 hex digits")
+        return demands
+
+    def _demands_of_others(self) -> dict[str, _Demand]:
+        foreign = [name for name in _OF_OSLIC if getattr(self, name)]
+        taken = [g.file for g in self.graphs.values()] + [f.file for f in self.files.values()]
+        return {
+            "multiple": (1 <= self.multiple <= _MAX_MULTIPLE, self.multiple, f"1 to {_MAX_MULTIPLE}"),
+            "graphs": (
+                bool(self.graphs) and all(map(str.isidentifier, (*self.graphs, *self.files))),
+                sorted(self.graphs),
+                "at least one, under names of letters, digits and underscores",
+            ),
+            "names of files": (len(set(taken)) == len(taken), taken, "all different"),
+            "fields": (not foreign, foreign, f"those of the kind {self.kind!r}, not of {OSLIC!r}"),
+        }
+
+    def _demands_of_oslic(self) -> dict[str, _Demand]:
         names = {class_.name for class_ in self.classes}
-        demands = {
+        foreign = [name for name in _OF_OTHERS if getattr(self, name)]
+        demands: dict[str, _Demand] = {
+            "fields": (not foreign, foreign, f"those of the kind {OSLIC!r}"),
+            "preview": (len(self.preview) == 3, self.preview, "3 rows of 4 numbers"),
             "levels": (2 <= self.levels <= 256, self.levels, "2..256"),
             "label_scale": (self.label_scale in LABEL_SCALES, self.label_scale, "1, 2 or 4"),
             "classes": (1 <= len(self.classes) <= 256, len(self.classes), "1..256 entries"),
@@ -220,7 +313,6 @@ class Manifest:
                 self.multiple,
                 f"a multiple of {COMPACT_SCALE} up to {_MAX_MULTIPLE}",
             ),
-            "fingerprint": (bool(_HEX256.fullmatch(self.fingerprint)), self.fingerprint, "64 hex digits"),
             "graphs": (
                 set(LAYER_GRAPHS) <= set(self.graphs) <= set(GRAPH_NAMES),
                 sorted(self.graphs),
@@ -237,11 +329,6 @@ class Manifest:
                 self.refinement,
                 "64 hex digits beside a refine graph, else null",
             ),
-            "kind": (
-                self.kind == OSLIC,
-                self.kind,
-                f"{OSLIC!r}; another kind needs the package that brings it",
-            ),
         }
         for group, members in self.groups.items():
             demands[f"groups.{group}"] = (
@@ -252,17 +339,12 @@ class Manifest:
         for i, class_ in enumerate(self.classes):
             known = all(0 <= value <= 255 for value in class_.color)
             demands[f"classes[{i}].color"] = (known, class_.color, "three numbers in 0..255")
-        for name, graph in self.graphs.items():
-            demands[f"graphs.{name}.file"] = (
-                is_plain_name(graph.file),
-                graph.file,
-                "a file name without a folder",
-            )
-            hashed = bool(_HEX256.fullmatch(graph.sha256))
-            demands[f"graphs.{name}.sha256"] = (hashed, graph.sha256, "64 hex digits")
-        for name_, (good, value, wanted) in demands.items():
-            if not good:
-                raise BundleError(f"{where}: {name_} is {_shown(value)}, must be {wanted}")
+        return demands
+
+
+def is_kind_name(name: str) -> bool:
+    """Whether a string can name a kind of codec, in a manifest and in a stream."""
+    return name.isascii() and name.isidentifier() and len(name) <= MAX_KIND_NAME
 
 
 def is_plain_name(name: str) -> bool:
@@ -287,22 +369,17 @@ def _known(kind: type, body: Any, where: str) -> dict[str, Any]:
 def _parse(body: dict[str, Any], where: str) -> dict[str, Any]:
     """Turn JSON's lists and objects into the types of `Manifest`; every field has its type behind it."""
     values = dict(_known(Manifest, body, where))
-    values["classes"] = tuple(_class(entry, where) for entry in _list(values["classes"], f"{where}: classes"))
+    kind = values.setdefault("kind", OSLIC)
+    for name in ("name", "fingerprint", "license", "kind"):
+        _require_text(values[name], f"{where}: {name}")
     graphs = values["graphs"]
-    if not isinstance(graphs, dict) or len(graphs) > len(GRAPH_NAMES):
-        raise BundleError(f"{where}: graphs is {_shown(graphs)}, must be an object with {GRAPH_NAMES}")
+    if not isinstance(graphs, dict) or len(graphs) > _MAX_FILES:
+        raise BundleError(f"{where}: graphs is {_shown(graphs)}, must be an object of at most {_MAX_FILES}")
     values["graphs"] = {name: _graph(entry, f"{where}: graphs.{name}") for name, entry in graphs.items()}
-    for name in ("levels", "label_scale", "multiple"):
-        _require_whole(values[name], f"{where}: {name}")
-    _require_number(values["alpha"], f"{where}: alpha")
-    values["preview"] = _preview(values["preview"], f"{where}: preview")
-    values["groups"] = _groups(values.get("groups", {}), f"{where}: groups")
+    _require_whole(values["multiple"], f"{where}: multiple")
     if not isinstance(values.get("exact", False), bool):
         raise BundleError(f"{where}: exact is {_shown(values['exact'])}, must be true or false")
-    for name in ("name", "fingerprint", "license", "kind"):
-        _require_text(values.get(name, OSLIC), f"{where}: {name}")
-    _require_text(values.get("refinement") or "", f"{where}: refinement")
-    values["coarseness"] = _pairs(values.get("coarseness", []), f"{where}: coarseness")
+    (_parse_of_oslic if kind == OSLIC else _parse_of_others)(values, where)
     for name in ("provenance", "tools", "quantization"):
         if not isinstance(values.get(name) or {}, dict):
             raise BundleError(f"{where}: {name} is {_shown(values[name])}, must be an object")
@@ -312,6 +389,30 @@ def _parse(body: dict[str, Any], where: str) -> dict[str, Any]:
     if limit is not None and not (type(limit) is int and 1 <= limit <= 128):
         raise BundleError(f"{where}: quantization.weight_limit is {_shown(limit)}, must be 1 to 128")
     return values
+
+
+def _parse_of_oslic(values: dict[str, Any], where: str) -> None:
+    values["classes"] = tuple(_class(entry, where) for entry in _list(values["classes"], f"{where}: classes"))
+    for name in ("levels", "label_scale"):
+        _require_whole(values[name], f"{where}: {name}")
+    _require_number(values["alpha"], f"{where}: alpha")
+    values["preview"] = _preview(values["preview"], f"{where}: preview")
+    values["groups"] = _groups(values.get("groups", {}), f"{where}: groups")
+    _require_text(values.get("refinement") or "", f"{where}: refinement")
+    values["coarseness"] = _pairs(values.get("coarseness", []), f"{where}: coarseness")
+
+
+def _parse_of_others(values: dict[str, Any], where: str) -> None:
+    _require_text(values.get("package", ""), f"{where}: package")
+    if not isinstance(values.get("settings", {}), dict):
+        raise BundleError(f"{where}: settings is {_shown(values['settings'])}, must be an object")
+    files = values.get("files", {})
+    if not isinstance(files, dict) or len(files) > _MAX_FILES:
+        raise BundleError(f"{where}: files is {_shown(files)}, must be an object of at most {_MAX_FILES}")
+    for name, entry in files.items():
+        for text in _known(FileInfo, entry, f"{where}: files.{name}").values():
+            _require_text(text, f"{where}: files.{name}")
+    values["files"] = {name: FileInfo(**entry) for name, entry in files.items()}
 
 
 def _check_certificate(value: Any, what: str) -> None:
@@ -372,6 +473,13 @@ def _graph(entry: Any, where: str) -> GraphInfo:
     for text in (*parts["inputs"], *(parts[k] for k in ("file", "sha256", "output", "form", "precision"))):
         _require_text(text, where)
     parts.setdefault("fixed_bytes", 0)
+    scales = parts.setdefault("scales", {})
+    if not isinstance(scales, dict) or len(scales) > _MAX_FILES:
+        raise BundleError(f"{where}.scales is {_shown(scales)}, must be an object")
+    for scale in scales.values():
+        _require_whole(scale, f"{where}.scales", _MAX_SCALE)
+        if not scale:
+            raise BundleError(f"{where}.scales holds 0, must hold 1 to {_MAX_SCALE}")
     for key in ("macs_per_pixel", "working_bytes_per_pixel", "parameters"):
         _require_number(parts[key], f"{where}.{key}")
     for key in ("opset", "ir_version"):
@@ -438,6 +546,22 @@ class Bundle:
         """Return the path of a graph file, not checked."""
         return self.path / self.manifest.graphs[name].file
 
+    def read_file(self, name: str) -> bytes:
+        """Read a file that is no graph, and check it against the manifest.
+
+        Raises:
+            BundleError: there is none of that name, it is missing, or its hash is not the manifest's.
+        """
+        info = self.manifest.files.get(name)
+        if info is None:
+            raise BundleError(
+                f"{self.path} has no file {name!r}, which its kind needs: export the bundle again"
+            )
+        path = self.path / info.file
+        data = read_regular_file(path, name, _MAX_FILE_BYTES, BundleError)
+        _require_hash(path, data, info.sha256)
+        return data
+
     def read_graph(self, name: GraphName) -> bytes:
         """Read a graph file, and check it against the manifest and for what a bundle's graph must not hold.
 
@@ -446,14 +570,18 @@ class Bundle:
         """
         path = self.graph_path(name)
         data = read_regular_file(path, f"{name} graph", _MAX_GRAPH_BYTES, BundleError)
-        found, wanted = hashlib.sha256(data).hexdigest(), self.manifest.graphs[name].sha256
-        if found != wanted:
-            raise BundleError(
-                f"{path} was altered: its SHA-256 starts with {found[:16]}, the manifest says {wanted[:16]}; "
-                "export the bundle again"
-            )
+        _require_hash(path, data, self.manifest.graphs[name].sha256)
         require_self_contained(data, f"{path}: the {name} graph")
         return data
+
+
+def _require_hash(path: Path, data: bytes, wanted: str) -> None:
+    found = hashlib.sha256(data).hexdigest()
+    if found != wanted:
+        raise BundleError(
+            f"{path} was altered: its SHA-256 starts with {found[:16]}, the manifest says {wanted[:16]}; "
+            "export the bundle again"
+        )
 
 
 def require_free(folder: Path, *, replace: bool) -> None:
@@ -483,7 +611,7 @@ def _require_replaceable(folder: Path, replace: bool) -> None:
     names = {path.name for path in folder.iterdir()}
     if not names:
         return
-    foreign = names - {MANIFEST_NAME, ENGINES_NAME, *REPORT_NAMES, *_graph_files(folder)}
+    foreign = names - {MANIFEST_NAME, ENGINES_NAME, *REPORT_NAMES, *_named_files(folder)}
     engines = folder / ENGINES_NAME
     if engines.is_dir():
         foreign |= {
@@ -498,8 +626,8 @@ def _require_replaceable(folder: Path, replace: bool) -> None:
         )
 
 
-def _graph_files(folder: Path) -> set[str]:
-    """Names of the graphs in a bundle of whatever version: those which cannot be read any more are replaced, too.
+def _named_files(folder: Path) -> set[str]:
+    """Names of the files of a bundle of whatever version: those which cannot be read any more are replaced, too.
 
     Raises:
         UsageError: there is no manifest of a bundle; other things have a `manifest.json` as well.
@@ -508,7 +636,8 @@ def _graph_files(folder: Path) -> set[str]:
         body = json.loads(read_regular_file(folder / MANIFEST_NAME, "manifest", _MAX_MANIFEST_BYTES))
         if body["format"] != FORMAT:
             raise UsageError(f"its {MANIFEST_NAME} is of another kind")
-        return {str(graph["file"]) for graph in body["graphs"].values()}
+        entries = (*body["graphs"].values(), *body.get("files", {}).values())
+        return {str(entry["file"]) for entry in entries}
     except (UsageError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UsageError(f"{folder} exists and is not a bundle; it is not replaced ({error})") from error
 
@@ -550,6 +679,9 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes], *
         if hashlib.sha256(data).hexdigest() != graph.sha256:
             raise BundleError(f"the graph {name} changed while the bundle was written")
         require_self_contained(data, f"the {name} graph of the new bundle")
+    for name, file in manifest.files.items():
+        if hashlib.sha256(files.get(file.file, b"")).hexdigest() != file.sha256:
+            raise BundleError(f"the file {name} is not the one that the manifest of the new bundle describes")
     try:
         write_folder(folder, {**files, MANIFEST_NAME: text})
     except OSError as error:

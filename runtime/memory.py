@@ -170,6 +170,17 @@ def decoding_use(graphs: Mapping[GraphName, GraphInfo]) -> MemoryUse:
     return MemoryUse(fixed, _DECODER_ARRAYS, most + 0.5 * sum(others) + _DECODER_BYTES)
 
 
+def kind_use(graphs: Mapping[GraphName, GraphInfo]) -> MemoryUse:
+    """Memory of coding with graphs of a kind other than `oslic`, one after the other; each keeps its own arena.
+
+    Args:
+        graphs: those that run, by name.
+    """
+    fixed = _PROCESS_BYTES + sum(info.fixed_bytes for info in graphs.values())
+    working = sum(info.working_bytes_per_pixel for info in graphs.values())
+    return MemoryUse(fixed, _ENCODER_ARRAYS, working)
+
+
 class MemoryBudget:
     """Shares a limit among the images in work: one that does not fit beside the others waits for them.
 

@@ -1,6 +1,6 @@
 """Tiles of a picture: which rectangle each has, and what it needs of its neighbors.
 
-The grid and the halo stand in the stream (docs/stream.md); the functions here are its arithmetic and the choice that an
+The grid and the halo stand in the stream (docs/reference/stream.md); the functions here are its arithmetic and the choice that an
 encoder makes.
 """
 
@@ -24,7 +24,7 @@ TILE_SIDE: Final = 896
 """Largest side of the tiles that an encoder makes."""
 HALO: Final = 32
 """Pixels around a tile that its estimate depends on. With them the squared error along the borders of tiles is within
-0.2 % of that of the undivided picture; twice as many cost an eighth more time (docs/stream.md)."""
+0.2 % of that of the undivided picture; twice as many cost an eighth more time (docs/reference/stream.md)."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def single(width: int, height: int) -> Grid:
     return Grid(width, height, width, height)
 
 
-def choose(width: int, height: int, side: int | None = None, halo: int = HALO) -> Grid:
+def choose(width: int, height: int, side: int | None = None, halo: int = HALO, unit: int = UNIT) -> Grid:
     """The grid that an encoder uses.
 
     Args:
@@ -153,6 +153,7 @@ def choose(width: int, height: int, side: int | None = None, halo: int = HALO) -
         side: of the tiles, a multiple of 32; those at the right and the lower edge are what is left. None: one tile up
             to 1 megapixel, else tiles of about equal size, none larger than `TILE_SIDE`.
         halo: a multiple of 32, at most `side`.
+        unit: what sides that are chosen are multiples of, itself a multiple of 32.
 
     Raises:
         UsageError: `side` or `halo` is no multiple of 32, or the halo larger than a tile.
@@ -166,12 +167,34 @@ def choose(width: int, height: int, side: int | None = None, halo: int = HALO) -
             f"tiles of {side} with a halo of {halo} pixels: both must be multiples of {UNIT}, the halo at most a tile"
         )
     # A picture lower than its halo has tiles that reach beyond it.
-    sides = [max(halo, _balanced(length, side) if balanced else side) for length in (width, height)]
+    sides = [max(halo, _balanced(length, side, unit) if balanced else side) for length in (width, height)]
     grid = Grid(width, height, sides[0], sides[1], halo)
     return grid if grid.is_tiled else single(width, height)
 
 
-def _balanced(length: int, side: int) -> int:
-    """The multiple of 32 that divides a length into as few tiles as `side` does, of about equal size."""
+def _balanced(length: int, side: int, unit: int) -> int:
+    """The multiple of `unit` that divides a length into as few tiles as `side` does, of about equal size."""
     count = -(-length // side)
-    return -(-length // (count * UNIT)) * UNIT
+    return -(-length // (count * unit)) * unit
+
+
+def region_box(region: tuple[int, int, int, int] | None, width: int, height: int) -> Box:
+    """The rectangle that a region names.
+
+    Args:
+        region: left, top, width, height; None: all of the picture.
+        width: of the picture.
+        height: of the picture.
+
+    Raises:
+        UsageError: it is empty or not inside the picture.
+    """
+    if region is None:
+        return Box(0, 0, width, height)
+    left, top, columns, rows = region
+    if left < 0 or top < 0 or columns < 1 or rows < 1 or left + columns > width or top + rows > height:
+        raise UsageError(
+            f"the region {left},{top},{columns},{rows} is not inside the picture of {width}x{height}: "
+            "give left, top, width and height"
+        )
+    return Box(left, top, left + columns, top + rows)

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, SupportsFloat
 
@@ -25,14 +23,12 @@ import numpy as np
 
 from .. import tiling
 from ..backends import Options
-from ..bundle import Bundle
+from ..bundle import OSLIC, Bundle
 from ..bundle_finder import find_bundle, open_bundle
-from ..errors import LimitError, UsageError, VerificationError
+from ..errors import BundleError, UsageError, VerificationError
 from ..graphs import Graphs
 from ..limits import Limits
 from ..memory import (
-    MemoryBudget,
-    MemoryUse,
     decoding_use,
     encoding_use,
     networks_use,
@@ -41,7 +37,7 @@ from ..memory import (
 from ..metadata import Metadata
 from ..pixels import fill_hidden, join, layout_of, split
 from ..search import highest_within, lowest_reaching
-from ..tiling import Grid
+from .admission import Admission
 from .container import Header, StreamReader
 from .decoding import DECODER_GRAPHS, Decoded, Decoding, Layer
 from .encoding import Encoded, Layers
@@ -58,7 +54,6 @@ from .stream import (
     open_stream,
 )
 from .streaming import DecodedStrip, RowSource, compress_rows, decompress_rows
-from .tile_pool import TilePool, usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -69,6 +64,31 @@ if TYPE_CHECKING:
 
 # Below this limit on memory, ONNX Runtime keeps none of its own from image to image: an eighth of it would be taken.
 _ROOMY: Final = 4 << 30
+
+
+def backend_options(
+    threads: int | None, precision: str | None, limits: Limits, options: Options | None
+) -> Options:
+    """What the backend of a codec is told.
+
+    Args:
+        threads: CPU threads the networks may use; None: as the options say.
+        precision: of the engines; None: as the options say.
+        limits: of the codec.
+        options: all else; None: the defaults.
+
+    Raises:
+        UsageError: less than one thread.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads is {threads}, must be at least 1")
+    options = options or Options()
+    return replace(
+        options,
+        threads=threads or options.threads,
+        precision=precision or options.precision,
+        keep_memory=options.keep_memory and limits.memory >= _ROOMY,
+    )
 
 
 class DriftWarning(UserWarning):
@@ -105,8 +125,7 @@ class Codec:
         self.decoding = decoding_use({name: infos[name] for name in DECODER_GRAPHS if name in infos})
         self._networks = networks_use(infos)
         self._residual = residual_use(infos)
-        # What is fixed is taken once, whatever number of images is in work.
-        self._budget = MemoryBudget(limits.memory - self._networks.fixed)
+        self._admission = Admission(limits, self.bundle.manifest.multiple, self._networks.fixed)
         self._open_other = open_other
         self._others: dict[bytes, Graphs] = {}
         self._lock = threading.Lock()
@@ -140,17 +159,14 @@ class Codec:
         Warns:
             PassedOverWarning: "auto" took a slower backend than this machine or this bundle is meant for.
         """
-        if threads is not None and threads < 1:
-            raise UsageError(f"threads is {threads}, must be at least 1")
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        if opened.manifest.kind != OSLIC:
+            raise BundleError(
+                f"the bundle {opened.path} is of the kind {opened.manifest.kind!r}, not {OSLIC!r}: open it with "
+                "oslic.runtime.open_codec"
+            )
         limits = limits or Limits()
-        options = options or Options()
-        options = replace(
-            options,
-            threads=threads or options.threads,
-            precision=precision or options.precision,
-            keep_memory=options.keep_memory and limits.memory >= _ROOMY,
-        )
+        options = backend_options(threads, precision, limits, options)
 
         def graphs(found: Bundle) -> Graphs:
             return Graphs(found, backend, options)
@@ -162,69 +178,16 @@ class Codec:
         for graphs in (self.graphs, *self._others.values()):
             graphs.close()
 
+    @property
+    def backend(self) -> str:
+        """Name of the backend."""
+        return self.graphs.selection.backend.name
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def check_size(self, width: int, height: int, use: MemoryUse) -> None:
-        """Refuse an image that is too large, before anything is taken for it.
-
-        Args:
-            width: of the image.
-            height: of the image.
-            use: `encoding` or `decoding`, what the work takes.
-
-        Raises:
-            LimitError: too many pixels, or too much memory; the message names a size that fits.
-        """
-        self.limits.check_pixels(width, height)
-        self.limits.check_memory(width, height, use, self.bundle.manifest.multiple)
-
-    def _check_grid(self, grid: Grid, use: MemoryUse) -> None:
-        """As `check_size`, for tiles that an encoder need not have chosen: a stream may be one large tile."""
-        self.check_size(grid.width, grid.height, use)
-        need = use.for_grid(grid)
-        if need > self.limits.memory:
-            raise LimitError(
-                f"the image is {grid.width}x{grid.height} in tiles of {grid.tile_width}x{grid.tile_height}: they would "
-                f"need {-(-need >> 20)} MiB of memory, the limit is {self.limits.memory >> 20} MiB (--max-memory)"
-            )
-
-    @contextmanager
-    def _pool(self, grid: Grid, use: MemoryUse) -> Iterator[TilePool]:
-        """Threads for an image's tiles, when there is memory for it beside those that other threads work on."""
-        tiles = self._most_tiles(partial(use.for_grid, grid))
-        with self._budget.reserve(use.for_grid(grid, tiles) - use.fixed):
-            yield TilePool(tiles)
-
-    @contextmanager
-    def _strip_pool(self, grid: Grid, use: MemoryUse) -> Iterator[TilePool]:
-        """Threads for an image that is worked on in strips.
-
-        Raises:
-            LimitError: too many pixels, or not even strips fit.
-        """
-        self.limits.check_pixels(grid.width, grid.height)
-        least = use.in_strips(grid)
-        if least > self.limits.memory:
-            raise LimitError(
-                f"the image is {grid.width}x{grid.height}: even in strips it would need {-(-least >> 20)} MiB of "
-                f"memory, the limit is {self.limits.memory >> 20} MiB (--max-memory)"
-            )
-        tiles = self._most_tiles(partial(use.in_strips, grid))
-        with self._budget.reserve(use.in_strips(grid, tiles) - use.fixed):
-            yield TilePool(tiles)
-
-    def _most_tiles(self, need: Callable[[int], int]) -> int:
-        """How many tiles may be in work at a time: at most one on each core, and at least one.
-
-        Args:
-            need: bytes of memory for so many.
-        """
-        counts = range(1, usable_cores() + 1)
-        return max((n for n in counts if need(n) <= self.limits.memory), default=1)
 
     # -- encoding --------------------------------------------------------------------------------------------
 
@@ -254,13 +217,13 @@ class Codec:
         layout = layout_of(image)
         height, width = image.shape[:2]
         grid = tiling.choose(width, height, tile, halo)
-        self._check_grid(grid, self.encoding)
+        self._admission.check_grid(grid, self.encoding)
         settings = settings or Settings()
         if layout.has_alpha and not (keep_invisible or settings.keeps_all):
             color, alpha = split(image, layout)
             assert alpha is not None
             image = join(fill_hidden(color, alpha), alpha)
-        with self._pool(grid, self._networks) as pool:
+        with self._admission.pool(grid, self._networks) as pool:
             return make_layers(self.graphs, image, layout=layout, grid=grid, settings=settings, pool=pool)
 
     def finish(
@@ -288,7 +251,7 @@ class Codec:
             settings = replace(settings, quality=quality)
         if effort is not None:
             settings = replace(settings, effort=effort)
-        with self._pool(layers.grid, self.encoding) as pool:
+        with self._admission.pool(layers.grid, self.encoding) as pool:
             return finish_layers(self.graphs, layers, settings, pool, metadata)
 
     def compress(
@@ -424,7 +387,7 @@ class Codec:
             LimitError: too many pixels, or not even strips fit into the memory.
             UsageError: tiles cannot choose their layers in strips.
         """
-        with self._strip_pool(tiling.choose(source.width, source.height), self.encoding) as pool:
+        with self._admission.strip_pool(tiling.choose(source.width, source.height), self.encoding) as pool:
             return compress_rows(
                 self.graphs,
                 pool,
@@ -506,8 +469,8 @@ class Codec:
         reader = open_stream(read_stream(data, self.limits), self.limits, partial=partial)
         header = reader.header
         graphs = self._graphs_for(header)
-        self._check_grid(header.grid, self.decoding)
-        with self._pool(header.grid, self.decoding) as pool:
+        self._admission.check_grid(header.grid, self.decoding)
+        with self._admission.pool(header.grid, self.decoding) as pool:
             return Decoding(graphs, reader, pool).decode(region, layer=layer, with_estimate=with_estimate)
 
     async def decompress_async(self, data: StreamSource, **options: Any) -> Pixels:
@@ -550,7 +513,7 @@ class Codec:
         """
         header = reader.header
         graphs = self._graphs_for(header)
-        with self._strip_pool(header.grid, self.decoding) as pool:
+        with self._admission.strip_pool(header.grid, self.decoding) as pool:
             yield from decompress_rows(Decoding(graphs, reader, pool))
 
     def decode_labels(self, data: StreamSource) -> LabelMap:

@@ -1,7 +1,8 @@
-"""The `.oslic` container: header, table of sections, sections with an index by tile. See docs/stream.md.
+"""The `.oslic` container: header, table of sections, sections with an index by tile. See docs/reference/stream.md.
 
-It knows nothing of a kind of codec but which sections it has: `SectionLayout`. What it reads, it has checked: sizes,
-order, lengths, checksums. What a kind writes into its parameters and records, the kind checks.
+It knows nothing of a kind of codec but how its sections are laid out: those of `oslic` each in its own way, those of
+every other kind all alike, so that streams of kinds that are not installed can be checked and listed. What it reads, it
+has checked: sizes, order, lengths, checksums. What a kind writes into its parameters and records, the kind checks.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, BinaryIO, Final, TypeVar
 
 from .._native import crc32c
-from ..bundle import OSLIC
+from ..bundle import MAX_KIND_NAME, OSLIC, is_kind_name
 from ..errors import LimitError, StreamError
 from ..pixels import Layout
 from ..tiling import UNIT, Grid, single
@@ -34,7 +35,6 @@ DIGEST_BYTES: Final = 4
 HEADER_BYTES: Final = 8 + 1 + 2 + 4096 + 4
 """No header is longer."""
 _MAX_BODY: Final = 1 << 12
-_MAX_NAME: Final = 32
 _MAX_SIDE: Final = 1 << 31
 _LAYOUT_BITS: Final = 0x07
 _TILED: Final = 0x08
@@ -57,12 +57,20 @@ class SectionType(enum.IntEnum):
     RESOLUTION = 0x85
 
 
-def section_name(kind: int) -> str:
-    """Lower-case name of a type of section, or its number where it is unknown."""
+class SharedSection(enum.IntEnum):
+    """Critical sections that streams of all kinds but `oslic` have of the toolkit, beside the kind's own."""
+
+    CHECKS = 0x7E
+    ALPHA = 0x7F
+
+
+def section_name(type_: int, kind: str = OSLIC) -> str:
+    """Lower-case name of a type of section in streams of a kind, or its number where it is unknown."""
+    known = SectionType if kind == OSLIC or type_ & _ANCILLARY else SharedSection
     try:
-        return SectionType(kind).name.lower()
+        return known(type_).name.lower()
     except ValueError:
-        return f"0x{kind:02x}"
+        return f"0x{type_:02x}"
 
 
 @dataclass(frozen=True)
@@ -78,15 +86,19 @@ class SectionLayout:
     record_bytes: int = 0
 
 
-KINDS: Final[dict[str, Mapping[int, SectionLayout]]] = {
-    OSLIC: {
-        SectionType.LABELS: SectionLayout(tiled=False),
-        SectionType.COMPACT: SectionLayout(tiled=True),
-        SectionType.RESIDUAL: SectionLayout(tiled=True, record_bytes=1 + 2 * DIGEST_BYTES),
-        SectionType.ALPHA: SectionLayout(tiled=True),
-    }
+_OF_OSLIC: Final[Mapping[int, SectionLayout]] = {
+    SectionType.LABELS: SectionLayout(tiled=False),
+    SectionType.COMPACT: SectionLayout(tiled=True),
+    SectionType.RESIDUAL: SectionLayout(tiled=True, record_bytes=1 + 2 * DIGEST_BYTES),
+    SectionType.ALPHA: SectionLayout(tiled=True),
 }
-"""The sections of each known kind of codec."""
+
+
+def layout_of(type_: int, kind: str) -> SectionLayout | None:
+    """How a type of section is laid out in streams of a kind; None: it is critical and unknown."""
+    if type_ & _ANCILLARY:
+        return SectionLayout(tiled=False)
+    return _OF_OSLIC.get(type_) if kind == OSLIC else SectionLayout(tiled=True)
 
 
 @dataclass(frozen=True)
@@ -152,6 +164,7 @@ class Section:
         index: length of the index; 0: none.
         crc: of the index, or of the whole section.
         record: of the section, where it has records and no index.
+        kind: of codec of the stream.
     """
 
     type: int
@@ -160,11 +173,12 @@ class Section:
     index: int
     crc: int
     record: bytes = b""
+    kind: str = OSLIC
 
     @property
     def name(self) -> str:
         """Of its type."""
-        return section_name(self.type)
+        return section_name(self.type, self.kind)
 
     @property
     def end(self) -> int:
@@ -256,10 +270,10 @@ def write_stream(target: BinaryIO, header: Header, sections: Mapping[int, Sectio
     Returns:
         The payload bytes of each section, by its name.
     """
-    layouts = KINDS[header.kind]
     rows, indices = bytearray(), {}
     for kind, section in sorted(sections.items()):
-        layout = layouts.get(kind, SectionLayout(tiled=False))
+        layout = layout_of(kind, header.kind)
+        assert layout is not None
         rows.append(kind)
         if layout.tiled and header.grid.is_tiled:
             indices[kind] = index = section.index()
@@ -275,7 +289,7 @@ def write_stream(target: BinaryIO, header: Header, sections: Mapping[int, Sectio
     for kind, section in sorted(sections.items()):
         target.write(indices.get(kind, b""))
         section.copy_to(target)
-        sizes[section_name(kind)] = section.length
+        sizes[section_name(kind, header.kind)] = section.length
     return sizes
 
 
@@ -423,15 +437,13 @@ def _read_header(reader: FieldReader, limits: Limits) -> Header:
 
 
 def _read_kind(reader: FieldReader) -> str:
-    length = reader.varint("kind of codec", _MAX_NAME)
+    length = reader.varint("kind of codec", MAX_KIND_NAME)
     if not length:
         return OSLIC
     name = reader.take(length, "kind of codec")
     kind = name.decode("ascii", "replace")
-    if not name.isascii() or not kind.isidentifier() or kind == OSLIC:
+    if not is_kind_name(kind) or kind == OSLIC:
         raise StreamError(f"the kind of codec {kind!r} is no name: the stream is damaged")
-    if kind not in KINDS:
-        raise StreamError(f"the stream was made by a codec of the kind {kind!r}, which is not installed")
     return kind
 
 
@@ -452,7 +464,6 @@ def _read_grid(reader: FieldReader, width: int, height: int, limits: Limits) -> 
 
 
 def _read_table(reader: FieldReader, header: Header, offset: int, limits: Limits) -> tuple[Section, ...]:
-    layouts = KINDS[header.kind]
     sections: list[Section] = []
     while reader.position < reader.end:
         if len(sections) == limits.sections:
@@ -460,11 +471,9 @@ def _read_table(reader: FieldReader, header: Header, offset: int, limits: Limits
         kind = reader.byte("section type")
         if sections and kind <= sections[-1].type:
             raise StreamError(f"section 0x{kind:02x} stands behind 0x{sections[-1].type:02x}: must ascend")
-        layout = layouts.get(kind)
+        layout = layout_of(kind, header.kind)
         if layout is None:
-            if not kind & _ANCILLARY:
-                raise StreamError(f"unknown critical section 0x{kind:02x}: install a newer oslic")
-            layout = SectionLayout(tiled=False)
+            raise StreamError(f"unknown critical section 0x{kind:02x}: install a newer oslic")
         index, record = 0, b""
         if layout.tiled and header.grid.is_tiled:
             least = header.grid.count * (layout.record_bytes + 1 + _CRC_BYTES)
@@ -472,7 +481,8 @@ def _read_table(reader: FieldReader, header: Header, offset: int, limits: Limits
         else:
             record = reader.take(layout.record_bytes, "record")
         length = reader.varint("section length", limits.stream_bytes, index)
-        sections.append(Section(kind, offset, length, index, reader.crc("section checksum"), record))
+        crc = reader.crc("section checksum")
+        sections.append(Section(kind, offset, length, index, crc, record, header.kind))
         offset += length
     if offset > limits.stream_bytes:
         raise LimitError(f"the stream's sections have {offset} bytes, more than {limits.stream_bytes}")
@@ -586,10 +596,11 @@ class StreamReader:
         if found is None:
             section = self.info.section(kind)
             if section is None:
-                name = section_name(kind)
+                name = section_name(kind, self.header.kind)
                 raise StreamError(f"the stream has no section for {name}, which its header calls for")
             if section.index:
-                layout = KINDS[self.header.kind][kind]
+                layout = layout_of(kind, self.header.kind)
+                assert layout is not None
                 data = self._bytes(section.offset, section.index, f"index of the {section.name} section")
                 found = read_index(data, section, layout, self.header.grid.count)
             else:
@@ -603,7 +614,7 @@ class StreamReader:
         Raises:
             StreamError: there is no such section, or the checksum does not match.
         """
-        piece, name = self.pieces(kind)[tile], section_name(kind)
+        piece, name = self.pieces(kind)[tile], section_name(kind, self.header.kind)
         data = self._bytes(piece.offset, piece.length, f"{name} section")
         if crc32c(data) != piece.crc:
             raise StreamError(
@@ -624,10 +635,10 @@ class StreamReader:
         wanted = set(needed)
         there = {s.type for s in self.info.sections if not s.type & _ANCILLARY}
         for kind in sorted(wanted - there):
-            name = section_name(kind)
+            name = section_name(kind, self.header.kind)
             raise StreamError(f"the stream has no section for {name}, which its header calls for")
         for kind in sorted(there - wanted):
-            name = section_name(kind)
+            name = section_name(kind, self.header.kind)
             raise StreamError(f"the stream has a section for {name}, which its header does not call for")
 
 

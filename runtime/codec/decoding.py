@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 
 from ..bundle import COMPACT_SCALE, GraphName
-from ..errors import StreamError, UsageError
+from ..errors import StreamError
 from ..pixels import join, luma
 from ..planes import decode_plane
 from ..residual import CodedResidual
 from ..stages import Stages
 from ..threads import Workers
-from ..tiling import Box, Grid
+from ..tiling import Box, Grid, region_box
 from .bounded import BoundedResidual
 from .class_gains import GainMap
 from .container import Header, MissingError, SectionType, StreamReader, digest
@@ -396,25 +396,3 @@ def _refinement_note(header: Header, bundle: Bundle) -> str | None:
             f"the encoder refined by a network ({other}) that the bundle {bundle.path} lacks: it is left out"
         )
     return f"the encoder refined by another network ({other}) than the bundle {bundle.path}: its own one is taken"
-
-
-def region_box(region: tuple[int, int, int, int] | None, width: int, height: int) -> Box:
-    """The rectangle that a region names.
-
-    Args:
-        region: left, top, width, height; None: all of the picture.
-        width: of the picture.
-        height: of the picture.
-
-    Raises:
-        UsageError: it is empty or not inside the picture.
-    """
-    if region is None:
-        return Box(0, 0, width, height)
-    left, top, columns, rows = region
-    if left < 0 or top < 0 or columns < 1 or rows < 1 or left + columns > width or top + rows > height:
-        raise UsageError(
-            f"the region {left},{top},{columns},{rows} is not inside the picture of {width}x{height}: "
-            "give left, top, width and height"
-        )
-    return Box(left, top, left + columns, top + rows)

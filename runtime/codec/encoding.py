@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..pixels import Layout, split
+from ..pixels import Layout, psnr, split
 from ..stages import Stages
 from .container import Payload, SectionType, SectionWriter, sections_of, write_stream
 from .metadata_sections import metadata_writers
@@ -108,6 +109,33 @@ class Encoded:
     def quality(self) -> float:
         """That was asked for."""
         return self.plan.settings.quality
+
+    @property
+    def image(self) -> Pixels:
+        """What was coded, uint8, in its layout."""
+        return self.layers.image
+
+    @property
+    def layout(self) -> Layout:
+        """Of the image's channels."""
+        return self.layers.layout
+
+    @property
+    def grid(self) -> Grid:
+        """Size and tiles."""
+        return self.layers.grid
+
+    def details(self) -> dict[str, Any]:
+        """What is to be told of it beyond sizes and times, plain JSON types."""
+        layers = self.layers
+        estimate = psnr(layers.color, layers.estimate)
+        return {
+            "quality": self.quality,
+            "psnr_estimate": estimate if math.isfinite(estimate) else None,  # JSON has no infinity
+            "coarseness": layers.coarseness,
+            "plain_tiles": len(layers.plain),
+            "refined": self.refined,
+        }
 
 
 def encode_residuals(

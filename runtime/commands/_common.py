@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Final
 
 from ..backends import BACKENDS, Options, PassedOverWarning
-from ..codec import Codec
 from ..codec.tile_pool import usable_cores
 from ..engines import PRECISIONS
 from ..errors import printable
 from ..files import descriptor
+from ..kinds.opening import Codecs
 from ..memory import return_freed_arrays
 from .limits import add_limit_arguments, limits_of
 from .trust import add_trust_argument
@@ -55,8 +55,8 @@ def add_codec_arguments(
     add_limit_arguments(parser)
 
 
-def open_codec(args: argparse.Namespace, jobs: int = 1) -> Codec:
-    """Open the codec that the arguments of `add_codec_arguments` ask for.
+def open_codecs(args: argparse.Namespace, jobs: int = 1) -> Codecs:
+    """Open the codec that the arguments of `add_codec_arguments` ask for, of whatever kind.
 
     Args:
         args: of the command.
@@ -68,18 +68,18 @@ def open_codec(args: argparse.Namespace, jobs: int = 1) -> Codec:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", PassedOverWarning)
         options = Options(timeout=args.timeout, trust_engines=args.trust_engines)
-        codec = Codec.open(
+        codecs = Codecs(
             args.bundle,
             args.backend,
-            threads,
-            limits_of(args),
+            threads=threads,
+            limits=limits_of(args),
             precision=args.precision,
             options=options,
         )
     for warning in caught:
         if issubclass(warning.category, PassedOverWarning):
             print(f"oslic: warning: {printable(str(warning.message))}", file=sys.stderr)
-    return codec
+    return codecs
 
 
 def image_name(target: Path) -> Path:

@@ -10,16 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from ..codec import Codec, Encoded
+from ..codec import Codec
 from ..codec.request import Request, require_original
 from ..errors import UsageError
 from ..files import write_atomically
 from ..image.conversion import Conversion
 from ..image.stripping import STRIPS, Strip, strip
 from ..images import PICTURE_ENDINGS, read_image
+from ..kinds.opening import AnyCodec, AnyEncoded
 from ..memory import MemoryBudget
-from ..pixels import psnr, visible_psnr
-from ._common import STREAM_KIND, STREAM_SUFFIX, add_codec_arguments, milliseconds, open_codec
+from ..pixels import visible_psnr
+from ._common import STREAM_KIND, STREAM_SUFFIX, add_codec_arguments, milliseconds, open_codecs
 from .coding_arguments import add_coding_arguments, requested
 from .jobs import Job, Naming, add_source_arguments, add_target_arguments, find_sources, jobs_for, plan_jobs
 from .numbers import at_least
@@ -27,6 +28,8 @@ from .reporting import Reporter
 from .strips import compress_strips, exceeds, size_of
 
 _NAMING: Final = Naming(STREAM_KIND, lambda name: name + STREAM_SUFFIX, lambda name: name + STREAM_SUFFIX)
+
+_LAYERS_ALONE: Final = "quality 0, the layers alone: a preview and what is in it, not a copy to keep"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -94,32 +97,22 @@ def _strip(text: str) -> Strip:
     )
 
 
-def _finite(decibels: float) -> float | None:
-    """JSON has no infinity, the PSNR of what is equal."""
-    return decibels if math.isfinite(decibels) else None
-
-
-def _row(job: Job, encoded: Encoded, quality_db: float | None) -> dict[str, Any]:
-    layers = encoded.layers
-    height, width = layers.image.shape[:2]
+def _row(job: Job, encoded: AnyEncoded, quality_db: float | None, stages: dict[str, float]) -> dict[str, Any]:
+    height, width = encoded.image.shape[:2]
     return {
         "input": str(job.source),
         "output": str(job.target),
         "width": width,
         "height": height,
-        "layout": layers.layout.name.lower(),
+        "layout": encoded.layout.name.lower(),
         "bytes": len(encoded.data),
         "bpp": len(encoded.data) * 8 / (width * height),
         "section_bytes": encoded.section_bytes,
         "overhead_bytes": encoded.overhead_bytes,
-        "quality": encoded.quality,
-        "psnr": None if quality_db is None else _finite(quality_db),
-        "psnr_estimate": _finite(psnr(layers.color, layers.estimate)),
-        "coarseness": layers.coarseness,
-        "plain_tiles": len(layers.plain),
-        "refined": encoded.refined,
-        "tiles": [layers.grid.columns, layers.grid.rows],
-        "stages_ms": milliseconds(encoded.stages),
+        "psnr": quality_db if quality_db is not None and math.isfinite(quality_db) else None,
+        **encoded.details(),
+        "tiles": [encoded.grid.columns, encoded.grid.rows],
+        "stages_ms": milliseconds(stages),
     }
 
 
@@ -132,7 +125,7 @@ class _Work:
         request: what they ask for.
     """
 
-    def __init__(self, codec: Codec, args: argparse.Namespace, request: Request) -> None:
+    def __init__(self, codec: AnyCodec, args: argparse.Namespace, request: Request) -> None:
         self._codec = codec
         self._budget = MemoryBudget(codec.limits.memory - codec.encoding.fixed)
         self._request = request
@@ -141,10 +134,12 @@ class _Work:
         # It takes a decoder's time: only where somebody sees it.
         self._tells_psnr = args.json or not args.quiet
 
-    def _takes_strips(self, size: tuple[int, int] | None) -> bool:
+    def _strip_codec(self, size: tuple[int, int] | None) -> Codec | None:
+        """The codec, where it can and must work in strips."""
         request, codec = self._request, self._codec
         whole = request.bpp is not None or request.psnr is not None or self._conversion is not None
-        return not whole and exceeds(codec, size, codec.encoding)
+        able = isinstance(codec, Codec) and not whole and exceeds(codec, size, codec.encoding)
+        return codec if able and isinstance(codec, Codec) else None
 
     def __call__(self, job: Job) -> dict[str, Any]:
         """Do a job; returns what there is to say of it.
@@ -156,9 +151,10 @@ class _Work:
             return {"input": str(job.source), "output": str(job.target), "skipped": True}
         job.prepare()
         size = size_of(job.source)
-        if self._takes_strips(size):
+        by_strips = self._strip_codec(size)
+        if by_strips is not None:
             row = compress_strips(
-                self._codec,
+                by_strips,
                 job,
                 settings=self._request.settings,
                 keep_invisible=self._request.keep_invisible,
@@ -183,10 +179,8 @@ class _Work:
         start = time.perf_counter()
         write_atomically(job.target, encoded.data, replace=job.replaces)
         stages["write"] = time.perf_counter() - start
-        quality_db = (
-            visible_psnr(encoded.layers.image, codec.reconstruct(encoded)) if self._tells_psnr else None
-        )
-        return _row(job, replace(encoded, stages=stages), quality_db) | {"notes": list(picture.notes)}
+        quality_db = visible_psnr(encoded.image, codec.reconstruct(encoded)) if self._tells_psnr else None
+        return _row(job, encoded, quality_db, stages) | {"notes": list(picture.notes)}
 
 
 def _length(source: Path) -> int | None:
@@ -210,8 +204,8 @@ def run(args: argparse.Namespace) -> int:
         report.found(found)
         if not plan:
             return report.finish()
-        with open_codec(args, jobs) as codec:
-            report.work_through(plan, _Work(codec, args, request), jobs, partial(_tell, report))
+        with open_codecs(args, jobs) as codecs:
+            report.work_through(plan, _Work(codecs.first, args, request), jobs, partial(_tell, report))
         return report.finish()
 
 
@@ -226,4 +220,6 @@ def _tell(report: Reporter, job: Job, row: dict[str, Any]) -> None:
     line = f"{job.source} -> {job.target}: {row['bytes']} bytes, {row['bpp']:.4f} bpp"
     if "psnr" in row:
         line = f"{line}, {float('inf') if row['psnr'] is None else row['psnr']:.2f} dB PSNR"
+    if row.get("quality") == 0:
+        line = f"{line}; {_LAYERS_ALONE}"
     report.done(row, line)

@@ -23,8 +23,9 @@ from ..codec.stream import bundle_for, check_stream
 from ..errors import UsageError, VerificationError
 from ..files import write_atomically
 from ..image.writing import FORMATS, Writer, lossless_writer_for, writer_for
+from ..kinds.opening import AnyCodec, Codecs
 from ..metadata import Metadata
-from ._common import STREAM_SUFFIX, add_codec_arguments, image_name, milliseconds, open_codec
+from ._common import STREAM_SUFFIX, add_codec_arguments, image_name, milliseconds, open_codecs
 from .jobs import Job, Naming, add_source_arguments, add_target_arguments, find_sources, jobs_for, plan_jobs
 from .label_images import encode_labels, label_image_kind
 from .limits import limits_of
@@ -181,15 +182,17 @@ class _Work:
     """Decompresses a file to a file, on any thread.
 
     Args:
-        codec: to use; None: no network is needed.
+        codecs: to use; None: no network is needed.
         args: of the command.
         wanted: what to write.
         form: in which format.
     """
 
-    def __init__(self, codec: Codec | None, args: argparse.Namespace, wanted: _Wanted, form: _Format) -> None:
-        self._codec = codec
-        self._limits = limits_of(args) if codec is None else codec.limits
+    def __init__(
+        self, codecs: Codecs | None, args: argparse.Namespace, wanted: _Wanted, form: _Format
+    ) -> None:
+        self._codecs = codecs
+        self._limits = limits_of(args)
         self._bundle: str | None = args.bundle
         self._wanted = wanted
         self._format = form
@@ -211,14 +214,18 @@ class _Work:
             read = time.perf_counter() - start
             row = (
                 self._without_networks(data, job)
-                if self._codec is None
-                else self._decoded(self._codec, data, job)
+                if self._codecs is None
+                else self._decoded(
+                    self._codecs.for_stream(read_info(bytes(data[:HEADER_BYTES]), self._limits).header),
+                    data,
+                    job,
+                )
             )
             row["stages_ms"] = {"read": read, **row["stages_ms"]}
         row["stages_ms"] = milliseconds(row["stages_ms"])
         return files | row
 
-    def _decoded(self, codec: Codec, data: bytes | bytearray | memoryview, job: Job) -> dict[str, Any]:
+    def _decoded(self, codec: AnyCodec, data: bytes | bytearray | memoryview, job: Job) -> dict[str, Any]:
         """Decode a stream and write the image or the estimate."""
         wanted, layer = self._wanted, self._wanted.layer
         assert layer in {"image", "estimate"}
@@ -251,7 +258,7 @@ class _Work:
             "left_out": list(writer.left_out(decoded.metadata)),
             "missing": {name: len(tiles) for name, tiles in decoded.missing.items()},
             "tiles": decoded.header.grid.count,
-            "backend": codec.graphs.selection.backend.name,
+            "backend": codec.backend,
             "stages_ms": decoded.stages | {"write": time.perf_counter() - start},
         }
 
@@ -285,12 +292,13 @@ class _Work:
 
     def _in_strips(self, job: Job) -> dict[str, Any] | None:
         """Decode a stream whose picture does not fit into memory; None if it does, or if a part is wanted."""
-        codec, source = self._codec, job.source
-        if codec is None or not self._wanted.is_whole or not source.is_file():
+        source = job.source
+        if self._codecs is None or not self._wanted.is_whole or not source.is_file():
             return None
         with contextlib.suppress(OSError), source.open("rb") as file:
-            header = read_info(file.read(HEADER_BYTES), codec.limits).header
-            if exceeds(codec, (header.width, header.height), codec.decoding):
+            header = read_info(file.read(HEADER_BYTES), self._limits).header
+            codec = self._codecs.for_stream(header)
+            if isinstance(codec, Codec) and exceeds(codec, (header.width, header.height), codec.decoding):
                 return decompress_strips(
                     codec, job, self._format.name(job.target), strict=self._wanted.strict
                 )
@@ -308,8 +316,8 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         report = stack.enter_context(Reporter("decompress", args, total=len(plan)))
         report.found(found)
-        codec = stack.enter_context(open_codec(args, jobs)) if plan and wanted.needs_networks else None
-        report.work_through(plan, _Work(codec, args, wanted, form), jobs, partial(_tell, report))
+        codecs = stack.enter_context(open_codecs(args, jobs)) if plan and wanted.needs_networks else None
+        report.work_through(plan, _Work(codecs, args, wanted, form), jobs, partial(_tell, report))
         return report.finish()
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ..bundle import OSLIC
+from ..bundle_finder import find_bundle, open_bundle
 from ..codec.container import StreamReader
 from ..codec.label_map import LabelMap, label_map_of, map_size
 from ..codec.parameters import Parameters
@@ -14,6 +17,7 @@ from ..codec.sources import read_stream
 from ..codec.stream import bundle_for, check_stream, fingerprint_of, read_record
 from ..errors import BundleError, LimitError, OslicError, StreamError, UsageError, printable
 from ..files import write_atomically
+from ..kinds.stream import package_of
 from ._common import STREAM_SUFFIX, largest_shares, table
 from .arguments import output_file
 from .jobs import add_source_arguments, find_sources
@@ -50,11 +54,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_limit_arguments(parser)
 
 
-def _facts(reader: StreamReader, bundle: Bundle | None, labels: LabelMap | None) -> dict[str, Any]:
+def _facts(reader: StreamReader, bundle: Bundle | None, own: dict[str, Any]) -> dict[str, Any]:
+    """What there is to say of a stream of any kind, with what its own kind has to say in the middle."""
     info, header, grid = reader.info, reader.header, reader.header.grid
-    parameters = Parameters.from_bytes(header.parameters)
     pixels = header.width * header.height
-    records = [read_record(reader, tile, parameters) for tile in range(grid.count)]
     payloads = sum(section.length - section.index for section in info.sections)
     return {
         "version": ".".join(map(str, info.version)),
@@ -62,23 +65,12 @@ def _facts(reader: StreamReader, bundle: Bundle | None, labels: LabelMap | None)
         "height": header.height,
         "layout": header.layout.name.lower(),
         "kind": header.kind,
-        "fingerprint_prefix": fingerprint_of(header).hex(),
+        "fingerprint_prefix": (fingerprint_of(header) if header.kind == OSLIC else header.identity).hex(),
         "bundle": None if bundle is None else bundle.manifest.name,
-        "quality": parameters.quality,
-        "tuned_for": "the eye" if parameters.visual else "PSNR",
-        "exact": parameters.exact,
-        "largest_error": parameters.max_error,
-        "refined": parameters.refined,
-        "label_scale": parameters.label_scale,
         "tiles": [grid.columns, grid.rows],
         "tile_size": [grid.tile_width, grid.tile_height],
         "halo": grid.halo,
-        "tiles_without_layers": sum(record.plain for record in records),
-        "residual_modes": _counted(record.mode.name.lower() for record in records),
-        "residual_weights": _counted(f"{record.weight}/8" for record in records),
-        "residual_scales": _counted(str(record.scale) for record in records),
-        "classes": None if labels is None else labels.shares(),
-        "groups": None if labels is None else labels.group_shares(),
+        **own,
         "bytes": info.total_bytes,
         "bpp": info.total_bytes * 8 / pixels,
         "overhead_bytes": info.total_bytes - payloads,
@@ -93,6 +85,25 @@ def _facts(reader: StreamReader, bundle: Bundle | None, labels: LabelMap | None)
             }
             for s in info.sections
         ],
+    }
+
+
+def _facts_of_oslic(reader: StreamReader, labels: LabelMap | None) -> dict[str, Any]:
+    parameters = Parameters.from_bytes(reader.header.parameters)
+    records = [read_record(reader, tile, parameters) for tile in range(reader.header.grid.count)]
+    return {
+        "quality": parameters.quality,
+        "tuned_for": "the eye" if parameters.visual else "PSNR",
+        "exact": parameters.exact,
+        "largest_error": parameters.max_error,
+        "refined": parameters.refined,
+        "label_scale": parameters.label_scale,
+        "tiles_without_layers": sum(record.plain for record in records),
+        "residual_modes": _counted(record.mode.name.lower() for record in records),
+        "residual_weights": _counted(f"{record.weight}/8" for record in records),
+        "residual_scales": _counted(str(record.scale) for record in records),
+        "classes": None if labels is None else labels.shares(),
+        "groups": None if labels is None else labels.group_shares(),
     }
 
 
@@ -115,6 +126,19 @@ def _table(facts: dict[str, Any]) -> str:
     shown = {name: value for name, value in facts.items() if name not in {"input", "sections", "groups"}}
     shown["bpp"] = f"{facts['bpp']:.4f}"
     shown["bundle"] = facts["bundle"] or "none of the known ones"
+    for name, separator in (("tiles", " x "), ("tile_size", " x ")):
+        shown[name] = separator.join(map(str, facts[name]))
+    if facts["kind"] == OSLIC:
+        _show_oslic(shown, facts)
+    rows = table((name.replace("_", " "), str(value)) for name, value in shown.items())
+    sections = table(
+        (f"section {s['name']}", f"{s['bytes']} bytes, {s['bpp']:.4f} bpp") for s in facts["sections"]
+    )
+    return f"{rows}\n{sections}"
+
+
+def _show_oslic(shown: dict[str, Any], facts: dict[str, Any]) -> None:
+    """What the kind `oslic` has to say, for people."""
     shown["exact"] = "the same estimate on every machine" if facts["exact"] else "no"
     bounds = {None: "not bounded", 0: "0, lossless"}
     shown["largest_error"] = bounds.get(facts["largest_error"], facts["largest_error"])
@@ -122,15 +146,8 @@ def _table(facts: dict[str, Any]) -> str:
         del shown["classes"]
     else:
         shown["classes"] = printable(largest_shares(facts["classes"]))
-    for name, separator in (("tiles", " x "), ("tile_size", " x ")):
-        shown[name] = separator.join(map(str, facts[name]))
     for name in ("residual_modes", "residual_weights", "residual_scales"):
         shown[name] = ", ".join(f"{value}: {count}" for value, count in facts[name].items())
-    rows = table((name.replace("_", " "), str(value)) for name, value in shown.items())
-    sections = table(
-        (f"section {s['name']}", f"{s['bytes']} bytes, {s['bpp']:.4f} bpp") for s in facts["sections"]
-    )
-    return f"{rows}\n{sections}"
 
 
 def _one(args: argparse.Namespace, limits: Limits, source: Path) -> tuple[dict[str, Any], str | None]:
@@ -140,6 +157,8 @@ def _one(args: argparse.Namespace, limits: Limits, source: Path) -> tuple[dict[s
         OslicError: it cannot be read.
     """
     reader = StreamReader.of_bytes(read_stream(source, limits), limits)
+    if reader.header.kind != OSLIC:
+        return _one_of_another(args, reader), None
     check_stream(reader)
     bundle: Bundle | None
     try:
@@ -159,7 +178,19 @@ def _one(args: argparse.Namespace, limits: Limits, source: Path) -> tuple[dict[s
         warning = str(error)
     if args.labels is not None and labels is not None:
         write_atomically(args.labels, encode_labels(labels, label_image_kind(args.labels)))
-    return _facts(reader, bundle, labels), warning
+    return _facts(reader, bundle, _facts_of_oslic(reader, labels)), warning
+
+
+def _one_of_another(args: argparse.Namespace, reader: StreamReader) -> dict[str, Any]:
+    """What there is to say of a stream whose kind need not even be installed."""
+    header = reader.header
+    if args.labels is not None:
+        raise UsageError(f"the stream is of the kind {header.kind!r}, which has no label map")
+    package = package_of(header)
+    bundle: Bundle | None = None
+    with contextlib.suppress(BundleError):
+        bundle = open_bundle(args.bundle) if args.bundle is not None else find_bundle(header.identity)
+    return _facts(reader, bundle, {"package": package or None})
 
 
 def run(args: argparse.Namespace) -> int:

@@ -129,7 +129,7 @@ def decompress_strips(codec: Codec, job: Job, name: Path, *, strict: bool) -> di
         "drift": drift.message,
         "refinement": drift.refinement,
         "tiles": header.grid.count,
-        "backend": codec.graphs.selection.backend.name,
+        "backend": codec.backend,
         "strips": True,
         "stages_ms": {"all": time.perf_counter() - start},
     }

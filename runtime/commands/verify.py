@@ -7,17 +7,19 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..bundle import OSLIC
+from ..codec.container import StreamReader
 from ..codec.sources import read_stream
-from ..codec.stream import check_all, open_stream
+from ..codec.stream import check_all, check_stream
 from ..errors import OslicError, VerificationError
 from ..pipeline import in_order
-from ._common import STREAM_SUFFIX, add_codec_arguments, open_codec
+from ._common import STREAM_SUFFIX, add_codec_arguments, open_codecs
 from .jobs import Source, add_source_arguments, add_work_arguments, find_sources, jobs_for
 from .limits import limits_of
 from .reporting import Reporter
 
 if TYPE_CHECKING:
-    from ..codec import Codec
+    from ..kinds.opening import Codecs
     from ..limits import Limits
 
 
@@ -30,26 +32,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_codec_arguments(parser, json_help="print one JSON object per line, one for each file")
 
 
-def _check(codec: Codec | None, limits: Limits, source: Source) -> dict[str, Any]:
+def _check(codecs: Codecs | None, limits: Limits, source: Source) -> dict[str, Any]:
     """Check one file; returns what there is to say of it.
 
     Raises:
         OslicError: what is wrong with it.
     """
     data = read_stream(source.path, limits)
-    reader = open_stream(data, limits)
+    reader = StreamReader.of_bytes(data, limits)
+    if reader.header.kind == OSLIC:
+        check_stream(reader)
     row: dict[str, Any] = {
         "bytes": len(data),
         "width": reader.header.width,
         "height": reader.header.height,
         "checksums": check_all(reader),
     }
-    if codec is not None:
+    if codecs is not None:
+        codec = codecs.for_stream(reader.header)
         # A lossless picture does not depend on its estimate, which is to be right all the same.
         decoded = codec.decode(data, with_estimate=True)
         if decoded.drift is not None:
             raise VerificationError(f"the checksums are right, but {decoded.drift}")
-    return row | {"decoded": codec is not None}
+    return row | {"decoded": codecs is not None}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,9 +63,9 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         report = stack.enter_context(Reporter("verify", args, lines=True, total=len(found.sources)))
         report.found(found)
-        codec = None if args.checksums else stack.enter_context(open_codec(args, jobs))
-        limits = limits_of(args) if codec is None else codec.limits
-        for source, outcome in in_order(found.sources, partial(_check, codec, limits), jobs):
+        codecs = None if args.checksums else stack.enter_context(open_codecs(args, jobs))
+        limits = limits_of(args) if codecs is None else codecs.limits
+        for source, outcome in in_order(found.sources, partial(_check, codecs, limits), jobs):
             row: dict[str, Any] = {"input": str(source.path), "ok": True, "exit_code": 0}
             if isinstance(outcome, OslicError):
                 report.failed(source.path, outcome, {"ok": False})

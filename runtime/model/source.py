@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ..bundle import COMPACT_SCALE, MANIFEST_NAME, Bundle, GraphName
+from ..bundle import COMPACT_SCALE, MANIFEST_NAME, OSLIC, Bundle, GraphName
 from ..bundle_finder import open_bundle
 from ..engines import EngineInfo
 from ..errors import BackendError, BundleError, DependencyError, UsageError, one_line
@@ -18,7 +18,7 @@ from ..quantization import weight_limit
 from .header import Header, Port, read_header
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _HALVES: Final = {"float16": "fp16", "bfloat16": "bf16"}
 ENGINE_SUFFIXES: Final = frozenset({".engine", ".plan"})
@@ -245,9 +245,12 @@ def model_of(bundle: Bundle, name: GraphName) -> Model:
         header = read_header(data, path)
     except UsageError as error:
         raise BundleError(f"{error}; export the bundle again") from error
-    highest = {"labels": len(manifest.classes) - 1, "compact": manifest.levels - 1}
     names = {port.name for port in header.inputs}
-    typical = bundle_shapes(manifest.label_scale, 1, *_TYPICAL)
+    if manifest.kind == OSLIC:
+        highest = {"labels": len(manifest.classes) - 1, "compact": manifest.levels - 1}
+        typical = bundle_shapes(manifest.label_scale, 1, *_TYPICAL)
+    else:
+        highest, typical = {}, kind_shapes(header.inputs, manifest.graphs[name].scales, 1, *_TYPICAL)
     return Model(
         name,
         path,
@@ -258,6 +261,29 @@ def model_of(bundle: Bundle, name: GraphName) -> Model:
         {port: (0.0, float(most)) for port, most in highest.items() if port in names},
         {port: shape for port, shape in typical.items() if port in names},
     )
+
+
+def kind_shapes(
+    ports: Sequence[Port], scales: Mapping[str, int], count: int, height: int, width: int
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of what a graph of a kind other than `oslic` takes, by input, for pictures of one size.
+
+    Args:
+        ports: the graph's inputs, of rank 4: of the four dimensions the first is the number of pictures; of the others
+            those that are not fixed are height and width, in this order.
+        scales: by how much each input's sides are smaller than the pictures'; 1 where it does not say.
+        count: pictures in a batch.
+        height: of the pictures, a multiple of the manifest's number.
+        width: of the pictures, too.
+    """
+    shapes = {}
+    for port in ports:
+        if port.shape is None or len(port.shape) != 4:
+            continue
+        sides = iter(-(-side // scales.get(port.name, 1)) for side in (height, width))
+        rest = [size if isinstance(size, int) else next(sides, 1) for size in port.shape[1:]]
+        shapes[port.name] = (count, *rest)
+    return shapes
 
 
 def bundle_shapes(label_scale: int, count: int, height: int, width: int) -> dict[str, tuple[int, ...]]:

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from ...runtime.backends import Options
-from ...runtime.codec import Codec
 from ...runtime.codec.request import Request, make_request
 from ...runtime.errors import OslicError, VerificationError, one_line, out_of_memory, told
 from ...runtime.image.writing import encode_image
 from ...runtime.images import decode_image
+from ...runtime.kinds.opening import AnyCodec, open_codec
 from ...runtime.limits import Limits
 from ...runtime.pipeline import in_order
 from ...runtime.pixels import visible_psnr
@@ -24,7 +24,7 @@ from .sources import STREAM_ENDING, Item
 from .table import Row
 
 if TYPE_CHECKING:
-    from ...runtime.codec import Decoded
+    from ...runtime.kinds.opening import AnyDecoded
 
 _IMAGE_ENDING: Final = ".png"
 
@@ -49,7 +49,7 @@ class CodecOptions:
     max_memory: int | None = None
     options: Options = field(default_factory=Options)
 
-    def open(self) -> Codec:
+    def open(self) -> AnyCodec:
         """Open the codec on this machine.
 
         Raises:
@@ -60,7 +60,7 @@ class CodecOptions:
             if self.max_memory is None
             else Limits(self.max_pixels, memory=self.max_memory)
         )
-        return Codec.open(self.bundle, self.backend, self.threads, limits, options=self.options)
+        return open_codec(self.bundle, self.backend, self.threads, limits, options=self.options)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Work:
         jobs: how many items are in work at a time.
     """
 
-    def __init__(self, codec: Codec, job: Job, jobs: int) -> None:
+    def __init__(self, codec: AnyCodec, job: Job, jobs: int) -> None:
         self._codec = codec
         self._job = job
         self._jobs = jobs
@@ -154,7 +154,7 @@ class Work:
             height=height,
             bytes_in=len(data),
             bytes_out=len(encoded.data),
-            psnr=visible_psnr(encoded.layers.image, made),
+            psnr=visible_psnr(encoded.image, made),
             digest_matches=True if job.verify else None,
             digest=hashlib.sha256(encoded.data).hexdigest(),
         )
@@ -180,7 +180,7 @@ class Work:
         )
 
 
-def _require_match(decoded: Decoded) -> None:
+def _require_match(decoded: AnyDecoded) -> None:
     if decoded.drift is not None:
         raise VerificationError(decoded.drift)
 

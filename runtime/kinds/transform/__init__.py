@@ -1,0 +1,1 @@
+"""Transform codecs: factorized prior, scale hyperprior, mean and scale hyperprior; see docs/guides/codecs.md."""

@@ -69,8 +69,9 @@ bundle: $(STAMP)
 	$(BIN)/oslic export checkpoints/lite -o out/lite-float --force
 	$(BIN)/oslic calibrate out/lite-float --integer --graphs $(GRAPHS) --images $(PHOTOS) -o out/lite-exact --force
 	$(BIN)/python -c "from oslic.runtime.bundle import Bundle; assert Bundle.open('out/lite-exact').manifest.exact"
+	$(BIN)/oslic cast out/lite-exact --weights-only -o out/lite-shipped --force
 	rm -rf runtime/bundles/lite
-	cp -r out/lite-exact runtime/bundles/lite
+	cp -r out/lite-shipped runtime/bundles/lite
 	rm -f runtime/bundles/lite/calibration.*
 	$(BIN)/python tests/vectors/make.py --shipped
 

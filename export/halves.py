@@ -18,6 +18,7 @@ from ..runtime.limits import Limits
 from ..runtime.model.source import model_of
 from .bundle_checks import MIXED_TOLERANCES, example_inputs, read_crops
 from .graphs import serialise
+from .half_weights import graphs_with_half_weights
 from .precision import Half, to_half
 from .verify import Difference, Tolerance, compare, require, run
 
@@ -56,8 +57,8 @@ def check_half(
     """Hold cast graphs against the float32 ones, on the CPU, each on what the float32 ones before it computed.
 
     Args:
-        bundle: in float32.
-        graphs: cast, from `half_graphs`.
+        bundle: whose graphs were cast.
+        graphs: cast.
         images: photographs, of which the first two are used; without any: two pictures of noise.
         threads: threads to use.
         limits: on the photographs; None for the defaults.
@@ -88,7 +89,7 @@ def _noise(multiple: int) -> list[npt.NDArray[np.uint8]]:
 
 def write_half(
     bundle: Bundle,
-    kind: Half,
+    kind: Half | None,
     folder: Path,
     *,
     graphs: dict[GraphName, bytes] | None = None,
@@ -100,9 +101,9 @@ def write_half(
 
     Args:
         bundle: in float32.
-        kind: `fp16` or `bf16`.
+        kind: `fp16` or `bf16`; None: the graphs compute in the precision that they had.
         folder: where to.
-        graphs: from `half_graphs`; None: they are cast here.
+        graphs: from `half_graphs`, or from `graphs_with_half_weights` for `kind` None; None: they are made here.
         replace: replace a bundle that is already there.
 
     Returns:
@@ -111,13 +112,13 @@ def write_half(
     Raises:
         UsageError: the folder exists, or a graph cannot be cast.
     """
-    graphs = graphs or half_graphs(bundle, kind)
-    infos = {
-        name: dataclasses.replace(
-            bundle.manifest.graphs[name], sha256=hashlib.sha256(data).hexdigest(), precision=_STATED[kind]
-        )
-        for name, data in graphs.items()
-    }
+    if graphs is None:
+        graphs = graphs_with_half_weights(bundle) if kind is None else half_graphs(bundle, kind)
+    infos = {}
+    for name, data in graphs.items():
+        info = bundle.manifest.graphs[name]
+        precision = info.precision if kind is None else _STATED[kind]
+        infos[name] = dataclasses.replace(info, sha256=hashlib.sha256(data).hexdigest(), precision=precision)
     files = {infos[name].file: data for name, data in graphs.items()}
     write_bundle(folder, dataclasses.replace(bundle.manifest, graphs=infos), files, replace=replace)
     return Bundle.open(folder)

@@ -10,9 +10,11 @@ import onnx
 import pytest
 import small_bundle
 from onnx import numpy_helper
+from oslic.export.half_weights import with_half_weights
 from oslic.export.halves import half_graphs, write_half
+from oslic.export.verify import run
 from oslic.runtime.backends import Options, select
-from oslic.runtime.bundle import LAYER_GRAPHS, Bundle, write_bundle
+from oslic.runtime.bundle import LAYER_GRAPHS, Bundle, default_bundle, write_bundle
 from oslic.runtime.cli import main
 from oslic.runtime.codec import Codec
 from oslic.runtime.errors import UsageError, VerificationError
@@ -86,3 +88,69 @@ def test_what_is_no_float32_bundle_is_refused(float_lite, cast, tmp_path, capsys
         half_graphs(quantised, "fp16")
     with pytest.raises(UsageError, match="exists"):
         write_half(float_lite, "fp16", cast.path)
+
+
+# -- weights alone ---------------------------------------------------------------------------------------------------
+
+
+def test_weights_stored_as_float16_halve_the_graphs_and_change_next_to_nothing(tmp_path, photo, capsys):
+    """The shipped decoder's graphs are of integers: they stay, so the same stream gives the same pixels."""
+    shipped, folder = Bundle.open(default_bundle()), tmp_path / "small"
+    assert main(["cast", str(shipped.path), "--weights-only", "-o", str(folder)]) == 0
+    # Of the label map, pixels that stood between two classes.
+    lines = [line for line in capsys.readouterr().out.splitlines() if " labels " in line]
+    assert len(lines) == 2
+    assert all(float(line.split("% beyond")[0].split()[-1]) < 1.0 for line in lines)
+    small = Bundle.open(folder)
+    assert small.manifest.fingerprint == shipped.manifest.fingerprint
+    assert {n: g.precision for n, g in small.manifest.graphs.items()} == {
+        n: g.precision for n, g in shipped.manifest.graphs.items()
+    }
+    assert all(small.read_graph(name) == shipped.read_graph(name) for name in ("synthesise", "refine"))
+    image = photo[:96, :128]
+    with Codec.open(shipped) as one, Codec.open(small) as other:
+        data = other.compress(image, quality=60)
+        assert np.array_equal(one.decompress(data), other.decompress(data))
+
+
+def test_a_graph_with_half_weights_is_its_float_twin_with_rounded_weights(tmp_path):
+    bundle = small_bundle.write(tmp_path / "small")
+    data = bundle.read_graph("synthesise")
+    half = with_half_weights(data)
+    assert len(half) < 0.62 * len(data)
+    twin = onnx.load_model_from_string(data)
+    for tensor in twin.graph.initializer:
+        weight = numpy_helper.to_array(tensor)
+        if weight.dtype == np.float32 and weight.size >= 256:
+            tensor.CopyFrom(
+                numpy_helper.from_array(weight.astype(np.float16).astype(np.float32), tensor.name)
+            )
+    sizes = {"labels": (1, 8, 8), "compact": (1, 8, 8, 3)}
+    ports = {i.name: i for i in twin.graph.input}
+    rng = np.random.default_rng(5)
+    scale = bundle.manifest.label_scale
+    feeds = {
+        "labels": rng.integers(0, 3, (1, 64 // scale, 64 // scale)).astype(np.uint8),
+        "compact": rng.integers(0, 8, sizes["compact"]).astype(np.uint8),
+    }
+    feeds = {name: value for name, value in feeds.items() if name in ports}
+    found, wanted = run(half, feeds), run(twin.SerializeToString(), feeds)
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_weights_beyond_float16_or_too_few_are_refused():
+    def graph(value, count):
+        weight = numpy_helper.from_array(np.full((1, count, 1, 1), value, np.float32), "w")
+        node = onnx.helper.make_node("Conv", ["x", "w"], ["y"])
+        x, y = (
+            onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, c, 4, 4])
+            for n, c in (("x", count), ("y", 1))
+        )
+        return onnx.helper.make_model(
+            onnx.helper.make_graph([node], "g", [x], [y], [weight])
+        ).SerializeToString()
+
+    with pytest.raises(UsageError, match="the weight w of the graph g is beyond the range of float16"):
+        with_half_weights(graph(7e4, 300))
+    with pytest.raises(UsageError, match="no float32 weights of 256 elements"):
+        with_half_weights(graph(1.0, 200))

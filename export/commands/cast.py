@@ -1,4 +1,4 @@
-"""`oslic cast`: a float32 graph or bundle to float16 or bfloat16, for backends that run graphs as they are."""
+"""`oslic cast`: a float32 graph or bundle to float16 or bfloat16, or with its weights stored so."""
 
 from __future__ import annotations
 
@@ -23,8 +23,17 @@ _TOLERANCE: Final = 1e-2
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="GRAPH.onnx|BUNDLE", help="in float32")
     parser.add_argument("-o", "--output", type=output_place(), required=True, metavar="GRAPH.onnx|BUNDLE")
-    parser.add_argument(
-        "--precision", choices=("fp16", "bf16"), default="fp16", help="(default: %(default)s)"
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--precision",
+        choices=("fp16", "bf16"),
+        default="fp16",
+        help="what it is to compute in, for backends that run graphs as they are (default: %(default)s)",
+    )
+    what.add_argument(
+        "--weights-only",
+        action="store_true",
+        help="compute in float32 as before, and store its weights as float16: half the file",
     )
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="photographs for the check of a bundle's graphs"
@@ -66,7 +75,12 @@ def run(args: argparse.Namespace) -> int:
         rows = [difference.to_dict() for difference in found]
         print(
             json.dumps(
-                {"output": str(args.output), "precision": args.precision, "differences": rows}, indent=2
+                {
+                    "output": str(args.output),
+                    "precision": None if args.weights_only else args.precision,
+                    "differences": rows,
+                },
+                indent=2,
             )
         )
         return 0
@@ -79,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
 def _cast_graph(args: argparse.Namespace, model: Model) -> list[Difference]:
     from ...runtime.files import check_target, write_atomically
     from ...runtime.ledger import declare_outputs
+    from ..half_weights import with_half_weights
     from ..halves import cast_model, check_cast
     from ..verify import Tolerance
 
@@ -87,7 +102,7 @@ def _cast_graph(args: argparse.Namespace, model: Model) -> list[Difference]:
     check_target(args.output)
     # Sizes that are needed for the check are asked for before the work.
     feeds = {} if args.no_check else feeds_of(args, model.inputs, model.ranges, model.shapes)
-    data = cast_model(model, args.precision)
+    data = with_half_weights(model.data) if args.weights_only else cast_model(model, args.precision)
     found: list[Difference] = []
     if not args.no_check:
         found = check_cast(model, data, feeds, Tolerance(args.atol, args.rtol), args.threads)
@@ -99,16 +114,18 @@ def _cast_bundle(args: argparse.Namespace, source: Source) -> list[Difference]:
     from ...runtime.bundle import require_another, require_free
     from ...runtime.images import find_images
     from ..bundle_checks import samples
+    from ..half_weights import graphs_with_half_weights
     from ..halves import check_half, half_graphs, write_half
 
     bundle, output = source.bundle, Path(args.output)
     assert bundle is not None
     require_free(output, replace=args.force)
     require_another(output, bundle.path, "cast", "float16")
-    graphs = half_graphs(bundle, args.precision)
+    kind = None if args.weights_only else args.precision
+    graphs = graphs_with_half_weights(bundle) if kind is None else half_graphs(bundle, kind)
     found: list[Any] = []
     if not args.no_check:
         images = samples() if args.images is None else find_images(args.images)
         found = check_half(bundle, graphs, images, args.threads, limits_of(args))
-    write_half(bundle, args.precision, output, graphs=graphs, replace=args.force)
+    write_half(bundle, kind, output, graphs=graphs, replace=args.force)
     return found

@@ -27,10 +27,11 @@ def add_coding_arguments(parser: Arguments) -> tuple[Arguments, Arguments]:
     """
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument(
+        "-q",
         "--quality",
         type=not_negative,
         metavar="Q",
-        help=f"0..100, also 37.5; 0 stores no residual; a table: docs/quick-start.md (default: {DEFAULT_QUALITY})",
+        help=f"0..100, also 37.5; 0 stores no residual; a table: docs/guides/quality.md (default: {DEFAULT_QUALITY})",
     )
     rate.add_argument(
         "--bpp", type=positive, metavar="B", help="at most this many bits per pixel, headers included"

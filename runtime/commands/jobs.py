@@ -161,7 +161,7 @@ def add_work_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="files in work at a time (default: two for each core, at most 16)",
     )
-    parser.add_argument("-q", "--quiet", action="store_true", help="print errors and warnings alone")
+    parser.add_argument("--quiet", action="store_true", help="print errors and warnings alone")
 
 
 def jobs_for(args: argparse.Namespace, count: int) -> int:

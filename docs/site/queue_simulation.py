@@ -1,4 +1,4 @@
-"""How long requests wait for a network that runs batches: a small simulation, and the tables of docs/results/scaling.md.
+"""How long requests wait for a network that runs batches: a simulation, and the tables of docs/results/scaling.md.
 
     python docs/site/queue_simulation.py            # print the tables
     python docs/site/queue_simulation.py --write    # put them into docs/results/scaling.md

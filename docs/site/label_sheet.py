@@ -1,6 +1,6 @@
 """A sheet of photographs beside their label maps, with a legend.
 
-python docs/pictures/label_sheet.py docs/pictures/labels.jpg PHOTO...
+python docs/site/label_sheet.py docs/pictures/labels.jpg PHOTO...
 """
 
 from __future__ import annotations

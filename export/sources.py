@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from ..networks.checkpoint import fingerprint, read
@@ -18,6 +16,8 @@ from ..networks.deploy import deployable
 from ..runtime.bundle import GRAPH_NAMES, LAYER_GRAPHS, ClassInfo, GraphName, Preview
 from ..runtime.errors import BundleError, UsageError
 from ..runtime.files import require_regular_file
+from .kind_source import KindSource
+from .weight_hash import hash_of_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -82,16 +82,6 @@ class Source:
         return hash_of_state(self.graphs["refine"].state_dict()) if "refine" in self.graphs else None
 
 
-def hash_of_state(state: Mapping[str, torch.Tensor], start: str = "") -> str:
-    """SHA-256 over names, shapes and values, as float32, of weights, in the order of their names."""
-    digest = hashlib.sha256(start.encode())
-    for name, value in sorted(state.items()):
-        values = value.detach().to("cpu", torch.float32).contiguous()
-        digest.update(f"\n{name} {list(values.shape)}\n".encode())
-        digest.update(values.numpy().astype("<f4").tobytes())
-    return digest.hexdigest()
-
-
 def _ours(networks: CodecNetworks, provenance: dict[str, Any], identity: str) -> Source:
     config = networks.config
     modules = deployable(networks)
@@ -126,11 +116,12 @@ def from_checkpoint(path: Path) -> Source:
     return _ours(checkpoint.networks(), provenance, checkpoint.fingerprint)
 
 
-def from_factory(spec: str, weights: Path | None) -> Source:
+def from_factory(spec: str, weights: Path | None) -> Source | KindSource:
     """Networks that a Python function makes.
 
     Args:
-        spec: `module:function`. The function takes no arguments and returns a `Source`, or `CodecNetworks`.
+        spec: `module:function`. The function takes no arguments and returns a `Source`, `CodecNetworks`, or the
+            `KindSource` of another kind of codec.
         weights: a safetensors file with the state of the modules, keys prefixed by the graph's name and a dot
             (for `CodecNetworks`: its own state); None: the weights that the function gave them.
 
@@ -145,10 +136,15 @@ def from_factory(spec: str, weights: Path | None) -> Source:
         made = getattr(importlib.import_module(module), name)()
     except (ImportError, AttributeError) as error:
         raise UsageError(f"cannot take the networks from {spec}: {error}") from error
-    if not isinstance(made, Source | CodecNetworks):
-        raise UsageError(f"{spec} returned {type(made).__name__}, not an oslic.export.sources.Source")
+    if not isinstance(made, Source | CodecNetworks | KindSource):
+        raise UsageError(
+            f"{spec} returned {type(made).__name__}, not an oslic.export.sources.Source, and not an "
+            "oslic.export.kind_source.KindSource either, which any other codec is (docs/guides/codecs.md)"
+        )
     if weights is not None:
         _load(made, weights)
+    if isinstance(made, KindSource):
+        return made
     provenance = {"factory": spec, **({} if weights is None else {"weights": weights.name})}
     if isinstance(made, CodecNetworks):
         return _ours(made.eval(), provenance, fingerprint(made.state_dict(), made.config))
@@ -160,12 +156,18 @@ def from_factory(spec: str, weights: Path | None) -> Source:
     return made
 
 
-def _load(made: Source | CodecNetworks, weights: Path) -> None:
+def _load(made: Source | CodecNetworks | KindSource, weights: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     require_regular_file(weights, "weights", BundleError)
-    holder: nn.Module = made if isinstance(made, CodecNetworks) else nn.ModuleDict(dict(made.graphs.items()))
+    holder: nn.Module
+    if isinstance(made, CodecNetworks):
+        holder = made
+    elif isinstance(made, KindSource):
+        holder = nn.ModuleDict({name: graph.module for name, graph in made.graphs.items()})
+    else:
+        holder = nn.ModuleDict(dict(made.graphs.items()))
     require_regular_file(weights, "weights", BundleError)
     try:
         holder.load_state_dict(load_file(weights))

@@ -1,22 +1,36 @@
-"""`oslic export`: a checkpoint, or anybody's networks, to a bundle."""
+"""`oslic export`: a checkpoint, or anybody's networks, of whatever kind of codec, to a bundle."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...runtime.commands.limits import add_limit_arguments, limits_of
+from ...runtime.commands.numbers import at_least
 from ._common import add_threads, megabytes
+
+if TYPE_CHECKING:
+    from ..kind_source import KindSource
+    from ..sources import Source
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
-        metavar="CHECKPOINT|MODULE:FACTORY",
-        help="a checkpoint's folder or file, or a Python function that makes the networks",
+        metavar="CHECKPOINT|MODULE:FACTORY|compressai:NAME",
+        help="a checkpoint's folder or file, a Python function that makes the networks, or one of CompressAI's "
+        "architectures with its weights: compressai:bmshj2018-hyperprior --state weights.pth",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="BUNDLE")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="safetensors for MODULE:FACTORY")
+    parser.add_argument("--state", type=Path, metavar="FILE", help="weights of compressai:NAME, a state dict")
+    parser.add_argument(
+        "--quality",
+        type=at_least(1),
+        metavar="Q",
+        help="of compressai:NAME, 1..8 (default: channels as the weights have them)",
+    )
     parser.add_argument(
         "--form",
         choices=("naive", "fused", "auto"),
@@ -31,20 +45,58 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_limit_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def _source(args: argparse.Namespace) -> Source | KindSource:
+    """What is exported.
+
+    Raises:
+        UsageError: arguments that do not go together.
+        OslicError: it cannot be read.
+    """
+    from ...networks.checkpoint import read_contents
+    from ...networks.transform.checkpoint import is_transform
     from ...runtime.errors import UsageError
+    from .. import compressai, transform
+    from ..sources import from_checkpoint, from_factory
+
+    if args.source.startswith(compressai.PREFIX):
+        if args.state is None:
+            raise UsageError(f"{args.source} needs its weights: --state FILE")
+        return compressai.from_compressai(args.source, args.state, args.quality)
+    if args.state is not None or args.quality is not None:
+        raise UsageError("--state and --quality belong to compressai:NAME")
+    if ":" in args.source and not Path(args.source).exists():
+        return from_factory(args.source, args.weights)
+    if args.weights is not None:
+        raise UsageError("--weights belongs to MODULE:FACTORY; a checkpoint has its own")
+    path = Path(args.source)
+    if is_transform(read_contents(path).config):
+        return transform.from_checkpoint(path)
+    return from_checkpoint(path)
+
+
+def run(args: argparse.Namespace) -> int:
     from ...runtime.images import find_images
     from ..bundle_checks import samples
     from ..bundling import export_bundle
-    from ..sources import from_checkpoint, from_factory
+    from ..kind_bundle import export_kind
+    from ..kind_source import KindSource
 
-    if ":" in args.source and not Path(args.source).exists():
-        source = from_factory(args.source, args.weights)
-    elif args.weights is not None:
-        raise UsageError("--weights belongs to MODULE:FACTORY; a checkpoint has its own")
-    else:
-        source = from_checkpoint(Path(args.source))
+    source = _source(args)
     images = samples() if args.images is None else find_images(args.images)
+    if isinstance(source, KindSource):
+        made = export_kind(
+            source,
+            args.output,
+            images,
+            replace=args.force,
+            limits=limits_of(args),
+            progress=lambda line: print(line, flush=True),
+        )
+        print(
+            f"{args.output}: {made.name} of the kind {made.kind}, {megabytes(args.output)}, fingerprint "
+            f"{made.fingerprint[:16]}"
+        )
+        return 0
     text = export_bundle(
         source,
         args.output,

@@ -1,0 +1,192 @@
+"""From networks of any kind of codec to a bundle: export, verification on real images, manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+import torch
+
+from ..runtime.bundle import FileInfo, GraphInfo, Manifest, require_free, write_bundle
+from ..runtime.errors import VerificationError
+from ..runtime.packages import installed
+from .bundle_checks import read_crops
+from .graphs import serialise
+from .macs import count
+from .onnx_export import OPSET, quiet_exporter
+from .verify import Tolerance, compare, for_type, require, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from ..runtime.limits import Limits
+    from .kind_source import KindGraph, KindSource
+
+REFERENCE: Final = (512, 768)
+"""Height and width, about, for which multiply-accumulates are counted."""
+_MOST: Final = 1 << 14
+_FLOAT: Final = Tolerance(atol=1e-3, rtol=1e-3)
+_WHOLE: Final = Tolerance(atol=0, rtol=0, share=2e-3, limit=1)  # a rounding can tip either way
+
+
+def export_kind_graph(graph: KindGraph, multiple: int) -> ir.Model:
+    """Export one module with dynamic N, H and W.
+
+    Args:
+        graph: the module and its inputs.
+        multiple: what sides of pictures are multiples of.
+
+    Raises:
+        VerificationError: a dimension became constant.
+    """
+    batch = torch.export.Dim("N", min=1, max=64)
+    h, w = (torch.export.Dim(side, min=1, max=_MOST // multiple) for side in "hw")
+    dims = []
+    for port in graph.inputs.values():
+        factor = multiple // port.scale
+        rows, columns = port.axes
+        dims.append({0: batch, rows: factor * h, columns: factor * w})
+    examples = tuple(port.example(2, 2 * multiple, 3 * multiple) for port in graph.inputs.values())
+    with quiet_exporter():
+        program = torch.export.export(graph.module, examples, dynamic_shapes=tuple(dims), strict=False)
+        found = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(graph.inputs),
+            output_names=[graph.output],
+            optimize=True,
+            verbose=False,
+        )
+    assert found is not None
+    model = found.model
+    for value, port in zip(model.graph.inputs, graph.inputs.values(), strict=True):
+        assert value.shape is not None
+        factor = multiple // port.scale
+        for axis, symbol in zip((0, *port.axes), ("N", *_sides(factor)), strict=True):
+            if isinstance(value.shape[axis], int):
+                raise VerificationError(f"axis {axis} of the input {value.name} became a constant on export")
+            value.shape[axis] = symbol
+    passes.ClearMetadataAndDocStringPass()(model)
+    return model
+
+
+def _sides(factor: int) -> tuple[str, str]:
+    return ("h", "w") if factor == 1 else (f"{factor}*h", f"{factor}*w")
+
+
+def _references(source: KindSource, image: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
+    """All inputs and outputs of the graphs by PyTorch, by name: each input that is no picture is another's output."""
+    values: dict[str, torch.Tensor] = {"image": torch.from_numpy(image)}
+    height, width = image.shape[1:3]
+    with torch.inference_mode():
+        for graph in source.graphs.values():
+            for name, port in graph.inputs.items():
+                values.setdefault(name, port.example(len(image), height, width))
+            values[graph.output] = graph.module(*(values[name] for name in graph.inputs))
+    return {name: value.numpy() for name, value in values.items()}
+
+
+def _working_bytes(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> tuple[float, float]:
+    """Multiply-accumulates, and the bytes that live at a time twice over: what ONNX Runtime was measured to take."""
+    cost = count(model.graph, shapes, partial=True)
+    return cost.macs, 2.0 * cost.peak_bytes
+
+
+def export_kind(
+    source: KindSource,
+    folder: Path,
+    images: Sequence[Path],
+    *,
+    replace: bool = False,
+    limits: Limits | None = None,
+    progress: Callable[[str], Any] = print,
+) -> Manifest:
+    """Export networks to a bundle.
+
+    Args:
+        source: the networks.
+        folder: where to.
+        images: photographs for the check against PyTorch.
+        replace: replace a bundle that is already there.
+        limits: on the photographs; None for the defaults.
+        progress: gets lines for the user.
+
+    Returns:
+        The manifest written.
+
+    Raises:
+        VerificationError: a graph does not match PyTorch.
+        UsageError: the folder cannot be written.
+        ImageError: an image cannot be read.
+    """
+    require_free(folder, replace=replace)
+    batches = [_references(source, crop) for crop in read_crops(list(images), source.multiple, limits)]
+    infos: dict[str, GraphInfo] = {}
+    files: dict[str, bytes] = {}
+    sides = tuple(-(-side // source.multiple) * source.multiple for side in REFERENCE)
+    for name, graph in source.graphs.items():
+        start = time.perf_counter()
+        model = export_kind_graph(graph, source.multiple)
+        data = serialise(model)
+        for values in batches:
+            reference = values[graph.output]
+            tolerance = _WHOLE if reference.dtype == np.uint8 else for_type(_FLOAT, reference)
+            made = run(data, {port: values[port] for port in graph.inputs})[graph.output]
+            difference = compare(graph.output, made, reference, tolerance)
+            require([difference], f"the graph {name}", tolerance)
+            progress(f"{name}: against PyTorch: {difference}")
+        shapes = {port: given.shape(1, *sides) for port, given in graph.inputs.items()}
+        macs, working = _working_bytes(model, shapes)
+        file = f"{name}.onnx"
+        infos[name] = GraphInfo(
+            file=file,
+            sha256=hashlib.sha256(data).hexdigest(),
+            inputs=tuple(graph.inputs),
+            output=graph.output,
+            form="naive",
+            precision="float32",
+            opset=model.graph.opset_imports[""],
+            ir_version=model.ir_version,
+            macs_per_pixel=macs / (sides[0] * sides[1]),
+            working_bytes_per_pixel=round(working / (sides[0] * sides[1]), 1),
+            fixed_bytes=2 * len(data),
+            parameters=sum(
+                v.const_value.size
+                for v in model.graph.initializers.values()
+                if v.const_value is not None and v.const_value.dtype.is_floating_point()
+            ),
+            scales={port: given.scale for port, given in graph.inputs.items()},
+        )
+        files[file] = data
+        progress(
+            f"{name}: {macs / 1e9:.3f} GMAC at {sides[1]}x{sides[0]}, {time.perf_counter() - start:.0f} s"
+        )
+    extra = {
+        name: FileInfo(f"{name}.json", hashlib.sha256(data).hexdigest())
+        for name, data in source.files.items()
+    }
+    manifest = Manifest(
+        name=source.name,
+        multiple=source.multiple,
+        fingerprint=source.identity(),
+        license=source.license,
+        graphs=infos,
+        kind=source.kind,
+        package=source.package,
+        settings=dict(source.settings),
+        files=extra,
+        exact=source.exact,
+        provenance=source.provenance,
+        tools=installed("oslic", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime"),
+    )
+    named = {extra[name].file: data for name, data in source.files.items()}
+    write_bundle(folder, manifest, files | named, replace=replace)
+    return manifest

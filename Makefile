@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 
-.PHONY: help install run test test-slow test-gpu test-serving figures bundle lint types sanitize clean
+.PHONY: help install run test test-slow test-gpu test-serving test-compressai figures bundle docs linkcheck lint types sanitize clean
 
 help:
 	@echo "make install    environment in $(VENV), with everything the tests need"
 	@echo "make run        export the shipped checkpoint, compress and decompress the sample photographs"
-	@echo "make test       the test suite (test-slow, test-gpu, test-serving: what it leaves out)"
-	@echo "make figures    the README's figures from bench/results"
+	@echo "make test       the test suite (test-slow, test-gpu, test-serving, test-compressai: what it leaves out)"
+	@echo "make figures    the figures of README and site from bench/results"
+	@echo "make docs       the site, into build/docs (linkcheck: its links to other sites)"
 	@echo "make bundle     the shipped bundle from the checkpoint: float, calibrated, exact"
 	@echo "make lint types sanitize"
 
@@ -58,6 +59,19 @@ $(RAY)/.installed: $(STAMP)
 		> "$$($(RAY)/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/oslic.pth"
 	touch $@
 
+# CompressAI in an environment of its own: it wants NumPy below 2. Our tests and it exchange files.
+COMPRESSAI := .venv-compressai
+
+test-compressai: $(COMPRESSAI)/.installed
+	OSLIC_COMPRESSAI=$(abspath $(COMPRESSAI)/bin/python) PATH=$(abspath $(BIN)):$$PATH \
+		$(BIN)/python -m pytest -m slow tests/compressai
+
+$(COMPRESSAI)/.installed: $(STAMP)
+	$(PYTHON) -m venv $(COMPRESSAI)
+	$(COMPRESSAI)/bin/python -m pip install --quiet -c constraints.txt torch 'numpy<2'
+	$(COMPRESSAI)/bin/python -m pip install --quiet -c constraints.txt compressai==1.2.8 'numpy<2'
+	touch $@
+
 # The shipped bundle: exact, made of the checkpoint and of photographs that are not in the repository. Its float form is
 # what `oslic export checkpoints/lite` writes. The streams that it made are made anew.
 # GRAPHS=segment,analyse quantizes the encoder's graphs as well: on an idle machine, since times decide about layers.
@@ -75,16 +89,29 @@ bundle: $(STAMP)
 	rm -f runtime/bundles/lite/calibration.*
 	$(BIN)/python tests/vectors/make.py --shipped
 
-# The README's figures and the charts it shows, from the result files.
+# The figures of README and site, and the charts that they show, from the result files.
 RESULTS := rd-kodak-lite latency-lite-cpu latency-lite-cpu-speed-9 latency-lite-avx2 latency-lite-avx2-speed-9 fusion-lite-cpu fusion-lite-cpu-1-thread int8-lite-cpu drift-lite-cpu flif-libflif selfcheck
 
 figures: $(STAMP)
 	rm -f docs/charts/*.svg
 	$(BIN)/oslic bench report $(RESULTS:%=bench/results/%.json) --readme README.md --pictures docs/charts
+	$(BIN)/oslic bench report $(RESULTS:%=bench/results/%.json) --readme docs/results/figures.md --pictures docs/charts
+	$(BIN)/oslic bench report bench/results/rd-kodak-lite.json --readme docs/guides/compress.md
+
+# The site. Warnings are errors: dead links, docstrings that do not parse, pages that no table of contents names.
+SPHINX := $(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --fresh-env --quiet
+
+docs: $(STAMP)
+	$(SPHINX) -b html docs build/docs
+	@echo "build/docs/index.html"
+
+linkcheck: $(STAMP)
+	$(SPHINX) -b linkcheck docs build/linkcheck
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 types: $(STAMP)
 	$(BIN)/mypy $(addprefix build/types/oslic/,runtime networks training export calibration serving bench)

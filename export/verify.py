@@ -62,10 +62,10 @@ class Difference:
     Attributes:
         name: the output.
         shape: its shape.
-        maximum: largest |y - ref|; NaN where one of them is NaN.
-        mean: mean |y - ref|.
-        p999: 99.9th percentile of |y - ref|.
-        magnitude: largest finite |ref|, which says what the others are worth.
+        maximum: largest `|y - ref|`; NaN where one of them is NaN.
+        mean: mean `|y - ref|`.
+        p999: 99.9th percentile of `|y - ref|`.
+        magnitude: largest finite `|ref|`, for judging the others.
         exceeding: share of elements beyond the tolerance.
         nans: elements that are NaN in one of both, or infinite in one alone.
         ok: within the tolerance.

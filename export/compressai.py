@@ -64,7 +64,7 @@ _PRIOR: Final = (
     (re.compile(r"entropy_bottleneck\.(?:factors\.|_factor)(\d+)"), "prior.gates."),
 )
 _DERIVED: Final = re.compile(
-    r"(entropy_bottleneck|gaussian_conditional)\.(_offset|_quantized_cdf|_cdf_length|target|scale_table|"
+    r"(entropy_bottleneck|gaussian_conditional)\.(_offset|_quantized_cdf|_cdf_length|target|scale_table|scale_bound|"
     r"likelihood_lower_bound\..*|lower_bound_scale\..*)|.*\.(beta|gamma)_reparam\..*"
 )
 _QUANTILES: Final = "entropy_bottleneck.quantiles"

@@ -60,7 +60,7 @@ class Tables:
     by_scale: tuple[Table, ...]
 
     def indices(self, scales: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
-        """The number of the table of each scale: the first one whose own scale is not below it."""
+        """The number of the table of each scale: how many thresholds are below it."""
         return np.searchsorted(self.thresholds, scales, side="left").astype(np.uint16)
 
 

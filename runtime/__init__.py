@@ -1,11 +1,14 @@
 """The lean runtime: compress and decompress images with a bundle, without torch.
 
-    >>> from oslic.runtime import Codec
-    >>> codec = Codec.open()                      # the shipped bundle, the best backend present
-    >>> data = codec.compress("photo.jpg", quality=60)  # a path, a Pillow image, or uint8 (H, W, 3) in RGB -> bytes
-    >>> image = codec.decompress(data)            # or a path; uint8 (H, W, 3), RGB
-    >>> read_labels(data).shares()                # what the picture shows, without decoding it
-    >>> for data in compress_many(codec, paths, quality=60): ...  # several at a time, in their order
+    >>> from oslic.runtime import Codec, compress_many, read_labels
+    >>> codec = Codec.open()  # the shipped bundle, the best backend that is installed
+    >>> data = codec.compress("photo.jpg", quality=60)  # a path, a Pillow image, or uint8 (H, W, 3), RGB
+    >>> codec.decompress(data).shape  # from bytes or a path to uint8 (H, W, 3), RGB
+    (256, 256, 3)
+    >>> max(read_labels(data).shares().values()) < 1  # what the picture shows, without decoding it
+    True
+    >>> for data in compress_many(codec, ["photo.jpg", "photo.png"], quality=60):  # several at a time, in order
+    ...     assert isinstance(data, bytes)
 
 Names are loaded when they are first used, so that `import oslic.runtime` costs next to nothing and
 `oslic.runtime.flif` needs nothing but numpy.

@@ -1,10 +1,15 @@
 """A plug-in for Pillow: `.oslic` files are images like others once this module is imported.
 
+    >>> from PIL import Image
     >>> import oslic.runtime.pillow
-    >>> image = Image.open("photo.oslic")        # reads the header; size, mode and metadata are there
-    >>> image.draft(None, (400, 300))            # as for JPEG: decode to 1/2, 1/4 or 1/8, never smaller than that
-    >>> image.load()                             # now networks run
-    >>> image.save("again.oslic", quality=60)    # or bpp=, psnr=, effort=, focus=, ... of `Codec.compress`
+    >>> Image.open("photo.png").save("photo.oslic", quality=60)  # or bpp=, psnr=, effort=, focus= of `Codec.compress`
+    >>> image = Image.open("photo.oslic")  # reads the header; size, mode and metadata are there
+    >>> image.size
+    (256, 256)
+    >>> _ = image.draft(None, (100, 80))  # as for JPEG: decode at 1/2, 1/4 or 1/8, never smaller than this
+    >>> _ = image.load()  # now networks run
+    >>> image.size
+    (128, 128)
 
 As Pillow's own writers do, `save` carries EXIF and XMP only if it is told to (`exif=image.info["exif"]`), and the ICC
 profile by itself. Errors are `PillowError`, which is an OSError as Pillow's are.

@@ -1,9 +1,10 @@
 """Work on several pictures at a time, with the results in the order of the pictures.
 
-    >>> for data in compress_many(codec, images, quality=60):
-    ...     ...
-    >>> for image in decompress_many(codec, streams):
-    ...     ...
+    >>> from oslic.runtime import Codec, compress_many, decompress_many
+    >>> codec = Codec.open()
+    >>> streams = list(compress_many(codec, ["photo.jpg", "photo.png"], quality=60))
+    >>> [image.shape for image in decompress_many(codec, streams)]
+    [(256, 256, 3), (256, 256, 3)]
 
 Networks, FLIF and AV1 spend their time outside the interpreter's lock, so threads are enough. On a CPU a codec with one
 thread for its networks (`Codec.open(threads=1)`) is the fastest then: pictures beside each other use the cores better

@@ -1,11 +1,6 @@
 """The codec for numcodecs, and so for Zarr arrays of pictures (format 2), under the identifier `oslic`.
 
-    >>> import zarr
-    >>> from oslic.serving.numcodecs import OslicCodec
-    >>> zarr.create_array("photos.zarr", shape=(1000, 512, 768, 3), chunks=(1, 512, 768, 3), dtype="uint8",
-    ...     zarr_format=2, filters=None, compressors=OslicCodec(quality=80))
-
-It loses: what is read is what the decoder makes of the stream.
+See docs/guides/batch.md. It is lossy: what is read is what the decoder makes of the stream.
 """
 
 from __future__ import annotations

@@ -1,12 +1,4 @@
-"""The codec in Ray Data: classes for pipelines of one's own, and what `oslic batch --ray` does.
-
->>> import ray
->>> from oslic.serving.ray import Compress
->>> files = ray.data.read_binary_files("s3://bucket/photos", include_paths=True)
->>> streams = files.map_batches(Compress, fn_constructor_kwargs={"quality": 60}, batch_size=32,
-...     num_cpus=1, compute=ray.data.ActorPoolStrategy(min_size=1, max_size=8))
->>> streams.select_columns(["path", "stream", "error"]).write_parquet("s3://bucket/streams")
-"""
+"""The codec in Ray Data: classes for pipelines, and what `oslic batch --ray` does. See docs/guides/batch.md."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""A decoder of `.oslic` members for WebDataset pipelines.
-
->>> import webdataset
->>> from oslic.serving.webdataset import OslicDecoder
->>> photos = webdataset.WebDataset("photos-{0000..0999}.tar").decode(OslicDecoder()).to_tuple("oslic", "cls")
-"""
+"""A decoder of `.oslic` members for WebDataset pipelines. See docs/guides/batch.md."""
 
 from __future__ import annotations
 

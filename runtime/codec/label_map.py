@@ -1,9 +1,11 @@
 """The label map of a picture: what is where. Reading it needs neither a network nor a backend.
 
-    >>> labels = read_labels(data)
-    >>> labels.shares()["sky"]
-    0.31
-    >>> labels.mask("person")  # a class, or a group of classes: bool (H, W)
+    >>> from oslic.runtime import Codec, read_labels
+    >>> labels = read_labels(Codec.open().compress("photo.jpg"))
+    >>> labels.shares()["sky"] < 0.5
+    True
+    >>> labels.mask("person").shape  # a class, or a group of classes: bool (H, W)
+    (256, 256)
 
 A stream stores one label for each S x S pixels. Everything here works on that small map; only `full` and `mask` make
 something of the picture's size.

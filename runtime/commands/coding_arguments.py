@@ -31,7 +31,7 @@ def add_coding_arguments(parser: Arguments) -> tuple[Arguments, Arguments]:
         "--quality",
         type=not_negative,
         metavar="Q",
-        help=f"0..100, also 37.5; 0 stores no residual; a table: docs/guides/quality.md (default: {DEFAULT_QUALITY})",
+        help=f"0..100, also 37.5; 0 stores no residual; a table: docs/guides/compress.md (default: {DEFAULT_QUALITY})",
     )
     rate.add_argument(
         "--bpp", type=positive, metavar="B", help="at most this many bits per pixel, headers included"

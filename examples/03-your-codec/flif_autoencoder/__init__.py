@@ -1,0 +1,1 @@
+"""An autoencoder whose latent goes through FLIF."""

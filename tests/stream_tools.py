@@ -17,7 +17,7 @@ from oslic.runtime.codec.container import (
 from oslic.runtime.codec.parameters import TileRecord
 from oslic.runtime.limits import Limits
 
-Parts = dict[SectionType, list[Payload]]
+Parts = dict[int, list[Payload]]
 
 
 def take_apart(data: bytes, limits: Limits | None = None) -> tuple[Header, Parts]:
@@ -25,13 +25,13 @@ def take_apart(data: bytes, limits: Limits | None = None) -> tuple[Header, Parts
     reader = StreamReader.of_bytes(data, limits or Limits(memory=1))
     parts: Parts = {}
     for section in reader.info.sections:
-        kind = SectionType(section.type)
+        kind = section.type
         pieces = reader.pieces(kind)
         parts[kind] = [Payload(reader.payload(kind, i), piece.record) for i, piece in enumerate(pieces)]
     return reader.header, parts
 
 
-def put_together(header: Header, parts: Mapping[SectionType, Sequence[Payload]]) -> bytes:
+def put_together(header: Header, parts: Mapping[int, Sequence[Payload]]) -> bytes:
     """Inverse of `take_apart`: all checksums are right."""
     file = io.BytesIO()
     write_stream(file, header, sections_of(parts))

@@ -30,6 +30,14 @@ def test_mutated_streams_decode_or_are_errors_of_ours(target):
     assert row["peak_bytes"] < target.memory
 
 
+def test_mutated_streams_of_another_kind_decode_or_are_errors_of_ours():
+    target = campaign.TARGETS["transform"]()
+    row = campaign.execute(target, "transform", 2000, 78)
+    assert "failed" not in row, row
+    assert 0.05 * 2000 <= row["decoded"] < 0.5 * 2000
+    assert row["peak_bytes"] < target.memory
+
+
 def test_the_same_seed_makes_the_same_damage():
     made = []
     for seed in (5, 5, 6):

@@ -2,6 +2,7 @@
 
     python tests/fuzz/campaign.py flif --executions 1500000
     python tests/fuzz/campaign.py decoder --executions 500000
+    python tests/fuzz/campaign.py transform --executions 100000
 
 Executes until the result file counts so many of the target, and goes on behind the last seed that it holds: it may be
 interrupted and started again. Each run is a process of its own. A run that does not end well (a crash, a sanitizer's
@@ -64,7 +65,11 @@ def _decoder() -> Target:
     return Target((sys.executable, "tests/fuzz/decoder_fuzz.py"), (), 512 << 20, 10_000)
 
 
-TARGETS = {"flif": _flif, "decoder": _decoder}
+def _transform() -> Target:
+    return Target((sys.executable, "tests/fuzz/decoder_fuzz.py"), ("transform",), 512 << 20, 10_000)
+
+
+TARGETS = {"flif": _flif, "decoder": _decoder, "transform": _transform}
 
 
 def execute(target: Target, name: str, executions: int, seed: int) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Robustness of the whole decoder: mutates valid streams whose checksums always match, and decodes them.
 
-    python tests/fuzz/decoder_fuzz.py EXECUTIONS SEED
+    python tests/fuzz/decoder_fuzz.py EXECUTIONS SEED [transform]
+
+With a third word the streams are of that kind of codec.
 
 Any outcome but an image or an error of the library is a failure: other exceptions escape and end the program, as does
 an execution of more than `SECONDS`. The input that was running then lies in the file named by FUZZ_LAST.
@@ -11,6 +13,7 @@ what is read: a mutation of any byte is as good as one with its checksum compute
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import os
@@ -27,11 +30,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import kind_bundles
 import small_bundle
 import stream_tools
+from oslic.runtime.bundle import OSLIC
 from oslic.runtime.codec import Codec
 from oslic.runtime.codec.container import Payload
+from oslic.runtime.codec.request import make_request
 from oslic.runtime.errors import OslicError
+from oslic.runtime.kinds.codec import KindCodec
+from oslic.runtime.kinds.opening import open_codec
 from oslic.runtime.limits import Limits
 from oslic.runtime.metadata import Metadata
 
@@ -67,6 +75,25 @@ def corpus(codec: Codec) -> list[bytes]:
             streams.append(codec.compress(pixels, max_error=1 + quality % 16, effort=0))
             streams.append(codec.compress(pixels, lossless=True, effort=0))
     return streams
+
+
+def pictures() -> list[Any]:
+    """Small pictures of every layout, uint8, beside the sides of their tiles (None: one tile)."""
+    generator = np.random.default_rng(1)
+    found = []
+    for height, width, channels, _, tile in SHAPES:
+        size = (height, width, channels) if channels else (height, width)
+        found.append((generator.integers(0, 256, size, dtype=np.uint8), tile))
+    return found
+
+
+def kind_corpus(codec: KindCodec) -> list[bytes]:
+    """Small streams of every layout, with and without tiles and metadata."""
+    metadata = Metadata(b"profile" * 3, b"Exif" * 4)
+    return [
+        codec.encode(image, dataclasses.replace(make_request(metadata=metadata), tile=tile)).data
+        for image, tile in pictures()
+    ]
 
 
 def take_apart(data: bytes) -> tuple[Any, dict[Any, bytes]]:
@@ -181,18 +208,31 @@ def without_checksums() -> None:
             module.crc32c = lambda _: 0
 
 
-def run(executions: int, seed: int, folder: Path) -> tuple[int, float]:
+def opened(kind: str, folder: Path) -> tuple[Any, list[bytes]]:
+    """A codec of a kind, and streams of it."""
+    if kind == OSLIC:
+        small_bundle.write(folder / "bundle")
+        codec = Codec.open(folder / "bundle", "onnxruntime-cpu", 1, LIMITS)
+        return codec, corpus(codec)
+    kind_bundles.write_transform(folder / "bundle")
+    other = open_codec(folder / "bundle", "onnxruntime-cpu", 1, LIMITS)
+    assert isinstance(other, KindCodec)
+    assert other.kind.kind == kind
+    return other, kind_corpus(other)
+
+
+def run(executions: int, seed: int, folder: Path, kind: str = OSLIC) -> tuple[int, float]:
     """Decode mutations.
 
     Returns:
         How many were images, and the seconds of the slowest.
     """
     without_checksums()
-    small_bundle.write(folder / "bundle")
     last = os.environ.get("FUZZ_LAST")
     images, slowest = 0, 0.0
-    with Codec.open(folder / "bundle", "onnxruntime-cpu", 1, LIMITS) as codec:
-        mutator = Mutator(corpus(codec), seed)
+    codec, streams = opened(kind, folder)
+    with contextlib.closing(codec):
+        mutator = Mutator(streams, seed)
         for _ in range(executions):
             data = mutator.next()
             if last:
@@ -218,13 +258,13 @@ def peak_memory() -> int:
 
 def main() -> int:
     """Run; return the exit code."""
-    if len(sys.argv) != 3:
-        print("usage: decoder_fuzz.py EXECUTIONS SEED", file=sys.stderr)
+    if len(sys.argv) not in {3, 4}:
+        print("usage: decoder_fuzz.py EXECUTIONS SEED [KIND]", file=sys.stderr)
         return 2
     warnings.simplefilter("ignore")
     executions = int(sys.argv[1])
     with tempfile.TemporaryDirectory() as folder:
-        images, slowest = run(executions, int(sys.argv[2]), Path(folder))
+        images, slowest = run(executions, int(sys.argv[2]), Path(folder), *sys.argv[3:])
     print(
         f"executed {executions} mutations: {images} pictures, slowest {slowest * 1e3:.1f} ms, peak {peak_memory()} kB"
     )

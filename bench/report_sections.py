@@ -69,20 +69,17 @@ def _rd_section(result: dict[str, Any]) -> Section:
             section.tables.append(Table(title, ("against", "BD-rate"), rows, f"{method} {how}"))
     section.tables.append(_per_image(result))
     variants = {row["coder"] for row in summary.get("bands", ())} - {ours}
-    against = ", ".join(
-        f"{b['bd_rate_percent']:+.1f} % of {b['anchor']}"
-        for b in rates
-        if "source" not in b and b["anchor"] not in variants
-    )
-    against += "".join(
-        f"; {row['coder']} {row['bd_rate_percent']:+.1f} % of {row['anchor']}"
-        for row in summary.get("bands", ())
-        if row["coder"] in variants and row["metric"] == "psnr" and tuple(row["range"]) == rd.BD_RANGE
+    found = {ours: [b for b in rates if "source" not in b and b["anchor"] not in variants]}
+    for row in summary.get("bands", ()):
+        if row["coder"] in variants and row["metric"] == "psnr" and tuple(row["range"]) == rd.BD_RANGE:
+            found.setdefault(row["coder"], []).append(row)
+    against = "; ".join(
+        f"{coder}: " + ", ".join(f"{row['bd_rate_percent']:+.1f} % against {row['anchor']}" for row in rows)
+        for coder, rows in found.items()
+        if rows
     )
     if against:
-        section.headline = (
-            f"Bytes at equal PSNR (BD-rate over {low:g} to {high:g} dB, {count} photographs): {against}."
-        )
+        section.headline = f"BD-rate by PSNR over {low:g} to {high:g} dB, {count} photographs. {against}."
     return section
 
 

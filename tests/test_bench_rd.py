@@ -290,7 +290,7 @@ def test_the_command_and_the_report(folder, tmp_path, capsys):
     (headline,) = re.findall(r"^\* .*", text.split("between")[0], re.MULTILINE)
     assert "2 photographs" in headline
     for rate in body["summary"]["bd_rates"]:
-        assert f"{rate['bd_rate_percent']:+.1f} % of {rate['anchor']}" in headline
+        assert f"{rate['bd_rate_percent']:+.1f} % against {rate['anchor']}" in headline
     links = re.findall(r"!\[[^]]+\]\((docs/charts/[a-z0-9-]+\.svg)\)", text)
     assert sorted(links) == sorted(f"docs/charts/{p.name}" for p in (tmp_path / "docs" / "charts").iterdir())
     assert len(links) == 3

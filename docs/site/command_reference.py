@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 _COLUMNS = 88
+_USAGE = "usage: "
 
 
 class CommandDirective(SphinxDirective):
@@ -62,7 +63,7 @@ def usage_of(parser: argparse.ArgumentParser) -> str:
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = str(_COLUMNS)
     try:
-        return parser.format_usage().removeprefix("usage: ").rstrip()
+        return parser.format_usage().removeprefix(_USAGE).replace("\n" + " " * len(_USAGE), "\n").rstrip()
     finally:
         if before is None:
             del os.environ["COLUMNS"]

@@ -19,8 +19,11 @@ from ..runtime.files import require_regular_file
 from .transform import transform_source
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    import numpy as np
+    import numpy.typing as npt
     from torch import Tensor
 
     from .kind_source import KindSource
@@ -146,17 +149,24 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 
-def from_compressai(spec: str, path: Path, quality: int | None) -> KindSource:
+def from_compressai(
+    spec: str,
+    path: Path,
+    quality: int | None,
+    calibration: Sequence[npt.NDArray[np.uint8]] | None = None,
+) -> KindSource:
     """A source of a bundle.
 
     Args:
         spec: `compressai:` and a key of `ARCHITECTURES`.
         path: the weights.
         quality: CompressAI's, 1 to 8; None: channels are read from the weights.
+        calibration: as for `transform_source`.
 
     Raises:
         UsageError: no such architecture or quality.
         BundleError: the weights cannot be read, or do not fit.
+        VerificationError: as `transform_source`.
     """
     name = spec.removeprefix(PREFIX)
     state = read_state(path)
@@ -175,4 +185,5 @@ def from_compressai(spec: str, path: Path, quality: int | None) -> KindSource:
         networks,
         quantiles[:, 0, 1].detach().float().numpy(),
         provenance={"architecture": name, "weights": path.name, "quality": quality},
+        calibration=calibration,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ...runtime.commands.limits import add_limit_arguments, limits_of
 from ...runtime.commands.numbers import at_least
@@ -13,6 +13,8 @@ from ._common import add_threads, megabytes
 if TYPE_CHECKING:
     from ..kind_source import KindSource
     from ..sources import Source
+
+_TRANSFORM_MULTIPLE: Final = 64
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +34,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of compressai:NAME, 1..8 (default: channels as the weights have them)",
     )
     parser.add_argument(
+        "--integer",
+        action="store_true",
+        help="of transform codecs: a hyper-synthesis of integers, so that every machine decodes what any other coded; "
+        "its ranges are measured on the images",
+    )
+    parser.add_argument(
         "--form",
         choices=("naive", "fused", "auto"),
         default="fused",
@@ -45,8 +53,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_limit_arguments(parser)
 
 
-def _source(args: argparse.Namespace) -> Source | KindSource:
+def _source(args: argparse.Namespace, images: list[Path]) -> Source | KindSource:
     """What is exported.
+
+    Args:
+        args: of the command.
+        images: photographs.
 
     Raises:
         UsageError: arguments that do not go together.
@@ -56,21 +68,29 @@ def _source(args: argparse.Namespace) -> Source | KindSource:
     from ...networks.transform.checkpoint import is_transform
     from ...runtime.errors import UsageError
     from .. import compressai, transform
+    from ..bundle_checks import read_crops
     from ..sources import from_checkpoint, from_factory
 
+    calibration = read_crops(images, _TRANSFORM_MULTIPLE, limits_of(args)) if args.integer else None
     if args.source.startswith(compressai.PREFIX):
         if args.state is None:
             raise UsageError(f"{args.source} needs its weights: --state FILE")
-        return compressai.from_compressai(args.source, args.state, args.quality)
+        return compressai.from_compressai(args.source, args.state, args.quality, calibration)
     if args.state is not None or args.quality is not None:
         raise UsageError("--state and --quality belong to compressai:NAME")
+    if args.integer and ":" in args.source and not Path(args.source).exists():
+        raise UsageError("--integer is for checkpoints of transform codecs and for compressai:NAME")
     if ":" in args.source and not Path(args.source).exists():
         return from_factory(args.source, args.weights)
     if args.weights is not None:
         raise UsageError("--weights belongs to MODULE:FACTORY; a checkpoint has its own")
     path = Path(args.source)
     if is_transform(read_contents(path).config):
-        return transform.from_checkpoint(path)
+        return transform.from_checkpoint(path, calibration)
+    if args.integer:
+        raise UsageError(
+            f"{path} is made exact by `oslic calibrate --integer`; --integer here is for transform codecs"
+        )
     return from_checkpoint(path)
 
 
@@ -81,8 +101,8 @@ def run(args: argparse.Namespace) -> int:
     from ..kind_bundle import export_kind
     from ..kind_source import KindSource
 
-    source = _source(args)
     images = samples() if args.images is None else find_images(args.images)
+    source = _source(args, images)
     if isinstance(source, KindSource):
         made = export_kind(
             source,

@@ -71,6 +71,7 @@ _DERIVED: Final = re.compile(
     r"likelihood_lower_bound\..*|lower_bound_scale\..*)|.*\.(beta|gamma)_reparam\..*"
 )
 _QUANTILES: Final = "entropy_bottleneck.quantiles"
+_TAIL: Final = 5e-10
 
 
 def config_of(name: str, quality: int | None, state: dict[str, Tensor]) -> TransformConfig:
@@ -124,6 +125,27 @@ def translated(state: dict[str, Tensor]) -> dict[str, Tensor]:
             raise BundleError(f"the weights have {name!r}, which no architecture that is known has")
         ours[found] = value.detach().to(torch.float32)
     return ours
+
+
+def untranslated(networks: TransformNetworks) -> dict[str, Tensor]:
+    """Inverse of `translated`: our weights under CompressAI's names, with the quantiles that it derives tables from.
+
+    Args:
+        networks: whose latents of the factorized prior have no offsets.
+    """
+    parts = {ours: theirs for theirs, ours in _PARTS.items()}
+    lists = {"weights": "matrices", "biases": "biases", "gates": "factors"}
+    theirs = {}
+    for name, value in networks.state_dict().items():
+        part, _, rest = name.partition(".")
+        if part == "prior":
+            kind, _, number = rest.partition(".")
+            theirs[f"entropy_bottleneck.{lists[kind]}.{number}"] = value.clone()
+        else:
+            theirs[f"{parts[part]}.{rest}"] = value.clone()
+    low, high = (networks.prior.quantile(p).float() for p in (_TAIL, 1.0 - _TAIL))
+    theirs[_QUANTILES] = torch.stack([low, torch.zeros_like(low), high], 1)[:, None, :]
+    return theirs
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ _MEASUREMENTS: Final[dict[str, tuple[str, str]]] = {
     ),
     "drift": ("drift", "estimates of every backend against float32 on the CPU"),
     "memory": ("memory", "peaks of memory beside what is predicted"),
+    "compressai": ("compressai", "bundles of CompressAI's networks beside CompressAI itself"),
     "effort": ("effort", "what each effort of the encoder costs in time and saves in bytes"),
     "focus": ("focus", "quality by class at equal bytes, beside AVIF with offsets by block"),
     "scale": ("scale", "pictures from 1 to 200 megapixels: time, memory, overhead, regions"),

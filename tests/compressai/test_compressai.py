@@ -20,6 +20,7 @@ from oslic.runtime.metadata import Metadata
 from oslic.runtime.pixels import psnr
 
 PYTHON = os.environ.get("OSLIC_COMPRESSAI")
+CHILD = Path(__file__).parent.parent.parent / "bench" / "experiments" / "compressai_child.py"
 SAMPLES = Path(__file__).parent.parent.parent / "samples"
 pytestmark = [
     pytest.mark.slow,
@@ -44,7 +45,7 @@ def test_the_bundle_answers_as_compressai_does(architecture, quality, pictures, 
     subprocess.run(
         [
             PYTHON,
-            Path(__file__).with_name("reference.py"),
+            CHILD,
             "forward",
             architecture,
             *sizes,
@@ -70,7 +71,7 @@ def test_the_decoder_in_another_process_gives_equal_pixels(pictures, tmp_path):
     np.savez(tmp_path / "pictures.npz", **pictures)
     reference = [
         PYTHON,
-        Path(__file__).with_name("reference.py"),
+        CHILD,
         "forward",
         "bmshj2018-hyperprior",
         "48",

@@ -1,8 +1,8 @@
 """CompressAI's own answers, in its own environment (its NumPy is older than ours); files go in and out.
 
-    python reference.py forward ARCHITECTURE N M IMAGES.npz OUT      random weights -> OUT/state.pth, OUT/answers.npz
-    python reference.py forward ARCHITECTURE N M IMAGES.npz OUT STATE.pth
-    python reference.py times ARCHITECTURE STATE.pth N M IMAGES.npz   asked by lines, answers by JSON lines
+    python compressai_child.py forward ARCHITECTURE N M IMAGES.npz OUT        random weights; writes OUT/state.pth and
+                                                                              OUT/answers.npz
+    python compressai_child.py times ARCHITECTURE STATE.pth N M IMAGES.npz    asked by lines, answers by JSON lines
 
 Nothing here imports OSLIC.
 """
@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,10 +35,10 @@ MODELS = {
 }
 
 
-def random_model(architecture: str, channels: int, latents: int) -> torch.nn.Module:
+def random_model(architecture: str, channels: int, latents: int) -> Any:
     """Random weights whose latents are not all 0, and whose medians are not."""
     torch.manual_seed(7)
-    model = MODELS[architecture](channels, latents)
+    model: Any = MODELS[architecture](channels, latents)
     with torch.no_grad():
         model.g_a[6].weight *= 30.0
         if hasattr(model, "h_a"):
@@ -51,7 +52,8 @@ def random_model(architecture: str, channels: int, latents: int) -> torch.nn.Mod
     return model
 
 
-def load(architecture: str, channels: int, latents: int, state: str) -> torch.nn.Module:
+def load(architecture: str, channels: int, latents: int, state: str) -> Any:
+    """A model with weights from a file."""
     model = MODELS[architecture](channels, latents)
     found = torch.load(state, weights_only=True)
     # What CompressAI derives from the weights is not among ours.
@@ -59,23 +61,22 @@ def load(architecture: str, channels: int, latents: int, state: str) -> torch.nn
     return model
 
 
-def as_input(pixels: np.ndarray) -> torch.Tensor:
+def as_input(pixels: Any) -> torch.Tensor:
+    """Pixels, uint8 (H, W, 3), as the model takes them."""
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
 
 
-def as_pixels(picture: torch.Tensor) -> np.ndarray:
+def as_pixels(picture: torch.Tensor) -> Any:
+    """What the model gives, as pixels."""
     return (picture[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
 
 
-def forward(
-    architecture: str, channels: str, latents: str, images: str, out: str, state: str | None = None
-) -> None:
-    sizes = int(channels), int(latents)
-    model = random_model(architecture, *sizes) if state is None else load(architecture, *sizes, state)
-    model.eval()
+def forward(architecture: str, channels: str, latents: str, images: str, out: str) -> None:
+    """Write random weights, and what the model's own forward pass makes of images with them."""
+    model = random_model(architecture, int(channels), int(latents)).eval()
     folder = Path(out)
     torch.save(model.state_dict(), folder / "state.pth")
-    answers = {}
+    answers: dict[str, Any] = {}
     with np.load(images) as file, torch.inference_mode():
         for name in file.files:
             made = model(as_input(file[name]))
@@ -90,7 +91,7 @@ def times(architecture: str, state: str, channels: str, latents: str, images: st
     torch.set_num_threads(2)
     model = load(architecture, int(channels), int(latents), state).eval()
     model.update(force=True)
-    streams: dict[str, dict] = {}
+    streams: dict[str, dict[str, Any]] = {}
     with np.load(images) as file, torch.inference_mode():
         pictures = {name: as_input(file[name]) for name in file.files}
         for line in sys.stdin:

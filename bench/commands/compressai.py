@@ -13,8 +13,8 @@ from ...runtime.commands.limits import add_limit_arguments, limits_of
 from ...runtime.commands.numbers import at_least, positive
 from ...runtime.files import write_atomically
 from ...runtime.images import find_images
-from ..experiments.compressai import described
-from ..experiments.compressai import run as compare
+from ..experiments.against_compressai import described
+from ..experiments.against_compressai import run as compare
 from ..timing import Settings
 
 

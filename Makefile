@@ -112,6 +112,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
+	$(BIN)/codespell --builtin clear,rare,en-GB_to_en-US README.md CHANGELOG.md docs examples checkpoints samples training/EXPERIMENTS.md
 
 types: $(STAMP)
 	$(BIN)/mypy $(addprefix build/types/oslic/,runtime networks training export calibration serving bench)

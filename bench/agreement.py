@@ -92,7 +92,7 @@ class Side:
         return found
 
     def graph(self, name: str) -> bytes:
-        """A graph in the types in which this side computes it, serialised.
+        """A graph in the types in which this side computes it, serialized.
 
         Raises:
             UsageError: it cannot be brought into these types, or there is none.
@@ -140,7 +140,7 @@ def make_side(text: str, source: Source, threads: int | None = None, *, trust: b
     precision = "/".join(sorted({model.precision for model in models}))
     if backend in PRODUCTS:
         if variant == UNOPTIMISED:
-            raise UsageError(f"{backend} runs engines, which are optimised when they are built")
+            raise UsageError(f"{backend} runs engines, which are optimized when they are built")
         held = variant or (None if source.bundle is None else wanted_precision(source.bundle, backend))
         return Side(label, backend, source, replace(options, precision=held), held or precision, models)
     if variant == UNOPTIMISED:
@@ -161,7 +161,7 @@ def _on_graphs() -> str:
 
 
 def origin(bundle: Bundle) -> str:
-    """Fingerprint of the float checkpoint that a bundle was made from; quantised bundles have one of their own."""
+    """Fingerprint of the float checkpoint that a bundle was made from; quantized bundles have one of their own."""
     manifest = bundle.manifest
     return str((manifest.quantization or {}).get("float_fingerprint", manifest.fingerprint))
 
@@ -174,7 +174,7 @@ def make_sides(
     Args:
         names: two of `BACKEND[@VARIANT]`.
         source: what the first one runs, and the second unless `other` is given.
-        other: another form of the same network, such as a quantised one, or its engine.
+        other: another form of the same network, such as a quantized one, or its engine.
         threads: CPU threads.
         trust: whether engines may be loaded that were not built here.
 

@@ -277,7 +277,7 @@ def element_types(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def with_outputs(model: onnx.ModelProto, names: Sequence[str], types: Mapping[str, int]) -> bytes:
-    """A serialised copy of a model with some of its tensors as further outputs.
+    """A serialized copy of a model with some of its tensors as further outputs.
 
     Args:
         model: the model.

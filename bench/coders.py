@@ -276,7 +276,7 @@ _SPECS: Final = (
     avif(6),
     _refined(avif(6)),
     _refined(avif(6, "avif-iq-s6", advanced={"tune": "iq"})),
-    # What our own residual gets, too: without it Pillow's AVIF has a cast of half a grey level.
+    # What our own residual gets, too: without it Pillow's AVIF has a cast of half a gray level.
     avif(6, "avif-s6-rounded", compensate_rounding=True),
     # What Pillow writes by default, tuned for the eye, and the same with whole chroma.
     avif(6, "avif-iq-s6", advanced={"tune": "iq"}),

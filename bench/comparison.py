@@ -52,7 +52,7 @@ class Row:
         unit: of both.
         ratio: after over before, scaled by the reference where there is one; None where ratios mean nothing.
         interval: 95 % bootstrap interval of `ratio`.
-        verdict: the judgement.
+        verdict: the judgment.
     """
 
     figure: str

@@ -75,7 +75,7 @@ class Source:
     Attributes:
         name: of its file.
         graph: which graph of the codec.
-        data: a serialised ONNX model in the types that the engine is to have.
+        data: a serialized ONNX model in the types that the engine is to have.
         precision: of its heavy layers.
         feeds: inputs by name, whose shapes are the only ones that it takes.
         output: name of the output.
@@ -90,7 +90,7 @@ class Source:
 
     @property
     def shapes(self) -> dict[str, Shapes]:
-        """Its one optimisation profile."""
+        """Its one optimization profile."""
         return {name: (x.shape,) * 3 for name, x in self.feeds.items()}
 
 

@@ -25,7 +25,7 @@ def values(product: Product, data: bytes, names: Sequence[str], feeds: Arrays) -
 
     Args:
         product: with which product.
-        data: a serialised ONNX model in the engine's types; `names` are among its outputs.
+        data: a serialized ONNX model in the engine's types; `names` are among its outputs.
         names: of the outputs wanted.
         feeds: inputs by name.
 
@@ -62,11 +62,11 @@ class Loaded:
 
 
 def load_plan(trt: Any, plan: bytes, *, cuda_graphs: bool) -> Loaded:
-    """Load a serialised engine that belongs to no bundle.
+    """Load a serialized engine that belongs to no bundle.
 
     Args:
         trt: the product's module.
-        plan: the serialised engine.
+        plan: the serialized engine.
         cuda_graphs: whether a product that records CUDA graphs inside is to do so.
 
     Raises:

@@ -83,7 +83,7 @@ def coders(efforts: Sequence[int], libflif: str | None) -> dict[str, Coder]:
     found = {f"ours-e{effort}": own_coder(effort) for effort in efforts}
     try:
         library = LibFlif(libflif)
-        # The library returns RGBA rows for colour; the channels are known from the measurement.
+        # The library returns RGBA rows for color; the channels are known from the measurement.
         found["libflif-gray"] = Coder(library.encode, lambda data: library.decode(data, 1))
         found["libflif-rgb"] = Coder(library.encode, lambda data: library.decode(data, 3))
     except DependencyError:

@@ -95,7 +95,7 @@ def forms_of(
     """
     naive = export_static(config, graph, size, 0)
     fused, report = fuse_measured(naive, threads)
-    # Outputs are whole grey levels or levels: a rounding may tip by one.
+    # Outputs are whole gray levels or levels: a rounding may tip by one.
     tolerance = Tolerance(atol=0, rtol=0, share=2e-3)
     feeds = _feeds(naive, config.levels, len(config.classes))
     report = check(naive, fused, report, [feeds], tolerance)
@@ -103,7 +103,7 @@ def forms_of(
     models = {"naive": naive, "fused": fused}
     for form in ("convolve_first", "plain"):
         models[form] = export_static(twin(config, form), graph, size, 0)
-    # Folding normalisations is every exporter's work, not what is compared.
+    # Folding normalizations is every exporter's work, not what is compared.
     lowered = {
         form: fuse(model, lambda _: Fixed(), rules=LOWERINGS)[0] if form != "fused" else model
         for form, model in models.items()

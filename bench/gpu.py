@@ -49,7 +49,7 @@ class Plan:
         engines: which engines.
         budget: seconds for everything.
         limit: seconds for one section at most.
-        level: TensorRT's optimisation level.
+        level: TensorRT's optimization level.
         samples: samples of each candidate at the least.
         seconds: time of each candidate at the least.
         measuring: time of a section's measuring at most.
@@ -147,7 +147,7 @@ def sections(plan: Plan) -> list[Section]:
 
 
 def _int8_sections(plan: Plan) -> list[tuple[tuple[int, ...], Section]]:
-    """INT8 against FP16 on the products that take explicit quantisation; behind the first fused network."""
+    """INT8 against FP16 on the products that take explicit quantization; behind the first fused network."""
     if plan.int8 is None:
         return []
     before, after = plan.int8

@@ -348,7 +348,7 @@ def make(work: Work, engine: str, form: str, folder: Path, *, cuda_graphs: bool,
         form: one of `work.forms()`.
         folder: for graphs and engines that are used again.
         cuda_graphs: with or without.
-        level: TensorRT's optimisation level.
+        level: TensorRT's optimization level.
 
     Raises:
         BackendError: it cannot be had here; the message says why.

@@ -41,7 +41,7 @@ CUT: Final = "the section's time ran out before it was ready"
 """Why a form was left out that another run of the section may reach: what was built is kept."""
 
 INT8_FORMS: Final[tuple[Precision, ...]] = ("int8-fp16", "int8")
-"""In what a quantised graph can be built; see `oslic build --precision`."""
+"""In what a quantized graph can be built; see `oslic build --precision`."""
 
 # Layers named one by one.
 _SLOWEST: Final = 20

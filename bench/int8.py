@@ -183,7 +183,7 @@ class Pictures:
 
     Attributes:
         photographs: files for rate and distortion.
-        frames: files of labelled frames, each with the file of its label map.
+        frames: files of labeled frames, each with the file of its label map.
     """
 
     photographs: tuple[Path, ...]
@@ -304,7 +304,7 @@ def fingerprints(before: Path, after: Path) -> dict[str, Any]:
         raise DataError(
             f"{after} was not calibrated from {before}: "
             + (
-                "it is not quantised"
+                "it is not quantized"
                 if origin is None
                 else f"it comes from {origin[:16]}, not {one.fingerprint[:16]}"
             )

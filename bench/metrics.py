@@ -144,7 +144,7 @@ def _akima_slopes(x: Values, y: Values) -> Values:
     change = np.abs(np.diff(m))
     right, left = change[2:], change[:-2]
     total = right + left
-    # Where the slopes on both sides are constant the weights are 0/0: the mean of the two neighbours.
+    # Where the slopes on both sides are constant the weights are 0/0: the mean of the two neighbors.
     plain = (m[1:-2] + m[2:-1]) / 2
     usable = total > 1e-9 * total.max()
     weighted = m[1:-2] + np.divide(left, total, out=np.zeros_like(total), where=usable) * (m[2:-1] - m[1:-2])

@@ -79,7 +79,7 @@ def enlarge_compact(compact: Pixels, levels: int, height: int, width: int) -> Pi
 
 
 def with_alpha_of(color: Pixels, image: Pixels) -> Pixels:
-    """Return the colour of an image, uint8 (H, W) or (H, W, 3), with the alpha of another one, if that has any."""
+    """Return the color of an image, uint8 (H, W) or (H, W, 3), with the alpha of another one, if that has any."""
     return join(color, split(image, layout_of(image))[1])
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-# Okabe and Ito's colours, and two more: told apart by people with any kind of colour vision.
+# Okabe and Ito's colors, and two more: told apart by people with any kind of color vision.
 COLORS: Final = (
     "#0072B2",
     "#D55E00",
@@ -45,7 +45,7 @@ class Line:
         name: in the legend.
         points: (x, y), in the order in which they are joined.
         joined: draw the line; otherwise the points alone.
-        context: for lines that only give the others a frame: drawn grey and dashed behind them, cut off where the
+        context: for lines that only give the others a frame: drawn gray and dashed behind them, cut off where the
             others end, and all those of one context named by it in the legend, once. Empty for other lines.
     """
 
@@ -214,7 +214,7 @@ def _along(points: list[tuple[float, float]], joined: bool) -> list[tuple[float,
 
 
 def _legend(entries: Sequence[tuple[str, str]], taken: Sequence[tuple[float, float]]) -> list[str]:
-    """Names with their colours, in the corner where they hide the least of what is drawn."""
+    """Names with their colors, in the corner where they hide the least of what is drawn."""
     width = 28 + _CHARACTER * max(len(name) for name, _ in entries)
     height = 17 * len(entries) + 8
     right, bottom = _WIDTH - _RIGHT - width - 6, _HEIGHT - _BOTTOM - height - 6
@@ -240,7 +240,7 @@ def bar_chart(title: str, x_label: str, bars: Sequence[Bar], *, neutral: Sequenc
         title: above the chart.
         x_label: with unit.
         bars: at least one, from top to bottom.
-        neutral: names of up to two parts that are drawn grey, since they are not of the kind of the others.
+        neutral: names of up to two parts that are drawn gray, since they are not of the kind of the others.
     """
     names = list(dict.fromkeys(name for bar in bars for name, _ in bar.parts))
     names.sort(key=lambda name: name in neutral)

@@ -35,7 +35,7 @@ class StageTimes:
 
 
 Candidate = Callable[[], StageTimes | None]
-"""Does the work once, the device synchronised when it returns; may return the times of its stages."""
+"""Does the work once, the device synchronized when it returns; may return the times of its stages."""
 
 
 @dataclass(frozen=True)

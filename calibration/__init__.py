@@ -1,1 +1,1 @@
-"""Post-training quantisation of a bundle's graphs, without torch."""
+"""Post-training quantization of a bundle's graphs, without torch."""

@@ -1,4 +1,4 @@
-"""Calibration of anybody's graph: from a float graph and data to the quantised graph, with a report."""
+"""Calibration of anybody's graph: from a float graph and data to the quantized graph, with a report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _JUDGED: Final = 8
 
 @dataclass(frozen=True)
 class Goal:
-    """What the quantised graph is held to.
+    """What the quantized graph is held to.
 
     Attributes:
         budget: the most damage, see `outputs.OutputJudge`.
@@ -59,11 +59,11 @@ def calibrate_model(
         tick: gets short lines on the progress, many of them.
 
     Returns:
-        The serialised quantised graph, and the report. A graph in which nothing is quantised is the one that came, and
+        The serialized quantized graph, and the report. A graph in which nothing is quantized is the one that came, and
         the report has a `note` that says why.
 
     Raises:
-        UsageError: a setting, or the graph is quantised already.
+        UsageError: a setting, or the graph is quantized already.
         DataError: what the graph makes of the data.
         DependencyError: ONNX Runtime is missing or too old.
     """
@@ -80,7 +80,7 @@ def calibrate_model(
     share = differing_share(Graph.parse(model.data, where), graph, judged[0], options.threads, where)
     if share > ROUNDINGS:
         raise VerificationError(
-            f"{where}: folding its normalisations changes {100 * share:.2f} % of an output; please report it"
+            f"{where}: folding its normalizations changes {100 * share:.2f} % of an output; please report it"
         )
     report: dict[str, Any] = {
         "format": FORMAT,

@@ -83,7 +83,7 @@ def calibrate_bundle(
     progress: Callable[[str], Any] = print,
     tick: Callable[[str], Any] = lambda _: None,
 ) -> dict[str, Any]:
-    """Calibrate a bundle and write the quantised one, with its report inside.
+    """Calibrate a bundle and write the quantized one, with its report inside.
 
     Args:
         bundle: of float graphs.
@@ -100,7 +100,7 @@ def calibrate_bundle(
     Raises:
         UsageError: a setting, or the folder.
         DataError: the photographs, or what the graphs make of them.
-        BundleError: the bundle is quantised already, or has nothing to quantise.
+        BundleError: the bundle is quantized already, or has nothing to quantize.
         DependencyError: ONNX Runtime is missing or too old.
     """
     options.check()
@@ -110,7 +110,7 @@ def calibrate_bundle(
     manifest = bundle.manifest
     if manifest.quantization is not None:
         raise BundleError(
-            f"{bundle.path} is already quantised; calibrate the float32 bundle that it was made from"
+            f"{bundle.path} is already quantized; calibrate the float32 bundle that it was made from"
         )
     photographs = read_photographs(options.images, 2 * options.count, manifest.multiple, options.limits)
     networks = FloatNetworks(bundle, options.threads)

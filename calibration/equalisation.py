@@ -1,4 +1,4 @@
-"""Cross-layer equalisation: scaling channels between convolutions so that int8 weights use their range better.
+"""Cross-layer equalization: scaling channels between convolutions so that int8 weights use their range better.
 
 A channel may be divided by any s > 0 where it is computed and multiplied by s where it is read, as long as only ReLUs,
 sums, poolings and upsamplings lie between. With r1 the largest weight of the channel's producers and r2 that of its
@@ -47,7 +47,7 @@ class _Region:
 def equalise(
     graph: Graph, feeds: Mapping[str, npt.NDArray[Any]], threads: int, where: str
 ) -> tuple[Graph, int]:
-    """Equalise a copy of a float graph.
+    """Equalize a copy of a float graph.
 
     Args:
         graph: a float graph.
@@ -56,7 +56,7 @@ def equalise(
         where: names the graph in messages.
 
     Returns:
-        The copy and the number of regions equalised; with 0 it equals the graph.
+        The copy and the number of regions equalized; with 0 it equals the graph.
     """
     result = graph.copy()
     count = 0

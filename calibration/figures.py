@@ -1,4 +1,4 @@
-"""What is measured of a quantised graph for its report: latency, kernels, ranges, clipping, SQNR."""
+"""What is measured of a quantized graph for its report: latency, kernels, ranges, clipping, SQNR."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def kernel_counts(kernels: Sequence[Kernel]) -> dict[str, int]:
 
 
 def weight_sqnr(layer: Layer, graph: Graph, made: Quantised) -> float | None:
-    """Signal over quantisation noise of a layer's weights in dB; None if none of them is quantised."""
+    """Signal over quantization noise of a layer's weights in dB; None if none of them is quantized."""
     signal = noise = 0.0
     for name in layer.convolutions:
         weight = graph.constant(graph.node(name).input[1])
@@ -75,10 +75,10 @@ def value_figures(
     values: Iterable[tuple[str, npt.NDArray[np.float32]]],
     images: int,
 ) -> list[dict[str, Any]]:
-    """Range, clipping and SQNR of every quantised value.
+    """Range, clipping and SQNR of every quantized value.
 
     Args:
-        made: the quantised graph.
+        made: the quantized graph.
         statistics: that its ranges come from.
         values: of the float graph, by name, on photographs that no range was measured on (`statistics.values_of`).
         images: how many photographs.
@@ -132,7 +132,7 @@ def describe(
         choice: of the recipe.
         trials: of all layers.
         decision: which of them are int8.
-        made: the quantised graph.
+        made: the quantized graph.
         kernels: that ONNX Runtime ran for it.
     """
     prepared, recipe = choice.taken.prepared, choice.taken.recipe

@@ -37,7 +37,7 @@ class Graph:
 
     @classmethod
     def parse(cls, data: bytes, where: str) -> Graph:
-        """Read a serialised model.
+        """Read a serialized model.
 
         Raises:
             BundleError: it is not an ONNX model.
@@ -155,7 +155,7 @@ class Graph:
         return found
 
     def require_float(self, where: str) -> None:
-        """Refuse a graph that is already quantised.
+        """Refuse a graph that is already quantized.
 
         Raises:
             BundleError: it has Q/DQ or integer kernels.
@@ -163,7 +163,7 @@ class Graph:
         for node in self.model.graph.node:
             if node.op_type in QUANTISERS:
                 raise BundleError(
-                    f"{where} is already quantised (it has {node.op_type} {node.name}); calibrate the float32 bundle"
+                    f"{where} is already quantized (it has {node.op_type} {node.name}); calibrate the float32 bundle"
                 )
 
 

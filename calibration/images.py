@@ -61,7 +61,7 @@ def read_photographs(
 def _crop(path: Path, multiple: int, limits: Limits) -> Photograph:
     pixels = read_image(path, limits).pixels
     if pixels.ndim != 3 or pixels.shape[2] < 3:
-        raise DataError(f"{path} is gray; the networks see colour, calibrate with colour photographs")
+        raise DataError(f"{path} is gray; the networks see color, calibrate with color photographs")
     height, width = (
         min(side, most) // multiple * multiple
         for side, most in zip(pixels.shape[:2], (_MOST_ROWS, _MOST_COLUMNS), strict=True)

@@ -1,4 +1,4 @@
-"""Judging the quantised graphs of a bundle on photographs that no range was measured on."""
+"""Judging the quantized graphs of a bundle on photographs that no range was measured on."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class FloatNetworks:
 
 @dataclass(frozen=True)
 class Damage:
-    """What a quantised graph costs.
+    """What a quantized graph costs.
 
     Attributes:
         value: what counts against the budget; the more, the worse. Of a bundle: the share of the labels that change
@@ -118,7 +118,7 @@ class Damage:
 
 
 class GraphJudge(Protocol):
-    """Scores quantised forms of one graph."""
+    """Scores quantized forms of one graph."""
 
     @property
     def measure(self) -> str:
@@ -128,7 +128,7 @@ class GraphJudge(Protocol):
         """Score a form of the graph.
 
         Args:
-            data: the serialised model.
+            data: the serialized model.
             weight_limit: see `open_session`.
         """
 
@@ -170,7 +170,7 @@ class BundleGraphJudge:
 
 
 class Judge:
-    """Scores quantised graphs against the float ones.
+    """Scores quantized graphs against the float ones.
 
     Args:
         networks: the float graphs.
@@ -192,7 +192,7 @@ class Judge:
 
         Args:
             graph: which one it replaces.
-            data: the serialised model.
+            data: the serialized model.
             weight_limit: see `open_session`.
         """
         session = Session(data, self._threads, where=_quantised(graph), weight_limit=weight_limit)
@@ -216,7 +216,7 @@ class Judge:
         """Score all graphs in a row, each fed by those before it, as the codec runs them.
 
         Args:
-            models: serialised model and weight limit of each graph.
+            models: serialized model and weight limit of each graph.
         """
         sessions = {
             name: Session(data, self._threads, where=_quantised(name), weight_limit=limit)
@@ -239,7 +239,7 @@ class Judge:
 
 
 def _quantised(graph: GraphName) -> str:
-    return f"the quantised graph '{graph}'"
+    return f"the quantized graph '{graph}'"
 
 
 def _psnr(image: Pixels, other: Pixels) -> float:

@@ -1,4 +1,4 @@
-"""What ONNX Runtime really runs: the kernel of every node of the optimised graph, and its time."""
+"""What ONNX Runtime really runs: the kernel of every node of the optimized graph, and its time."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 INT8_CONVOLUTION: Final = "QLinearConv"
-# What the optimiser and the profiler append to a node's name.
+# What the optimizer and the profiler append to a node's name.
 _APPENDED: Final = re.compile(r"(_nchwc|_token_\d+|_fused)+$")
 _CONVOLUTIONS: Final = frozenset({"Conv", "FusedConv", "ConvTranspose", INT8_CONVOLUTION})
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One node of the optimised graph.
+    """One node of the optimized graph.
 
     Attributes:
         node: name of the node of the graph as it was loaded.
@@ -46,7 +46,7 @@ def profile(
     """Run a graph and read the profile.
 
     Args:
-        data: the serialised model.
+        data: the serialized model.
         feeds: inputs by name.
         where: names the graph in messages.
         threads: threads per run.

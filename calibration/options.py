@@ -22,7 +22,7 @@ class Options:
     Attributes:
         images: folder of photographs, for bundles.
         count: how many samples ranges are measured on, at the most.
-        graphs: which graphs to quantise.
+        graphs: which graphs to quantize.
         ranges: the range method; None: the one whose output is nearest to the float graph's.
         rule: the scale rule.
         weight_bits: 7, or 8; with 7 the fast kernels of machines without VNNI are exact too.

@@ -1,4 +1,4 @@
-"""Judging quantised graphs by their outputs: the signal-to-quantization-noise ratio, or a metric of the user's."""
+"""Judging quantized graphs by their outputs: the signal-to-quantization-noise ratio, or a metric of the user's."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def load_metric(text: str) -> Metric:
 
 
 class OutputJudge:
-    """Scores a quantised graph by its outputs.
+    """Scores a quantized graph by its outputs.
 
     Without a metric, the damage is the power of the difference over the power of the float output, of the worst output:
     noise powers of layers add up, nearly, and 20 dB are 0.01. With one, it is the loss of the metric.
 
     Args:
-        data: the serialised float model.
+        data: the serialized float model.
         samples: inputs by name.
         threads: threads per run.
         where: names the graph in messages.

@@ -44,12 +44,12 @@ _WHOLE_MOVES: Final = frozenset({"DepthToSpace", "Reshape", "Transpose"})
 
 
 class NothingToQuantizeError(BundleError):
-    """A graph without a convolution that could be quantised."""
+    """A graph without a convolution that could be quantized."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What is quantised or left in float as a whole: a convolution, or the phases of an upsampled one.
+    """What is quantized or left in float as a whole: a convolution, or the phases of an upsampled one.
 
     Attributes:
         name: of the first convolution, or of the transposed one that it comes from.
@@ -80,10 +80,10 @@ class Plan:
     """Which values carry Q/DQ pairs.
 
     Attributes:
-        convolutions: Conv nodes with quantised weights.
+        convolutions: Conv nodes with quantized weights.
         pools: AveragePool nodes to be written as depthwise convolutions, with their weights.
-        groups: the quantised values.
-        float_readers: nodes that go on to read a quantised value's float original, by value.
+        groups: the quantized values.
+        float_readers: nodes that go on to read a quantized value's float original, by value.
     """
 
     convolutions: frozenset[str]
@@ -93,7 +93,7 @@ class Plan:
 
     @property
     def values(self) -> list[str]:
-        """All quantised values."""
+        """All quantized values."""
         return [value for group in self.groups for value in group.values]
 
 
@@ -105,10 +105,10 @@ class Placement:
         where: names it in messages.
 
     Attributes:
-        layers: what can be quantised.
+        layers: what can be quantized.
 
     Raises:
-        NothingToQuantizeError: the graph has no convolution that could be quantised.
+        NothingToQuantizeError: the graph has no convolution that could be quantized.
     """
 
     def __init__(self, graph: Graph, where: str) -> None:
@@ -118,11 +118,11 @@ class Placement:
         self.layers = self._find_layers()
         if not self.layers:
             raise NothingToQuantizeError(
-                f"{where} has no two-dimensional convolution with constant float32 weights: nothing to quantise"
+                f"{where} has no two-dimensional convolution with constant float32 weights: nothing to quantize"
             )
 
     def _find_layers(self) -> list[Layer]:
-        """All convolutions that can be quantised; those that share input and output scale make one layer."""
+        """All convolutions that can be quantized; those that share input and output scale make one layer."""
         usable = [node for node in self.graph.nodes if self._is_usable(node)]
         plan = self.plan([Layer(node.name, (node.name,)) for node in usable])
         group_of = {value: i for i, group in enumerate(plan.groups) for value in group.values}
@@ -136,7 +136,7 @@ class Placement:
         return node.op_type == "Conv" and self.hindrance(node) is None
 
     def hindrance(self, node: NodeProto) -> str | None:
-        """Why a heavy node cannot be quantised; None if it can."""
+        """Why a heavy node cannot be quantized; None if it can."""
         if node.op_type not in {"Conv", "ConvTranspose"}:
             return f"a {node.op_type}: only convolutions are quantized"
         if node.op_type == "ConvTranspose":
@@ -175,7 +175,7 @@ class Placement:
         return found
 
     def stored(self, value: str) -> str:
-        """Where a computed value is quantised: behind the ReLU or ReLU6 that alone reads it, if there is one."""
+        """Where a computed value is quantized: behind the ReLU or ReLU6 that alone reads it, if there is one."""
         readers = self.graph.readers.get(value, [])
         if len(readers) == 1 and self.is_rectifier(readers[0]) and value not in self.graph.outputs:
             return str(readers[0].output[0])
@@ -253,7 +253,7 @@ class Placement:
         wanted: set[str],
         pools: dict[str, Floats],
     ) -> set[str]:
-        """What becomes quantised because of one node."""
+        """What becomes quantized because of one node."""
         output = node.output[0]
         if node.op_type == "Concat":
             inputs = set(node.input)

@@ -1,4 +1,4 @@
-"""Bringing anybody's graph into the form that calibration works on: constants as initializers, folded normalisation."""
+"""Bringing anybody's graph into the form that calibration works on: constants as initializers, folded normalization."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def prepare(data: bytes, where: str) -> Graph:
     """A float graph that equals a model in real arithmetic.
 
     Args:
-        data: a serialised model.
+        data: a serialized model.
         where: names it in messages.
 
     Raises:
-        UsageError: it is quantised already, or of an operator set that has no quantisation by axis and cannot be
+        UsageError: it is quantized already, or of an operator set that has no quantization by axis and cannot be
             converted.
     """
     graph = Graph.parse(data, where)
@@ -80,7 +80,7 @@ def _constant(graph: Graph, node: NodeProto) -> npt.NDArray[Any] | None:
 
 
 def _fold_normalisations(graph: Graph) -> None:
-    """Fold batch normalisations into the convolutions that they alone read."""
+    """Fold batch normalizations into the convolutions that they alone read."""
     kept: list[NodeProto] = []
     for node in graph.nodes:
         source = graph.producers.get(node.input[0]) if node.op_type == "BatchNormalization" else None
@@ -100,7 +100,7 @@ def _fold_normalisations(graph: Graph) -> None:
 
 
 def _folded(graph: Graph, source: NodeProto, node: NodeProto) -> tuple[Floats, Floats] | None:
-    """Weight and bias of a convolution with the normalisation behind it; None where it cannot be folded."""
+    """Weight and bias of a convolution with the normalization behind it; None where it cannot be folded."""
     if source.op_type not in {"Conv", "ConvTranspose"} or source.output[0] in graph.outputs:
         return None
     if len(graph.readers.get(source.output[0], [])) != 1 or len([name for name in node.output if name]) != 1:

@@ -31,7 +31,7 @@ def threshold(histogram: Histogram, method: RangeMethod, levels: int = LARGEST) 
     Args:
         histogram: of the value, or of all values that share a scale.
         method: `minmax`: the largest magnitude seen; `percentile`: the smallest one that 99.99 % of the values do not
-            exceed; `entropy`: the least Kullback-Leibler divergence between the values and their quantised form, by
+            exceed; `entropy`: the least Kullback-Leibler divergence between the values and their quantized form, by
             onnxruntime.quantization; `mse`: the least mean squared error of rounding and clipping.
         levels: the integer that the threshold becomes.
 

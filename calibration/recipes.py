@@ -1,4 +1,4 @@
-"""The choice of a recipe: range method, bias correction, equalisation."""
+"""The choice of a recipe: range method, bias correction, equalization."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Prepared:
     Attributes:
         base: the graph before.
         placement: of the graph in these forms.
-        statistics: of all values that could be quantised.
+        statistics: of all values that could be quantized.
         cached: the statistics were not measured but read.
         kept_transposed: why each transposed convolution that is left was left.
-        equalised_regions: regions of `base` whose channels were equalised; 0: it is the subject's graph as it is.
+        equalised_regions: regions of `base` whose channels were equalized; 0: it is the subject's graph as it is.
     """
 
     base: Graph
@@ -40,11 +40,11 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Variant:
-    """One recipe tried on a whole graph, all layers quantised.
+    """One recipe tried on a whole graph, all layers quantized.
 
     Attributes:
         prepared: the graph.
-        recipe: how it was quantised.
+        recipe: how it was quantized.
         damage: on a few photographs.
     """
 
@@ -77,7 +77,7 @@ class Choice:
 
 
 def choose_recipe(subject: Subject) -> Choice:
-    """Try range methods, bias correction and equalisation; each is taken if the output comes nearer to float's.
+    """Try range methods, bias correction and equalization; each is taken if the output comes nearer to float's.
 
     Raises:
         VerificationError: the exact int8 forms are not exact.
@@ -108,7 +108,7 @@ def choose_recipe(subject: Subject) -> Choice:
 
 
 def _prepare(subject: Subject, graph: Graph, regions: int) -> Prepared:
-    """Write exact int8 forms, and measure all values that could be quantised."""
+    """Write exact int8 forms, and measure all values that could be quantized."""
     lowered = graph.copy()
     kept = lower_transposed(lowered)
     interleave_channels_last(lowered)

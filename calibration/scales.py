@@ -1,4 +1,4 @@
-"""Scale rules: from a range to the scale of a quantisation whose zero point is fixed.
+"""Scale rules: from a range to the scale of a quantization whose zero point is fixed.
 
 x is stored as round(x / scale), half to even, and clipped: to -128..127, or to 0..255 for values that are never
 negative and go to a CPU. Weights leave -128 out.
@@ -86,7 +86,7 @@ class QuantisedWeight:
 
 
 def quantise_weight(rule: ScaleRule, weight: Floats, limit: int, what: str) -> QuantisedWeight:
-    """Quantise a weight symmetrically, with one scale per output channel.
+    """Quantize a weight symmetrically, with one scale per output channel.
 
     Args:
         rule: the scale rule.

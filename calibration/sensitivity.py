@@ -20,7 +20,7 @@ _TELLING: Final = 0.02
 
 @dataclass(frozen=True)
 class Trial:
-    """One layer quantised alone.
+    """One layer quantized alone.
 
     Attributes:
         layer: which.
@@ -50,9 +50,9 @@ class Decision:
     """What becomes of the layers.
 
     Attributes:
-        int8: these are quantised.
+        int8: these are quantized.
         reasons: why each of the others stays in float, by name.
-        damage: of all the quantised ones together.
+        damage: of all the quantized ones together.
     """
 
     int8: tuple[Layer, ...]
@@ -80,7 +80,7 @@ def decide(
 
     Args:
         trials: of all layers.
-        budget: damage that all quantised layers together may do.
+        budget: damage that all quantized layers together may do.
         judge: scores a choice of layers.
         time_decides: leave out layers whose int8 kernels are clearly slower here.
         text: a damage in words.

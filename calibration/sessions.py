@@ -19,7 +19,7 @@ class Session:
     """A model, loaded on the CPU.
 
     Args:
-        data: the serialised model.
+        data: the serialized model.
         threads: threads per run.
         where: names the model in messages.
         weight_limit: see `open_session`.

@@ -27,8 +27,8 @@ class Calibrated:
     """One graph.
 
     Attributes:
-        data: the serialised model; the float one where no layer is quantised.
-        int8: whether it is quantised.
+        data: the serialized model; the float one where no layer is quantized.
+        int8: whether it is quantized.
         report: as plain JSON types.
     """
 
@@ -44,7 +44,7 @@ def calibrate_graph(subject: Subject) -> Calibrated:
         subject: the graph, with the data and the judge.
 
     Raises:
-        NothingToQuantizeError: it has no convolution that could be quantised.
+        NothingToQuantizeError: it has no convolution that could be quantized.
         DataError: what it makes of the photographs has no ranges.
         VerificationError: its exact int8 forms are not exact.
     """

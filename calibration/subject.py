@@ -30,7 +30,7 @@ class Work:
     Attributes:
         bundle: of float graphs.
         seen: photographs that ranges are measured on.
-        judged: others, on which the quantised graphs are judged.
+        judged: others, on which the quantized graphs are judged.
         options: how to calibrate.
         networks: the float graphs, loaded.
         tick: gets short lines on the progress, many of them.
@@ -51,13 +51,13 @@ class Subject:
     Attributes:
         name: of the graph.
         where: its file, for messages.
-        data: the serialised float model.
+        data: the serialized float model.
         graph: the same.
         seen: its inputs on the photographs that ranges are measured on.
         judged: its inputs on those that it is judged on.
         judge: scores it on all of these.
         quick_judge: scores it on a few: layer by layer there are many runs.
-        budget: damage that all quantised layers together may do, see `judge.Damage.value`.
+        budget: damage that all quantized layers together may do, see `judge.Damage.value`.
         options: how to calibrate.
         tick: gets short lines on the progress.
         alone: it is no part of a bundle: what is excluded must be found in it.
@@ -81,7 +81,7 @@ class Subject:
         """A graph of a bundle.
 
         Raises:
-            BundleError: it is quantised already, or has nothing to quantise.
+            BundleError: it is quantized already, or has nothing to quantize.
         """
         options = work.options
         where, data = str(work.bundle.graph_path(name)), work.bundle.read_graph(name)
@@ -105,7 +105,7 @@ class Subject:
         )
 
     def weight_limit(self, made: Quantised) -> int | None:
-        """What `open_session` is to know of a graph: nothing if no layer is quantised."""
+        """What `open_session` is to know of a graph: nothing if no layer is quantized."""
         return self.options.weight_limit if made.weights else None
 
     def profile(self, data: bytes, runs: int, weight_limit: int | None) -> list[Kernel]:
@@ -122,7 +122,7 @@ class Subject:
     def score(
         self, placement: Placement, layers: Sequence[Layer], recipe: Recipe, *, quick: bool = False
     ) -> Damage:
-        """Quantise some layers and score the graph.
+        """Quantize some layers and score the graph.
 
         Args:
             placement: of the graph in int8 forms.

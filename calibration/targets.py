@@ -1,4 +1,4 @@
-"""What a quantised graph is written for."""
+"""What a quantized graph is written for."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _TELLABLE: Final = 0.02
 
 
 def try_layers(subject: Subject, variant: Variant) -> list[Trial]:
-    """Time all layers in both forms, and score each one quantised alone.
+    """Time all layers in both forms, and score each one quantized alone.
 
     Args:
         subject: the graph.

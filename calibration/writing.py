@@ -29,7 +29,7 @@ LARGEST_UNSIGNED: Final = 255
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a graph is quantised, its layers aside.
+    """How a graph is quantized, its layers aside.
 
     Attributes:
         ranges: of the values.
@@ -52,14 +52,14 @@ class Recipe:
 
 @dataclass
 class Quantised:
-    """A quantised graph and what was written into it.
+    """A quantized graph and what was written into it.
 
     Attributes:
         graph: with Q/DQ pairs.
-        scales: of each quantised value.
-        bounds: of each quantised value, the integers that it is clipped to, without their zero point.
-        histograms: of what shares the scale of each quantised value.
-        weights: of each quantised convolution.
+        scales: of each quantized value.
+        bounds: of each quantized value, the integers that it is clipped to, without their zero point.
+        histograms: of what shares the scale of each quantized value.
+        weights: of each quantized convolution.
     """
 
     graph: Graph
@@ -103,7 +103,7 @@ def quantise(placement: Placement, plan: Plan, recipe: Recipe) -> Quantised:
             continue
         for i, name in enumerate(node.input):
             if name in result.scales and node.name not in plan.float_readers.get(name, ()):
-                # A shape is the same of the integers, and needs no dequantised copy.
+                # A shape is the same of the integers, and needs no dequantized copy.
                 node.input[i] = f"{name}.int8" if node.op_type == "Shape" else f"{name}.dequantised"
     graph.replace_nodes(nodes)
     return result
@@ -159,7 +159,7 @@ def _pair(graph: Graph, value: str, scale: np.float32, zero: str) -> list[NodePr
 
 
 def _weight(result: Quantised, node: NodeProto, recipe: Recipe) -> NodeProto:
-    """Quantise a convolution's weight and correct its bias; return the DQ node of the weight."""
+    """Quantize a convolution's weight and correct its bias; return the DQ node of the weight."""
     graph = result.graph
     weight = graph.constant(node.input[1])
     assert weight is not None

@@ -47,7 +47,7 @@ _OF_UINT8: Final = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
 
 @dataclass(frozen=True)
 class Profile:
-    """Image sizes of one optimisation profile, each as (N, height, width).
+    """Image sizes of one optimization profile, each as (N, height, width).
 
     Attributes:
         least: smallest.
@@ -202,7 +202,7 @@ def bridge_casts(data: bytes) -> bytes:
     TensorRT documents no other conversions of uint8 (`DataType::kUINT8`); labels are cast to whole numbers and back.
 
     Args:
-        data: a serialised ONNX model.
+        data: a serialized ONNX model.
     """
     model = ir.from_proto(_proto(data))
     graph = model.graph
@@ -228,17 +228,17 @@ def build_plan(
     options: Options,
     progress: Callable[[str], Any] | None = None,
 ) -> bytes:
-    """Build an engine from a serialised ONNX model.
+    """Build an engine from a serialized ONNX model.
 
     Args:
         trt: the product's module, see `load_product`.
         data: the model, with the types that the engine is to have.
-        profiles: for each optimisation profile, smallest, best and largest shape of each input.
+        profiles: for each optimization profile, smallest, best and largest shape of each input.
         options: how to build.
         progress: gets lines while the build runs.
 
     Returns:
-        The serialised engine.
+        The serialized engine.
 
     Raises:
         BackendError: the product refuses the graph, or would compute other numbers than it.
@@ -322,7 +322,7 @@ def profiles_of(
     sizes: Sequence[Profile] = (),
     bundle: Bundle | None = None,
 ) -> list[dict[str, Shapes]]:
-    """The optimisation profiles of a graph.
+    """The optimization profiles of a graph.
 
     Args:
         model: the graph.

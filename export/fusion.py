@@ -564,7 +564,7 @@ def fuse_measured(
 ) -> tuple[ir.Model, Report]:
     """Rewrite the octave convolutions of a graph as this machine's ONNX Runtime runs it fastest.
 
-    Forms are measured place by place first. What surrounds a place counts too, above all the layout that its neighbours
+    Forms are measured place by place first. What surrounds a place counts too, above all the layout that its neighbors
     leave and expect; so the whole graph is measured with those forms, with the cost model's, and as it was, and
     the fastest is taken.
 

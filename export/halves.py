@@ -125,7 +125,7 @@ def write_half(
 
 
 def half_graph(data: bytes, kind: Half) -> bytes:
-    """A serialised float32 graph, cast to half precision and serialised again."""
+    """A serialized float32 graph, cast to half precision and serialized again."""
     import onnx
 
     model = to_half(ir.from_proto(onnx.load_model_from_string(data)), kind)

@@ -53,7 +53,7 @@ def measure(
     ONNX Runtime takes memory in steps, some 10 % to either side of a straight line: the mean of the sizes counts.
 
     Args:
-        data: the serialised graph.
+        data: the serialized graph.
         name: which graph.
         label_scale: S.
         multiple: what sides must be multiples of.

@@ -3,7 +3,7 @@
 A dimension of a value is a product of factors, the outermost first: an axis of the source, or a repetition, along which
 nothing changes. `Unsqueeze` adds a dimension without factors, `Tile` and `Expand` put a repetition before what is
 there, `Transpose` orders dimensions anew, `Reshape` leaves the sequence of all factors as it is and cuts it elsewhere.
-So a doubling that is written in such operators is recognised whatever their order, and proved for every size.
+So a doubling that is written in such operators is recognized whatever their order, and proved for every size.
 """
 
 from __future__ import annotations

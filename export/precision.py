@@ -1,9 +1,9 @@
-"""Casting graphs to half precision, and checking quantised ones, for strongly typed builders.
+"""Casting graphs to half precision, and checking quantized ones, for strongly typed builders.
 
 TensorRT 11 takes the types of the graph as they are: FP16 is a cast in the graph. The convolutions between the first
 and the last one run in half precision; what stands before (pixels to floats, the upsampled base) and behind (the sum
-with the base, rounding, argmax) stays in float32, where half precision would cost grey levels. uint8 inputs and
-outputs stay uint8. Of a quantised graph, what stands between its int8 layers can run in half precision in the same way.
+with the base, rounding, argmax) stays in float32, where half precision would cost gray levels. uint8 inputs and
+outputs stay uint8. Of a quantized graph, what stands between its int8 layers can run in half precision in the same way.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ def to_half(model: ir.Model, kind: Half) -> ir.Model:
         kind: `fp16` or `bf16`.
 
     Raises:
-        UsageError: nothing to cast, the model is quantised, or a weight is beyond the range of float16.
+        UsageError: nothing to cast, the model is quantized, or a weight is beyond the range of float16.
     """
     if is_quantised(model):
-        raise UsageError(f"the graph {model.graph.name} is quantised; build it with --precision int8")
+        raise UsageError(f"the graph {model.graph.name} is quantized; build it with --precision int8")
     return _cast_heavy(model, kind)
 
 
 def rest_to_half(model: ir.Model, kind: Half) -> ir.Model:
-    """A copy of a quantised model that computes in half precision what it does not in int8.
+    """A copy of a quantized model that computes in half precision what it does not in int8.
 
     Scales are rounded to half precision where a DQ gives it, which changes a value by 1 in 2048 at the most (`fp16`).
 
@@ -86,7 +86,7 @@ def _cast_heavy(model: ir.Model, kind: Half) -> ir.Model:
     if not heavy:
         raise UsageError(f"the graph {graph.name} has nothing that gains from {kind}")
     region = _reached(heavy, forward=True) & _reached(heavy, forward=False)
-    # What comes in as int8, weights too, is dequantised to the precision that it is read in.
+    # What comes in as int8, weights too, is dequantized to the precision that it is read in.
     region |= {
         node
         for node in graph
@@ -174,7 +174,7 @@ def _widen_outside(graph: ir.Graph, node: ir.Node, value: ir.Value, region: set[
 
 
 def is_quantised(model: ir.Model) -> bool:
-    """Whether the graph has explicit quantisation."""
+    """Whether the graph has explicit quantization."""
     return any(node.op_type in _QUANTISING for node in model.graph)
 
 
@@ -190,7 +190,7 @@ def require_buildable(model: ir.Model, precision: str) -> None:
     """
     int8 = precision in {"int8", "int8-fp16"}
     if is_quantised(model) and not int8:
-        raise UsageError(f"the graph is quantised (Q/DQ); build it with --precision int8, not {precision}")
+        raise UsageError(f"the graph is quantized (Q/DQ); build it with --precision int8, not {precision}")
     if int8 and not is_quantised(model):
         raise UsageError(
             "INT8 needs a graph with Q/DQ nodes: `oslic calibrate --target tensorrt` makes one of this"
@@ -209,7 +209,7 @@ def _require_symmetric(node: ir.Node) -> None:
     zero = node.inputs[2] if len(node.inputs) > 2 else None
     if zero is None:
         if node.op_type == "QuantizeLinear" and node.attributes.get_int("output_dtype", 0) == 0:
-            raise UsageError(f"{name} quantises to uint8 by default; TensorRT takes it as int8: make it int8")
+            raise UsageError(f"{name} quantizes to uint8 by default; TensorRT takes it as int8: make it int8")
         return
     if zero.const_value is None:
         raise UsageError(f"the zero point of {name} is computed; TensorRT needs a constant")
@@ -219,6 +219,6 @@ def _require_symmetric(node: ir.Node) -> None:
             "with --target tensorrt"
         )
     if zero.const_value.dtype == ir.DataType.INT32:
-        raise UsageError(f"{name} dequantises an int32 bias; TensorRT refuses it: keep biases in float32")
+        raise UsageError(f"{name} dequantizes an int32 bias; TensorRT refuses it: keep biases in float32")
     if np.any(zero.const_value.numpy() != 0):
-        raise UsageError(f"the zero point of {name} is not 0; TensorRT has only symmetric quantisation")
+        raise UsageError(f"the zero point of {name} is not 0; TensorRT has only symmetric quantization")

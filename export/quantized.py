@@ -81,7 +81,7 @@ def without_quantization(model: ir.Model) -> ir.Model | None:
 
 
 def int8_form(model: ir.Model) -> ir.Model | None:
-    """The int8 form of a graph of integers, whose form for CPUs is uint8 (docs/concepts/exactness.md): the same function.
+    """The int8 form of a graph of integers in the uint8 form: the same function (docs/concepts/exactness.md).
 
     Values of either sign lose the 128 that uint8 adds to them. Those that are never negative end at 127 in both, by a
     clip of the integers in uint8, which falls away.

@@ -29,7 +29,7 @@ class Source:
 
     Attributes:
         name: name of the configuration.
-        graphs: the modules, uint8 in and out, with the inputs that `docs/CONTRIBUTING.md` lists.
+        graphs: the modules, uint8 in and out, with the inputs that docs/reference/bundle.md lists.
         classes: the K classes of the label map.
         levels: L.
         label_scale: S.

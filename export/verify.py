@@ -143,7 +143,7 @@ def run(
     """Run a model with ONNX Runtime on the CPU.
 
     Args:
-        model: a serialised ONNX model, or the name of its file.
+        model: a serialized ONNX model, or the name of its file.
         feeds: inputs by name.
         outputs: names of the outputs wanted; None: all.
         threads: threads to use.

@@ -73,7 +73,7 @@ class Checkpoint:
     Attributes:
         config: configuration of the networks.
         state: weights by name, float32.
-        provenance: where they come from: data, licence, command, revision and the like (plain JSON types).
+        provenance: where they come from: data, license, command, revision and the like (plain JSON types).
         scores: what they reached (plain JSON types).
     """
 
@@ -150,7 +150,7 @@ def write(
     Args:
         folder: where to; made if absent. Older weights in it are replaced.
         checkpoint: what to write, of any configuration.
-        dtype: type of the stored weights. Statistics of batch normalisations stay float32.
+        dtype: type of the stored weights. Statistics of batch normalizations stay float32.
 
     Returns:
         The files written.
@@ -211,7 +211,7 @@ def _finite(value: Any) -> Any:
 
 
 def _halved(name: str) -> bool:
-    """Whether a tensor may be stored as float16: statistics of batch normalisations may not."""
+    """Whether a tensor may be stored as float16: statistics of batch normalizations may not."""
     return "running_" not in name
 
 

@@ -41,7 +41,7 @@ def create(config: ModelConfig | str, seed: int) -> CodecNetworks:
     """Networks with random weights, the same for the same seed; in evaluation mode.
 
     The heads of ComNet and GNet get small random weights instead of training's zeros, and the batch
-    normalisations random statistics, so that every layer matters in a test.
+    normalizations random statistics, so that every layer matters in a test.
 
     Args:
         config: a configuration or the name of a preset.

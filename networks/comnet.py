@@ -91,7 +91,7 @@ class ComNet(nn.Module):
             features = block(features)
         correction: Tensor = self.head(features).high * (self.levels * HEAD_GAIN)
         if self.skip:
-            # Grey level v stands for [v, v+1)/256; level q for [q, q+1)/L: centres map to centres.
+            # Gray level v stands for [v, v+1)/256; level q for [q, q+1)/L: centers map to centers.
             offset = self.levels / 512 - 0.5
             return correction + (F.avg_pool2d(x, 8) * float(self.levels) + offset)
         return correction + (0.5 * self.levels - 0.5)

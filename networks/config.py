@@ -195,7 +195,7 @@ class GNetConfig:
         head_kernel: kernel size of the head, odd. The head gives 3 channels for each pixel that one position
             of its input stands for; depth-to-space spreads them.
         mix: a learned 3x3 matrix mixes the channels of the compact image before its upsampling: those that carry
-            detail need not show as colour.
+            detail need not show as color.
     """
 
     entry_scale: int

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class PatchDiscriminator(nn.Module):
-    """4x4 convolutions with LeakyReLU 0.2, as in pix2pixHD (Wang et al., CVPR 2018), without normalisation.
+    """4x4 convolutions with LeakyReLU 0.2, as in pix2pixHD (Wang et al., CVPR 2018), without normalization.
 
     Args:
         channels_in: channels of the input.
@@ -67,7 +67,7 @@ class DNet(nn.Module):
         """Judge an image.
 
         Args:
-            image: float, N x 3 x H x W, grey levels / 256.
+            image: float, N x 3 x H x W, gray levels / 256.
             labels: uint8 or int64, N x H/label_scale x W/label_scale.
 
         Returns:

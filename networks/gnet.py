@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 HEAD_GAIN: Final = 0.25
-"""Gain behind the head, in units of 256 grey levels, for the reason that ComNet's has."""
+"""Gain behind the head, in units of 256 gray levels, for the reason that ComNet's has."""
 
 
 class OctUpsample(nn.Module):
@@ -105,11 +105,11 @@ class GNet(nn.Module):
         """From levels to colors without the network: what the correction is added to, before it is upsampled.
 
         Returns:
-            3 x 4; times the three levels of a position and 1 it gives the color, in grey levels.
+            3 x 4; times the three levels of a position and 1 it gives the color, in gray levels.
         """
         matrix = torch.eye(3) if self.mix is None else self.mix.weight[:, :, 0, 0].detach().cpu().float()
         gain = 256.0 / self.levels
-        # As in `forward`: the center of a level, less half a grey level; the mix turns about mid-grey.
+        # As in `forward`: the center of a level, less half a gray level; the mix turns about mid-grey.
         center = torch.full((3,), 0.5 / self.levels - 1.0 / 512.0 - 0.5)
         offset = 256.0 * (matrix @ center + 0.5)
         rows = [[float(gain * matrix[i, j]) for j in range(3)] for i in range(3)]
@@ -123,7 +123,7 @@ class GNet(nn.Module):
             labels: uint8 or int64, N x H/label_scale x W/label_scale, values 0..K-1.
 
         Returns:
-            float, N x 3 x H x W, grey levels / 256, not clipped.
+            float, N x 3 x H x W, gray levels / 256, not clipped.
         """
         scaled = compact * (1.0 / self.levels)
         x = scaled - 0.5
@@ -141,7 +141,7 @@ class GNet(nn.Module):
         correction: Tensor = self.head(features).high * HEAD_GAIN
         if self.head_scale > 1:
             correction = F.pixel_shuffle(correction, self.head_scale)
-        # Centre of level q: (q + 1/2) / L, minus half a grey level.
+        # Center of level q: (q + 1/2) / L, minus half a gray level.
         centred = scaled + (0.5 / self.levels - 1.0 / 512.0)
         if self.mix is not None:
             centred = self.mix(centred - 0.5) + 0.5

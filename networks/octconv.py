@@ -234,7 +234,7 @@ class FusedOctConv2d(nn.Module):
 
 
 class OctBatchNorm2d(nn.Module):
-    """Batch normalisation of both rates, each with its own statistics.
+    """Batch normalization of both rates, each with its own statistics.
 
     Args:
         channels: channels of both rates together.
@@ -248,7 +248,7 @@ class OctBatchNorm2d(nn.Module):
         self.low = nn.BatchNorm2d(low) if low else None
 
     def forward(self, x: Octave) -> Octave:
-        """Normalise; shapes stay as they are."""
+        """Normalize; shapes stay as they are."""
         if self.low is None or x.low is None:
             return Octave(self.high(x.high), x.low)
         return Octave(self.high(x.high), self.low(x.low))
@@ -276,7 +276,7 @@ class OctResidualBlock(nn.Module):
         self.first = OctConv2d(channels, channels, alpha_in=alpha, alpha_out=alpha, lh_order=lh_order)
         self.second = OctConv2d(channels, channels, alpha_in=alpha, alpha_out=alpha, lh_order=lh_order)
         self.activation = OctReLU()
-        # Without normalisation a stack of blocks must start close to the identity, or its features grow with depth.
+        # Without normalization a stack of blocks must start close to the identity, or its features grow with depth.
         for path in (self.second.hh, self.second.lh, self.second.hl, self.second.ll):
             if path is not None:
                 with torch.no_grad():

@@ -33,7 +33,7 @@ _PSNR: Final = (
 
 
 def expected_errors() -> Tensor:
-    """Root of the mean squared error that is to be expected at each quality, grey levels / 256: float (101,)."""
+    """Root of the mean squared error that is to be expected at each quality, gray levels / 256: float (101,)."""
     table = []
     for quality in range(MAX_QUALITY + 1):
         right = next(i for i, (at, _) in enumerate(_PSNR) if at >= quality and i > 0)
@@ -83,12 +83,12 @@ class RefineNet(nn.Module):
         """The refined picture before its rounding.
 
         Args:
-            decoded: x', N x 3 x H x W, grey levels / 256; H and W even.
+            decoded: x', N x 3 x H x W, gray levels / 256; H and W even.
             estimate: e, likewise; x' where the picture was coded without its layers.
             settings: int64, N x 2: the quality, 0..100, and 1 if the residual was tuned for the eye, else 0.
 
         Returns:
-            N x 3 x H x W, grey levels / 256, not clipped.
+            N x 3 x H x W, gray levels / 256, not clipped.
         """
         parts = [F.pixel_unshuffle(decoded - 0.5, 2), F.pixel_unshuffle(4.0 * (estimate - decoded), 2)]
         n, _, height, width = parts[0].shape

@@ -25,7 +25,7 @@ _EFFICIENTNET_EPSILON = 1e-3
 
 
 class ConvUnit(nn.Module):
-    """3x3 convolution, batch normalisation, ReLU; optionally the input is added before the ReLU.
+    """3x3 convolution, batch normalization, ReLU; optionally the input is added before the ReLU.
 
     Args:
         channels_in: channels of the input.

@@ -22,7 +22,7 @@ _FRAMES: Final = frozenset({_FRAME_HEADER, _FRAME})
 # Matrix coefficients (ITU-T H.273): 5 and 6 are the same.
 _UNSPECIFIED: Final = 2
 _BT601: Final = frozenset({_UNSPECIFIED, 5, 6})
-# Colour primaries BT.709, transfer sRGB, matrix BT.601, full range (ITU-T H.273): what Pillow writes.
+# Color primaries BT.709, transfer sRGB, matrix BT.601, full range (ITU-T H.273): what Pillow writes.
 _NCLX: Final = struct.pack(">4sHHHB", b"nclx", 1, 13, 6, 0x80)
 
 

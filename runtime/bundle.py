@@ -179,7 +179,7 @@ class Manifest:
         license: terms of the weights.
         graphs: the graph files; of the kind `oslic` all of `GRAPH_NAMES` but for those of `OPTIONAL_GRAPHS`.
         preview: a 3 x 4 matrix; times the levels of a position of the compact image and 1 it gives the position's
-            color, in grey levels: a picture of 1/8 of the size without a network.
+            color, in gray levels: a picture of 1/8 of the size without a network.
         kind: of codec: `oslic`, or one that a package registers (docs/guides/codecs.md).
         package: distribution that brings another kind; "": this one.
         settings: what another kind has to say, plain JSON types.
@@ -188,7 +188,7 @@ class Manifest:
         exact: whether `synthesise`, and `refine` where there is one, give the same on every machine.
         provenance: where the weights come from: checkpoint, data, scores, command, revision.
         tools: versions of what exported the bundle.
-        quantization: settings of a quantised bundle, whose scales are in its graphs; None for others.
+        quantization: settings of a quantized bundle, whose scales are in its graphs; None for others.
         coarseness: least quality and coarseness of the compact images that the networks were trained for, qualities
             ascending; below the first one it is 1. See `runtime.codec.coarseness`.
         refinement: SHA-256 of what defines `refine`, 64 hexadecimal digits; None exactly where there is no such graph.
@@ -517,7 +517,12 @@ def _require_number(value: Any, what: str) -> None:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: a folder with a checked manifest. Graph files are read when they are asked for."""
+    """An opened bundle: a folder with a checked manifest. Graph files are read when they are needed.
+
+    Attributes:
+        path: the folder.
+        manifest: what the bundle says of itself.
+    """
 
     path: Path
     manifest: Manifest
@@ -543,7 +548,7 @@ class Bundle:
         return bundle
 
     def graph_path(self, name: GraphName) -> Path:
-        """Return the path of a graph file, not checked."""
+        """Return the path of a graph file. The file is not checked."""
         return self.path / self.manifest.graphs[name].file
 
     def read_file(self, name: str) -> bytes:

@@ -72,7 +72,7 @@ class EngineInfo:
         precision: one of `PRECISIONS`.
         gpu: compute capability that it was built for, such as `9.0`; `8.0+` for that and all later ones; `any` if
             the product compiles on the target.
-        profiles: for each optimisation profile, the smallest, best and largest shape of each input.
+        profiles: for each optimization profile, the smallest, best and largest shape of each input.
         version_compatible: later versions of the product load it too.
         stripped: it holds no weights; they are taken from the graph when it is loaded.
         optimization_level: the builder's.

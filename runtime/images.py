@@ -103,7 +103,7 @@ def decode_image(
 ) -> Picture:
     """Decode an image file's bytes.
 
-    EXIF orientation is applied; palette images become the colours they show; gray stays gray; alpha is kept. Of the
+    EXIF orientation is applied; palette images become the colors they show; gray stays gray; alpha is kept. Of the
     pictures that a camera puts into one JPEG file (MPO: previews, gain maps, second views), the first is taken.
 
     Args:
@@ -320,7 +320,7 @@ def _picture(
     icc = bytes(turned.info.get("icc_profile") or b"")
     wanted = b"GRAY" if pixels.ndim == 2 or pixels.shape[2] == 2 else b"RGB "
     if icc and icc[16:20] in _PROFILE_SPACES - {wanted}:
-        # PNG forbids it, and viewers ignore it or show wrong colours.
+        # PNG forbids it, and viewers ignore it or show wrong colors.
         kind = icc[16:20].decode("ascii").strip()
         notes.append(
             f"its {kind} profile does not fit {'gray' if wanted == b'GRAY' else 'RGB'} pixels: left out"

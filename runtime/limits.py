@@ -91,15 +91,15 @@ def _number_behind(file: Path, word: str, unit: int) -> int | None:
 
 @dataclass(frozen=True)
 class Limits:
-    """What is refused before it costs anything.
+    """Sizes beyond which input is refused, before memory is allocated for it.
 
     Attributes:
-        pixels: width times height of an image.
-        stream_bytes: length of a stream, and of each of its sections.
-        sections: number of sections of a stream.
-        tiles: number of tiles of a stream.
-        metadata_bytes: length of a profile or another block of metadata.
-        memory: bytes that the process may take; half of what is free when the limits are made.
+        pixels: most pixels of an image, width times height.
+        stream_bytes: most bytes of a stream, and of each of its sections.
+        sections: most sections of a stream.
+        tiles: most tiles of a stream.
+        metadata_bytes: most bytes of a profile or another block of metadata.
+        memory: most bytes that the process may use; by default half of what is free when the limits are made.
     """
 
     pixels: int = 64_000_000
@@ -111,7 +111,7 @@ class Limits:
 
     @property
     def image_bytes(self) -> int:
-        """Bytes of an image file: 4 samples of 16 bits a pixel, uncompressed, and metadata."""
+        """Most bytes of an image file: 4 samples of 16 bits per pixel, uncompressed, and metadata."""
         return self.pixels * 8 + 4 * self.metadata_bytes
 
     def check_pixels(self, width: int, height: int) -> None:
@@ -126,10 +126,10 @@ class Limits:
         """Raise LimitError if an image would need more memory than the limit, naming a size that fits.
 
         Args:
-            width: of the image.
-            height: of the image.
-            use: what the work takes.
-            multiple: sides are extended to multiples of it.
+            width: of the image, in pixels.
+            height: of the image, in pixels.
+            use: memory that the work takes by size.
+            multiple: number that sides are extended to multiples of.
         """
         padded = [-(-side // multiple) * multiple for side in (width, height)]
         need = use.for_picture(padded[0], padded[1])

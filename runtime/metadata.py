@@ -17,7 +17,7 @@ MOST: Final = (1 << 31) - 1
 
 
 class Unit(enum.IntEnum):
-    """What a resolution is counted by."""
+    """Unit of length of a resolution."""
 
     ASPECT = 0
     """No length: only the proportion of a pixel's sides is known."""
@@ -31,9 +31,9 @@ class Resolution:
     """Pixels per unit of length.
 
     Attributes:
-        x: across, 1..2^31 - 1.
-        y: down, 1..2^31 - 1.
-        unit: of length.
+        x: pixels per unit across, 1..2^31 - 1.
+        y: pixels per unit down, 1..2^31 - 1.
+        unit: unit of length; `ASPECT`: only the proportion of x and y is known.
     """
 
     x: int
@@ -42,13 +42,13 @@ class Resolution:
 
     @property
     def per_meter(self) -> tuple[int, int]:
-        """Across and down, rounded; as they are where there is no length."""
+        """Pixels per meter across and down, rounded; unchanged if there is no unit of length."""
         factor = {Unit.INCH: 1 / _INCH, Unit.CENTIMETER: 100.0}.get(self.unit, 1.0)
         return min(MOST, round(self.x * factor)), min(MOST, round(self.y * factor))
 
     @property
     def per_inch(self) -> tuple[float, float] | None:
-        """Across and down; None where there is no length."""
+        """Pixels per inch across and down; None if there is no unit of length."""
         if self.unit is Unit.ASPECT:
             return None
         factor = {Unit.METER: _INCH, Unit.CENTIMETER: 2.54}.get(self.unit, 1.0)
@@ -70,7 +70,7 @@ def resolution(x: float, y: float, unit: Unit) -> Resolution | None:
 
 @dataclass(frozen=True)
 class Metadata:
-    r"""What travels beside the pixels; empty or None for none.
+    r"""Metadata of a picture; empty or None if there is none.
 
     Attributes:
         icc: ICC profile.
@@ -88,7 +88,7 @@ class Metadata:
 
     @property
     def changes_colors(self) -> bool:
-        """Whether the samples mean other colours than sRGB by `color` alone: without it they look different."""
+        """Whether the samples mean other colors than sRGB by `color` alone: without it they look different."""
         names = {name for name, _ in self.color}
         if b"cICP" in names:
             return True
@@ -103,7 +103,7 @@ def color_of(chunks: Mapping[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def png_chunks(metadata: Metadata) -> dict[bytes, bytes]:
-    """The PNG chunks of colour, XMP and resolution; Pillow writes those of profile and EXIF."""
+    """The PNG chunks of color, XMP and resolution; Pillow writes those of profile and EXIF."""
     chunks = dict(metadata.color)
     if metadata.icc:
         # The standard wants one of the two.

@@ -77,10 +77,10 @@ _shared: Final = _Shared()
 
 
 def use_codec(codec: Codec | None) -> None:
-    """Have images be coded by this codec, for instance one with other limits or on another backend.
+    """Set the codec that images are coded with, for instance one with other limits or on another backend.
 
     Args:
-        codec: that the caller keeps open; None: the default one.
+        codec: a codec that stays open; None: the default one.
     """
     _shared.set(codec)
 
@@ -122,14 +122,14 @@ class OslicImageFile(ImageFile.ImageFile):
     def draft(
         self, mode: str | None, size: tuple[int, int] | None
     ) -> tuple[str, tuple[int, int, float, float]] | None:
-        """Have the picture decoded to 1/2, 1/4 or 1/8 of its size, as far as that is not below a size.
+        """Decode at 1/2, 1/4 or 1/8 of the size, the smallest that is at least `size`.
 
         Args:
-            mode: left alone.
-            size: width and height that are wanted at least; None: nothing changes.
+            mode: ignored.
+            size: width and height in pixels that are needed; None: nothing changes.
 
         Returns:
-            The mode, and the part of the smaller picture that the whole one is; None: nothing changed.
+            The mode, and the box of the whole picture in the smaller one; None: nothing changed.
         """
         del mode
         if size is None or len(self.tile) != 1 or self._scale != 1:
@@ -145,7 +145,14 @@ class OslicImageFile(ImageFile.ImageFile):
         return self.mode, (0, 0, width / scale, height / scale)
 
     def load(self) -> Any:
-        """Decode the picture, if that has not been done."""
+        """Decode the picture, if that has not been done.
+
+        Returns:
+            Pillow's access object for the pixels.
+
+        Raises:
+            PillowError: the stream is damaged, or its networks are not known.
+        """
         if self.tile and self.fp is not None:
             try:
                 self.fp.seek(0)
@@ -161,7 +168,7 @@ class OslicImageFile(ImageFile.ImageFile):
         return super().load()
 
     def preview(self) -> Image.Image:
-        """The picture at 1/8 of its size, from the compact image alone: a sketch in no time, no network runs.
+        """The picture at 1/8 of its size, from the compact image alone; no network runs.
 
         Raises:
             PillowError: it is loaded already, or its networks are not known.
@@ -175,7 +182,7 @@ class OslicImageFile(ImageFile.ImageFile):
             raise PillowError(str(error)) from error
 
     def verify(self) -> None:
-        """Check the checksums of all sections; as for other formats, the file must be opened anew afterwards.
+        """Check the checksums of all sections. As with other formats, open the file again afterwards.
 
         Raises:
             PillowError: it is damaged.

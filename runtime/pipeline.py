@@ -109,15 +109,15 @@ def compress_many(
 
     Args:
         codec: from `Codec.open`; on a CPU best with `threads=1`.
-        images: what `Codec.compress` takes: arrays, Pillow images, paths; any iterable. They are taken one by one, at
-            most twice as many as there are jobs are held.
+        images: an iterable of what `Codec.compress` takes: arrays, Pillow images, paths. At most twice as many as there
+            are jobs are held at a time.
         quality: as for `Codec.compress`.
-        jobs: how many pictures are in work at a time; None: two for each core, at most 16.
+        jobs: number of pictures to process at a time; None: two for each core, at most 16.
         options: the other arguments of `Codec.compress`: `bpp`, `psnr`, `effort`, `focus`, `class_quality`, ...
 
     Yields:
-        In the order of the pictures, the bytes that `Codec.compress` gives, or the error of that picture: a bad one
-        does not stop the others.
+        In the order of the pictures, the bytes of the `.oslic` file, or the error of that picture, which does not stop
+        the others.
 
     Raises:
         UsageError: a setting out of its range; at the first picture.
@@ -136,13 +136,13 @@ def decompress_many(
 
     Args:
         codec: from `Codec.open`; on a CPU best with `threads=1`.
-        streams: what `Codec.decompress` takes: contents or paths of `.oslic` files; any iterable. They are taken one
-            by one, at most twice as many as there are jobs are held.
-        jobs: how many streams are in work at a time; None: two for each core, at most 16.
+        streams: an iterable of what `Codec.decompress` takes: contents or paths of `.oslic` files. At most twice as
+            many as there are jobs are held at a time.
+        jobs: number of streams to process at a time; None: two for each core, at most 16.
         options: the other arguments of `Codec.decompress`: `strict`, `region`.
 
     Yields:
-        In the order of the streams, the picture that `Codec.decompress` gives, or the error of that stream.
+        In the order of the streams, the picture, uint8, or the error of that stream, which does not stop the others.
     """
     for _, outcome in in_order(
         streams, lambda data: codec.decompress(data, **options), jobs or default_jobs()

@@ -56,7 +56,7 @@ def layout_of(image: Pixels) -> Layout:
 
 
 def split(image: Pixels, layout: Layout) -> tuple[Pixels, Pixels | None]:
-    """Return colour, (H, W) or (H, W, 3), and alpha, (H, W) or None."""
+    """Return color, (H, W) or (H, W, 3), and alpha, (H, W) or None."""
     if layout is Layout.GRAY_ALPHA:
         return np.ascontiguousarray(image[:, :, 0]), np.ascontiguousarray(image[:, :, 1])
     if layout is Layout.RGBA:
@@ -117,7 +117,7 @@ def ceil_div(value: int, divisor: int) -> int:
 def visible_psnr(image: Pixels, other: Pixels) -> float:
     """Return the PSNR of what is to be seen of two uint8 images of one shape, in dB; infinite if it is equal.
 
-    Alpha is lossless, so it does not count; nor does colour where alpha is 0.
+    Alpha is lossless, so it does not count; nor does color where alpha is 0.
     """
     layout = layout_of(image)
     if not layout.has_alpha:
@@ -127,7 +127,7 @@ def visible_psnr(image: Pixels, other: Pixels) -> float:
 
 
 def fill_hidden(color: Pixels, alpha: Pixels) -> Pixels:
-    """Replace the colour of pixels that nobody sees by what is cheap to code: a smooth continuation of the others.
+    """Replace the color of pixels that nobody sees by what is cheap to code: a smooth continuation of the others.
 
     Args:
         color: (H, W) or (H, W, 3).

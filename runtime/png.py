@@ -31,7 +31,7 @@ def chunks_before_pixels(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def add_chunks(data: bytes, chunks: Mapping[bytes, bytes]) -> bytes:
-    """Return a PNG file with chunks put behind its header, where every kind of chunk may stand that colours need."""
+    """Return a PNG file with chunks put behind its header, where every kind of chunk may stand that colors need."""
     made = [_chunk(name, content) for name, content in chunks.items()]
     return b"".join([data[:_HEAD], *made, data[_HEAD:]])
 

@@ -1,6 +1,6 @@
-"""Quantised graphs, as far as the runtime knows them: the zero points of activations, and the uint8 form.
+"""Quantized graphs, as far as the runtime knows them: the zero points of activations, and the uint8 form.
 
-A graph quantised for TensorRT holds symmetric int8 Q/DQ pairs with zero point 0. Kernels for CPUs want something
+A graph quantized for TensorRT holds symmetric int8 Q/DQ pairs with zero point 0. Kernels for CPUs want something
 else: on x86 they multiply *unsigned* activations with signed weights, and leave out a ReLU before a Q only if the
 zero point is the smallest value. ONNX Runtime converts int8 pairs itself, but not the pairs of a value with several
 readers, whose convolutions then silently run in float32.
@@ -47,10 +47,10 @@ def _scalar(name: str, kind: int, value: int) -> bytes:
 
 
 def uint8_activations(data: bytes, where: str) -> bytes:
-    """Return the uint8 form of a quantised graph; one that is in it already stays as it is.
+    """Return the uint8 form of a quantized graph; one that is in it already stays as it is.
 
     Args:
-        data: a serialised ONNX model with the two shared zero points; one that no pair uses may be missing.
+        data: a serialized ONNX model with the two shared zero points; one that no pair uses may be missing.
         where: names the graph in messages.
 
     Raises:
@@ -74,7 +74,7 @@ def uint8_activations(data: bytes, where: str) -> bytes:
 
 
 def weight_limit(manifest: Manifest, graph: GraphName) -> int | None:
-    """Largest magnitude of a graph's int8 weights; None if the graph is not quantised."""
+    """Largest magnitude of a graph's int8 weights; None if the graph is not quantized."""
     if manifest.graphs[graph].precision != "int8":
         return None
     limit: int = (manifest.quantization or {}).get("weight_limit", 127)

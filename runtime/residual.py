@@ -113,7 +113,7 @@ def _difference(image: Pixels, prediction: Levels, gains: Gains | None) -> Level
 
 def _samples(residual: Levels, scale: int) -> Pixels:
     if scale == 2:
-        # Halves go to the even neighbour, so that both signs are treated alike.
+        # Halves go to the even neighbor, so that both signs are treated alike.
         residual = np.rint(residual * np.float32(0.5)).astype(np.int16)
     return cast("Pixels", np.clip(residual + np.int16(128), 0, 255).astype(np.uint8))
 

@@ -1,7 +1,7 @@
 """Tiles of a picture: which rectangle each has, and what it needs of its neighbors.
 
-The grid and the halo stand in the stream (docs/reference/stream.md); the functions here are its arithmetic and the choice that an
-encoder makes.
+The grid and the halo stand in the stream (docs/reference/stream.md); the functions here are its arithmetic and the
+choice that an encoder makes.
 """
 
 from __future__ import annotations

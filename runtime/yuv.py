@@ -26,7 +26,7 @@ def compensate_rounding(rgb: Pixels) -> Pixels:
         rgb: uint8, (H, W, 3).
 
     Returns:
-        uint8, (H, W, 3). Nearly all samples differ by less than two grey levels from `rgb`.
+        uint8, (H, W, 3). Nearly all samples differ by less than two gray levels from `rgb`.
     """
     # A row of one array per plane: contiguous operands are what NumPy is fast on.
     red, green, blue = (np.ascontiguousarray(rgb[:, :, i], np.float32) for i in range(3))

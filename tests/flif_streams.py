@@ -148,7 +148,7 @@ def chain_tree(depth: int) -> bytes:
 
 
 def huge_palette(entries: int) -> bytes:
-    """An RGB picture that claims a palette of `entries` colours and ends there."""
+    """An RGB picture that claims a palette of `entries` colors and ends there."""
     writer = Writer()
     writer.uniform(0, 0, 1)
     writer.bit(True)

@@ -198,7 +198,7 @@ def test_anchors_are_read_and_refused(tmp_path):
 
 
 def test_images_that_come_back_exactly_have_finite_scores(photo, tmp_path):
-    """A flat picture, whose curve is one point, and a gray one, whose colour never errs."""
+    """A flat picture, whose curve is one point, and a gray one, whose color never errs."""
     Image.new("RGB", (176, 168), (128, 128, 128)).save(tmp_path / "flat.png")
     Image.fromarray(photo[:176, :200]).convert("L").save(tmp_path / "gray.png")
     points = [

@@ -1,4 +1,4 @@
-"""Calibration: exact forms, ranges, scales, equalisation, placement, and the kernels that ONNX Runtime runs."""
+"""Calibration: exact forms, ranges, scales, equalization, placement, and the kernels that ONNX Runtime runs."""
 
 from __future__ import annotations
 
@@ -320,7 +320,7 @@ def test_bias_correction_restores_the_mean():
     assert after.max() < 0.02 * before.max()
 
 
-# -- equalisation ---------------------------------------------------------------------------------------------------
+# -- equalization ---------------------------------------------------------------------------------------------------
 
 
 def test_equalisation_balances_weights_and_changes_no_output():
@@ -470,11 +470,11 @@ def test_a_layer_left_out_stays_float(prepared):
 
 def test_graphs_without_convolutions_and_quantised_ones_are_refused(prepared):
     node = helper.make_node("Relu", ["x"], ["y"])
-    with pytest.raises(BundleError, match="nothing to quantise"):
+    with pytest.raises(BundleError, match="nothing to quantize"):
         Placement(float_graph([node], {}, {"x": [1, 1, 2, 2]}), "g")
     placement, statistics = prepared
     made = quantise(placement, placement.plan(placement.layers), recipe_of(statistics))
-    with pytest.raises(BundleError, match="already quantised"):
+    with pytest.raises(BundleError, match="already quantized"):
         made.graph.require_float("g")
     with pytest.raises(BundleError, match="not an ONNX graph"):
         Graph.parse(b"\xff\xff\xff", "g")

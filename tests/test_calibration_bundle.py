@@ -206,7 +206,7 @@ def test_what_cannot_be_calibrated_is_said_and_nothing_is_written(calibrated, fl
     assert "must be at least 32" in message
     code, message = attempt(calibrated[0].path, SAMPLES)
     assert code == 5
-    assert "already quantised" in message
+    assert "already quantized" in message
     for more in (["--graphs", "nothing"], ["--count", "0"], ["--budget-db", "-1"], ["--budget-labels", "2"]):
         code, message = attempt(float_bundle.path, SAMPLES, *more)
         assert code == 2
@@ -274,7 +274,7 @@ def test_a_graph_with_integer_kernels_is_refused(tmp_path):
     node = helper.make_node("DynamicQuantizeLinear", ["v2"], ["dq", "ds", "dz"], name="quantised")
     model.graph.node.append(node)
     bundle = small_bundle.write(tmp_path / "mixed", {"analyse": model})
-    with pytest.raises(BundleError, match="already quantised"):
+    with pytest.raises(BundleError, match="already quantized"):
         calibrate_bundle(
             bundle, tmp_path / "out", options(graphs=("analyse",)), replace_old=False, progress=lambda _: None
         )
@@ -297,7 +297,7 @@ def test_the_bench_measures_both_bundles_in_one_run(calibrated, float_bundle, sa
         len(result["timings"]["reference"]["wall"]["total"]["samples_ms"])
     }
     assert fingerprints(float_bundle.path, bundle.path)["int8"] == bundle.manifest.fingerprint
-    with pytest.raises(DataError, match="it is not quantised"):
+    with pytest.raises(DataError, match="it is not quantized"):
         fingerprints(bundle.path, float_bundle.path)
     body = {"format": FORMAT, "environment": {"vnni": False}, "latency": result}
     body["miou"] = {"before": 0.5, "after": 0.49}

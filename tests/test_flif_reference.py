@@ -34,15 +34,15 @@ def _pictures(folder):
         "photograph": crop,
         "compact": np.clip(np.rint(blocks / 8), 0, 31).astype(np.uint8),
         "labels": labels,
-        "few colours": crop // 64 * 64,
+        "few colors": crop // 64 * 64,
         "alpha": ghost,
         "one pixel": crop[:1, :1],
         "one row": crop[:1],
-        "one colour": np.full((5, 7, 3), 200, np.uint8),
+        "one color": np.full((5, 7, 3), 200, np.uint8),
     }
 
 
-NAMES = ("photograph", "compact", "labels", "few colours", "alpha", "one pixel", "one row", "one colour")
+NAMES = ("photograph", "compact", "labels", "few colors", "alpha", "one pixel", "one row", "one color")
 
 
 @pytest.mark.parametrize("interlaced", [False, True])
@@ -60,7 +60,7 @@ def test_the_reference_decoder_reads_what_we_write(reference, samples, name, eff
 def test_we_read_what_the_reference_encoder_writes(reference, samples, name, interlaced):
     pixels = _pictures(samples)[name]
     decoded = flif.decode(reference.encode(pixels, interlaced=interlaced))
-    if name == "alpha":  # the reference clears the colour that nobody sees
+    if name == "alpha":  # the reference clears the color that nobody sees
         pixels = pixels * (pixels[..., 3:] > 0)
         decoded = decoded * (decoded[..., 3:] > 0)
     assert np.array_equal(decoded, pixels)

@@ -255,7 +255,7 @@ def test_products_that_are_not_by_channel_stay(scale_shape):
     model = keras_layer(scale_shape=scale_shape)
     result, report = fuse(model, lambda _: Fixed("phases"))
     assert report.hits["scale-and-shift"] == 0
-    if scale_shape:  # a scalar is a change of units, no normalisation, and no near-miss
+    if scale_shape:  # a scalar is a change of units, no normalization, and no near-miss
         reasons = {r.rule: [m.reason for m in r.near_misses] for r in report.rules}["scale-and-shift"]
         assert any("not float32 by channel" in reason for reason in reasons)
     report = check(model, result, report, [random_inputs(model, report.shapes)], Tolerance(1e-5, 1e-4))
@@ -384,7 +384,7 @@ def test_sizes_that_are_numbers_need_no_declaration():
     reasons = [m.reason for r in report.rules for m in r.near_misses]
     assert any("not proved to repeat" in reason for reason in reasons)
     assert not any("--multiple" in reason for reason in reasons)
-    # The sizes become constants, and whatever the factor, a batch normalisation passes the resampling.
+    # The sizes become constants, and whatever the factor, a batch normalization passes the resampling.
     assert report.hits["upsampling-to-size"] >= 1
     assert report.hits["normalised-upsampled-sum"] == 1
     assert not {"Shape", "BatchNormalization"} & set(report.after.operators)

@@ -89,7 +89,7 @@ def test_untrained_codec_is_box_average_and_bilinear_upsampling():
         compact = modules["analyse"](image, labels)
         estimate = modules["synthesise"](compact, labels)
     means = image.double().reshape(2, 8, 8, 12, 8, 3).mean((2, 4))
-    # The network adds 1/2 level where a grey level stands for its cell's centre.
+    # The network adds 1/2 level where a gray level stands for its cell's center.
     expected = (means / 256 * 32 + 32 / 512 - 0.5).round().clamp(0, 31)
     assert torch.equal(compact.double(), expected)
     centres = (expected + 0.5) * 8 - 0.5
@@ -147,7 +147,7 @@ def test_segnet_unpools_to_where_the_maximum_was():
         segnet.classifier.bias.zero_()
         x = torch.rand(1, 3, 8, 8) * 0.5 + 0.5
         y = segnet(x)
-    factor = 1 / (1 + 1e-5)  # two batch normalisations with unit statistics
+    factor = 1 / (1 + 1e-5)  # two batch normalizations with unit statistics
     shifted = (x - 0.5).reshape(1, 3, 4, 2, 4, 2)
     largest = shifted.amax((3, 5), keepdim=True)
     expected = torch.where(shifted == largest, shifted, torch.zeros(())).reshape(1, 3, 8, 8) * factor

@@ -83,7 +83,7 @@ PALETTE = np.random.default_rng(99).integers(0, 256, (K + 2, 3))
 
 
 def frame(seed, size=(64, 96)):
-    """A picture whose colours tell its labels: blocks of all classes, of people and of nothing."""
+    """A picture whose colors tell its labels: blocks of all classes, of people and of nothing."""
     rng = np.random.default_rng(seed)
     index = rng.permutation(np.arange(size[0] // 16 * (size[1] // 16)) % len(VALUES))
     index = index.reshape(size[0] // 16, size[1] // 16).repeat(16, 0).repeat(16, 1)
@@ -157,7 +157,7 @@ def test_without_a_residual_the_score_is_minus_the_loss_of_the_stored_layers(tmp
     assert 0 < scores["compact_bpp"] < 24
     expected = -2.0 * scores["compact_bpp"] - 0.5 * scores["mse"] - 0.25 * scores["l1"]
     assert scores["score"] == pytest.approx(expected)
-    # Squared grey levels over 100, and decibels of the same error.
+    # Squared gray levels over 100, and decibels of the same error.
     assert scores["psnr"] == pytest.approx(10 * np.log10(255**2 / (100 * scores["mse"])), abs=1e-3)
 
 
@@ -424,7 +424,7 @@ def ramps(rows, columns, grid):
     ("size", "grid"), [((200, 260), (99, 129)), ((96, 128), (65, 87)), ((700, 500), (129, 92))]
 )
 def test_soft_targets_lie_where_the_crop_shows_them(size, grid):
-    """Scaled, moved, mirrored, reduced: the target's ramps are those of the crop's colours."""
+    """Scaled, moved, mirrored, reduced: the target's ramps are those of the crop's colors."""
     picture = ramps(*size, grid)
     options = SegmentationOptions(batch=1, crop=(96, 128), jitter=0.0, blur=0.0)
     task = segmentation_task([frame(0), picture], options)
@@ -575,7 +575,7 @@ def test_validation_scores_people_and_the_teacher():
 
 
 def test_label_maps_are_brought_to_the_networks_grid():
-    """A picture of 1210 x 1003 is labelled at a third of its size: its map has 1/12."""
+    """A picture of 1210 x 1003 is labeled at a third of its size: its map has 1/12."""
     config = preset("tiny")
     labels = predict(Fixed(3, 9).eval(), np.zeros((1003, 1210, 3), np.uint8), config)
     assert labels.shape == (84, 101)

@@ -73,7 +73,7 @@ class CodecOptions:
         crop: side of the square crops, a multiple of the configuration's `multiple`.
         shares: how often crops come from a folder, by its first name ("photos", "bsds500", "camvid").
         terms: weights of the loss terms by their names in `TERMS`; absent or 0: not computed.
-        quantiser_steps: of the residual coder's estimate, in grey levels.
+        quantiser_steps: of the residual coder's estimate, in gray levels.
         fine_terms: the same for compact images of coarseness 1, of which the estimate alone is looked at; empty: as
             `terms`.
         coarseness: of the compact images, drawn at random for each batch, see `runtime.codec.coarseness`. The quantiser
@@ -121,7 +121,7 @@ class CodecModule(nn.Module):
         """Through the codec, closed loop.
 
         Args:
-            image: N x 3 x H x W, grey levels / 256.
+            image: N x 3 x H x W, gray levels / 256.
             labels: N x H/label_scale x W/label_scale, uint8.
             coarseness: of the compact images.
             bfloat16: run the networks under autocast.
@@ -152,7 +152,7 @@ def with_labels(segnet: SegNet, pictures: Sequence[Picture], config: ModelConfig
 
 
 def dealt_out(steps: Sequence[float], coarseness: Sequence[int]) -> dict[int, tuple[float, ...]]:
-    """The quantiser steps that each coarseness is meant for: the coarsest gets the last ones.
+    """The quantizer steps that each coarseness is meant for: the coarsest gets the last ones.
 
     Raises:
         UsageError: the steps cannot be dealt out evenly.
@@ -161,7 +161,7 @@ def dealt_out(steps: Sequence[float], coarseness: Sequence[int]) -> dict[int, tu
     each = len(steps) // max(1, len(different))
     if not different or different[0] < 1 or each * len(different) != len(steps):
         raise UsageError(
-            f"{len(steps)} quantiser steps cannot be dealt out among {len(different)} degrees of coarseness, "
+            f"{len(steps)} quantizer steps cannot be dealt out among {len(different)} degrees of coarseness, "
             "whole numbers from 1"
         )
     return {n: tuple(steps[i * each : (i + 1) * each]) for i, n in enumerate(different)}

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EVERYDAY_SOURCES: Final = ("msrc", "ccp", "labelmefacade", "human", "food", "fasseg")
-"""The sources of everyday photographs that people labelled."""
+"""The sources of everyday photographs that people labeled."""
 TESTED_FOLDER: Final = "bsds500/val"
 """Folder whose first `TESTED` pictures no SegNet learns from, and whose next `VALIDATED` ones score it."""
 TESTED: Final = 60
@@ -40,7 +40,7 @@ VALIDATED: Final = 30
 PERSON: Final = 254
 """Label of a person of whom nobody told skin and hair from clothes."""
 VOID: Final = 255
-"""Label of a pixel that nobody labelled: left out of losses and scores."""
+"""Label of a pixel that nobody labeled: left out of losses and scores."""
 SKIN_HAIR: Final = [c.name for c in EVERYDAY_CLASSES].index("skin_hair")
 CLOTHES: Final = [c.name for c in EVERYDAY_CLASSES].index("clothes")
 
@@ -120,12 +120,12 @@ def _is_camvid(source: str) -> bool:
 
 
 def picture_folder(root: Path, source: str) -> Path:
-    """Where the images of a source of labelled pictures are."""
+    """Where the images of a source of labeled pictures are."""
     return root / source if _is_camvid(source) else root / source / "images"
 
 
 def label_folder(root: Path, source: str) -> Path:
-    """Where the label maps of a source of labelled pictures are."""
+    """Where the label maps of a source of labeled pictures are."""
     return root / f"{source}annot" if _is_camvid(source) else root / source / "labels"
 
 

@@ -56,7 +56,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def initialize_encoder(segnet: SegNet, weights: Mapping[str, Tensor]) -> None:
     """Copy EfficientNet-Lite0's stem and blocks into a mobile SegNet's stem, encoder and bottom, in their order.
 
-    The stem's kernels are scaled from its input, (x - 127) / 128 of grey levels x, to ours.
+    The stem's kernels are scaled from its input, (x - 127) / 128 of gray levels x, to ours.
 
     Raises:
         UsageError: the encoder is not EfficientNet-Lite0's.

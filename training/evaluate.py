@@ -69,7 +69,7 @@ def plain_avif(image: NDArray[np.uint8], quality: int) -> tuple[bytes, float]:
 
 
 def score_segmentation(networks: CodecNetworks, pictures: Sequence[Picture]) -> dict[str, Any]:
-    """IoU per class, mean IoU and pixel accuracy of labelled pictures, at full size.
+    """IoU per class, mean IoU and pixel accuracy of labeled pictures, at full size.
 
     Scored is SegNet itself, without the smoothing that makes its map cheaper to store, and under `stored` the map
     that a stream carries.

@@ -1,4 +1,4 @@
-"""The training loop: optimiser steps, EMA, schedule, logs, saving and resuming.
+"""The training loop: optimizer steps, EMA, schedule, logs, saving and resuming.
 
 Every batch is a function of the seed and the step alone, so a run that was interrupted and resumed equals one that
 was not. The state is a safetensors file, like a checkpoint; nothing is pickled.
@@ -40,13 +40,13 @@ _MOMENTS = frozenset({"step", "exp_avg", "exp_avg_sq"})
 
 @dataclass(frozen=True)
 class Schedule:
-    """Optimisation of a run.
+    """Optimization of a run.
 
     Attributes:
-        steps: optimiser steps in all.
+        steps: optimizer steps in all.
         learning_rate: peak of the schedule: linear warm-up, then half a cosine down to 1 % of it.
         warmup: steps of the warm-up.
-        weight_decay: of AdamW, on kernels only (not on biases, tables and normalisations).
+        weight_decay: of AdamW, on kernels only (not on biases, tables and normalizations).
         clip: largest norm of the gradient.
         ema: decay of the exponential moving average of the weights.
         validate_every: steps between validations; the state is saved then, too.
@@ -92,7 +92,7 @@ class Task(Protocol):
 
     @property
     def objectives(self) -> Mapping[str, Objective]:
-        """Objectives by name, in the order in which each step optimises them; the first one's EMA is kept."""
+        """Objectives by name, in the order in which each step optimizes them; the first one's EMA is kept."""
 
     def sample(self, step: int) -> Any:
         """The batch of a step, on the CPU: a function of the seed and the step alone."""
@@ -438,13 +438,13 @@ def _progress(metadata: Mapping[str, str], path: Path) -> tuple[int, float]:
 
 
 def _moments(tensors: Mapping[str, Tensor], name: str, key: str) -> dict[str, Tensor]:
-    """The optimiser's moments of a parameter, by their names."""
+    """The optimizer's moments of a parameter, by their names."""
     prefix = f"adam.{name}.{key}|"
     return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _require_tensors(tensors: Mapping[str, Tensor], wanted: Mapping[str, torch.Size], path: Path) -> None:
-    """Refuse a state that lacks weights, or has them in other shapes, moments of the optimiser included.
+    """Refuse a state that lacks weights, or has them in other shapes, moments of the optimizer included.
 
     Raises:
         DataError: naming the first.

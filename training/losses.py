@@ -1,6 +1,6 @@
 """Terms of the codec's loss: each one a function of an image and what the codec made of it.
 
-Grey levels are in units of 1/256, as the networks take them; rates are in bits per pixel, so that their sum is
+Gray levels are in units of 1/256, as the networks take them; rates are in bits per pixel, so that their sum is
 what a stream costs and needs no weighting.
 """
 
@@ -28,10 +28,10 @@ class Reconstruction(NamedTuple):
     """An image and what the codec made of it.
 
     Attributes:
-        image: N x 3 x H x W, grey levels / 256.
+        image: N x 3 x H x W, gray levels / 256.
         labels: N x H/label_scale x W/label_scale, uint8.
         compact: N x 3 x H/8 x W/8, whole levels as floats, rounded with straight-through gradient and clipped.
-        estimate: N x 3 x H x W, grey levels / 256, clipped.
+        estimate: N x 3 x H x W, gray levels / 256, clipped.
         picture_rates: N x Q, what a plain image coder pays, in bpp, for the whole pictures that the images are
             crops of, at the Q quantiser steps of `ResidualRate`; None: not known.
         coarseness: of the compact images, see `runtime.codec.coarseness`.
@@ -86,17 +86,17 @@ def straight_through(value: Tensor, rounded: Tensor) -> Tensor:
 
 
 def l1(x: Reconstruction) -> Tensor:
-    """Mean absolute error of the estimate, in grey levels."""
+    """Mean absolute error of the estimate, in gray levels."""
     return 256.0 * (x.image - x.estimate).abs().mean()
 
 
 def mse(x: Reconstruction) -> Tensor:
-    """Mean squared error of the estimate, in squared grey levels, over 100."""
+    """Mean squared error of the estimate, in squared gray levels, over 100."""
     return 655.36 * (x.image - x.estimate).square().mean()
 
 
 def log_mse(x: Reconstruction) -> Tensor:
-    """What the residual coder saves, in bpp: 0.18 log10 of each image's mean squared error in grey levels.
+    """What the residual coder saves, in bpp: 0.18 log10 of each image's mean squared error in gray levels.
 
     The factor is measured: about 0.018 bpp per dB of the estimate, AVIF residuals on Kodak.
     """
@@ -154,7 +154,7 @@ def ms_ssim_index(a: Tensor, b: Tensor, peak: float) -> Tensor:
 class CompactRate(nn.Module):
     """Estimate of the compact image's bits as FLIF, differentiable.
 
-    As FLIF does: YCoCg planes, each sample predicted from its left, upper and upper left neighbours (the median of
+    As FLIF does: YCoCg planes, each sample predicted from its left, upper and upper left neighbors (the median of
     the two and their gradient), the prediction error coded with an adaptive model. Here: a Laplace distribution,
     integrated over the sample's cell, whose scale is a learned affine function of the errors' magnitudes
     around the sample and, for Co and Cg, of the same sample's errors in the planes before. The parameters learn
@@ -248,7 +248,7 @@ def dct_matrix(size: int) -> Tensor:
 
 
 def _band_factors() -> Tensor:
-    """Bits that AVIF pays per estimated bit, 3 x 16 x 16: by colour plane and by u + v of a 16x16 DCT.
+    """Bits that AVIF pays per estimated bit, 3 x 16 x 16: by color plane and by u + v of a 16x16 DCT.
 
     Fitted by non-negative least squares to AVIF files (4:4:4, speed 6, tune=psnr) of the residuals of photographs
     from estimates between a constant and a 4x4 box average, smoothed; see EXPERIMENTS.md.
@@ -273,7 +273,7 @@ class ResidualRate(nn.Module):
     bits at quantiser step q, times a factor that depends on its frequency.
 
     Args:
-        steps: the quantiser steps, in grey levels.
+        steps: the quantiser steps, in gray levels.
     """
 
     def __init__(self, steps: tuple[float, ...] = (50.0, 24.0, 13.0, 6.5)) -> None:
@@ -295,7 +295,7 @@ class ResidualRate(nn.Module):
         """Bits per pixel of each image at each quantiser step.
 
         Args:
-            image: N x 3 x H x W, grey levels / 256; H and W multiples of 16.
+            image: N x 3 x H x W, gray levels / 256; H and W multiples of 16.
             estimate: the same shape.
 
         Returns:
@@ -320,7 +320,7 @@ def whole_blocks(pixels: NDArray[np.uint8]) -> Tensor:
         pixels: uint8, H x W x 3.
 
     Returns:
-        float32, 1 x 3 x H' x W' with H' and W' the next lower multiples of 16, grey levels / 256.
+        float32, 1 x 3 x H' x W' with H' and W' the next lower multiples of 16, gray levels / 256.
     """
     height, width = (side // 16 * 16 for side in pixels.shape[:2])
     return torch.from_numpy(pixels[:height, :width].copy()).permute(2, 0, 1)[None].float() / 256.0

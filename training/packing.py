@@ -34,7 +34,7 @@ def _jpeg(path: Path, quality: int) -> bytes:
 
 
 def _sources(recipe: Recipe) -> tuple[list[str], list[str]]:
-    """What a recipe reads: its sources of labelled pictures, and its folders of photographs."""
+    """What a recipe reads: its sources of labeled pictures, and its folders of photographs."""
     if not isinstance(recipe.options, SegmentationOptions):
         return [], [*recipe.folders, "kodak"]
     return [*recipe.folders, *(f"everyday/val/{source}" for source in EVERYDAY_SOURCES)], list(

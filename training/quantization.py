@@ -1,7 +1,8 @@
 """Training for integers: a network whose convolutions round as `oslic calibrate --integer` will write them.
 
-Values and weights are rounded to steps that are powers of two (docs/concepts/exactness.md), and gradients pass through the
-rounding (Bengio et al. 2013, the straight-through estimator), so that the weights find places where it costs little.
+Values and weights are rounded to steps that are powers of two (docs/concepts/exactness.md), and gradients pass
+through the rounding (Bengio et al. 2013, the straight-through estimator), so that the weights find places where it
+costs little.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Recipe:
         config: configuration of the networks.
         schedule: steps, learning rate and so on.
         options: batch, augmentation, losses, of the recipe's kind.
-        folders: sources of labelled pictures that SegNet learns from; for the others, folders of photographs.
+        folders: sources of labeled pictures that SegNet learns from; for the others, folders of photographs.
     """
 
     kind: Kind

@@ -84,7 +84,7 @@ class DecodedPicture(NamedTuple):
         estimate: e, uint8, H x W x 3; x' where the layers are left out.
         decoded: x', uint8, H x W x 3.
         setting: how it was coded.
-        error: mean squared error of x', grey levels squared.
+        error: mean squared error of x', gray levels squared.
     """
 
     image: NDArray[np.uint8]

@@ -45,7 +45,7 @@ class SegmentationOptions:
         blur: how many of the crops are blurred, 0..1, by a Gaussian of up to 1.5 pixels.
         balance: exponent on the classes' median-frequency weights (SegNet paper: 1; 0: no balancing).
         iou_weight: weight of the soft-IoU term beside the cross-entropy.
-        smoothness: weight of the label map's smoothness: neighbouring label vectors that differ cost bits.
+        smoothness: weight of the label map's smoothness: neighboring label vectors that differ cost bits.
         soft: folders of photographs with soft labels, see `oslic train teach`; one that stands twice counts twice.
         frozen_stages: the stem and so many stages of the encoder keep their weights and statistics.
         frozen_depthwise: depthwise kernels keep their weights; their gradients are most of the time of a step.
@@ -81,7 +81,7 @@ def class_weights(shares: NDArray[np.float64], exponent: float) -> NDArray[np.fl
     """Median-frequency balancing (Eigen and Fergus, ICCV 2015), to the power of `exponent`.
 
     Args:
-        shares: (pictures, K), the share of each class in the labelled area of each picture. A class's frequency is its
+        shares: (pictures, K), the share of each class in the labeled area of each picture. A class's frequency is its
             mean share in the pictures that it occurs in.
         exponent: 1: the published weights; 0: all weights are 1.
 
@@ -133,7 +133,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         weights: K+1, the classes' weights.
 
     Returns:
-        The weighted mean over the labelled area, in nats.
+        The weighted mean over the labeled area, in nats.
     """
     weighted = targets * weights.view(1, -1, 1, 1)
     log_p = F.log_softmax(logits, dim=1)
@@ -170,7 +170,7 @@ def smoothness_loss(logits: Tensor) -> Tensor:
         logits: N x K x h x w.
 
     Returns:
-        The mean over all neighbouring pairs of half the absolute difference of their probabilities, 0..1.
+        The mean over all neighboring pairs of half the absolute difference of their probabilities, 0..1.
     """
     p = torch.softmax(logits, dim=1)
     rows = (p[:, :, 1:] - p[:, :, :-1]).abs().sum(1).mean()
@@ -180,7 +180,7 @@ def smoothness_loss(logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def predict(segnet: SegNet, pixels: NDArray[np.uint8], config: ModelConfig) -> NDArray[np.uint8]:
-    """The label map of one image as the codec computes it: reduced, padded, labelled, cut.
+    """The label map of one image as the codec computes it: reduced, padded, labeled, cut.
 
     Args:
         segnet: in evaluation mode.
@@ -231,7 +231,7 @@ def merge_person(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def evaluate(segnet: SegNet, pictures: Sequence[Picture], config: ModelConfig) -> NDArray[np.int64]:
-    """Confusion matrix of labelled pictures at full size, people as one class (`CLOTHES`)."""
+    """Confusion matrix of labeled pictures at full size, people as one class (`CLOTHES`)."""
     classes = len(config.classes)
     total = np.zeros((classes, classes), np.int64)
     for picture in pictures:
@@ -244,7 +244,7 @@ def evaluate(segnet: SegNet, pictures: Sequence[Picture], config: ModelConfig) -
 
 
 def frequent_classes(confusion: NDArray[np.int64], least: float = 0.01) -> NDArray[np.bool_]:
-    """Which classes have at least a share of `least` of the labelled pixels, bool (K,)."""
+    """Which classes have at least a share of `least` of the labeled pixels, bool (K,)."""
     truth = confusion.sum(1)
     kept: NDArray[np.bool_] = truth >= least * truth.sum()
     return kept
@@ -316,7 +316,7 @@ class SegmentationTask:
         segnet: what is trained.
         config: configuration of the whole model.
         training: pictures to learn from, with labels or soft labels.
-        validation: labelled pictures to score.
+        validation: labeled pictures to score.
         options: batch, augmentation, losses.
         seed: of the batches.
         agreeing: pictures with soft labels, whose agreement is scored.
@@ -384,7 +384,7 @@ class SegmentationTask:
         return {"segnet": Objective(self.segnet, self._loss)}
 
     def sample(self, step: int) -> SegmentationBatch:
-        """Random crops: scaled, mirrored, some blurred, with changed colours."""
+        """Random crops: scaled, mirrored, some blurred, with changed colors."""
         rng = np.random.default_rng((self.seed, step))
         chosen = [self.training[i] for i in rng.integers(0, len(self.training), self.options.batch)]
         crops = [self._crop(picture, rng) for picture in chosen]
@@ -433,7 +433,7 @@ class SegmentationTask:
         rows, columns = picture.pixels.shape[:2]
         height, width = (side // scale for side in self.options.crop)
         left, top, right, bottom = box
-        # Centres of the target's positions, in the picture's units of -1..1.
+        # Centers of the target's positions, in the picture's units of -1..1.
         y = (top + (torch.arange(height) + 0.5) * scale * (bottom - top) / size[0]) * (2.0 / rows) - 1.0
         x = (left + (torch.arange(width) + 0.5) * scale * (right - left) / size[1]) * (2.0 / columns) - 1.0
         grid = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=2)[None]
@@ -477,7 +477,7 @@ class SegmentationTask:
         return {"loss": loss, **terms}
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Mean IoU and pixel accuracy of the labelled pictures, agreement with the teacher; the score is their mean."""
+        """Mean IoU and pixel accuracy of the labeled pictures, agreement with the teacher; the score is their mean."""
         del module
         matrix = evaluate(self.segnet, self.validation, self.config)
         kept = frequent_classes(matrix)

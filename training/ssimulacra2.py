@@ -88,7 +88,7 @@ class Ssimulacra2(nn.Module):
         """How far the score of `other` is from 100.
 
         Args:
-            image: float32, N x 3 x H x W, grey levels / 256, as the networks take them.
+            image: float32, N x 3 x H x W, gray levels / 256, as the networks take them.
             other: the same shape; what is beyond white or black counts as that.
 
         Returns:

@@ -112,7 +112,7 @@ class Vgg16Features(nn.Module):
         self.requires_grad_(requires_grad=False)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """N x 3 x H x W, red, green, blue, grey levels / 256, to the stages' outputs, each at half the size."""
+        """N x 3 x H x W, red, green, blue, gray levels / 256, to the stages' outputs, each at half the size."""
         x = image.flip(1) * 256.0 - self.get_buffer("mean")
         outputs = []
         for i, stage in enumerate(self.stages):
@@ -127,10 +127,10 @@ class Vgg16Features(nn.Module):
 
 @torch.no_grad()
 def initialise_encoder(segnet: SegNet, weights: Mapping[str, Tensor]) -> None:
-    """Copy VGG16's kernels into a SegNet encoder of the same widths; its normalisations stay as they are.
+    """Copy VGG16's kernels into a SegNet encoder of the same widths; its normalizations stay as they are.
 
     The first kernels are turned from BGR in 0..255 to RGB in 0..255/256. Biases are dropped: the batch
-    normalisation behind each convolution takes their place.
+    normalization behind each convolution takes their place.
 
     Raises:
         UsageError: the encoder is not VGG16's.

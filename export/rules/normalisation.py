@@ -1,4 +1,4 @@
-"""Batch normalisation folded into the convolutions before it."""
+"""Batch normalization folded into the convolutions before it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _affine(node: ir.Node) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Scale and shift of a batch normalisation in evaluation mode, each (C,)."""
+    """Scale and shift of a batch normalization in evaluation mode, each (C,)."""
     name = label(node)
     if node.attributes.get_int("training_mode", 0):
         raise reject(f"{name} is in training mode", node)
@@ -49,10 +49,10 @@ def _folded(
 
 
 class ScaleAndShift(FusionRule):
-    """A batch normalisation that was written as a product and a sum, as Keras' exporters do, is one again.
+    """A batch normalization that was written as a product and a sum, as Keras' exporters do, is one again.
 
     Only where the other rules can fold it: behind a convolution, or a sum of two that may be upsampled. A common scale
-    of all channels is no normalisation but a change of units, often of the network's output, which is better done
+    of all channels is no normalization but a change of units, often of the network's output, which is better done
     where it stands when the convolutions run in half precision.
     """
 
@@ -117,7 +117,7 @@ class ScaleAndShift(FusionRule):
 
 
 class NormalisedConvolution(FusionRule):
-    """Batch normalisation of a convolution is a convolution."""
+    """Batch normalization of a convolution is a convolution."""
 
     title = "normalised-convolution"
     identity = "bn(A * x) = A' * x + b'"
@@ -140,7 +140,7 @@ class NormalisedConvolution(FusionRule):
 
 
 class NormalisedSum(FusionRule):
-    """Batch normalisation of a sum of convolutions: the scale into both, the shift once."""
+    """Batch normalization of a sum of convolutions: the scale into both, the shift once."""
 
     title = "normalised-sum"
     identity = "bn(A * a + B * b) = A' * a + B' * b + b'"
@@ -156,7 +156,7 @@ class NormalisedSum(FusionRule):
     def check(self, bound: Bound) -> None:
         left, right, total, bn = (bound[name] for name in ("left", "right", "total", "bn"))
         require_live(bn)
-        require_single_use(total, "the sum before the normalisation")
+        require_single_use(total, "the sum before the normalization")
         for value in (left, right):
             require_single_use(value, f"the output of {Convolution.read(producer(value)).name}")
         self.require_same_size(left, right)
@@ -173,7 +173,7 @@ class NormalisedSum(FusionRule):
 
 
 class NormalisationBehindUpsampling(FusionRule):
-    """Batch normalisation works on each pixel: before the upsampling it works on a quarter of them."""
+    """Batch normalization works on each pixel: before the upsampling it works on a quarter of them."""
 
     title = "normalisation-behind-upsampling"
     identity = "bn(up(l)) = up(bn(l))"
@@ -219,7 +219,7 @@ class NormalisedUpsampledSum(FusionRule):
     def check(self, bound: Bound) -> None:
         left, right, up, total, bn = (bound[name] for name in ("left", "right", "up", "total", "bn"))
         require_live(bn)
-        require_single_use(total, "the sum before the normalisation")
+        require_single_use(total, "the sum before the normalization")
         require_single_use(up, "the upsampled summand")
         for value in (left, right):
             require_single_use(value, f"the output of {Convolution.read(producer(value)).name}")

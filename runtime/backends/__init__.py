@@ -93,12 +93,21 @@ def backend_class(name: str) -> type[Backend]:
 
 
 def probe(name: str, bundle: Bundle | None = None, options: Options | None = None) -> Availability:
-    """Say whether a backend, a key of `BACKENDS`, is usable here, and with `bundle` and `options` if given."""
+    """Find out whether a backend is usable here.
+
+    Args:
+        name: of the backend, as `oslic backends` lists it.
+        bundle: to be run on it; None: any.
+        options: of the backend; None: the defaults.
+
+    Raises:
+        BackendError: there is no backend of that name.
+    """
     return backend_class(name).probe(bundle, options or Options())
 
 
 def probe_all(bundle: Bundle | None = None, options: Options | None = None) -> dict[str, Availability]:
-    """Say of every backend whether it is usable here, and with `bundle` and `options` if given."""
+    """Find out which backends are usable here, by name; arguments as for `probe`."""
     return {name: probe(name, bundle, options) for name in BACKENDS}
 
 

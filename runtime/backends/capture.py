@@ -21,7 +21,7 @@ class Step(Enum):
 class CaptureState:
     """Decides, run by run, for one execution context.
 
-    A recording holds addresses, shapes and the optimisation profile, so it is good for one *key* made of these. When
+    A recording holds addresses, shapes and the optimization profile, so it is good for one *key* made of these. When
     the key changes, the recording is dropped: it must not be replayed even if the old key comes back, because the
     context has been changed in between. The first runs of a key are plain: libraries allocate and choose kernels
     then, which cannot be recorded.

@@ -50,7 +50,7 @@ class Gpu:
 
 
 def _library() -> Any:
-    """NVIDIA's driver library, initialised.
+    """NVIDIA's driver library, initialized.
 
     Raises:
         BackendError: there is no driver, or it has no GPU.

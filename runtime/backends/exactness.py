@@ -1,4 +1,4 @@
-"""Which backends compute graphs of integers exactly, and what they must be told to do so (docs/concepts/exactness.md)."""
+"""Backends that compute graphs of integers exactly, and the options that they need (docs/concepts/exactness.md)."""
 
 from __future__ import annotations
 

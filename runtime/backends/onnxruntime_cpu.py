@@ -36,17 +36,17 @@ def open_session(
     """A session of ONNX Runtime on the CPU.
 
     Args:
-        data: a serialised ONNX model.
+        data: a serialized ONNX model.
         threads: threads to use; None leaves it the choice.
-        weight_limit: largest magnitude of the int8 weights of a quantised graph, whose activations are then brought
-            to uint8 (see `runtime.quantization`); None: the graph is not quantised.
+        weight_limit: largest magnitude of the int8 weights of a quantized graph, whose activations are then brought
+            to uint8 (see `runtime.quantization`); None: the graph is not quantized.
         profile: path prefix of the profile that the session writes when it ends; None: none.
         optimise: whether the graph may be rewritten.
         timeout: seconds that it may take; None: no limit.
 
     Raises:
         BackendError: ONNX Runtime is missing, or cannot take the model.
-        BundleError: no valid model, or not quantised as `oslic calibrate` does it.
+        BundleError: no valid model, or not quantized as `oslic calibrate` does it.
         LimitError: the time was up.
     """
     onnxruntime, reason = sessions.find_onnxruntime()

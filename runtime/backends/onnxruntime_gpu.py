@@ -83,7 +83,7 @@ class _OnnxRuntimeGpu:
 
     @classmethod
     def _require_quantised(cls, bundle: Bundle) -> None:
-        """Refuse a quantised bundle that the provider cannot run; here none.
+        """Refuse a quantized bundle that the provider cannot run; here none.
 
         Raises:
             BackendError: saying why.

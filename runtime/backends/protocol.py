@@ -64,8 +64,8 @@ class Availability:
         usable: it can be opened.
         version: of the library behind it; None where there is none.
         reason: why it is usable, or why not and what to do about it, in one line.
-        expected: it is not usable, though this machine or this bundle looks as if it should be (a GPU without the
-            library for it, an engine of another version): `auto` says so aloud when it passes it over.
+        expected: it is not usable although this machine or bundle looks as if it should be (a GPU without the library
+            for it, an engine of another version): `auto` then warns when it passes over it.
     """
 
     usable: bool
@@ -81,7 +81,7 @@ class Runner(Protocol):
         """Run the graph.
 
         Args:
-            inputs: in the order of the graph's inputs, uint8, C order, N first (see `docs/CONTRIBUTING.md`): numpy
+            inputs: in the order of the graph's inputs, uint8, C order, N first (see docs/reference/bundle.md): numpy
                 arrays, or whatever has `__cuda_array_interface__` or `__dlpack__`. Backends for GPUs read arrays
                 that lie on their device where they lie; the CPU backend takes arrays in host memory only.
 

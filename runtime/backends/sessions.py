@@ -250,7 +250,7 @@ def open_session(
 
     Args:
         onnxruntime: the module.
-        data: a serialised ONNX model.
+        data: a serialized ONNX model.
         provider: where it is to run.
         options: from `session_options`; changed here.
         timeout: seconds that it may take; None: no limit.

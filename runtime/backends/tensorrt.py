@@ -122,11 +122,11 @@ class TensorRtRunner:
     """One engine with its execution context, stream and memory.
 
     A call copies what lies in host memory to the device, reads what lies on the device where it lies, picks the
-    optimisation profile by the shapes, and launches the engine, from the third equal call on as a CUDA graph.
+    optimization profile by the shapes, and launches the engine, from the third equal call on as a CUDA graph.
 
     Args:
         trt: the product's module.
-        engine: the deserialised engine.
+        engine: the deserialized engine.
         context: its execution context.
         driver: CUDA.
         info: the engine's sidecar.
@@ -542,7 +542,7 @@ def make_context(trt: Any, engine: Any, *, cuda_graphs: bool) -> tuple[Any, bool
 
     Args:
         trt: the product's module.
-        engine: the deserialised engine.
+        engine: the deserialized engine.
         cuda_graphs: whether a product that records CUDA graphs inside is to do so.
 
     Returns:
@@ -579,7 +579,7 @@ class _TensorRt:
                 meant = any(engines_of(bundle, graph, cls.product) for graph in bundle.manifest.graph_names)
             if not options.optimise:
                 raise BackendError(
-                    f"engines of {cls.product} are optimised when they are built, not when they run"
+                    f"engines of {cls.product} are optimized when they are built, not when they run"
                 )
             if options.timeout is not None:
                 raise BackendError(

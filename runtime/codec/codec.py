@@ -2,7 +2,7 @@
 
 encoder                                             decoder
 s  = segment(x)            SegNet, argmax           s  = FLIF decode
-c  = analyse(x, s)         ComNet, quantised        c  = FLIF decode
+c  = analyse(x, s)         ComNet, quantized        c  = FLIF decode
 e  = synthesise(c, s)      upsample x8 + GNet       e  = synthesise(c, s)
 r  = x - p                                          r' = residual decode
 stream = FLIF(s) FLIF(c) lossy(r)                   x' = clip(p + r')
@@ -96,22 +96,22 @@ class DriftWarning(UserWarning):
 
 
 class Codec:
-    """Compresses and decompresses with one bundle on one backend. Safe to use from several threads.
+    """Compresses and decompresses pictures with one bundle on one backend. It may be used from several threads.
 
-    Open one with `Codec.open`.
+    Open one with `Codec.open`, as a context manager or with `close` at the end.
 
     Args:
-        graphs: the bundle's graphs on a backend.
-        limits: what to refuse.
+        graphs: the graphs of the bundle, on a backend.
+        limits: sizes beyond which input is refused.
         open_other: opens the graphs of another bundle, for streams that were made with it; None: such streams are
             refused.
 
     Attributes:
-        graphs: as given.
-        bundle: of the graphs.
-        limits: as given.
-        encoding: memory that compressing an image takes.
-        decoding: memory that decompressing a stream takes.
+        graphs: the graphs of the bundle; `graphs.run(name, ...)` runs a single network.
+        bundle: the bundle; `bundle.manifest` has its classes and groups.
+        limits: sizes beyond which input is refused.
+        encoding: predicted memory for compressing, in bytes by size.
+        decoding: predicted memory for decompressing, in bytes by size.
     """
 
     def __init__(
@@ -148,9 +148,9 @@ class Codec:
                 a stream is decompressed with the networks that it names, if a known bundle has them (OSLIC_BUNDLES).
             backend: a name from `oslic backends`, or "auto" for the best that is present.
             threads: CPU threads the networks may use; None leaves it to the backend.
-            limits: what to refuse; None for the defaults.
-            precision: `fp32`, `fp16`, ...: of the engines, see `backends.Options`; None for the fastest there.
-            options: what else the backend is told, such as a time limit; `threads` and `precision` stand above it.
+            limits: sizes beyond which input is refused; None: the defaults.
+            precision: of the engines, such as `fp16`, see `backends.Options`; None: the fastest that the bundle holds.
+            options: further options of the backend, such as a time limit; `threads` and `precision` override them.
 
         Raises:
             BundleError: no bundle there, or a damaged one.
@@ -174,13 +174,13 @@ class Codec:
         return cls(graphs(opened), limits, graphs if bundle is None else None)
 
     def close(self) -> None:
-        """Give back what the backend holds."""
+        """Release the memory and the threads of the backend. The codec cannot be used afterwards."""
         for graphs in (self.graphs, *self._others.values()):
             graphs.close()
 
     @property
     def backend(self) -> str:
-        """Name of the backend."""
+        """Name of the backend, such as `onnxruntime-cpu`."""
         return self.graphs.selection.backend.name
 
     def __enter__(self) -> Self:
@@ -200,19 +200,21 @@ class Codec:
         tile: int | None = None,
         halo: int = tiling.HALO,
     ) -> Layers:
-        """Run the networks and code the lossless layers: all that does not depend on the residual.
+        """Run the networks and code the lossless layers: everything that does not depend on the residual.
+
+        To code one picture at several qualities, call `layers` once and `finish` for each quality.
 
         Args:
             image: uint8, (H, W), (H, W, 2), (H, W, 3) or (H, W, 4).
             settings: how it is to be coded; None: the defaults.
-            keep_invisible: whether color under alpha 0 is coded as it is; else by what is cheap.
-            tile: side of the tiles that the image is cut into, a multiple of 32; None: see `tiling.choose`.
+            keep_invisible: whether to keep color under alpha 0; otherwise it is replaced by what costs least.
+            tile: side of the tiles in pixels, a multiple of 32; None: one tile up to 1 megapixel, then at most 896.
             halo: pixels around a tile that its estimate depends on, a multiple of 32.
 
         Raises:
             ImageError: another shape or dtype.
             LimitError: larger than the limits; the message names a size that fits.
-            UsageError: no such tiles.
+            UsageError: a tile or halo that is not such a multiple.
         """
         layout = layout_of(image)
         height, width = image.shape[:2]
@@ -234,11 +236,11 @@ class Codec:
         effort: int | None = None,
         metadata: Metadata | None = None,
     ) -> Encoded:
-        """Code the residual and put the stream together.
+        """Code the residual and assemble the stream.
 
         Args:
-            layers: from `layers`. They fit the settings that they were made for; at another quality the compact image
-                may be made coarser or finer, and the estimate anew.
+            layers: from `layers`. At another quality than theirs, the compact image may be made coarser or finer, and
+                the estimate is computed again.
             quality: 0..100; None: as the layers' settings say.
             effort: 0..9; None: as the layers' settings say.
             metadata: ICC, EXIF and so on to carry.
@@ -279,21 +281,22 @@ class Codec:
                 channels: arrays of `cv2` are BGR, give `cv2.cvtColor(image, cv2.COLOR_BGR2RGB)`. Or a Pillow image, the
                 path of an image file, or such a file's bytes.
             quality: 0..100, a number of any real type; 0 stores no residual. None, and neither `bpp` nor `psnr`: 60.
-            bpp: in place of the quality: the most bits per pixel, all bytes of the file counted.
-            psnr: in place of the quality: the least PSNR in dB, of the colors that are to be seen; it goes with the
-                tune "psnr".
+            bpp: instead of the quality: the highest quality that takes at most so many bits per pixel, all bytes
+                counted.
+            psnr: instead of the quality: the lowest quality that reaches so many dB, over the visible colors; it
+                implies the tune "psnr".
             effort: 0..9: larger takes longer and saves bytes.
             layers: "always", "auto" or "never", see `Settings`.
             tune: "visual" or "psnr", see `Settings`.
-            refine: whether the decoder refines the picture, if the bundle can.
-            class_quality: what is added to the quality of some classes of the label map, or of groups of them, by name:
+            refine: whether the decoder refines the picture, if the bundle has a network for that.
+            class_quality: points to add to the quality of classes or groups of classes, by name:
                 `{"person": 25, "sky": -15}`; `Codec.bundle.manifest` has the names.
-            focus: what is to look better than the rest, at about the same size of the file: a class or a group,
-                "person", or "person:mild"; in place of `class_quality`.
-            lossless: the picture comes back bit for bit, color under alpha 0 included; in place of a quality.
-            max_error: 1..16, in place of a quality: the most that any sample of the decoded picture may be off by.
-            metadata: to carry. None: what the Pillow image or the file has; `Metadata()`: nothing.
-            keep_invisible: whether color under alpha 0 is coded as it is; else by what is cheap.
+            focus: instead of `class_quality`: a class or group that is to look better than the rest at about the same
+                file size, "person" or "person:mild".
+            lossless: instead of a quality: the picture comes back bit for bit, color under alpha 0 included.
+            max_error: 1..16, instead of a quality: no sample of the decoded picture is off by more.
+            metadata: metadata to store. None: that of the Pillow image or the file; `Metadata()`: none.
+            keep_invisible: whether to keep color under alpha 0; otherwise it is replaced by what costs least.
 
         Returns:
             The `.oslic` file's bytes.
@@ -324,11 +327,11 @@ class Codec:
         return self.encode(image, request).data
 
     def encode(self, image: PictureSource, request: Request | None = None) -> Encoded:
-        """Compress a picture, and return its layers and times as well.
+        """Compress a picture, and return its layers and times with the file.
 
         Args:
             image: as for `compress`.
-            request: what is asked for; None: the defaults.
+            request: the arguments of `compress` as one object; None: the defaults.
 
         Raises:
             ImageError, LimitError, RateError, UsageError: as `compress`.
@@ -349,9 +352,9 @@ class Codec:
     async def compress_async(
         self, image: PictureSource, quality: SupportsFloat | None = None, **options: Any
     ) -> bytes:
-        """As `compress`, on a thread of the running event loop's; the loop goes on with other tasks.
+        """As `compress`, on a thread, while the running event loop goes on with other tasks.
 
-        A task that is canceled does not wait for the work, which goes on to its end.
+        A task that is canceled does not wait for the work, which runs to its end.
 
         Args:
             image: as for `compress`.
@@ -371,12 +374,12 @@ class Codec:
         metadata: Metadata | None = None,
         keep_invisible: bool = False,
     ) -> dict[str, int]:
-        """Compress an image that is read from the top to the bottom, and is never whole in memory.
+        """Compress an image that is read from top to bottom and is never in memory as a whole.
 
         Args:
-            source: the image, for instance `runtime.image.large.LargeImage`.
-            target: gets the `.oslic` file.
-            settings: how it is coded; None: the defaults.
+            source: the image, for instance a `LargeImage`.
+            target: a binary file, open for writing and seeking, that the `.oslic` file is written to.
+            settings: how the image is coded; None: the defaults.
             metadata: as for `compress`.
             keep_invisible: as for `compress`.
 
@@ -385,7 +388,7 @@ class Codec:
 
         Raises:
             LimitError: too many pixels, or not even strips fit into the memory.
-            UsageError: tiles cannot choose their layers in strips.
+            UsageError: the layers are "auto", which strips cannot do.
         """
         with self._admission.strip_pool(tiling.choose(source.width, source.height), self.encoding) as pool:
             return compress_rows(
@@ -399,7 +402,7 @@ class Codec:
             )
 
     def reconstruct(self, encoded: Encoded) -> Pixels:
-        """Return what the decoder will make of `encoded`, in the shape of the image."""
+        """Return the picture that the decoder will make of `encoded`: uint8, in the shape of the image."""
         return reconstruct(self.graphs, encoded)
 
     # -- decoding --------------------------------------------------------------------------------------------
@@ -415,12 +418,13 @@ class Codec:
 
         Args:
             data: the `.oslic` file's bytes (bytes, bytearray, memoryview or another buffer), or its path.
-            strict: whether an estimate or a residual that is not, bit for bit, the encoder's is an error.
-            region: left, top, width and height of the part that is wanted; only the tiles that it touches are
-                decoded. None: all.
+            strict: whether an estimate or residual that is not, bit for bit, the encoder's is an error.
+            region: left, top, width and height, in pixels, of the part to decode; only the tiles that it touches are
+                decoded. None: the whole picture.
 
         Returns:
-            uint8, the shape that was compressed, or that of the region; color as RGB.
+            uint8, in the shape that was compressed, or that of the region: (H, W), (H, W, 2), (H, W, 3) or (H, W, 4);
+            RGB.
 
         Raises:
             StreamError: damaged, truncated, or of another version.
@@ -453,15 +457,17 @@ class Codec:
         partial: bool = False,
         with_estimate: bool = False,
     ) -> Decoded:
-        """Decompress a stream, and return its metadata, layers and times as well. A digest that differs raises nothing.
+        """Decompress a stream, and return its metadata, layers and times with the picture.
+
+        A digest that differs raises nothing; see `Decoded.drift`.
 
         Args:
             data: as for `decompress`.
-            region: as in `decompress`.
+            region: as for `decompress`.
             layer: "image", or "estimate", which leaves the residual out.
-            partial: take a truncated file: tiles without a residual are their estimates, tiles without a compact image
-                mid-grey, and `Decoded.missing` names them.
-            with_estimate: whether the estimate is kept beside the image.
+            partial: whether to accept a truncated file: tiles without a residual show their estimates, tiles without a
+                compact image are mid-gray, and `Decoded.missing` lists them.
+            with_estimate: whether to return the estimate too.
 
         Raises:
             StreamError, BundleError, LimitError, UsageError: as `decompress`.
@@ -474,7 +480,7 @@ class Codec:
             return Decoding(graphs, reader, pool).decode(region, layer=layer, with_estimate=with_estimate)
 
     async def decompress_async(self, data: StreamSource, **options: Any) -> Pixels:
-        """As `decompress`, on a thread of the running event loop's; see `compress_async`.
+        """As `decompress`, on a thread; see `compress_async`.
 
         Args:
             data: as for `decompress`.
@@ -500,13 +506,13 @@ class Codec:
             return self._others[key]
 
     def decompress_rows(self, reader: StreamReader) -> Iterator[DecodedStrip]:
-        """Decompress a stream from the top to the bottom; the picture is never whole in memory.
+        """Decompress a stream from top to bottom; the picture is never in memory as a whole.
 
         Args:
-            reader: of the stream, best of a file (`StreamReader.of_file`); its sections were checked (`check_stream`).
+            reader: reader of the stream (`StreamReader.of_file`), whose sections were checked (`check_stream`).
 
         Yields:
-            Strips of the picture.
+            Strips of the picture, one row of tiles each.
 
         Raises:
             StreamError, BundleError, LimitError: as `decompress`.
@@ -517,7 +523,10 @@ class Codec:
             yield from decompress_rows(Decoding(graphs, reader, pool))
 
     def decode_labels(self, data: StreamSource) -> LabelMap:
-        """Return only the label map of a stream; no network runs. See `label_map.read_labels`.
+        """Return the label map of a stream; no network runs. As `read_labels`, within the limits of this codec.
+
+        Args:
+            data: as for `decompress`.
 
         Raises:
             StreamError, BundleError, LimitError: as `decompress`.

@@ -58,21 +58,22 @@ class Decoded:
     """A decoded stream, or a part of it.
 
     Attributes:
-        image: uint8, the part that was asked for, in the layout that was compressed.
-        metadata: ICC, EXIF and so on.
-        header: of the stream.
-        parameters: of the stream.
-        labels: s, uint8, of the whole picture.
-        compact: c, uint8, of the whole picture; zeros where no tile of the part depends on it.
-        estimate: e, uint8, of the part; None unless it was asked for.
+        image: the decoded part, uint8, in the layout that was compressed: (h, w), (h, w, 2), (h, w, 3) or (h, w, 4).
+        metadata: ICC profile, EXIF and so on.
+        header: header of the stream.
+        parameters: parameters of the stream.
+        labels: label map of the whole picture, uint8 (ceil(H/S), ceil(W/S)).
+        compact: compact image of the whole picture, uint8 (ceil(H/8), ceil(W/8), 3); zeros where no decoded tile
+            needs it.
+        estimate: estimate of the part, uint8 (h, w, 3), or (h, w) for gray; None unless it was asked for.
         drifted: numbers of the tiles whose estimate is not, bit for bit, the encoder's.
         residual_drifted: numbers of the tiles whose decoded residual is not the encoder's.
         missing: by section, numbers of the tiles that a truncated stream lacks.
         is_wrong: whether a digest that does not match is an error, see `Decoding.is_wrong`.
-        refinement_note: what to tell where the encoder's network for refining is not the bundle's: the picture is
-            refined by the one that is there, or not at all; None: it is.
-        stages: seconds of each stage, summed over the tiles; the residual is decoded beside the network.
-        processor: processor seconds of each stage, see `Stages`.
+        refinement_note: a message if the encoder's refinement network is not the bundle's, and the picture was
+            refined by the bundle's or not at all; None if it is.
+        stages: wall seconds of each stage, summed over the tiles; the residual is decoded beside the network.
+        processor: processor seconds of each stage.
     """
 
     image: Pixels
@@ -97,7 +98,7 @@ class Decoded:
 
     @property
     def drift(self) -> str | None:
-        """What to tell of a digest that does not match; None: all do."""
+        """A message if a digest does not match; None if all do."""
         return None if self.digest_matches else drift_message(estimate=bool(self.drifted))
 
 
@@ -108,7 +109,7 @@ def drift_message(*, estimate: bool) -> str:
         estimate: whether it is the estimate that differs; else it is the residual.
     """
     if estimate:
-        return "the estimate differs from the encoder's: expect differences of a few grey levels"
+        return "the estimate differs from the encoder's: expect differences of a few gray levels"
     return "the decoded residual differs from the encoder's: this AV1 decoder converts colors in another way"
 
 

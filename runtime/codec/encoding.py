@@ -33,23 +33,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layers:
-    """Everything about an image that does not depend on the residual.
+    """The layers of a picture: everything that does not depend on the residual.
 
     Attributes:
         image: uint8, (H, W), (H, W, 2), (H, W, 3) or (H, W, 4): as given, but for color that nobody sees.
         layout: the channels of `image`.
-        grid: its tiles.
+        grid: size of the picture and its tiles.
         labels: s, uint8 (ceil(H/S), ceil(W/S)).
         label_scale: S.
         compact: c, uint8 (ceil(H/8), ceil(W/8), 3), values 0..L-1.
         estimate: e, uint8 (H, W, 3), or (H, W) for gray layouts.
         digests: of the estimate, 4 bytes a tile; of tiles without layers zeros.
         payloads: of labels, compact image and alpha, for each tile.
-        settings: that they were made for.
-        fine: c before it was made coarser.
-        coarseness: of `compact`.
-        plain: tiles without layers.
-        graphic: tiles that are no photographs.
+        settings: the settings that they were made for.
+        fine: the compact image before it was made coarser, in the shape of `compact`.
+        coarseness: factor by which the levels of `compact` were reduced; 1: not at all.
+        plain: numbers of the tiles without layers.
+        graphic: numbers of the tiles that are not photographic.
         stages: time spent so far.
     """
 
@@ -84,15 +84,15 @@ class Encoded:
     """A finished stream.
 
     Attributes:
-        data: the whole file.
-        layers: that it holds: not those that it was made from where the settings chose others.
+        data: the `.oslic` file.
+        layers: the layers in it; they differ from those that `finish` was given if the settings required others.
         tiles: the coded residual of each tile.
         plan: how the residual was coded.
         refined: whether the decoder refines the picture.
         section_bytes: payload bytes by section name.
         overhead_bytes: bytes of the file that belong to no payload.
-        stages: seconds of each stage, summed over the tiles: with several tiles at a time more than the clock shows.
-        processor: processor seconds of each stage, see `Stages`.
+        stages: wall seconds of each stage, summed over the tiles: more than has passed if several tiles ran at a time.
+        processor: processor seconds of each stage.
     """
 
     data: bytes
@@ -107,26 +107,26 @@ class Encoded:
 
     @property
     def quality(self) -> float:
-        """That was asked for."""
+        """The quality, 0..100."""
         return self.plan.settings.quality
 
     @property
     def image(self) -> Pixels:
-        """What was coded, uint8, in its layout."""
+        """The picture that was coded, uint8, in its layout."""
         return self.layers.image
 
     @property
     def layout(self) -> Layout:
-        """Of the image's channels."""
+        """The channels of the picture."""
         return self.layers.layout
 
     @property
     def grid(self) -> Grid:
-        """Size and tiles."""
+        """Size of the picture and its tiles."""
         return self.layers.grid
 
     def details(self) -> dict[str, Any]:
-        """What is to be told of it beyond sizes and times, plain JSON types."""
+        """Further facts, such as the PSNR of the estimate in dB, as plain JSON types."""
         layers = self.layers
         estimate = psnr(layers.color, layers.estimate)
         return {

@@ -54,7 +54,7 @@ class Region:
 
     Attributes:
         box: left, top, width and height of its bounding box, in pixels of the picture.
-        pixels: of the picture that it covers.
+        pixels: number of pixels of the picture that it covers.
     """
 
     box: Box
@@ -63,12 +63,13 @@ class Region:
 
 @dataclass(frozen=True)
 class ClassStatistics:
-    """What a picture has of a class, or of a group of classes.
+    """How much of a picture belongs to a class or a group of classes.
 
     Attributes:
-        pixels: of the picture.
-        share: of the picture's pixels, 0 to 1.
-        box: left, top, width and height of the bounding box, in pixels of the picture; None where there is nothing.
+        pixels: number of pixels of the picture.
+        share: share of the picture's pixels, 0 to 1.
+        box: left, top, width and height of the bounding box, in pixels of the picture; None if the class does not
+            occur.
         regions: number of 4-connected regions.
     """
 
@@ -122,12 +123,12 @@ class LabelMap:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the classes, in the order of their numbers."""
+        """Names of the classes, in the order of their numbers."""
         return tuple(entry.name for entry in self.classes)
 
     @property
     def colors(self) -> Pixels:
-        """Of the classes, in the order of their numbers: uint8 (K, 3), RGB."""
+        """Colors of the classes, in the order of their numbers: uint8 (K, 3), RGB."""
         return np.array([entry.color for entry in self.classes], np.uint8)
 
     @property
@@ -161,7 +162,7 @@ class LabelMap:
         return wanted[self.array]
 
     def pixels(self) -> dict[str, int]:
-        """How many pixels of the picture each class has, by name, in the order of the classes; 0 included."""
+        """Number of pixels of the picture by class, in the order of the classes; 0 for those that do not occur."""
         last_row, last_column = (int(np.diff(edges)[-1]) for edges in (self.rows, self.columns))
         inner, right = self.array[:-1, :-1], self.array[:-1, -1]
         bottom, corner = self.array[-1, :-1], self.array[-1, -1]
@@ -174,12 +175,12 @@ class LabelMap:
         return dict(zip(self.names, counts.tolist(), strict=True))
 
     def shares(self) -> dict[str, float]:
-        """What part of the picture's pixels each class has, by name, in the order of the classes; they add up to 1."""
+        """Share of the picture's pixels by class, in the order of the classes; they add up to 1."""
         total = self.width * self.height
         return {name: count / total for name, count in self.pixels().items()}
 
     def group_shares(self) -> dict[str, float]:
-        """What part of the picture's pixels each group has, by name."""
+        """Share of the picture's pixels by group, 0 to 1."""
         shares = self.shares()
         return {name: sum(shares[each] for each in set(members)) for name, members in self.groups.items()}
 
@@ -203,12 +204,12 @@ class LabelMap:
         )
 
     def class_statistics(self) -> dict[str, ClassStatistics]:
-        """What the picture has of each class, by name, in the order of the classes; of those too that it lacks."""
+        """Statistics by class, in the order of the classes; also of those that do not occur."""
         found = find_regions(self.array, self.rows, self.columns)
         return {name: self._statistics(found, number) for number, name in enumerate(self.names)}
 
     def group_statistics(self) -> dict[str, ClassStatistics]:
-        """What the picture has of each group, by name."""
+        """Statistics by group."""
         return {name: self._statistics(self._regions_of(name), 1) for name in self.groups}
 
     def run_lengths(self, name: str) -> npt.NDArray[np.int64]:

@@ -23,17 +23,17 @@ class Settings:
     """How a picture is coded.
 
     Attributes:
-        quality: of the residual, 0..100; 0 leaves it out, the reconstruction is then the estimate.
-        effort: 0..9: larger takes longer and saves bytes, see `effort`.
-        layers: which tiles have layers, a compact image and an estimate: "always": all but those of pictures that are
-            no photographs (see `layer_choice.is_graphic`); "auto": those that they make smaller at equal distortion;
-            "never": none. The label map is always there.
-        tune: what the residual coder aims at: "visual", the eye, or "psnr", the squared error.
+        quality: of the residual, 0..100. At 0 there is no residual, and the picture is the estimate.
+        effort: 0..9: larger takes longer and saves bytes.
+        layers: which tiles have layers, that is, a compact image and an estimate: "always": all tiles that are
+            photographic; "auto": those whose layers make them smaller at equal distortion; "never": none. The label
+            map is always stored.
+        tune: what the residual coder optimizes: "visual", for the eye, or "psnr", squared error.
         refine: whether the decoder refines the picture, if the bundle has a network for that.
-        class_quality: what is added to the quality of some classes or groups of them, by name; see
-            `class_gains.class_quality`.
-        max_error: the most that any sample may be off by, color under alpha 0 included: 0 is lossless, up to 16
-            near-lossless. The quality is then 100; tune and refinement do not count. None: the quality decides.
+        class_quality: points, -100..100, to add to the quality of classes or groups of classes: pairs of name and
+            points.
+        max_error: the largest error of any sample, color under alpha 0 included: 0 is lossless, 1..16 near-lossless.
+            The quality is then 100, and tune and refinement have no effect. None: the quality decides.
 
     Raises:
         UsageError: a value out of its range.

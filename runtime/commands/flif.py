@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     encode.add_argument("--interlaced", action="store_true", help="store the image from coarse to fine")
     encode.add_argument("--no-crc", action="store_true", help="leave out the checksum")
-    encode.add_argument("--drop-invisible", action="store_true", help="forget the colour under alpha 0")
+    encode.add_argument("--drop-invisible", action="store_true", help="forget the color under alpha 0")
     encode.add_argument(
         "--strip",
         action="store_true",

@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
 def _lines(path: Path, found: dict[str, Any]) -> Iterator[str]:
     yield f"{path}: {found['name']}"
     yield f"  fingerprint  {found['fingerprint']}"
-    yield f"  licence      {found['license']}"
+    yield f"  license      {found['license']}"
     yield f"  classes      {', '.join(c['name'] for c in found['classes'])}"
     if found["groups"]:
         groups = (f"{name} = {' + '.join(members)}" for name, members in found["groups"].items())

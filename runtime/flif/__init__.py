@@ -83,7 +83,7 @@ class Header:
         channels: 1 (gray), 3 (RGB) or 4 (RGBA).
         bit_depth: bits per sample, 1..16.
         interlaced: scan mode.
-        alpha_zero: colour under alpha 0 is not stored, and comes back as 0.
+        alpha_zero: color under alpha 0 is not stored, and comes back as 0.
         custom_chances: (cutoff, divisor) of the chance tables; None for the default ones.
         transforms: names, in the order of application.
         chunks: metadata.
@@ -133,7 +133,7 @@ def decode(data: Buffer, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
 
     Returns:
         uint8 (up to 8 bits per sample) or uint16; (H, W), (H, W, 3) or (H, W, 4). Samples are not scaled. Where
-        the file does not store the colour under alpha 0, it is 0.
+        the file does not store the color under alpha 0, it is 0.
 
     Raises:
         FlifError: the file is damaged, truncated, or of an unsupported kind (animations).
@@ -163,7 +163,7 @@ def encode(
         effort: 0 (fastest) to 100 (smallest).
         interlaced: store the picture from coarse to fine, so that a prefix of the file shows all of it.
         crc: store a checksum of the pixels (4 bytes).
-        keep_invisible: store the colour under alpha 0; without it that colour comes back as 0.
+        keep_invisible: store the color under alpha 0; without it that color comes back as 0.
         metadata: content by chunk name: `iCCP`, `eXif`, `eXmp`.
 
     Returns:

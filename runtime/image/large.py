@@ -52,15 +52,15 @@ def libvips() -> Any:
 
 
 class LargeImage:
-    """An image file whose rows are read one after the other: a `RowSource`.
+    """An image file that is read row by row: a `RowSource`.
 
     Args:
-        path: of a file that libvips reads: PNG, JPEG, TIFF, WebP and others.
-        limits: what to refuse; memory is not looked at.
+        path: an image file that libvips reads: PNG, JPEG, TIFF, WebP and others.
+        limits: sizes beyond which the file is refused; memory is not checked.
 
     Raises:
         DependencyError: libvips is not installed.
-        ImageError: no image, or not of 8 bits a sample in gray or RGB.
+        ImageError: not an image, or not 8 bits per sample in gray or RGB.
         LimitError: more pixels than the limit.
     """
 
@@ -91,17 +91,17 @@ class LargeImage:
 
     @property
     def width(self) -> int:
-        """Of the picture, in pixels."""
+        """Width of the picture in pixels."""
         return int(self._image.width)
 
     @property
     def height(self) -> int:
-        """Of the picture, in pixels."""
+        """Height of the picture in pixels."""
         return int(self._image.height)
 
     @property
     def metadata(self) -> Metadata:
-        """ICC and EXIF."""
+        """ICC profile and EXIF."""
 
         def block(name: str) -> bytes:
             return bytes(self._image.get(name)) if self._image.get_typeof(name) else b""
@@ -116,7 +116,11 @@ class LargeImage:
         return three_channels(self._pixels(image.shrink(factor, factor, ceil=True)))
 
     def rows(self, count: int) -> Pixels:
-        """The next rows: uint8 (count, W) or (count, W, C)."""
+        """Read the next rows: uint8 (count, W) or (count, W, C).
+
+        Raises:
+            ImageError: the file is damaged.
+        """
         strip = self._pixels(self._image.crop(0, self._row, self.width, count))
         self._row += count
         return strip
@@ -151,19 +155,19 @@ def write_strips(
     kind: str,
     target: BinaryIO,
 ) -> None:
-    """Write an image file from strips, which wait in a temporary file until all are there.
+    """Write an image file from strips, which are kept in a temporary file until all have come.
 
     Args:
-        strips: uint8 (h, W) or (h, W, C), from the top to the bottom.
-        size: width and height of the picture.
-        layout: of its samples.
-        metadata: ICC and EXIF.
+        strips: uint8 (h, W) or (h, W, C), from top to bottom.
+        size: width and height of the picture in pixels.
+        layout: channels of the strips.
+        metadata: ICC profile and EXIF to write; other metadata are left out.
         kind: from `strips_kind`.
         target: a file, open to be read and written.
 
     Raises:
         DependencyError: libvips is not installed.
-        UsageError: no space.
+        UsageError: there is no space left.
     """
     vips = libvips()
     with _RawFile() as raw:

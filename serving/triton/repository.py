@@ -41,7 +41,7 @@ SERVER_OPTIONS: Final = (
 _CONFIG_NAME: Final = "config.pbtxt"
 _MOST_CONFIG_BYTES: Final = 1 << 20
 _TENSORRT: Final = "tensorrt"
-# Shapes of the graphs' inputs and outputs without N, by name; see docs/CONTRIBUTING.md.
+# Shapes of the graphs' inputs and outputs without N, by name; see docs/reference/bundle.md.
 _DIMS: Final[dict[str, list[int]]] = {
     "image": [-1, -1, 3],
     "labels": [-1, -1],

@@ -191,14 +191,14 @@ def test_a_metric_of_the_users_decides(here, data, capsys):
 def test_graphs_without_anything_to_quantize_are_passed_on_with_a_note(here, capsys):
     np.save("x.npy", np.ones((6, 4), np.float32))
     assert oslic(f"calibrate arithmetic.onnx --data x.npy -o a.onnx {QUICK}") == 0
-    assert "nothing to quantise; the graph is passed on as it came" in capsys.readouterr().out
+    assert "nothing to quantize; the graph is passed on as it came" in capsys.readouterr().out
     assert (here / "a.onnx").read_bytes() == (here / "arithmetic.onnx").read_bytes()
     assert "passed on" in json.loads((here / "a.calibration.json").read_text())["note"]
     assert "passed on" in (here / "a.calibration.html").read_text()
 
 
 def mobile():
-    """What bundles do not have: batch normalisation, ReLU6, constants as nodes, an old operator set."""
+    """What bundles do not have: batch normalization, ReLU6, constants as nodes, an old operator set."""
     w = small_bundle.Writer(11)
 
     def norm(x, channels):

@@ -156,7 +156,7 @@ class Reader:
             env={**os.environ, "PATH": path},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=1800,
             check=False,
         )
         assert done.returncode == 0, f"{place}: {command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"

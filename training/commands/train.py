@@ -67,7 +67,7 @@ def _pretrained_arguments(parser: argparse.ArgumentParser) -> None:
 def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for kind, summary in (
-        ("segment", "train SegNet on labelled frames"),
+        ("segment", "train SegNet on labeled frames"),
         ("codec", "train ComNet and GNet on photographs"),
         ("refine", "train RefineNet on decoded photographs"),
     ):

@@ -1,4 +1,4 @@
-"""A second reader, written from docs/reference/stream.md alone, sees in streams what the runtime sees, and refuses the same."""
+"""A second reader, written from docs/reference/stream.md alone, sees and refuses the same as the runtime."""
 
 from __future__ import annotations
 

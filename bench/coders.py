@@ -20,6 +20,7 @@ from ..runtime.codec import Codec, Layers, Settings
 from ..runtime.codec.effort import DEFAULT_EFFORT
 from ..runtime.codec.settings import LAYER_MODES, TUNES
 from ..runtime.errors import BackendError, DependencyError, UsageError
+from ..runtime.kinds.opening import open_codec
 from ..runtime.limits import Limits
 from ..runtime.yuv import compensate_rounding
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 OURS: Final = "oslic"
 _REFINED: Final = "refined-avif"
+_BUNDLE: Final = "bundle"
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class CoderSpec:
     @property
     def weights(self) -> str:
         """Names the weights that the coder opens by the name of a bundle; "": none."""
+        if self.kind == _BUNDLE:
+            return open_bundle(self.options["bundle"]).manifest.fingerprint
         if self.kind != _REFINED:
             return ""
         return open_bundle(self.options["bundle"]).manifest.refinement or ""
@@ -158,6 +162,28 @@ def _open_ours(options: dict[str, Any], limits: Limits | None) -> Coder:
         return Coded(encoded.data, encoded.section_bytes)
 
     return Coder(encode, codec.decompress)
+
+
+def _open_bundle(options: dict[str, Any]) -> Coder:
+    """A bundle of any kind as it is: those of other kinds than ours have one rate."""
+    codec = open_codec(options["bundle"], threads=options["threads"])
+
+    def encode(image: Pixels, quality: float) -> Coded:
+        del quality
+        encoded = codec.encode(image)
+        return Coded(encoded.data, encoded.section_bytes)
+
+    return Coder(encode, lambda data: codec.decode(data).image)
+
+
+def bundle_peer(folder: str, threads: int | None = None) -> CoderSpec:
+    """A bundle as a peer, named after the folder.
+
+    Args:
+        folder: of the bundle.
+        threads: CPU threads of its networks; None: the backend's choice.
+    """
+    return CoderSpec(Path(folder).name, _BUNDLE, (0,), {"bundle": folder, "threads": threads})
 
 
 def _open_command(options: dict[str, Any]) -> Coder:
@@ -235,6 +261,7 @@ _OPENERS: Final[dict[str, Callable[[dict[str, Any]], Coder]]] = {
     "pillow": _open_pillow,
     "command": _open_command,
     "hyperprior": _open_hyperprior,
+    _BUNDLE: _open_bundle,
     _REFINED: _open_refined_avif,
 }
 

@@ -17,12 +17,13 @@ from ..runtime import engine_trust
 from ..runtime.backends import cuda
 from ..runtime.backends.tensorrt import Log, logger, make
 from ..runtime.backends.tensorrt import load_product as import_product
+from ..runtime.bundle import OSLIC
 from ..runtime.engines import LAYERS_SUFFIX, EngineInfo, Product, Shapes
 from ..runtime.errors import BackendError, DependencyError, UsageError
 from ..runtime.files import read_regular_file, write_atomically
 from ..runtime.model.feeds import require_names
 from ..runtime.model.header import shape_text
-from ..runtime.model.source import bundle_shapes
+from ..runtime.model.source import bundle_shapes, kind_shapes
 from .graphs import serialise
 from .precision import require_buildable, rest_to_half, to_half
 from .quantized import int8_form
@@ -77,14 +78,25 @@ class Profile:
             raise UsageError(f"--shapes {text}: sizes must not fall from MIN over OPT to MAX")
         return cls(least, best, most)
 
-    def shapes(self, names: Sequence[str], label_scale: int, multiple: int) -> dict[str, Shapes]:
-        """Shapes of inputs of a bundle's graphs, image sizes rounded up to the bundle's multiple."""
+    def shapes(
+        self,
+        names: Sequence[str],
+        multiple: int,
+        shapes_for: Callable[[int, int, int], Mapping[str, tuple[int, ...]]],
+    ) -> dict[str, Shapes]:
+        """Shapes of inputs of a bundle's graph.
+
+        Args:
+            names: of the inputs.
+            multiple: image sizes are rounded up to multiples of it.
+            shapes_for: shapes of all inputs, by name, for N images of a height and a width.
+        """
 
         def padded(size: tuple[int, int, int]) -> tuple[int, int, int]:
             n, height, width = size
             return n, -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
-        sizes = [bundle_shapes(label_scale, *padded(size)) for size in (self.least, self.best, self.most)]
+        sizes = [shapes_for(*padded(size)) for size in (self.least, self.best, self.most)]
         return {name: cast("Shapes", tuple(shapes[name] for shapes in sizes)) for name in names}
 
 
@@ -344,8 +356,15 @@ def profiles_of(
         )
     if bundle is not None and not named:
         manifest = bundle.manifest
+        scales = manifest.graphs[model.name].scales
+
+        def shapes_for(n: int, height: int, width: int) -> dict[str, tuple[int, ...]]:
+            if manifest.kind == OSLIC:
+                return bundle_shapes(manifest.label_scale, n, height, width)
+            return kind_shapes(model.inputs, scales, n, height, width)
+
         names = [port.name for port in model.inputs]
-        return [p.shapes(names, manifest.label_scale, manifest.multiple) for p in sizes or (DEFAULT_PROFILE,)]
+        return [p.shapes(names, manifest.multiple, shapes_for) for p in sizes or (DEFAULT_PROFILE,)]
     groups: list[dict[str, Shapes]] = [{}]
     for name, shapes in named:
         if name in groups[-1]:

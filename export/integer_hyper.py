@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import torch
 from torch import nn
@@ -56,6 +56,10 @@ class IntegerLayer(nn.Module):
         signed: whether inputs are of either sign.
     """
 
+    weight: Tensor
+    bias: Tensor
+    scale: Tensor
+
     def __init__(
         self,
         source: nn.Conv2d | nn.ConvTranspose2d,
@@ -81,8 +85,9 @@ class IntegerLayer(nn.Module):
         self.register_buffer("weight", whole.float())
         self.register_buffer("bias", bias.float())
         self.register_buffer("scale", (step * given).float().reshape(1, -1, 1, 1))
-        self.stride, self.padding = source.stride, source.padding
-        self.output_padding = source.output_padding
+        self.stride = source.stride
+        self.padding = cast("tuple[int, ...]", source.padding)
+        self.output_padding = cast("tuple[int, ...]", source.output_padding)
         sums = whole.abs().sum(others) * most + bias.abs()
         self.proof = Proof(int(sums.max()))
 

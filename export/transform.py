@@ -51,7 +51,7 @@ def transform_source(
     settings: dict[str, Any] = {}
     if calibration is not None and networks.hyper_synthesis is not None:
         # On the grid of the first layer's inputs, or finer than it needs.
-        offsets = np.round(offsets * _OFFSET_STEPS).astype(np.float32) / _OFFSET_STEPS
+        offsets = (np.round(offsets * _OFFSET_STEPS) / _OFFSET_STEPS).astype(np.float32)
         images = [torch.from_numpy(image) for image in calibration]
         values = hyper_values(
             modules["analysis"], modules["hyper_analysis"], images, torch.from_numpy(offsets)

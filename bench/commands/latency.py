@@ -192,7 +192,7 @@ def _codecs(args: argparse.Namespace, image: Path, rule: Settings) -> int:
     from ..latency import Setup, table, write
     from ..latency import run as measure_all
 
-    specs = chosen_peers(args.peers, args.command, TIMED_PEERS)
+    specs = chosen_peers(args, TIMED_PEERS)
     setups = []
     for index, text in enumerate(args.bundle or [""]):
         name, separator, folder = text.rpartition("=")

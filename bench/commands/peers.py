@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...runtime.errors import UsageError
-from ..coders import CoderSpec, command
+from ..coders import CoderSpec, bundle_peer, command
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 
 def add_peers(parser: argparse.ArgumentParser, known: Mapping[str, CoderSpec], default: str) -> None:
@@ -28,16 +28,34 @@ def add_peers(parser: argparse.ArgumentParser, known: Mapping[str, CoderSpec], d
         metavar="SPEC",
         help="another peer: 'NAME:Q1,Q2:enc {quality} {input} {output}:dec {input} {output}'",
     )
+    parser.add_argument(
+        "--peer-bundle",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="another peer: a bundle of whatever kind of codec, at its own rate; repeatable",
+    )
 
 
-def chosen_peers(names: str, commands: Sequence[str], known: Mapping[str, CoderSpec]) -> list[CoderSpec]:
-    """The coders that `--peers` and `--command` name.
+def chosen_peers(
+    args: argparse.Namespace, known: Mapping[str, CoderSpec], default: str = ""
+) -> list[CoderSpec]:
+    """The coders that the arguments of `add_peers` name.
+
+    Args:
+        args: of the command.
+        known: the peers by name.
+        default: in place of `--peers` where that is empty.
 
     Raises:
         UsageError: a name is not known, or a command is not spelt as it must be.
     """
-    peers = [name for name in names.split(",") if name not in ("", "none")]
+    peers = [name for name in (args.peers or default).split(",") if name not in ("", "none")]
     unknown = [name for name in peers if name not in known]
     if unknown:
         raise UsageError(f"unknown peer {unknown[0]!r}; known: {', '.join(known)}")
-    return [*(known[name] for name in peers), *map(command, commands)]
+    return [
+        *(known[name] for name in peers),
+        *map(command, args.command),
+        *map(bundle_peer, args.peer_bundle),
+    ]

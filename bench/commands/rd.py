@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_curves(args: argparse.Namespace) -> int:
-    peers = chosen_peers(args.peers or _PEERS, args.command, PEERS)
+    peers = chosen_peers(args, PEERS, _PEERS)
     wanted = _metrics(args.metrics or _DEFAULT_METRICS, ("psnr",), args.vgg16)
     first, *others = [name for name in args.variants.split(",") if name] or [_VARIANT]
     wrong = [name for name in (first, *others) if name not in VARIANTS]
@@ -129,9 +129,7 @@ def _run_low(args: argparse.Namespace) -> int:
         raise UsageError(
             "--low measures the layers alone, which have no --variants, and no --anchors reach there"
         )
-    peers = chosen_peers(
-        args.peers or ",".join(low_rates.LOW_PEERS), args.command, {**PEERS, **low_rates.LOW_PEERS}
-    )
+    peers = chosen_peers(args, {**PEERS, **low_rates.LOW_PEERS}, ",".join(low_rates.LOW_PEERS))
     chosen = args.metrics or ",".join(m for m in low_rates.LOW_METRICS if m != "vgg16" or args.vgg16)
     wanted = _metrics(chosen, (), args.vgg16)
     own = [

@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..bundle import OSLIC
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -129,14 +131,7 @@ def _lines(path: Path, found: dict[str, Any]) -> Iterator[str]:
     yield f"{path}: {found['name']}"
     yield f"  fingerprint  {found['fingerprint']}"
     yield f"  license      {found['license']}"
-    yield f"  classes      {', '.join(c['name'] for c in found['classes'])}"
-    if found["groups"]:
-        groups = (f"{name} = {' + '.join(members)}" for name, members in found["groups"].items())
-        yield f"  groups       {', '.join(groups)}"
-    yield (
-        f"  levels {found['levels']}, label scale {found['label_scale']}, alpha {found['alpha']:g}, "
-        f"multiple {found['multiple']}"
-    )
+    yield from _lines_of_oslic(found) if found["kind"] == OSLIC else _lines_of_another(found)
     for name, graph in found["graphs"].items():
         state = "" if graph["intact"] else "   DAMAGED"
         size = "missing" if graph["bytes"] is None else f"{graph['bytes'] / 1e6:.2f} MB"
@@ -152,6 +147,27 @@ def _lines(path: Path, found: dict[str, Any]) -> Iterator[str]:
         for name, value in (found[key] or {}).items():
             if name != "certificate":
                 yield f"  {key}.{name}: {value}"
+
+
+def _lines_of_oslic(found: dict[str, Any]) -> Iterator[str]:
+    yield f"  classes      {', '.join(c['name'] for c in found['classes'])}"
+    if found["groups"]:
+        groups = (f"{name} = {' + '.join(members)}" for name, members in found["groups"].items())
+        yield f"  groups       {', '.join(groups)}"
+    yield (
+        f"  levels {found['levels']}, label scale {found['label_scale']}, alpha {found['alpha']:g}, "
+        f"multiple {found['multiple']}"
+    )
+
+
+def _lines_of_another(found: dict[str, Any]) -> Iterator[str]:
+    brought = f", which the package {found['package']} brings" if found["package"] else ""
+    yield f"  kind         {found['kind']}{brought}"
+    yield f"  multiple {found['multiple']}"
+    for name, value in found["settings"].items():
+        yield f"  settings.{name}: {value}"
+    for name, file in found["files"].items():
+        yield f"  {name:<11} {file['file']}"
 
 
 def _certificate_lines(found: dict[str, Any]) -> Iterator[str]:

@@ -35,9 +35,6 @@ python_use_unqualified_type_names = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
-# Options are not to become dashes.
-smartquotes = False
-
 html_theme = "furo"
 html_title = f"OSLIC {release}"
 html_static_path = ["_static"]

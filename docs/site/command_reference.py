@@ -47,7 +47,7 @@ class CommandDirective(SphinxDirective):
         title = nodes.title("", "", nodes.literal("", f"oslic {words}"))
         section = nodes.section("", title, ids=[f"oslic-{'-'.join(entry.words)}"])
         self.state.document.note_explicit_target(section)
-        section += nodes.paragraph("", f"{entry.summary[:1].upper()}{entry.summary[1:]}.")
+        section += _text(f"{entry.summary[:1].upper()}{entry.summary[1:]}.")
         section += _code(usage_of(entry.parser))
         items = [*_arguments(entry.parser), *_options(entry.parser)]
         if items:
@@ -96,8 +96,18 @@ def _value_of(action: argparse.Action) -> str:
 
 
 def _item(term: str, text: str) -> nodes.definition_list_item:
-    body = nodes.paragraph("", text or "")
-    return nodes.definition_list_item("", nodes.term("", term), nodes.definition("", body))
+    # Two hyphens are an option here, no dash.
+    head = nodes.term("", term, support_smartquotes=False)
+    return nodes.definition_list_item("", head, nodes.definition("", _text(text)))
+
+
+def _text(text: str) -> nodes.paragraph:
+    """A paragraph in which what stands in single backquotes is code."""
+    paragraph = nodes.paragraph(support_smartquotes=False)
+    for number, part in enumerate(text.split("`")):
+        if part:
+            paragraph += nodes.literal("", part) if number % 2 else nodes.Text(part)
+    return paragraph
 
 
 def _code(text: str, language: str = "text") -> nodes.literal_block:

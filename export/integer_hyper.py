@@ -87,7 +87,7 @@ class IntegerLayer(nn.Module):
         self.register_buffer("scale", (step * given).float().reshape(1, -1, 1, 1))
         self.stride = source.stride
         self.padding = cast("tuple[int, ...]", source.padding)
-        self.output_padding = cast("tuple[int, ...]", source.output_padding)
+        self.output_padding = source.output_padding
         sums = whole.abs().sum(others) * most + bias.abs()
         self.proof = Proof(int(sums.max()))
 

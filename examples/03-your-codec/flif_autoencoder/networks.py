@@ -13,7 +13,10 @@ class Encoder(nn.Module):
     def __init__(self):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.PixelUnshuffle(4), nn.Conv2d(48, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, CHANNELS, 2, stride=2)
+            nn.PixelUnshuffle(4),
+            nn.Conv2d(48, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, CHANNELS, 2, stride=2),
         )
 
     def forward(self, image):
@@ -27,7 +30,10 @@ class Decoder(nn.Module):
     def __init__(self):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(CHANNELS, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 3 * SCALE**2, 1), nn.PixelShuffle(SCALE)
+            nn.Conv2d(CHANNELS, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 3 * SCALE**2, 1),
+            nn.PixelShuffle(SCALE),
         )
 
     def forward(self, latent):
@@ -47,7 +53,9 @@ def source():
         multiple=SCALE,
         graphs={
             "encode": KindGraph(encoder, {"image": IMAGE}, "latent"),
-            "decode": KindGraph(decoder, {"latent": TensorInput(SCALE, CHANNELS, "uint8", "NHWC")}, "picture"),
+            "decode": KindGraph(
+                decoder, {"latent": TensorInput(SCALE, CHANNELS, "uint8", "NHWC")}, "picture"
+            ),
         },
         license="CC0",
     )

@@ -20,7 +20,7 @@ from oslic.networks.segnet import SegNet
 from oslic.runtime.cli import main
 from oslic.runtime.errors import DataError, LimitError, UsageError, VerificationError
 from oslic.training import recipe as recipes
-from oslic.training import runs
+from oslic.training import runs, transform_runs
 from oslic.training.codec import CodecOptions, CodecTask
 from oslic.training.data import (
     CLOTHES,
@@ -989,7 +989,11 @@ def test_the_wrong_command_for_a_recipe_is_named(data, tmp_path, capsys):
 def test_shipped_recipes_are_readable():
     from oslic.training.commands.train import RECIPES
 
-    found = {path.stem: recipes.load(path) for path in RECIPES.glob("*.toml")}
+    files = {path.stem: path for path in RECIPES.glob("*.toml")}
+    other = transform_runs.load(files.pop("transform-64"))
+    assert other.config.multiple == 64
+    assert other.options.crop % other.config.multiple == 0
+    found = {name: recipes.load(path) for name, path in files.items()}
     assert {"lite-segment", "lite-codec", "base-segment", "base-codec"} <= set(found)
     for name, recipe in found.items():
         assert name.startswith(f"{recipe.config.name}-{recipe.kind}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 
+import oslic.runtime
 import pages
 from conftest import ROOT
 from oslic.runtime import cli
@@ -50,3 +51,14 @@ def test_the_results_are_those_of_the_result_files(tmp_path):
         charts = tmp_path / "docs" / "charts"
         assert main(["bench", "report", *files, "--readme", str(copy), "--pictures", str(charts)]) == 0
         assert copy.read_text(encoding="utf-8") == text, "run `make figures`"
+
+
+def test_all_that_the_runtime_exports_is_documented():
+    named = {
+        name
+        for page in (pages.DOCS / "reference" / "api").glob("*.md")
+        for name in re.findall(r"auto\w+:: ([\w.]+)", page.read_text(encoding="utf-8"))
+    }
+    # Errors come with their module.
+    wanted = {f"oslic.runtime.{name}" for name in oslic.runtime.__all__ if name != "OslicError"}
+    assert wanted | {"oslic.runtime.errors"} <= named

@@ -28,6 +28,8 @@ _SUM_MOST: Final = 1 << 24
 _ACTIVATION_MOST: Final = 1 << 10
 # Other pictures have larger values than those that ranges were measured on.
 _MARGIN: Final = 1.5
+_LEAST_RANGE: Final = 2.0**-20
+_GRIDS: Final = 32
 # The slope of a leaky rectifier, as a power of two near the usual hundredth.
 _SLOPE: Final = 2.0**-7
 
@@ -132,10 +134,11 @@ class IntegerHyperSynthesis(nn.Module):
         for layer, behind in _pairs(layers):
             given = _MARGIN * max(float(x.abs().max()) for x in values)
             signed = any(float(x.min()) < 0 for x in values)
-            # As fine a grid as the sums allow.
-            for bits in range(int(math.log2(_ACTIVATION_MOST)), 3, -1):
-                most = (1 << bits) - 1
-                step = 2.0 ** math.ceil(math.log2(max(given, 2.0**-20) / most))
+            # As fine a grid as the sums allow: where values are small, biases are what fills them.
+            finest = math.ceil(math.log2(max(given, _LEAST_RANGE) / _ACTIVATION_MOST))
+            for exponent in range(finest, finest + _GRIDS):
+                step = 2.0**exponent
+                most = max(1, math.ceil(given / step))
                 integer = IntegerLayer(layer, behind, step, most, signed=signed)
                 if integer.proof.largest < _SUM_MOST:
                     break

@@ -50,6 +50,7 @@ def with_half_weights(data: bytes) -> bytes:
     casts = []
     for value in weights:
         assert value.const_value is not None
+        assert value.name is not None
         numbers = value.const_value.numpy()
         if np.abs(numbers).max() > _LARGEST:
             raise UsageError(
@@ -67,7 +68,7 @@ def with_half_weights(data: bytes) -> bytes:
         cast.outputs[0].shape = value.shape
         ir.convenience.replace_all_uses_with(value, cast.outputs[0])
         del graph.initializers[value.name]
-        graph.initializers[stored.name] = stored
+        graph.initializers[f"{value.name}.half"] = stored
         casts.append(cast)
     graph.insert_before(graph[0], casts)
     return serialise(model)

@@ -23,14 +23,14 @@ _TOLERANCE: Final = 1e-2
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="GRAPH.onnx|BUNDLE", help="in float32")
     parser.add_argument("-o", "--output", type=output_place(), required=True, metavar="GRAPH.onnx|BUNDLE")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument(
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
         "--precision",
         choices=("fp16", "bf16"),
         default="fp16",
         help="what it is to compute in, for backends that run graphs as they are (default: %(default)s)",
     )
-    what.add_argument(
+    form.add_argument(
         "--weights-only",
         action="store_true",
         help="compute in float32 as before, and store its weights as float16: half the file",

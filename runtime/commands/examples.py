@@ -73,7 +73,9 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "bench drift": ("oslic bench drift photos -o drift.json",),
     "bench lossless": ("oslic bench lossless --photos photos -o lossless.json",),
     "bench memory": ("oslic bench memory photo.png -o memory.json",),
-    "bench compressai": ("oslic bench compressai photos --python .venv-compressai/bin/python -o compressai.json",),
+    "bench compressai": (
+        "oslic bench compressai photos --python .venv-compressai/bin/python -o compressai.json",
+    ),
     "bench effort": ("oslic bench effort photos -o effort.json",),
     "bench focus": ("oslic bench focus photos --values 7,8 -o focus.json",),
     "bench scale": ("oslic bench scale photo.png -o scale.json",),

@@ -49,8 +49,8 @@ test-serving: $(TRITON)/.ready $(RAY)/.installed
 	OSLIC_TRITON=$(TRITON) $(BIN)/python -m pytest -m serving tests/serving/model_repository
 	$(RAY)/bin/python -m pytest -m serving tests/serving/ray_data
 
-$(TRITON)/.ready: tests/prepare_triton.py $(STAMP)
-	$(BIN)/python tests/prepare_triton.py $(TRITON)
+$(TRITON)/.ready: tests/support/prepare_triton.py $(STAMP)
+	$(BIN)/python tests/support/prepare_triton.py $(TRITON)
 
 $(RAY)/.installed: $(STAMP)
 	$(PYTHON) -m venv $(RAY)
@@ -82,7 +82,7 @@ bundle: $(STAMP)
 	mkdir -p out
 	$(BIN)/oslic export checkpoints/lite -o out/lite-float --force
 	$(BIN)/oslic calibrate out/lite-float --integer --graphs $(GRAPHS) --images $(PHOTOS) -o out/lite-exact --force
-	$(BIN)/python -c "from oslic.runtime.bundle import Bundle; assert Bundle.open('out/lite-exact').manifest.exact"
+	$(BIN)/python -c "from oslic.runtime.bundle.folder import Bundle; assert Bundle.open('out/lite-exact').manifest.exact"
 	$(BIN)/oslic cast out/lite-exact --weights-only -o out/lite-shipped --force
 	rm -rf runtime/bundles/lite
 	cp -r out/lite-shipped runtime/bundles/lite
@@ -115,7 +115,7 @@ lint: $(STAMP)
 	$(BIN)/codespell --builtin clear,rare,en-GB_to_en-US README.md CHANGELOG.md docs examples checkpoints samples training/EXPERIMENTS.md
 
 types: $(STAMP)
-	$(BIN)/mypy $(addprefix build/types/oslic/,runtime networks training export calibration serving bench)
+	$(BIN)/mypy $(addprefix build/types/oslic/,runtime networks measure training export calibration serving bench cli)
 
 # AddressSanitizer and UBSan over the FLIF codec: every test vector, the corpus, and mutations of both. Needs only g++.
 FUZZ_NAMES := $(addprefix runtime/flif/,color_buckets decoder encoder header learner scan transforms) tests/fuzz/flif_fuzz

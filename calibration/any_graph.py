@@ -6,20 +6,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..bench import environment
+from ..measure import environment
 from ..runtime.errors import BundleError, UsageError, VerificationError
 from ..runtime.model.samples import Sample, digest
 from ..runtime.model.source import Model
 from .calibrate import FORMAT, VERSION, require_kernels
-from .equalisation import ROUNDINGS, differing_share
-from .figures import summary
+from .calibrate_graph import calibrate_graph
+from .equalization import ROUNDINGS, differing_share
 from .graph import Graph
+from .graph_context import FEW, Subject
 from .options import Options
 from .outputs import Metric, OutputJudge
-from .placement import NothingToQuantizeError
 from .preparation import prepare
-from .steps import calibrate_graph
-from .subject import FEW, Subject
+from .qdq_placement import NothingToQuantizeError
+from .report_data import summary
 
 _JUDGED: Final = 8
 

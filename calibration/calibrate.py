@@ -11,30 +11,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ..bench import environment
-from ..runtime.bundle import (
-    REPORT_NAMES,
-    Bundle,
-    GraphInfo,
-    GraphName,
-    Manifest,
-    require_another,
-    require_free,
-    write_bundle,
-)
+from ..measure import environment
+from ..runtime.bundle.folder import REPORT_NAMES, Bundle, require_another, require_free, write_bundle
+from ..runtime.bundle.manifest import GraphInfo, GraphName, Manifest
+from ..runtime.dependencies import installed
 from ..runtime.errors import BundleError, DataError, DependencyError
-from ..runtime.packages import installed
-from .figures import summary
+from .calibrate_graph import Calibrated, calibrate_graph
+from .evaluator import FloatNetworks, Judge
 from .graph import Graph
+from .graph_context import Subject, Work
 from .images import digest, read_photographs
 from .integer.decoder import integer_decoder
 from .integer.graphs import IntegerGraph
-from .judge import FloatNetworks, Judge
 from .options import Options
-from .placement import NothingToQuantizeError
+from .qdq_placement import NothingToQuantizeError
 from .report import html
-from .steps import Calibrated, calibrate_graph
-from .subject import Subject, Work
+from .report_data import summary
 from .targets import FORMS
 
 if TYPE_CHECKING:

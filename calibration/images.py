@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from ..runtime.errors import DataError
-from ..runtime.images import find_images, read_image
+from ..runtime.image.files import find_images, read_image
 from ..runtime.limits import Limits
 
 if TYPE_CHECKING:

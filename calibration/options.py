@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..runtime.bundle import LAYER_GRAPHS, GraphName
+from ..runtime.bundle.manifest import LAYER_GRAPHS, GraphName
+from ..runtime.bundle.uint8_form import EXACT_WEIGHT_LIMIT
 from ..runtime.errors import UsageError
 from ..runtime.limits import Limits
-from ..runtime.quantization import EXACT_WEIGHT_LIMIT
+from .observers import Cache
+from .qparams import AnyScale, ScaleRule
 from .ranges import RangeMethod
-from .scales import AnyScale, ScaleRule
-from .statistics import Cache
 from .targets import TARGETS, Target
 
 

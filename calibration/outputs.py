@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ..runtime.errors import DataError, UsageError, one_line
-from .judge import Damage
-from .sessions import Session
+from .evaluator import Damage
+from .ort_session import Session
 
 if TYPE_CHECKING:
     import numpy.typing as npt

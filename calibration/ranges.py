@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
 
-from .scales import LARGEST
-from .statistics import BINS, Histogram, Statistics
+from .observers import BINS, Histogram, Statistics
+from .qparams import LARGEST
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..runtime.errors import VerificationError
-from .equalisation import ROUNDINGS, differing_share, equalise
+from .equalization import ROUNDINGS, differing_share, equalise
+from .evaluator import Damage
 from .graph import Graph
-from .judge import Damage
-from .lowering import interleave_channels_last, lower_transposed
-from .placement import Placement
+from .graph_context import Subject
+from .int8_rewrites import interleave_channels_last, lower_transposed
+from .observers import Statistics
+from .qdq_insertion import Recipe
+from .qdq_placement import Placement
 from .ranges import METHODS, Ranges
-from .statistics import Statistics
-from .subject import Subject
-from .writing import Recipe
 
 
 @dataclass(frozen=True)

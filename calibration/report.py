@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any, Final
 
-from ..bench.svg import Bar, Line, bar_chart, line_chart
+from ..measure.charts import Bar, Line, bar_chart, line_chart
 
 _STYLE: Final = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}

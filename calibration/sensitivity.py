@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from .placement import Layer
+from .qdq_placement import Layer
 
 if TYPE_CHECKING:
-    from .judge import Damage
+    from .evaluator import Damage
 
 # Kernels of both forms are timed one after the other: what is nearer to 1 than this is noise.
 _CLEARLY_SLOWER: Final = 1.1

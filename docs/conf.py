@@ -21,7 +21,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!oslic).*"),
     # Internals that signatures name.
-    ("py:class", r"oslic\.export\.(rules\.base|sizes)\..*"),
+    ("py:class", r"oslic\.export\.(rules\.base|symbolic_shapes\.\w+)\..*"),
 ]
 
 # A word in single backquotes in a docstring is code.

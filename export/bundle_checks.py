@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from ..runtime.bundle import GraphName
+from ..runtime.bundle.manifest import GraphName
 from ..runtime.errors import UsageError
-from ..runtime.images import read_image
+from ..runtime.image.files import read_image
 from ..runtime.limits import Limits
 from .verify import Tolerance
 

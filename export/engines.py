@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import onnx_ir as ir
 
-from ..runtime import engine_trust
-from ..runtime.backends import cuda
-from ..runtime.backends.tensorrt import Log, logger, make
-from ..runtime.backends.tensorrt import load_product as import_product
-from ..runtime.bundle import OSLIC
-from ..runtime.engines import LAYERS_SUFFIX, EngineInfo, Product, Shapes
+from ..runtime.backends.cuda.driver import gpus
+from ..runtime.backends.tensorrt.bindings import Log, logger, make
+from ..runtime.backends.tensorrt.bindings import load_product as import_product
+from ..runtime.bundle import engine_trust
+from ..runtime.bundle.engine_files import LAYERS_SUFFIX, EngineInfo, Product, Shapes
+from ..runtime.bundle.manifest import OSLIC
 from ..runtime.errors import BackendError, DependencyError, UsageError
 from ..runtime.files import read_regular_file, write_atomically
 from ..runtime.model.feeds import require_names
 from ..runtime.model.header import shape_text
 from ..runtime.model.source import bundle_shapes, kind_shapes
-from .graphs import serialise
+from .ir_queries import serialise
 from .precision import require_buildable, rest_to_half, to_half
 from .quantized import int8_form
 
 if TYPE_CHECKING:
-    from ..runtime.bundle import Bundle
+    from ..runtime.bundle.folder import Bundle
     from ..runtime.model.header import Port
     from ..runtime.model.source import Model
 
@@ -294,7 +294,7 @@ def build_plan(
 
 def compute_capability() -> str | None:
     """Compute capability of the first GPU, such as `9.0`; None where there is none."""
-    found, _ = cuda.gpus()
+    found, _ = gpus()
     return found[0].capability if found else None
 
 

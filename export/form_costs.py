@@ -16,10 +16,10 @@ from typing import Final, Literal
 
 import onnx_ir as ir
 
-from .macs import node_bytes, node_macs
+from .cost import node_bytes, node_macs
 from .rules.base import Reader
 from .rules.elementwise import BINARY, UNARY
-from .sizes import Sizes
+from .symbolic_shapes.inference import Sizes
 
 Target = Literal["onnxruntime", "tensorrt"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import onnx_ir as ir
 
-from ..runtime.backends.sessions import require_onnxruntime, session_options
+from ..runtime.backends.onnxruntime.sessions import require_onnxruntime, session_options
 from ..runtime.errors import VerificationError, one_line
 from .graph_files import loadable
 from .verify import register_operators

@@ -12,11 +12,11 @@ import onnx_ir.passes.common as passes
 from onnxscript.rewriter import MatchingTracer, MatchStatus
 
 from ..runtime.errors import UsageError, VerificationError
+from .cost import Cost, count
+from .form_selection import CostModel, Measured
 from .form_timing import measure
-from .forms import CostModel, Measured
 from .graph_files import loadable
-from .graphs import label, remove_identities
-from .macs import Cost, count
+from .ir_queries import label, remove_identities
 from .near_misses import unknown_places
 from .normal_form import normalise, to_opset
 from .quantized import output_steps, pairs, without_quantization
@@ -25,7 +25,7 @@ from .rules.concatenation import ConvolutionOfConcatenation
 from .rules.deconvolution import TransposedBehindUpsampling
 from .rules.functions import FunctionsBehindUpsampling
 from .rules.neutral import EmptyPadding, ProductWithOnes
-from .rules.normalisation import (
+from .rules.normalization import (
     NormalisationBehindUpsampling,
     NormalisedConvolution,
     NormalisedSum,
@@ -44,7 +44,8 @@ from .rules.upsampling import (
     UpsamplingToSize,
     UpsamplingTwice,
 )
-from .sizes import Size, Sizes
+from .symbolic_shapes.expression import Size
+from .symbolic_shapes.inference import Sizes
 from .verify import Difference, Tolerance, compare, for_type
 from .verify import run as run_graph
 

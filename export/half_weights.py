@@ -11,9 +11,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from ..runtime.bundle import Bundle, GraphName
+from ..runtime.bundle.folder import Bundle
+from ..runtime.bundle.manifest import GraphName
 from ..runtime.errors import UsageError
-from .graphs import serialise
+from .ir_queries import serialise
 
 _LEAST_ELEMENTS: Final = 256
 """Smaller weights are not worth a node."""

@@ -11,12 +11,13 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 import torch
 
-from ..runtime.bundle import FileInfo, GraphInfo, Manifest, require_free, write_bundle
+from ..runtime.bundle.folder import require_free, write_bundle
+from ..runtime.bundle.manifest import FileInfo, GraphInfo, Manifest
+from ..runtime.dependencies import installed
 from ..runtime.errors import VerificationError
-from ..runtime.packages import installed
 from .bundle_checks import read_crops
-from .graphs import serialise
-from .macs import count
+from .cost import count
+from .ir_queries import serialise
 from .onnx_export import OPSET, quiet_exporter
 from .verify import Tolerance, compare, for_type, require, run
 

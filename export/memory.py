@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ..runtime.backends import sessions
-from ..runtime.backends.onnxruntime_cpu import host_runner, open_session
-from ..runtime.bundle import COMPACT_SCALE
+from ..runtime.backends.onnxruntime import sessions
+from ..runtime.backends.onnxruntime.cpu import host_runner, open_session
+from ..runtime.bundle.manifest import COMPACT_SCALE
 from ..runtime.errors import BackendError, one_line
 from ..runtime.memory import resident_memory
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ..runtime.bundle import GraphName
+    from ..runtime.bundle.manifest import GraphName
 
 # Height and width, ascending: a process's peak only grows.
 _SIZES: Final = ((768, 1152), (1024, 1536), (1536, 2304))

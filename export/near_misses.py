@@ -8,7 +8,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from .graphs import label
+from .ir_queries import label
 from .rules.elementwise import BINARY, UNARY
 from .rules.functions import PIXELWISE
 

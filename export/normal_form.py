@@ -12,8 +12,8 @@ import onnx_ir.passes.common as passes
 from onnxscript.optimizer import fold_constants
 
 from ..runtime.errors import UsageError, one_line
-from .graphs import remove_identities
-from .sizes import is_constant
+from .ir_queries import remove_identities
+from .symbolic_shapes.inference import is_constant
 
 OLDEST_OPSET: Final = 13
 """The oldest operator set that the rules read and write: sizes of `Resize`, `Pad`, `Slice`, `Split` are inputs."""

@@ -14,9 +14,10 @@ import onnx_ir.passes.common as passes
 import torch
 from onnxscript import FLOAT, INT64, opset18
 
-from ..runtime.bundle import COMPACT_SCALE, GraphName
+from ..runtime.bundle.manifest import COMPACT_SCALE, GraphName
 from ..runtime.errors import VerificationError
-from .sizes import Size, Sizes, describe
+from .symbolic_shapes.expression import Size, describe
+from .symbolic_shapes.inference import Sizes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -15,7 +15,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from ..runtime.errors import UsageError
-from .graphs import label
+from .ir_queries import label
 
 Half = Literal["fp16", "bf16"]
 

@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from ..runtime.quantization import UINT8_ZERO_POINTS, UNSIGNED_ZERO_POINT
-from .graphs import constant, remove_identities
-from .sizes import is_constant
+from ..runtime.bundle.uint8_form import UINT8_ZERO_POINTS, UNSIGNED_ZERO_POINT
+from .ir_queries import constant, remove_identities
+from .symbolic_shapes.inference import is_constant
 
 # Operators whose output takes its values from their first input.
 _SELECT: Final = frozenset(

@@ -13,7 +13,7 @@ from ..networks.checkpoint import fingerprint, read
 from ..networks.codec import CodecNetworks
 from ..networks.config import groups_of
 from ..networks.deploy import deployable
-from ..runtime.bundle import GRAPH_NAMES, LAYER_GRAPHS, ClassInfo, GraphName, Preview
+from ..runtime.bundle.manifest import GRAPH_NAMES, LAYER_GRAPHS, ClassInfo, GraphName, Preview
 from ..runtime.errors import BundleError, UsageError
 from ..runtime.files import require_regular_file
 from .kind_source import KindSource

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..runtime.backends.sessions import require_onnxruntime, session_options
+from ..runtime.backends.onnxruntime.sessions import require_onnxruntime, session_options
 from ..runtime.errors import UsageError, VerificationError, one_line
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from ..runtime.bundle import ClassInfo
+from ..runtime.bundle.manifest import ClassInfo
 from ..runtime.errors import BundleError, UsageError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from .octconv import Octave, OctConv2d, OctReLU, OctResidualBlock, upsample
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..runtime.bundle import Preview
+    from ..runtime.bundle.manifest import Preview
     from .config import LhOrder, ModelConfig
 
 

@@ -20,12 +20,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .bundle import Bundle, default_bundle
+    from .bundle.folder import Bundle, default_bundle
     from .codec import Codec, LabelMap, read_labels
+    from .codec.batch import compress_many, decompress_many
     from .errors import OslicError
+    from .image.metadata import Metadata
     from .kinds.opening import open_codec
-    from .metadata import Metadata
-    from .pipeline import compress_many, decompress_many
 
 __all__ = [
     "Bundle",
@@ -41,14 +41,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Bundle": "bundle",
+    "Bundle": "bundle.folder",
     "Codec": "codec",
     "LabelMap": "codec",
-    "Metadata": "metadata",
+    "Metadata": "image.metadata",
     "OslicError": "errors",
-    "compress_many": "pipeline",
-    "decompress_many": "pipeline",
-    "default_bundle": "bundle",
+    "compress_many": "codec.batch",
+    "decompress_many": "codec.batch",
+    "default_bundle": "bundle.folder",
     "open_codec": "kinds.opening",
     "read_labels": "codec",
 }

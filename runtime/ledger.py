@@ -1,7 +1,7 @@
 """What one call of a command reads and writes: nothing that it reads is written over, nothing is written twice.
 
 The command line opens a ledger for each call. Arguments that name files are entered when they are parsed
-(`runtime.commands.arguments`), other inputs when they are read or listed, and everything is asked for by
+(`cli.file_arguments`), other inputs when they are read or listed, and everything is asked for by
 `files.check_target` and `files.write_atomically`; a new command has nothing to remember. Without a ledger, as in a
 program that uses the library, nothing is refused: there the program knows what it does.
 """

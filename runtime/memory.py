@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from . import tiling
-from .pixels import ceil_div
-from .segmentation import reduction_for
+from .image.arrays import ceil_div
+from .segmentation_size import reduction_for
 
 if TYPE_CHECKING:
-    from .bundle import GraphInfo, GraphName
+    from .bundle.manifest import GraphInfo, GraphName
 
 # The interpreter, NumPy, Pillow with its AVIF library, and ONNX Runtime.
 _PROCESS_BYTES: Final = 50 << 20

@@ -26,7 +26,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, cast
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
-from .bundle_finder import find_bundle
+from .bundle.finder import find_bundle
 from .codec import Codec
 from .codec.container import MAGIC, StreamReader
 from .codec.metadata_sections import read_metadata
@@ -34,10 +34,10 @@ from .codec.preview import thumbnail
 from .codec.request import make_request
 from .codec.stream import check_all, check_stream, fingerprint_of
 from .errors import OslicError
-from .images import picture_of
+from .image.arrays import Layout
+from .image.files import picture_of
+from .image.metadata import Metadata, Unit, resolution
 from .limits import Limits
-from .metadata import Metadata, Unit, resolution
-from .pixels import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

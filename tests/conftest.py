@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from oslic.runtime.bundle import Bundle, default_bundle
-from oslic.runtime.cli import main
+from oslic.cli.main import main
+from oslic.runtime.bundle.folder import Bundle, default_bundle
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "fuzz"))
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 pytest_plugins = ["exact_fixtures"]
 SAMPLES = ROOT / "samples"
 SHARED = Path(os.environ.get("OSLIC_SHARED", ROOT.parent / "shared"))

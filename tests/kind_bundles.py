@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
-from oslic.runtime.bundle import Bundle, FileInfo, GraphInfo, Manifest, write_bundle
+from oslic.runtime.bundle.folder import Bundle, write_bundle
+from oslic.runtime.bundle.manifest import FileInfo, GraphInfo, Manifest
 from small_bundle import IMAGE, Writer
 
 LATENTS = 4

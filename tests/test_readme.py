@@ -9,8 +9,8 @@ import shutil
 import numpy as np
 import pytest
 from conftest import ROOT
-from oslic.runtime import cli
-from oslic.runtime.pixels import psnr
+from oslic.cli import main as cli
+from oslic.runtime.image.arrays import psnr
 from PIL import Image
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -22,7 +22,7 @@ from PIL import UnidentifiedImageError
 
 from ..networks.config import EVERYDAY_CLASSES
 from ..runtime.errors import DataError
-from ..runtime.images import find_images, open_stored
+from ..runtime.image.files import find_images, open_stored
 from ..runtime.limits import Limits
 from ..runtime.tiling import Box
 

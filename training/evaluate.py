@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..bench.metrics import bd_rate, class_iou, psnr
-from ..runtime import residual
-from ..runtime.codec import Settings
+from ..measure.metrics import bd_rate, class_iou, psnr
+from ..runtime.codec import Settings, residual
 from ..runtime.codec.finishing import finish_layers, reconstruct
 from ..runtime.codec.layering import make_layers
 from ..runtime.codec.tile_pool import TilePool
-from ..runtime.pixels import Layout
+from ..runtime.image.arrays import Layout
 from ..runtime.tiling import single
 from .data import (
     CLOTHES,
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from ..networks.codec import CodecNetworks
     from ..networks.config import ModelConfig
     from ..networks.segnet import SegNet
-    from ..runtime.graphs import Graphs
+    from ..runtime.codec.networks import Graphs
 
 QUALITIES: Final = (12, 25, 40, 55, 68, 78, 86)
 RANGE: Final = (28.0, 39.0)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..bench.metrics import mse
-from ..runtime import residual
+from ..measure.metrics import mse
+from ..runtime.codec import residual
 from ..runtime.codec.coarseness import coarseness_for
 from ..runtime.errors import DataError, UsageError
 from .loop import Objective

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from ..bench.metrics import mse
+from ..measure.metrics import mse
 from ..runtime.codec.coarseness import coarsen
 from .losses import Reconstruction, ResidualRate, whole_blocks
 from .segmentation import network_labels, predict

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from PIL import Image, ImageFilter
 from torch import nn
 
-from ..bench.metrics import class_iou, confusion_matrix
+from ..measure.metrics import class_iou, confusion_matrix
 from ..runtime.errors import DataError, UsageError
-from ..runtime.pixels import mirror
-from ..runtime.segmentation import labels_on, reduce_image, reduction_for
+from ..runtime.image.arrays import mirror
+from ..runtime.segmentation_size import labels_on, reduce_image, reduction_for
 from ..runtime.tiling import Box
 from .data import CLOTHES, PERSON, SKIN_HAIR, VOID, Picture
 from .loop import Objective

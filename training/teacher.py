@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..runtime.errors import DataError
 from ..runtime.files import write_atomically
-from ..runtime.images import open_stored
+from ..runtime.image.files import open_stored
 from ..runtime.limits import Limits
 from ..runtime.tiling import Box
 from .data import files, soft_file_name

@@ -11,8 +11,9 @@ import torch
 
 from ..networks.config import groups_of
 from ..networks.deploy import deployable
-from ..runtime.bundle import GRAPH_NAMES, Bundle, GraphInfo, GraphName, Manifest
-from ..runtime.graphs import Graphs
+from ..runtime.bundle.folder import Bundle
+from ..runtime.bundle.manifest import GRAPH_NAMES, GraphInfo, GraphName, Manifest
+from ..runtime.codec.networks import Graphs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -19,15 +19,15 @@ import torch
 from ...export.bundle_checks import read_crops, samples
 from ...export.compressai import from_compressai, untranslated
 from ...export.kind_bundle import export_kind
+from ...measure import environment
+from ...measure.metrics import psnr
+from ...measure.timing import Settings, measure, ratio
 from ...networks.transform.checkpoint import read
 from ...runtime.errors import BackendError, one_line
-from ...runtime.images import read_image
+from ...runtime.image.files import read_image
 from ...runtime.kinds.opening import open_codec
 from ...runtime.limits import Limits
-from .. import environment
-from ..metrics import psnr
-from ..picture import as_rgb
-from ..timing import Settings, measure, ratio
+from ..report.layer_images import as_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -6,13 +6,13 @@ import time
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final
 
+from ...measure import environment, metrics
+from ...measure.rate_curves import Point, bd_rate_by_image
 from ...runtime.codec import Codec
 from ...runtime.codec.effort import DEFAULT_EFFORT, EFFORTS
 from ...runtime.codec.request import make_request
-from ...runtime.images import read_image
-from .. import environment, metrics
-from ..curves import Point, bd_rate_by_image
-from ..picture import as_rgb
+from ...runtime.image.files import read_image
+from ..report.layer_images import as_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

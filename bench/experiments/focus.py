@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from PIL import Image
 
+from ...measure import environment
 from ...runtime.codec import Codec
 from ...runtime.codec.request import make_request
 from ...runtime.errors import DataError
-from ...runtime.images import find_images, read_image
-from .. import environment
-from ..coders import avif
-from ..picture import as_rgb
+from ...runtime.image.files import find_images, read_image
+from ..coders.registry import avif
+from ..report.layer_images import as_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ...runtime.backends.protocol import LayerTime
+from ...measure import environment
+from ...measure.timing import Candidate, Settings, StageTimes, Timing, measure, ratio
+from ...runtime.backends.base import LayerTime
 from ...runtime.errors import BackendError, VerificationError
 from ...runtime.files import write_atomically
 from ...runtime.model.feeds import Feeds
 from ...runtime.model.running import Loaded
-from .. import environment
-from ..agreement import Side
-from ..timing import Candidate, Settings, StageTimes, Timing, measure, ratio
+from ..agreement.outputs import Side
 
 if TYPE_CHECKING:
     from ...runtime.model.header import Port

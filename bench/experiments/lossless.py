@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from PIL import Image
 
+from ...measure import environment
+from ...measure.metrics import psnr
 from ...runtime import flif
 from ...runtime.errors import BackendError, DependencyError, VerificationError
-from ...runtime.images import read_image
-from .. import environment
-from ..flif import Coder, pillow_coder
-from ..metrics import psnr
+from ...runtime.image.files import read_image
+from .lossless_layers import Coder, pillow_coder
 
 if TYPE_CHECKING:
     import numpy.typing as npt

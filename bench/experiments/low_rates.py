@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from ...measure import environment
+from ...measure.rate_curves import increasing
 from ...runtime.files import write_atomically
-from .. import environment
-from ..coders import PEERS, avif
-from ..curves import increasing
+from ..coders.registry import PEERS, avif
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from ..curves import Point
+    from ...measure.rate_curves import Point
 
 FORMAT: Final = "oslic-bench-low-rates"
 LOW_METRICS: Final = ("ms_ssim", "ssimulacra2", "vgg16")

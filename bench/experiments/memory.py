@@ -11,19 +11,19 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from ...runtime.bundle import Bundle
+from ...measure import environment
+from ...measure.processes import run_python
+from ...runtime.bundle.folder import Bundle
+from ...runtime.codec.batch import default_jobs
 from ...runtime.codec.decoding import DECODER_GRAPHS
 from ...runtime.codec.tile_pool import usable_cores
 from ...runtime.errors import UsageError
+from ...runtime.image.files import read_image
+from ...runtime.image.metadata import Metadata
 from ...runtime.image.writing import encode_image
-from ...runtime.images import read_image
 from ...runtime.limits import Limits
 from ...runtime.memory import decoding_use, encoding_use, resident_memory
-from ...runtime.metadata import Metadata
-from ...runtime.pipeline import default_jobs
-from .. import environment
-from ..picture import as_rgb
-from ..processes import run_python
+from ..report.layer_images import as_rgb
 
 FORMAT: Final = "oslic-bench-memory"
 VERSION: Final = 1
@@ -35,7 +35,9 @@ def peak(arguments: Sequence[str]) -> int:
     Raises:
         OslicError: the command fails.
     """
-    printed = run_python(["-m", f"{__package__}.peak", *arguments], f"oslic {arguments[0]}")
+    printed = run_python(
+        ["-m", f"{__package__.partition('.')[0]}.cli.peak", *arguments], f"oslic {arguments[0]}"
+    )
     return int(printed.splitlines()[-1])
 
 

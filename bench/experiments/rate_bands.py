@@ -5,12 +5,12 @@ from __future__ import annotations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final
 
-from ..curves import bd_rate_by_image
+from ...measure.rate_curves import bd_rate_by_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ..curves import Point
+    from ...measure.rate_curves import Point
 
     Range = tuple[float, float]
 

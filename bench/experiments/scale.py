@@ -15,13 +15,13 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from ...runtime.bundle import Bundle
+from ...measure import environment
+from ...measure.processes import run_python
+from ...runtime.bundle.folder import Bundle
 from ...runtime.codec.container import StreamReader
-from ...runtime.images import read_image
+from ...runtime.image.files import read_image
 from ...runtime.limits import Limits
-from .. import environment
-from ..picture import as_rgb
-from ..processes import run_python
+from ..report.layer_images import as_rgb
 
 FORMAT: Final = "oslic-bench-scale"
 VERSION: Final = 1
@@ -62,7 +62,7 @@ def measured(arguments: Sequence[str]) -> dict[str, float]:
 
 
 def _oslic(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "oslic.runtime.cli", *arguments]
+    return [sys.executable, "-m", "oslic.cli.main", *arguments]
 
 
 def run(

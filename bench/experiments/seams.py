@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ...runtime.bundle import Bundle
+from ...measure import environment
+from ...runtime.bundle.folder import Bundle
 from ...runtime.codec import Codec
 from ...runtime.errors import DataError
-from ...runtime.images import read_image
+from ...runtime.image.files import read_image
 from ...runtime.limits import Limits
-from .. import environment
-from ..picture import as_rgb
+from ..report.layer_images import as_rgb
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -14,11 +14,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+from ...measure import environment
 from ...runtime.codec import Codec
+from ...runtime.codec.batch import compress_many, decompress_many
 from ...runtime.codec.tile_pool import usable_cores
 from ...runtime.errors import OslicError
-from ...runtime.pipeline import compress_many, decompress_many
-from .. import environment
 
 FORMAT: Final = "oslic-bench-throughput"
 VERSION: Final = 1
@@ -131,7 +131,7 @@ def _commands(
     options = ["--quality", str(quality), "--effort", str(effort), "--quiet", "--overwrite"]
 
     def call(*words: str) -> None:
-        command = [sys.executable, "-m", "oslic.runtime.cli", "compress", *words, *options]
+        command = [sys.executable, "-m", "oslic.cli.main", "compress", *words, *options]
         subprocess.run(command, check=True)
 
     def each() -> None:

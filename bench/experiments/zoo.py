@@ -9,16 +9,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from ...export.forms import CostModel
+from ...export.form_selection import CostModel
 from ...export.fusion import Report, check, fuse, random_inputs
-from ...export.graphs import serialise
+from ...export.ir_queries import serialise
 from ...export.normal_form import normalise
 from ...export.verify import Tolerance, require
-from ...runtime.backends.sessions import require_onnxruntime, session_options
+from ...measure import environment
+from ...measure.timing import Candidate, Settings, StageTimes, measure
+from ...runtime.backends.onnxruntime.sessions import require_onnxruntime, session_options
 from ...runtime.errors import DataError
-from .. import environment
-from ..comparison import REGRESSIONS, Margins, compare_samples
-from ..timing import Candidate, Settings, StageTimes, measure
+from ..regression.comparison import REGRESSIONS, Margins, compare_samples
 from ..zoo import ZOO, Entry, Exporter, export
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def run(
 
     Returns:
         The result file: for each network hits, multiply-accumulates, times of one thread on ONNX Runtime's CPU
-        provider, the speed over the graph as it was with its 95 % interval, and the verdict of `oslic bench compare`.
+        provider, the speed over the graph as it was with its 95 % interval, and the verdict of `oslic bench regress`.
 
     Raises:
         DataError: there is no such network.

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ...bench.metrics import psnr
-from ...runtime import residual
-from ..judge import Judge
-from ..sessions import Session
+from ...measure.metrics import psnr
+from ...runtime.codec import residual
+from ..evaluator import Judge
+from ..ort_session import Session
 from .graphs import IntegerGraph, Task, to_integers
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ...runtime.bundle import GraphName, Manifest
-    from ..judge import Layers
-    from ..subject import Work
+    from ...runtime.bundle.manifest import GraphName, Manifest
+    from ..evaluator import Layers
+    from ..graph_context import Work
 
     Feeds = dict[str, npt.NDArray[Any]]
 

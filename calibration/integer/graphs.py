@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from ...runtime.errors import VerificationError
-from ..equalisation import ROUNDINGS, differing_share, equalise
+from ..equalization import ROUNDINGS, differing_share, equalise
 from ..graph import Graph
-from ..lowering import interleave_channels_last, lower_transposed
-from ..placement import Layer, Placement, Plan
-from ..statistics import Cache, Histogram, Statistics
+from ..int8_rewrites import interleave_channels_last, lower_transposed
+from ..observers import Cache, Histogram, Statistics
+from ..qdq_placement import Layer, Placement, Plan
 from .certificate import Certificate, certify
 from .power_of_two import PowerMethod, PowerOfTwoRanges
 from .preparation import (

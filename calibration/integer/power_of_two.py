@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
+from ..observers import Histogram, Statistics
+from ..qparams import LARGEST
 from ..ranges import Ranges, squared_errors
-from ..scales import LARGEST
-from ..statistics import Histogram, Statistics
 
 if TYPE_CHECKING:
     import numpy.typing as npt

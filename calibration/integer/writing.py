@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from onnx import helper
 
-from ...runtime.quantization import EXACT_WEIGHT_LIMIT, UNSIGNED_ZERO_POINT
+from ...runtime.bundle.uint8_form import EXACT_WEIGHT_LIMIT, UNSIGNED_ZERO_POINT
 from ..graph import Graph
-from ..placement import Group, Placement, Plan
-from ..scales import LARGEST
-from ..writing import Quantised, Recipe, quantise
+from ..qdq_insertion import Quantised, Recipe, quantise
+from ..qdq_placement import Group, Placement, Plan
+from ..qparams import LARGEST
 from .power_of_two import PowerOfTwo, PowerOfTwoRanges
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from docutils import nodes
-from oslic.runtime.commands.catalog import Entry, arguments_of, entries, help_of, options_of
-from oslic.runtime.commands.examples import EXAMPLES
+from oslic.cli.catalog import Entry, arguments_of, entries, help_of, options_of
+from oslic.cli.examples import EXAMPLES
 from sphinx.util.docutils import SphinxDirective
 
 if TYPE_CHECKING:

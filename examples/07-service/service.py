@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from oslic.runtime import Codec
 from oslic.runtime.errors import ImageError, LimitError, OslicError, StreamError
+from oslic.runtime.image.metadata import Metadata
 from oslic.runtime.image.writing import encode_image
-from oslic.runtime.metadata import Metadata
 
 CODEC = Codec.open(threads=1)  # one for all threads; its limits refuse what is too large
 STATUS = {ImageError: 415, StreamError: 422, LimitError: 413}

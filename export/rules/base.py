@@ -12,8 +12,9 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult, RewriteRule, RewriteRuleSet
 
-from ..graphs import Convolution, NotApplicableError, is_live, label, reject
-from ..sizes import Sizes, describe, remedy
+from ..ir_queries import Convolution, NotApplicableError, is_live, label, reject
+from ..symbolic_shapes.expression import describe, remedy
+from ..symbolic_shapes.inference import Sizes
 
 if TYPE_CHECKING:
     import numpy.typing as npt

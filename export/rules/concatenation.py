@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ..graphs import Convolution, NotApplicableError, label, reject
+from ..ir_queries import Convolution, NotApplicableError, label, reject
 from ..kernels import phases
-from ..sizes import describe
+from ..symbolic_shapes.expression import describe
 from .base import Builder, NodeRule, Site, again, convolve, reader_of
 from .elementwise import apply, following
 from .low_rate import KEEP, LowRate

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..graphs import FLOATS, constant, label, reject
+from ..ir_queries import FLOATS, constant, label, reject
 from ..kernels import behind
 from .base import NodeRule
 from .resampling import Upsampling, is_resized, upsampling

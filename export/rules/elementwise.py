@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from ..sizes import is_constant
+from ..symbolic_shapes.inference import is_constant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from ..graphs import NotApplicableError, label, reject
-from ..sizes import is_constant
+from ..ir_queries import NotApplicableError, label, reject
+from ..symbolic_shapes.inference import is_constant
 from .base import NodeRule
 from .elementwise import BINARY, is_function, is_per_channel
 from .resampling import Upsampling, is_resized, repeat, upsampling

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ..graphs import Convolution, reject
+from ..ir_queries import Convolution, reject
 from ..kernels import Small, phases, pooled, transposed
 from .base import Builder, Rule, again, convolve, integers
 from .elementwise import apply

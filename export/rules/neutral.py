@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..graphs import constant, producer, reject, require_live
-from ..sizes import is_constant
+from ..ir_queries import constant, producer, reject, require_live
+from ..symbolic_shapes.inference import is_constant
 from .base import Bound, FusionRule
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..graphs import Convolution, Padding, producer, reject, require_live
+from ..ir_queries import Convolution, Padding, producer, reject, require_live
 from .base import Bound, FusionRule
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..graphs import Convolution, label, producer, reject, require_live, require_single_use
-from ..sizes import describe, remedy
+from ..ir_queries import Convolution, label, producer, reject, require_live, require_single_use
+from ..symbolic_shapes.expression import describe, remedy
 from .base import Bound, FusionRule, again, integers
 from .resampling import upsampling
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..graphs import is_real, label, producer, reject, require_live
-from ..movement import goes_on, repeated
+from ..data_movement import goes_on, repeated
+from ..ir_queries import is_real, label, producer, reject, require_live
 from .base import Bound, FusionRule
 from .resampling import repeat
 

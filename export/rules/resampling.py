@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ..graphs import label, reads_nearest, reject
-from ..sizes import describe, remedy
+from ..ir_queries import label, reads_nearest, reject
+from ..symbolic_shapes.expression import describe, remedy
 
 if TYPE_CHECKING:
     import onnx_ir as ir

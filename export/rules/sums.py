@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..graphs import (
-    Convolution,
-    NotApplicableError,
-    label,
-    producer,
-    reject,
-    require_live,
-)
+from ..ir_queries import Convolution, NotApplicableError, label, producer, reject, require_live
 from ..kernels import embed
 from .base import Bound, Builder, FusionRule, Site, again, integers
 

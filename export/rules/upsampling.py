@@ -5,16 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..graphs import (
-    Convolution,
-    NotApplicableError,
-    Padding,
-    producer,
-    reject,
-    require_live,
-)
+from ..ir_queries import Convolution, NotApplicableError, Padding, producer, reject, require_live
 from ..kernels import phases
-from ..sizes import is_constant
+from ..symbolic_shapes.inference import is_constant
 from .base import Bound, Builder, FusionRule, NodeRule, Site, again, convolve, integers, reader_of
 from .elementwise import apply, following
 from .low_rate import KEEP, LowRate

@@ -11,9 +11,9 @@ import warnings
 from dataclasses import dataclass
 from typing import Final
 
-from ..bundle import Bundle
+from ..bundle.folder import Bundle
 from ..errors import BackendError
-from .protocol import Availability, Backend, Options, Runner
+from .base import Availability, Backend, Options, Runner
 
 __all__ = [
     "BACKENDS",
@@ -50,12 +50,12 @@ _SLOW_START: Final = "taken by name only: it builds engines for minutes while th
 
 BACKENDS: Final[dict[str, Entry]] = {
     # `auto` tries them in this order: the fastest first.
-    "tensorrt": Entry("tensorrt", "TensorRt"),
-    "tensorrt-rtx": Entry("tensorrt", "TensorRtRtx"),
-    "onnxruntime-cuda": Entry("onnxruntime_gpu", "OnnxRuntimeCuda"),
-    "onnxruntime-tensorrt": Entry("onnxruntime_gpu", "OnnxRuntimeTensorRt", _SLOW_START),
-    "onnxruntime-tensorrt-rtx": Entry("onnxruntime_gpu", "OnnxRuntimeTensorRtRtx", _SLOW_START),
-    "onnxruntime-cpu": Entry("onnxruntime_cpu", "OnnxRuntimeCpu"),
+    "tensorrt": Entry("tensorrt.backend", "TensorRt"),
+    "tensorrt-rtx": Entry("tensorrt.backend", "TensorRtRtx"),
+    "onnxruntime-cuda": Entry("onnxruntime.gpu", "OnnxRuntimeCuda"),
+    "onnxruntime-tensorrt": Entry("onnxruntime.gpu", "OnnxRuntimeTensorRt", _SLOW_START),
+    "onnxruntime-tensorrt-rtx": Entry("onnxruntime.gpu", "OnnxRuntimeTensorRtRtx", _SLOW_START),
+    "onnxruntime-cpu": Entry("onnxruntime.cpu", "OnnxRuntimeCpu"),
     "openvino": Entry("openvino", "OpenVino", "taken by name only: onnxruntime-cpu runs the same graphs"),
 }
 

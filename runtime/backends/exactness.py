@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from ..errors import BackendError
 
 if TYPE_CHECKING:
-    from ..bundle import Bundle
+    from ..bundle.folder import Bundle
 
 _INEXACT: Final = {
     "openvino": "it rounds between layers in other places than the graph says",

@@ -1,7 +1,7 @@
 """OpenVINO on the CPU.
 
 OpenVINO reads ONNX itself, computes in bfloat16 wherever the processor can unless it is told otherwise, and has kernels
-for activations in uint8 (see `runtime.quantization`). Here it computes what the graph says: float32 stays float32, and
+for activations in uint8 (`runtime.bundle.uint8_form`). Here it computes what the graph says: float32 stays float32, and
 bfloat16 or float16 must be asked for.
 """
 
@@ -18,17 +18,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
+from ..bundle.uint8_form import uint8_activations, weight_limit
 from ..errors import BackendError, BundleError, UsageError, one_line
 from ..model.header import read_header
-from ..quantization import uint8_activations, weight_limit
+from .base import Availability, LayerTime, Options
+from .cuda.arrays import view
 from .exactness import require_exact
-from .exchange import view
-from .protocol import Availability, LayerTime, Options
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ..bundle import Bundle, GraphName
+    from ..bundle.folder import Bundle
+    from ..bundle.manifest import GraphName
     from ..model.source import Model
 
 # How OpenVINO calls the precisions in which it can be told to compute a float graph.

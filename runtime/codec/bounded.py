@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final, cast
 import numpy as np
 
 from ..errors import VerificationError
-from ..planes import decode_plane, encode_plane
-from ..residual import MAX_WEIGHT, prediction
+from .lossless import decode_plane, encode_plane
+from .residual import MAX_WEIGHT, prediction
 
 if TYPE_CHECKING:
     import numpy.typing as npt

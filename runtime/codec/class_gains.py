@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from ..errors import UsageError
-from ..pixels import luma_levels
-from ..residual import MAX_QUALITY
+from ..image.arrays import luma_levels
+from .residual import MAX_QUALITY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy.typing as npt
 
-    from ..bundle import Manifest
+    from ..bundle.manifest import Manifest
     from ..tiling import Box
 
     Pixels = npt.NDArray[np.uint8]

@@ -23,10 +23,12 @@ import numpy as np
 
 from .. import tiling
 from ..backends import Options
-from ..bundle import OSLIC, Bundle
-from ..bundle_finder import find_bundle, open_bundle
+from ..bundle.finder import find_bundle, open_bundle
+from ..bundle.folder import Bundle
+from ..bundle.manifest import OSLIC
 from ..errors import BundleError, UsageError, VerificationError
-from ..graphs import Graphs
+from ..image.arrays import fill_hidden, join, layout_of, split
+from ..image.metadata import Metadata
 from ..limits import Limits
 from ..memory import (
     decoding_use,
@@ -34,9 +36,6 @@ from ..memory import (
     networks_use,
     residual_use,
 )
-from ..metadata import Metadata
-from ..pixels import fill_hidden, join, layout_of, split
-from ..search import highest_within, lowest_reaching
 from .admission import Admission
 from .container import Header, StreamReader
 from .decoding import DECODER_GRAPHS, Decoded, Decoding, Layer
@@ -44,6 +43,8 @@ from .encoding import Encoded, Layers
 from .finishing import finish_layers, reconstruct
 from .label_map import LabelMap, read_labels
 from .layering import make_layers
+from .networks import Graphs
+from .rate_control import highest_within, lowest_reaching
 from .request import Request, make_request, require_original
 from .settings import LayerMode, Settings, Tune
 from .sources import PictureSource, StreamSource, read_picture, read_stream

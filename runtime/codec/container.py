@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, BinaryIO, Final, TypeVar
 
 from .._native import crc32c
-from ..bundle import MAX_KIND_NAME, OSLIC, is_kind_name
+from ..bundle.manifest import MAX_KIND_NAME, OSLIC, is_kind_name
 from ..errors import LimitError, StreamError
-from ..pixels import Layout
+from ..image.arrays import Layout
 from ..tiling import UNIT, Grid, single
 
 if TYPE_CHECKING:

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from ..bundle import COMPACT_SCALE, GraphName
+from ..bundle.manifest import COMPACT_SCALE, GraphName
 from ..errors import StreamError
-from ..pixels import join, luma
-from ..planes import decode_plane
-from ..residual import CodedResidual
-from ..stages import Stages
+from ..image.arrays import join, luma
 from ..threads import Workers
 from ..tiling import Box, Grid, region_box
 from .bounded import BoundedResidual
 from .class_gains import GainMap
 from .container import Header, MissingError, SectionType, StreamReader, digest
+from .lossless import decode_plane
 from .metadata_sections import read_metadata
 from .parameters import Parameters, ResidualMode, TileRecord
 from .preview import preview_colors
 from .refinement import Refinement
+from .residual import CodedResidual
+from .stage_timer import Stages
 from .stream import (
     check_identity,
     identity_of,
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from ..bundle import Bundle
-    from ..graphs import Graphs
-    from ..metadata import Metadata
+    from ..bundle.folder import Bundle
+    from ..image.metadata import Metadata
+    from .networks import Graphs
     from .tile_pool import TilePool
 
     Pixels = npt.NDArray[np.uint8]

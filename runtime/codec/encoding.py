@@ -7,11 +7,11 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..pixels import Layout, psnr, split
-from ..stages import Stages
+from ..image.arrays import Layout, psnr, split
 from .container import Payload, SectionType, SectionWriter, sections_of, write_stream
 from .metadata_sections import metadata_writers
 from .parameters import Parameters
+from .stage_timer import Stages
 from .stream import header_of
 from .tile_residual import CodedTile, encode_tile
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from ..metadata import Metadata
+    from ..image.metadata import Metadata
     from ..tiling import Grid
     from .refinement import Refinement
     from .residual_plan import ResidualPlan

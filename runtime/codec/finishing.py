@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..pixels import join, split
-from ..residual import coding_cost, mean_squared_error
-from ..stages import Stages
+from ..image.arrays import join, split
 from .container import SectionType
 from .encoding import Encoded, Layers, encode_residuals, write_layers
 from .layer_choice import has_layers
 from .layering import make_layers, remake
 from .refinement import Refinement
+from .residual import coding_cost, mean_squared_error
 from .residual_plan import ResidualPlan, plan_residual, wanted_coarseness
+from .stage_timer import Stages
 from .stream import identity_of
 from .tile_residual import CodedTile, decode_tile
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ..graphs import Graphs
-    from ..metadata import Metadata
+    from ..image.metadata import Metadata
+    from .networks import Graphs
     from .settings import Settings
     from .tile_pool import TilePool
 

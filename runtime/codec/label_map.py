@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ..bundle import Bundle
+from ..bundle.folder import Bundle
 from ..errors import LimitError, UsageError
+from ..image.arrays import ceil_div
 from ..limits import Limits
 from ..memory import LABELS
-from ..pixels import ceil_div
 from . import coco
 from .connected_regions import Regions, find_regions
 from .parameters import Parameters
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from ..bundle import ClassInfo
+    from ..bundle.manifest import ClassInfo
     from .container import Header, StreamReader
 
     Pixels = npt.NDArray[np.uint8]

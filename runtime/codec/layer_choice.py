@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ..bundle import Manifest
+    from ..bundle.manifest import Manifest
     from .settings import Settings
 
     Pixels = npt.NDArray[np.uint8]

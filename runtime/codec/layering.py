@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..bundle import COMPACT_SCALE, LAYER_GRAPHS
-from ..pixels import luma, split, three_channels
-from ..planes import encode_plane
-from ..segmentation import reduce_image, reduction_for
-from ..stages import Stages
+from ..bundle.manifest import COMPACT_SCALE, LAYER_GRAPHS
+from ..image.arrays import luma, split, three_channels
+from ..segmentation_size import reduce_image, reduction_for
 from ..threads import Workers
 from .coarseness import coarsen
 from .container import DIGEST_BYTES, SectionType, digest
 from .encoding import Layers
 from .layer_choice import constant_levels, has_layers, is_graphic
+from .lossless import encode_plane
 from .preview import preview_colors
 from .residual_plan import wanted_coarseness
+from .stage_timer import Stages
 from .tile_networks import TileNetworks, compact_shape
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from ..graphs import Graphs
-    from ..pixels import Layout
+    from ..image.arrays import Layout
     from ..tiling import Grid
+    from .networks import Graphs
     from .settings import Settings
     from .tile_pool import TilePool
 

@@ -7,7 +7,7 @@ import struct
 from typing import Final
 
 from ..errors import StreamError
-from ..metadata import COLOR_CHUNKS, MOST, Metadata, Resolution, Unit
+from ..image.metadata import COLOR_CHUNKS, MOST, Metadata, Resolution, Unit
 from .container import MissingError, Payload, SectionType, SectionWriter, StreamReader, sections_of
 
 _RESOLUTION: Final = struct.Struct("<BII")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..errors import StreamError
-from ..residual import MAX_QUALITY, MAX_WEIGHT
 from .bounded import MAX_ERROR
 from .container import DIGEST_BYTES, FieldReader, choice, varint
+from .residual import MAX_QUALITY, MAX_WEIGHT
 
 QUARTERS: Final = 4
 """Qualities are coded in quarters."""

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from ..bundle import COMPACT_SCALE
-from ..pixels import luma
+from ..bundle.manifest import COMPACT_SCALE
+from ..image.arrays import luma
 from .stream import check_identity, read_compact_tile
 from .tile_networks import compact_shape
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ..bundle import Bundle, Manifest
+    from ..bundle.folder import Bundle
+    from ..bundle.manifest import Manifest
     from .container import StreamReader
 
     Pixels = npt.NDArray[np.uint8]

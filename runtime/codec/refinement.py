@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..pixels import luma, three_channels
+from ..image.arrays import luma, three_channels
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ..graphs import Graphs
-    from ..stages import Stages
     from .class_gains import Gains
+    from .networks import Graphs
+    from .stage_timer import Stages
 
     Pixels = npt.NDArray[np.uint8]
 

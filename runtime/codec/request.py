@@ -13,8 +13,8 @@ from .class_gains import focused
 from .settings import DEFAULT_QUALITY, LayerMode, Settings, Tune
 
 if TYPE_CHECKING:
-    from ..images import Picture
-    from ..metadata import Metadata
+    from ..image.files import Picture
+    from ..image.metadata import Metadata
 
 
 @dataclass(frozen=True)

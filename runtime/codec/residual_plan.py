@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from ..bundle import Manifest
+    from ..bundle.manifest import Manifest
     from ..tiling import Box
     from .class_gains import ClassQuality, Gains
     from .settings import Settings

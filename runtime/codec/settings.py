@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from .. import residual
 from ..errors import UsageError
+from . import residual
 from .bounded import MAX_ERROR
 from .effort import DEFAULT_EFFORT, EFFORTS, MAX_EFFORT, Effort
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from ..errors import ImageError, UsageError
 from ..files import read_file
-from ..images import Picture, decode_image, picture_of, read_image
-from ..metadata import Metadata
+from ..image.files import Picture, decode_image, picture_of, read_image
+from ..image.metadata import Metadata
 from .container import read_info
 
 if TYPE_CHECKING:

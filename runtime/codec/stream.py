@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ..bundle import OSLIC, Bundle
-from ..bundle_finder import find_bundle, open_bundle
+from ..bundle.finder import find_bundle, open_bundle
+from ..bundle.folder import Bundle
+from ..bundle.manifest import OSLIC
 from ..errors import BundleError, StreamError
+from ..image.arrays import ceil_div
 from ..limits import Limits
-from ..pixels import ceil_div
-from ..planes import decode_plane
 from .container import Header, SectionType, StreamReader
+from .lossless import decode_plane
 from .parameters import Parameters, TileRecord
 from .tile_networks import compact_shape
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from ..pixels import Layout
+    from ..image.arrays import Layout
     from ..tiling import Grid
 
     Pixels = npt.NDArray[np.uint8]

@@ -1,7 +1,7 @@
 """Pictures that do not fit into memory: compressed and decompressed in strips of one row of tiles.
 
 What is made is what `Codec` makes of the same pixels, but for the label map where the source reduces a picture in
-another way than `runtime.segmentation`.
+another way than `runtime.segmentation_size`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from .. import tiling
-from ..bundle import COMPACT_SCALE, LAYER_GRAPHS
+from ..bundle.manifest import COMPACT_SCALE, LAYER_GRAPHS
 from ..errors import UsageError
-from ..pixels import Layout, fill_hidden, split, three_channels
-from ..planes import encode_plane
-from ..segmentation import reduction_for
-from ..stages import Stages
+from ..image.arrays import Layout, fill_hidden, split, three_channels
+from ..segmentation_size import reduction_for
 from .coarseness import coarsen
 from .container import (
     DIGEST_BYTES,
@@ -32,8 +30,10 @@ from .container import (
 from .encoding import parameters_of
 from .finishing import refinement_for
 from .layer_choice import constant_levels, has_layers, is_graphic
+from .lossless import encode_plane
 from .metadata_sections import metadata_writers
 from .residual_plan import plan_residual, wanted_coarseness
+from .stage_timer import Stages
 from .stream import header_of, identity_of
 from .tile_networks import TileNetworks, compact_shape
 from .tile_residual import encode_tile
@@ -44,10 +44,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from ..graphs import Graphs
-    from ..metadata import Metadata
+    from ..image.metadata import Metadata
     from ..tiling import Box
     from .decoding import Decoding
+    from .networks import Graphs
     from .settings import Settings
     from .tile_pool import TilePool
 

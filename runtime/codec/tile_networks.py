@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..bundle import COMPACT_SCALE
-from ..pixels import ceil_div, luma
-from ..segmentation import labels_on
+from ..bundle.manifest import COMPACT_SCALE
+from ..image.arrays import ceil_div, luma
+from ..segmentation_size import labels_on
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ..graphs import Graphs
     from ..tiling import Box, Grid
+    from .networks import Graphs
 
     Pixels = npt.NDArray[np.uint8]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from .. import residual
+from . import residual
 from .bounded import BoundedResidual, encode_bounded
 from .container import DIGEST_BYTES, Payload, digest
 from .parameters import ResidualMode, TileRecord
@@ -15,10 +15,10 @@ from .parameters import ResidualMode, TileRecord
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ..stages import Stages
     from .class_gains import Gains
     from .refinement import Refinement
     from .residual_plan import ResidualPlan
+    from .stage_timer import Stages
 
     Pixels = npt.NDArray[np.uint8]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ..errors import DependencyError, ImageError, LimitError, UsageError
-from ..png import SIGNATURE
+from .png import SIGNATURE
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 import numpy as np
 
 from ..errors import DependencyError, ImageError, UsageError, one_line
-from ..metadata import Metadata
-from ..pixels import Layout, three_channels
+from .arrays import Layout, three_channels
+from .metadata import Metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

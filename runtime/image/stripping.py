@@ -8,7 +8,7 @@ from typing import Final, Literal, get_args
 from PIL import ExifTags, Image
 
 from ..errors import ImageError
-from ..metadata import Metadata
+from .metadata import Metadata
 
 Strip = Literal["all", "location"]
 STRIPS: Final[tuple[Strip, ...]] = get_args(Strip)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from PIL import ExifTags, Image
 
 from ..errors import UsageError
-from ..metadata import Metadata, png_chunks
-from ..png import add_chunks
+from .metadata import Metadata, png_chunks
+from .png import add_chunks
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,15 +13,15 @@ from .. import tiling
 from ..backends import Options
 from ..codec.admission import Admission
 from ..codec.container import Payload, SectionWriter, SharedSection, StreamReader, write_stream
+from ..codec.lossless import decode_plane, encode_plane
 from ..codec.metadata_sections import metadata_writers, read_metadata
 from ..codec.request import Request, make_request, require_original
 from ..codec.settings import Settings
 from ..codec.sources import read_picture, read_stream
+from ..codec.stage_timer import Stages
 from ..errors import BundleError, OslicError, StreamError, UsageError, one_line
+from ..image.arrays import extend, fill_hidden, join, layout_of, luma, split, three_channels
 from ..memory import kind_use
-from ..pixels import extend, fill_hidden, join, layout_of, luma, split, three_channels
-from ..planes import decode_plane, encode_plane
-from ..stages import Stages
 from . import stream
 from .graphs import KindGraphs
 from .registry import kind_of
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from ..bundle import Bundle
+    from ..bundle.folder import Bundle
     from ..codec.container import Header
     from ..codec.sources import PictureSource, StreamSource
+    from ..image.arrays import Layout
+    from ..image.metadata import Metadata
     from ..limits import Limits
-    from ..metadata import Metadata
-    from ..pixels import Layout
     from ..tiling import Box, Grid
 
     Pixels = npt.NDArray[np.uint8]

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from ..bundle import Bundle
+    from ..bundle.folder import Bundle
 
     Pixels = npt.NDArray[np.uint8]
 

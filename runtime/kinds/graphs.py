@@ -13,7 +13,7 @@ from ..model.source import model_of
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ..bundle import Bundle
+    from ..bundle.folder import Bundle
 
 
 class KindGraphs:

@@ -6,8 +6,9 @@ import threading
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ..backends import Options
-from ..bundle import OSLIC, Bundle
-from ..bundle_finder import find_bundle, open_bundle
+from ..bundle.finder import find_bundle, open_bundle
+from ..bundle.folder import Bundle
+from ..bundle.manifest import OSLIC
 from ..codec import Codec
 from ..codec.codec import backend_options
 from ..errors import BundleError
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from ..codec.container import Header
     from ..codec.request import Request
     from ..codec.sources import PictureSource, StreamSource
+    from ..image.arrays import Layout
+    from ..image.metadata import Metadata
     from ..memory import MemoryUse
-    from ..metadata import Metadata
-    from ..pixels import Layout
     from ..tiling import Grid
 
     Pixels = npt.NDArray[np.uint8]

@@ -6,14 +6,14 @@ import importlib
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Final
 
-from ..bundle import OSLIC, is_kind_name
+from ..bundle.manifest import OSLIC, is_kind_name
 from ..codec.container import SharedSection
+from ..dependencies import NAMESPACE
 from ..errors import BundleError, DependencyError, OslicError, one_line
-from ..packages import NAMESPACE
 from .contract import LearnedCodec
 
 if TYPE_CHECKING:
-    from ..bundle import Bundle
+    from ..bundle.folder import Bundle
 
 GROUP: Final = "oslic.codecs"
 """Group of the entry points that other packages register; the name of each is that of its kind."""

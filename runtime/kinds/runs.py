@@ -13,7 +13,7 @@ from ..errors import StreamError, UsageError, VerificationError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ..stages import Stages
+    from ..codec.stage_timer import Stages
     from .graphs import KindGraphs
 
 _NUMBERS: Final = np.dtype("<i8")

@@ -9,8 +9,8 @@ from ..codec.container import DIGEST_BYTES, IDENTITY_BYTES, Header, SharedSectio
 from ..errors import BundleError, StreamError
 
 if TYPE_CHECKING:
-    from ..bundle import Bundle
-    from ..pixels import Layout
+    from ..bundle.folder import Bundle
+    from ..image.arrays import Layout
     from ..tiling import Grid
     from .contract import LearnedCodec
 

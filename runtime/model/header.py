@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from ..bundle.graph_safety import WIRE_BYTES, UnreadableError, field_end, read_varint
 from ..errors import UsageError
-from ..graph_safety import WIRE_BYTES, UnreadableError, field_end, read_varint
 
 # TensorProto.DataType, by number: NumPy's names where it has the type.
 _DTYPES: Final = (

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError, UsageError
-from ..images import find_images, read_image
+from ..image.files import find_images, read_image
 from ..limits import Limits
 from .header import Dimension, Port
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from ..backends import BACKENDS, backend_class
-from ..backends.protocol import ModelRunner, Options
-from ..engines import PRODUCTS
+from ..backends.base import ModelRunner, Options
+from ..bundle.engine_files import PRODUCTS
 from ..errors import BackendError, UsageError
 from .feeds import Feeds
 from .header import Port
@@ -76,7 +76,7 @@ def _load_engine(engine: EngineFile, backend: str, options: Options) -> Loaded:
     product = engine.info.backend
     if backend not in {AUTO, product}:
         raise UsageError(f"{engine.path} is an engine of {product}; {backend} cannot run it")
-    from ..backends.tensorrt import TensorRt, TensorRtRtx
+    from ..backends.tensorrt.backend import TensorRt, TensorRtRtx
 
     runner = (TensorRt if product == "tensorrt" else TensorRtRtx).open_engine(engine, options)
     return Loaded(engine.name, product, runner, runner.inputs, None)

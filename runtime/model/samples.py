@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ..errors import DataError, UsageError
-from ..images import ENDINGS, read_image
+from ..image.files import ENDINGS, read_image
 from ..limits import Limits
 from .feeds import Feeds, check_feeds, expectation, read_arrays, require_names
 from .header import Port

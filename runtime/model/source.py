@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ..bundle import COMPACT_SCALE, MANIFEST_NAME, OSLIC, Bundle, GraphName
-from ..bundle_finder import open_bundle
-from ..engines import EngineInfo
+from ..bundle.engine_files import EngineInfo
+from ..bundle.finder import open_bundle
+from ..bundle.folder import Bundle
+from ..bundle.graph_safety import require_self_contained
+from ..bundle.manifest import COMPACT_SCALE, MANIFEST_NAME, OSLIC, GraphName
+from ..bundle.uint8_form import weight_limit
 from ..errors import BackendError, BundleError, DependencyError, UsageError, one_line
 from ..files import read_regular_file, require_regular_file
-from ..graph_safety import require_self_contained
-from ..quantization import weight_limit
 from .header import Header, Port, read_header
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Model:
         data: the serialized model.
         header: what it states.
         file_sha256: of the file's bytes, 64 hexadecimal digits: what its engines are tied to.
-        weight_limit: of a graph in int8 that a bundle holds, see `runtime.quantization`; None for all others, which
+        weight_limit: of a graph in int8 that a bundle holds (`runtime.bundle.uint8_form`); None for all others, which
             run as they are.
         ranges: values that its inputs take, by name, as (low, high), where the bundle says so.
         shapes: of its inputs for a picture of 768x512, by name, where the bundle says so.

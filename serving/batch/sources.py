@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ...runtime.errors import DataError, UsageError
-from ...runtime.images import ENDINGS
+from ...runtime.image.files import ENDINGS
 from . import storage
 
 STREAM_ENDING: Final = ".oslic"

@@ -11,14 +11,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from ...runtime.backends import Options
+from ...runtime.codec.batch import in_order
 from ...runtime.codec.request import Request, make_request
 from ...runtime.errors import OslicError, VerificationError, one_line, out_of_memory, told
+from ...runtime.image.arrays import visible_psnr
+from ...runtime.image.files import decode_image
 from ...runtime.image.writing import encode_image
-from ...runtime.images import decode_image
 from ...runtime.kinds.opening import AnyCodec, open_codec
 from ...runtime.limits import Limits
-from ...runtime.pipeline import in_order
-from ...runtime.pixels import visible_psnr
 from . import storage
 from .sources import STREAM_ENDING, Item
 from .table import Row
@@ -98,7 +98,7 @@ class Work:
     """Does a job. An item that fails, whatever the reason, becomes a row that says why.
 
     Args:
-        codec: does the coding; one thread for its networks is best, see `runtime.pipeline`.
+        codec: does the coding; one thread for its networks is best, see `runtime.codec.batch`.
         job: what is to be done.
         jobs: how many items are in work at a time.
     """

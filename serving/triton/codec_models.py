@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ...runtime.bundle import Bundle
+from ...runtime.bundle.folder import Bundle
 from ...runtime.codec import Codec
 from ...runtime.errors import BackendError, ImageError, StreamError, VerificationError
-from ...runtime.images import decode_image
+from ...runtime.image.files import decode_image
 from ...runtime.limits import Limits, available_memory
 from ...runtime.memory import return_freed_arrays
 from . import names

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...runtime.backends import Options, select
-from ...runtime.bundle import GRAPH_NAMES, Bundle
+from ...runtime.bundle.folder import Bundle
+from ...runtime.bundle.manifest import GRAPH_NAMES
 from ...runtime.errors import BackendError
 from ...runtime.memory import return_freed_arrays
 from . import names

@@ -17,12 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from ...runtime.bundle import MANIFEST_NAME, Bundle, GraphName
-from ...runtime.engines import EngineInfo, choose_engine, engines_of, read_engine, wanted_precision
+from ...runtime.bundle.engine_files import (
+    EngineInfo,
+    choose_engine,
+    engines_of,
+    read_engine,
+    wanted_precision,
+)
+from ...runtime.bundle.folder import Bundle
+from ...runtime.bundle.manifest import MANIFEST_NAME, GraphName
+from ...runtime.bundle.uint8_form import uint8_activations, weight_limit
 from ...runtime.errors import BackendError, UsageError
 from ...runtime.folders import restore, write_folder
 from ...runtime.limits import Limits
-from ...runtime.quantization import uint8_activations, weight_limit
 from . import model_config, names
 from .model_config import Literal as Word
 

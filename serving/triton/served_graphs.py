@@ -6,13 +6,14 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ...runtime.graphs import Graphs
+from ...runtime.codec.networks import Graphs
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from ...runtime.bundle import Bundle, GraphInfo, GraphName
+    from ...runtime.bundle.folder import Bundle
+    from ...runtime.bundle.manifest import GraphInfo, GraphName
 
     Pixels = npt.NDArray[np.uint8]
 

@@ -18,10 +18,10 @@ import pytest
 import small_bundle
 from foreign_networks import oslic
 from onnx import TensorProto, helper, numpy_helper
+from oslic.calibration.ort_session import Session
 from oslic.calibration.preparation import prepare
-from oslic.calibration.sessions import Session
-from oslic.runtime.cli import main
-from oslic.runtime.engines import EngineInfo
+from oslic.cli.main import main
+from oslic.runtime.bundle.engine_files import EngineInfo
 from oslic.runtime.model import read_model
 
 OPENVINO = importlib.util.find_spec("openvino") is not None

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from oslic.export.compressai import ARCHITECTURES
+from oslic.runtime.image.arrays import psnr
+from oslic.runtime.image.files import read_image
+from oslic.runtime.image.metadata import Metadata
 from oslic.runtime.image.writing import encode_image
-from oslic.runtime.images import read_image
 from oslic.runtime.kinds.opening import open_codec
 from oslic.runtime.limits import Limits
-from oslic.runtime.metadata import Metadata
-from oslic.runtime.pixels import psnr
 
 PYTHON = os.environ.get("OSLIC_COMPRESSAI")
 CHILD = Path(__file__).parent.parent.parent / "bench" / "experiments" / "compressai_child.py"

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import foreign_networks
 from conftest import ROOT, SAMPLES
-from oslic.runtime.cli import main
+from oslic.cli.main import main
 from PIL import Image
 
 DOCS: Final = ROOT / "docs"

@@ -11,7 +11,7 @@ import oslic.runtime.pillow as plugin
 import pages
 import pytest
 from conftest import ROOT
-from oslic.runtime.commands.catalog import entries, options_of
+from oslic.cli.catalog import entries, options_of
 
 WITH_CODE = [page for page in pages.PAGES if pages.runnable(page)]
 SLOW = [page for page in WITH_CODE if any(block.mark == "slow" for block in pages.runnable(page))]

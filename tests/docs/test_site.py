@@ -8,8 +8,8 @@ import sys
 import oslic.runtime
 import pages
 from conftest import ROOT
-from oslic.runtime import cli
-from oslic.runtime.cli import main
+from oslic.cli import main as cli
+from oslic.cli.main import main
 
 sys.path.insert(0, str(ROOT / "docs" / "site"))
 import figures

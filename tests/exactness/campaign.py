@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
 CROP = 96, 128
@@ -47,9 +47,9 @@ def session(data: bytes, level: str, threads: int, *, fused: bool) -> Any:
 
 def pictures(codec: Any, files: list[Path]) -> Iterator[dict[str, dict[str, np.ndarray]]]:
     """The inputs of the decoder's graphs for each picture."""
-    from oslic.runtime import residual
+    from oslic.runtime.codec import residual
     from oslic.runtime.codec.settings import Settings
-    from oslic.runtime.images import read_image
+    from oslic.runtime.image.files import read_image
 
     multiple = codec.bundle.manifest.multiple
     for i, file in enumerate(files):
@@ -205,9 +205,9 @@ def main() -> int:
     parser.add_argument("--emulate", default="", help="names of processors that qemu-x86_64 knows")
     args = parser.parse_args()
 
-    from oslic.bench import environment
-    from oslic.runtime.bundle import Bundle
-    from oslic.runtime.images import find_images
+    from oslic.measure import environment
+    from oslic.runtime.bundle.folder import Bundle
+    from oslic.runtime.image.files import find_images
 
     bundle = Bundle.open(args.bundle)
     files = []

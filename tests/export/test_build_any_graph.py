@@ -10,8 +10,8 @@ import sys
 import pytest
 from foreign_networks import oslic
 from oslic.export.engines import profiles_of
-from oslic.runtime import engine_trust
-from oslic.runtime.engines import EngineInfo, choose_engine_of, rebuild_model_command
+from oslic.runtime.bundle import engine_trust
+from oslic.runtime.bundle.engine_files import EngineInfo, choose_engine_of, rebuild_model_command
 from oslic.runtime.errors import BackendError, UsageError
 from oslic.runtime.model import read_model
 
@@ -103,9 +103,9 @@ def test_what_cannot_be_built_is_one_line(here, capsys, words, message):
 
 def test_the_toolkit_for_graphs_needs_no_torch():
     modules = (
-        "bench.agreement", "bench.bisection", "bench.experiments.graph_latency", "export.commands.build",
+        "bench.agreement.outputs", "bench.agreement.bisect", "bench.experiments.graph_latency", "cli.commands.build",
         "export.engines",
-        "export.halves", "export.fusion", "calibration.calibrate", "runtime.model.running",
+        "export.half_bundle", "export.fusion", "calibration.calibrate", "runtime.model.running",
     )  # fmt: skip
     code = "import importlib, sys\n" + "\n".join(f"importlib.import_module('oslic.{m}')" for m in modules)
     code += "\nassert 'torch' not in sys.modules, [m for m in sys.modules if m.startswith('oslic')]"

@@ -6,10 +6,10 @@ import dataclasses
 import json
 
 from conftest import ROOT
-from oslic.export.bundling import manifest
+from oslic.export.export_bundle import manifest
 from oslic.export.sources import Source, from_checkpoint
 from oslic.networks.config import EVERYDAY_CLASSES, groups_of
-from oslic.runtime.bundle import ClassInfo, Manifest
+from oslic.runtime.bundle.manifest import ClassInfo, Manifest
 
 EVERYDAY = {
     "person": ("skin_hair", "clothes"),

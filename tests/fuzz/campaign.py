@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from oslic.bench.environment import describe
+from oslic.measure.environment import describe
 from oslic.runtime.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -28,20 +28,20 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 import kind_bundles
 import small_bundle
 import stream_tools
-from oslic.runtime.bundle import OSLIC
+from oslic.runtime.bundle.manifest import OSLIC
 from oslic.runtime.codec import Codec
 from oslic.runtime.codec.container import Payload
 from oslic.runtime.codec.request import make_request
 from oslic.runtime.errors import OslicError
+from oslic.runtime.image.metadata import Metadata
 from oslic.runtime.kinds.codec import KindCodec
 from oslic.runtime.kinds.opening import open_codec
 from oslic.runtime.limits import Limits
-from oslic.runtime.metadata import Metadata
 
 SECONDS = 5
 LIMITS = Limits(pixels=1 << 14, memory=1 << 28)

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from oslic.bench import environment
+from oslic.measure import environment
 from oslic.runtime.backends import Options, select
-from oslic.runtime.bundle import COMPACT_SCALE
-from oslic.runtime.bundle_finder import open_bundle
+from oslic.runtime.bundle.finder import open_bundle
+from oslic.runtime.bundle.manifest import COMPACT_SCALE
 
 FORMAT = "oslic-serving-batch"
 SIDE = 576  # a tile of 512 with its halo

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from oslic.bench import environment
+from oslic.measure import environment
+from oslic.runtime.codec.batch import default_jobs
 from oslic.runtime.codec.request import make_request
 from oslic.runtime.codec.tile_pool import usable_cores
-from oslic.runtime.images import find_images
+from oslic.runtime.image.files import find_images
 from oslic.runtime.memory import resident_memory
-from oslic.runtime.pipeline import default_jobs
 from oslic.serving import ray as serving_ray
 from oslic.serving.batch.sources import Item
 from oslic.serving.batch.table import ResultTable

@@ -20,18 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from oslic.bench import environment
-from oslic.runtime.bundle_finder import open_bundle
+from oslic.measure import environment
+from oslic.runtime.bundle.finder import open_bundle
 from oslic.runtime.codec import Codec
+from oslic.runtime.codec.batch import default_jobs, in_order
 from oslic.runtime.codec.request import make_request
 from oslic.runtime.codec.tile_pool import usable_cores
-from oslic.runtime.images import find_images
-from oslic.runtime.pipeline import default_jobs, in_order
+from oslic.runtime.image.files import find_images
 from oslic.serving.triton.repository import Plan, write_repository
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 from triton_server import Client, Server  # noqa: E402
 from tritonclient.utils import InferenceServerException  # noqa: E402
 

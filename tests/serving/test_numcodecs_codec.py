@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from oslic.runtime import Codec
 from oslic.runtime.errors import ImageError
-from oslic.runtime.pixels import psnr
+from oslic.runtime.image.arrays import psnr
 from oslic.serving.numcodecs import OslicCodec
 
 zarr = pytest.importorskip("zarr")

@@ -42,7 +42,7 @@ def test_the_commands_load_without_any_of_them():
 import sys
 for name in {LAZY!r}:
     sys.modules[name] = None
-import oslic.serving.commands.batch, oslic.serving.commands.triton, oslic.serving.ray, oslic.serving.webdataset
+import oslic.cli.commands.batch, oslic.cli.commands.triton, oslic.serving.ray, oslic.serving.webdataset
 print("loaded")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

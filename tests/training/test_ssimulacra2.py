@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from oslic.bench.rd import METRICS
+from oslic.bench.experiments.rate_distortion import METRICS
 from oslic.training.losses import Reconstruction
 from oslic.training.ssimulacra2 import Ssimulacra2, VisualLoss
 from PIL import Image

@@ -20,15 +20,15 @@ from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parent / "support"))
 
 import stream_tools  # noqa: E402
-from oslic.runtime.bundle import Bundle, default_bundle  # noqa: E402
+from oslic.runtime.bundle.folder import Bundle, default_bundle  # noqa: E402
 from oslic.runtime.codec import Codec, Settings, bounded  # noqa: E402
 from oslic.runtime.codec.container import SectionType, digest  # noqa: E402
 from oslic.runtime.codec.parameters import ResidualMode  # noqa: E402
 from oslic.runtime.codec.settings import Tune  # noqa: E402
-from oslic.runtime.metadata import Metadata, Resolution, Unit  # noqa: E402
+from oslic.runtime.image.metadata import Metadata, Resolution, Unit  # noqa: E402
 
 BUNDLE = HERE / "bundle"
 TABLE = HERE / "vectors.json"
@@ -169,7 +169,7 @@ def make_bundle() -> None:
     """An exact bundle of small networks of random weights, with the sizes of its own documents left out."""
     import integer_graphs
     import small_bundle
-    from oslic.runtime.cli import main
+    from oslic.cli.main import main
 
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from ...bundle import Bundle
+    from ...bundle.folder import Bundle
     from ..contract import Run
 
     Pixels = npt.NDArray[np.uint8]

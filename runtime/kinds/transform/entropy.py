@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...codec.container import FieldReader, varint
+from ...dependencies import naming_missing
 from ...errors import StreamError
-from ...packages import naming_missing
 from .tables import MOST_MAGNITUDE, TOTAL, Table
 
 if TYPE_CHECKING:

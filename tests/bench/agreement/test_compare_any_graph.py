@@ -11,7 +11,7 @@ import onnx
 import pytest
 from foreign_networks import oslic
 from onnx import numpy_helper
-from oslic.bench.agreement import _Tally
+from oslic.bench.agreement.outputs import _Tally
 from oslic.export.verify import Tolerance
 
 

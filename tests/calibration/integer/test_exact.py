@@ -15,9 +15,9 @@ from integer_interpreter import Interpreter
 from onnx import helper, numpy_helper
 from oslic.calibration.graph import Graph
 from oslic.calibration.integer.certificate import PAIR_LIMIT, certify
+from oslic.cli.main import main
 from oslic.export.quantized import int8_form
-from oslic.runtime.bundle import Bundle
-from oslic.runtime.cli import main
+from oslic.runtime.bundle.folder import Bundle
 from PIL import Image
 
 SIZE = 64, 96

@@ -7,9 +7,10 @@ import shutil
 import numpy as np
 import pytest
 from integer_interpreter import Interpreter
-from oslic.runtime.backends import BACKENDS, Options, cuda, select
-from oslic.runtime.bundle import Bundle
-from oslic.runtime.cli import main
+from oslic.cli.main import main
+from oslic.runtime.backends import BACKENDS, Options, select
+from oslic.runtime.backends.cuda.driver import gpus
+from oslic.runtime.bundle.folder import Bundle
 from oslic.runtime.errors import BackendError
 from test_exact import DOMAINS, feeds_of
 
@@ -21,7 +22,7 @@ ENGINES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 @pytest.fixture(scope="module")
 def with_engines(exact_bundle, tmp_path_factory):
     """The bundle with int8 engines of every product that is installed."""
-    found, reason = cuda.gpus()
+    found, reason = gpus()
     if not found:
         pytest.skip(f"no GPU: {reason}")
     folder = tmp_path_factory.mktemp("bundles") / "engines"

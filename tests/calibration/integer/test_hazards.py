@@ -17,9 +17,9 @@ from oslic.export.engines import prepare
 from oslic.export.quantized import int8_form
 from oslic.runtime.backends import Options
 from oslic.runtime.backends.exactness import require_exact
-from oslic.runtime.backends.onnxruntime_gpu import OnnxRuntimeCuda, _cuda_options
+from oslic.runtime.backends.onnxruntime.gpu import OnnxRuntimeCuda, _cuda_options
+from oslic.runtime.bundle.uint8_form import UNSIGNED_ZERO_POINT
 from oslic.runtime.errors import BackendError, UsageError
-from oslic.runtime.quantization import UNSIGNED_ZERO_POINT
 from test_exact import DOMAINS, LEVELS, feeds_of, run
 
 

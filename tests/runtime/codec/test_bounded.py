@@ -11,18 +11,18 @@ import pytest
 import small_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oslic.cli.main import main
 from oslic.runtime import flif
-from oslic.runtime.bundle import Bundle, write_bundle
-from oslic.runtime.cli import main
+from oslic.runtime.bundle.folder import Bundle, write_bundle
 from oslic.runtime.codec import Codec, Settings, bounded
 from oslic.runtime.codec.bounded import BoundedResidual, encode_bounded
 from oslic.runtime.codec.container import SectionType, StreamReader, digest
 from oslic.runtime.codec.parameters import Parameters, ResidualMode
 from oslic.runtime.codec.stream import open_stream, read_record
 from oslic.runtime.errors import ImageError, StreamError, UsageError, VerificationError
+from oslic.runtime.image.arrays import Layout
 from oslic.runtime.limits import Limits
-from oslic.runtime.pixels import Layout
-from oslic.runtime.segmentation import reduce_image
+from oslic.runtime.segmentation_size import reduce_image
 from PIL import Image
 from stream_tools import changed, take_apart, with_record
 

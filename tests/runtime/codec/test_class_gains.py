@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import small_bundle
 import stream_reader
-from oslic.runtime import cli
-from oslic.runtime.bundle import ClassInfo
+from oslic.cli import main as cli
+from oslic.runtime.bundle.manifest import ClassInfo
 from oslic.runtime.codec import Codec, Settings
 from oslic.runtime.codec.class_gains import GainMap, Gains, class_quality, classes_named, focused
 from oslic.runtime.codec.parameters import Parameters
 from oslic.runtime.codec.refinement import Refinement
+from oslic.runtime.codec.stage_timer import Stages
 from oslic.runtime.codec.stream import open_stream
 from oslic.runtime.errors import StreamError, UsageError
+from oslic.runtime.image.arrays import luma
 from oslic.runtime.limits import Limits
-from oslic.runtime.pixels import luma
-from oslic.runtime.stages import Stages
 from oslic.runtime.tiling import Box
 from PIL import Image
 from stream_tools import put_together, take_apart

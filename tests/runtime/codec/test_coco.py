@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from label_streams import COLORS, NAMES
-from oslic.runtime.bundle import ClassInfo
+from oslic.runtime.bundle.manifest import ClassInfo
 from oslic.runtime.codec import LabelMap
 from oslic.runtime.codec.coco import CocoWriter, compressed
 from pycocotools import mask as coco_mask

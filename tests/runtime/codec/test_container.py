@@ -23,8 +23,8 @@ from oslic.runtime.codec.container import (
 from oslic.runtime.codec.parameters import Parameters, ResidualMode, TileRecord
 from oslic.runtime.codec.stream import open_stream
 from oslic.runtime.errors import LimitError, OslicError, StreamError
+from oslic.runtime.image.arrays import Layout
 from oslic.runtime.limits import Limits
-from oslic.runtime.pixels import Layout
 from oslic.runtime.tiling import Grid, single
 from stream_tools import Parts, put_together, take_apart
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from label_streams import COLORS, GROUPS, NAMES, label_stream, named_bundle
 from oslic.runtime import LabelMap, read_labels
-from oslic.runtime.bundle import ClassInfo
+from oslic.runtime.bundle.manifest import ClassInfo
 from oslic.runtime.codec.container import SectionType, read_info
 from oslic.runtime.errors import BundleError, LimitError, StreamError, UsageError
 from oslic.runtime.limits import Limits

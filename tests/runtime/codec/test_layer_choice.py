@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import small_bundle
 import stream_reader
-from oslic.runtime import flif, residual
-from oslic.runtime.codec import Codec, DriftWarning, Settings
+from oslic.runtime import flif
+from oslic.runtime.codec import Codec, DriftWarning, Settings, residual
 from oslic.runtime.codec.coarseness import coarsen, coarseness_for
 from oslic.runtime.codec.container import SectionType, StreamReader
 from oslic.runtime.codec.layer_choice import constant_levels, is_graphic
 from oslic.runtime.codec.parameters import Parameters, TileRecord
 from oslic.runtime.codec.preview import preview_colors
+from oslic.runtime.codec.rate_control import highest_within
 from oslic.runtime.codec.stream import check_stream
 from oslic.runtime.errors import BundleError, StreamError, UsageError
+from oslic.runtime.image.arrays import Layout, luma
 from oslic.runtime.limits import Limits
-from oslic.runtime.pixels import Layout, luma
-from oslic.runtime.search import highest_within
 from PIL import Image, ImageDraw
 from stream_tools import changed, put_together, take_apart, with_record
 

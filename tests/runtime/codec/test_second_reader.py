@@ -19,10 +19,10 @@ from oslic.runtime.codec.metadata_sections import read_metadata
 from oslic.runtime.codec.parameters import Parameters, ResidualMode, TileRecord
 from oslic.runtime.codec.stream import check_all, check_stream, read_label_plane, read_record
 from oslic.runtime.errors import OslicError
+from oslic.runtime.image.arrays import Layout
+from oslic.runtime.image.metadata import Metadata, Resolution, Unit
 from oslic.runtime.limits import Limits
-from oslic.runtime.metadata import Metadata, Resolution, Unit
-from oslic.runtime.pixels import Layout
-from oslic.runtime.segmentation import reduce_image
+from oslic.runtime.segmentation_size import reduce_image
 from PIL import Image
 from stream_tools import changed, put_together, take_apart, with_record
 

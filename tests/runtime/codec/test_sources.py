@@ -13,8 +13,8 @@ import pytest
 from oslic.runtime import Codec, compress_many, decompress_many
 from oslic.runtime.codec.request import make_request
 from oslic.runtime.errors import ImageError, RateError, StreamError, UsageError
-from oslic.runtime.metadata import Metadata
-from oslic.runtime.pixels import psnr
+from oslic.runtime.image.arrays import psnr
+from oslic.runtime.image.metadata import Metadata
 from PIL import Image, ImageCms
 
 

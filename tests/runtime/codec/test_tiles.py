@@ -14,9 +14,9 @@ from oslic.runtime.codec.preview import preview_colors, read_compact, smoothed, 
 from oslic.runtime.codec.stream import check_stream, open_stream
 from oslic.runtime.codec.streaming import DecodedStrip
 from oslic.runtime.errors import BundleError, LimitError, StreamError, UsageError, VerificationError
+from oslic.runtime.image.arrays import Layout, luma
 from oslic.runtime.limits import Limits
-from oslic.runtime.pixels import Layout, luma
-from oslic.runtime.segmentation import labels_on, reduce_image, reduction_for
+from oslic.runtime.segmentation_size import labels_on, reduce_image, reduction_for
 from oslic.runtime.tiling import Box
 from PIL import Image
 from stream_tools import changed, put_together, take_apart, with_record

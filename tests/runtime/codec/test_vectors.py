@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import stream_reader
-from oslic.runtime.bundle import Bundle, default_bundle
+from oslic.runtime.bundle.folder import Bundle, default_bundle
 from oslic.runtime.codec import Codec
 from oslic.runtime.codec.container import SectionType
 from oslic.runtime.codec.effort import DEFAULT_EFFORT, EFFORTS
+from oslic.runtime.codec.lossless import encode_plane
 from oslic.runtime.codec.stream import is_of, open_stream
 from oslic.runtime.flif import decode
 from oslic.runtime.limits import Limits
-from oslic.runtime.planes import encode_plane
 
 HERE = Path(__file__).resolve().parents[2] / "vectors"
 sys.path.insert(0, str(HERE))

@@ -8,16 +8,17 @@ import sys
 
 import numpy as np
 import pytest
-from oslic.runtime import Codec, cli
+from oslic.cli import main as cli
+from oslic.runtime import Codec
 from oslic.runtime.errors import ImageError, UsageError
+from oslic.runtime.image.arrays import psnr
 from oslic.runtime.image.conversion import Conversion
 from oslic.runtime.image.deep_png import encode_deep_png
+from oslic.runtime.image.files import decode_image
+from oslic.runtime.image.metadata import COLOR_CHUNKS
 from oslic.runtime.image.plugins import PLUGINS, plugin_for
-from oslic.runtime.images import decode_image
+from oslic.runtime.image.png import add_chunks
 from oslic.runtime.limits import Limits
-from oslic.runtime.metadata import COLOR_CHUNKS
-from oslic.runtime.pixels import psnr
-from oslic.runtime.png import add_chunks
 from PIL import Image, ImageCms
 
 LIMITS = Limits()
@@ -170,7 +171,7 @@ def test_jpeg_xl_by_its_plug_in(tmp_path, photo, monkeypatch, capsys):
 def test_jpeg_xl_in_a_process_of_its_own(tmp_path, photo):
     pytest.importorskip("pillow_jxl")
     (tmp_path / "a.jxl").write_bytes(_bytes(Image.fromarray(photo[:40, :48]), "JXL", lossless=True))
-    command = [sys.executable, "-m", "oslic.runtime.cli", "compress", str(tmp_path), "--effort", "0"]
+    command = [sys.executable, "-m", "oslic.cli.main", "compress", str(tmp_path), "--effort", "0"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     with Codec.open() as codec:

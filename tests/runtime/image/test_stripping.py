@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from oslic.runtime import Codec, cli
+from oslic.cli import main as cli
+from oslic.runtime import Codec
 from oslic.runtime.errors import ImageError
+from oslic.runtime.image.metadata import Metadata, Resolution, Unit
 from oslic.runtime.image.stripping import strip
-from oslic.runtime.metadata import Metadata, Resolution, Unit
 from PIL import Image, ImageCms
 
 PLACED = b'<x:xmpmeta><rdf:Description exif:GPSLatitude="48,12.5N"/></x:xmpmeta>'

@@ -6,11 +6,12 @@ import io
 
 import numpy as np
 import pytest
-from oslic.runtime import Codec, cli
+from oslic.cli import main as cli
+from oslic.runtime import Codec
 from oslic.runtime.errors import UsageError
+from oslic.runtime.image.arrays import psnr
+from oslic.runtime.image.metadata import Metadata, Resolution, Unit
 from oslic.runtime.image.writing import FORMATS, writer_for
-from oslic.runtime.metadata import Metadata, Resolution, Unit
-from oslic.runtime.pixels import psnr
 from PIL import Image, ImageCms
 
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from kind_bundles import hyper_synthesis, tables, write_transform
-from oslic.runtime.bundle import write_bundle
+from oslic.runtime.bundle.folder import write_bundle
 from oslic.runtime.codec import Codec
 from oslic.runtime.codec.container import StreamReader
 from oslic.runtime.codec.request import make_request
@@ -19,11 +19,11 @@ from oslic.runtime.errors import (
     UsageError,
     VerificationError,
 )
+from oslic.runtime.image.arrays import luma, psnr
+from oslic.runtime.image.metadata import Metadata
 from oslic.runtime.kinds.codec import KindCodec
 from oslic.runtime.kinds.opening import open_codec
 from oslic.runtime.limits import Limits
-from oslic.runtime.metadata import Metadata
-from oslic.runtime.pixels import luma, psnr
 from PIL import Image
 
 

@@ -8,7 +8,7 @@ import textwrap
 import numpy as np
 import pytest
 from kind_bundles import write_transform
-from oslic.runtime.cli import main
+from oslic.cli.main import main
 from oslic.runtime.errors import BundleError, DependencyError, StreamError
 from oslic.runtime.kinds.opening import open_codec
 from oslic.runtime.kinds.registry import find_kind, installed_kinds

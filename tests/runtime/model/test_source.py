@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from oslic.runtime.bundle import default_bundle
+from oslic.runtime.bundle.folder import default_bundle
 from oslic.runtime.errors import BackendError, UsageError
 from oslic.runtime.model import Port, open_source, read_model
 from oslic.runtime.model.header import read_header

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import small_bundle
-from oslic.runtime import cli
+from oslic.cli import main as cli
 from oslic.runtime.codec import Codec
-from oslic.runtime.pixels import psnr
+from oslic.runtime.image.arrays import psnr
 from oslic.serving.batch.table import read_results
 from PIL import Image
 

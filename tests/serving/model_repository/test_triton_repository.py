@@ -10,9 +10,9 @@ from pathlib import Path
 import onnx
 import pytest
 import small_bundle
-from oslic.runtime import cli
-from oslic.runtime.bundle import Bundle, write_bundle
-from oslic.runtime.engines import EngineInfo
+from oslic.cli import main as cli
+from oslic.runtime.bundle.engine_files import EngineInfo
+from oslic.runtime.bundle.folder import Bundle, write_bundle
 from oslic.runtime.errors import BackendError, OslicError, UsageError
 from oslic.serving.triton import model_config
 from oslic.serving.triton.repository import Plan, write_repository

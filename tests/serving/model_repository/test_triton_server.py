@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_bundle
-from oslic.runtime import cli
+from oslic.cli import main as cli
 from oslic.runtime.codec import Codec
 from oslic.runtime.codec.request import make_request
-from oslic.runtime.pixels import psnr
+from oslic.runtime.image.arrays import psnr
 from oslic.serving.triton.repository import Plan, write_repository
 from PIL import Image
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import small_bundle
-from oslic.runtime import cli
+from oslic.cli import main as cli
 from oslic.runtime.codec import Codec
 from oslic.runtime.codec.request import make_request
 from oslic.serving.batch.sources import Item

@@ -1,0 +1,1 @@
+"""How far graphs, backends and precisions agree, and where they part."""

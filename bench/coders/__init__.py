@@ -1,0 +1,1 @@
+"""Image coders to measure, ours and others, behind one interface."""

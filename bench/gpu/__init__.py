@@ -1,0 +1,1 @@
+"""`oslic bench gpu`: everything that needs a GPU, in one command."""

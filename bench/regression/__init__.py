@@ -1,0 +1,1 @@
+"""Two measurements against each other, and whether the harness can tell them apart."""

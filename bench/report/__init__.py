@@ -1,0 +1,1 @@
+"""Result files as HTML pages, Markdown tables and charts."""

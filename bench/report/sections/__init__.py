@@ -1,0 +1,1 @@
+"""What a report shows of each kind of result file: charts, tables, and the whole in one sentence."""

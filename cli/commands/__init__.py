@@ -1,0 +1,1 @@
+"""Subcommands of `oslic`, one module each; nothing imports them but by name."""

@@ -1,0 +1,1 @@
+"""Instruments: metrics, timing, environment, rate curves, charts. No torch."""

@@ -1,0 +1,1 @@
+"""CUDA: memory, streams, events, graphs, and arrays of other libraries."""

@@ -1,0 +1,1 @@
+"""Backends that run ONNX graphs with ONNX Runtime."""

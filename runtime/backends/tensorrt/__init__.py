@@ -1,0 +1,1 @@
+"""Backends that run engines of TensorRT and TensorRT-RTX."""

@@ -1,0 +1,1 @@
+"""Bundles: the folder that export writes and the runtime reads."""

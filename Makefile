@@ -90,11 +90,12 @@ bundle: $(STAMP)
 	$(BIN)/python tests/vectors/make.py --shipped
 
 # The figures of README and site, and the charts that they show, from the result files.
+README_RESULTS := rd-kodak-lite fusion-lite-cpu int8-lite-cpu
 RESULTS := rd-kodak-lite latency-lite-cpu latency-lite-cpu-speed-9 latency-lite-avx2 latency-lite-avx2-speed-9 fusion-lite-cpu fusion-lite-cpu-1-thread int8-lite-cpu drift-lite-cpu flif-libflif selfcheck
 
 figures: $(STAMP)
 	rm -f docs/charts/*.svg
-	$(BIN)/oslic bench report $(RESULTS:%=bench/results/%.json) --readme README.md --pictures docs/charts
+	$(BIN)/oslic bench report $(README_RESULTS:%=bench/results/%.json) --readme README.md
 	$(BIN)/oslic bench report $(RESULTS:%=bench/results/%.json) --readme docs/results/figures.md --pictures docs/charts
 	$(BIN)/oslic bench report bench/results/rd-kodak-lite.json --readme docs/guides/compress.md
 

@@ -49,13 +49,13 @@ def test_make_targets_exist():
 
 
 def test_every_command_is_in_the_table_of_commands():
-    table = {
-        name
-        for row in re.findall(r"^\| (`oslic .*?) \|", README, re.MULTILINE)
-        for name in re.findall(r"`(?:oslic )?(\w+)", row)
-    }
-    missing = set(cli.COMMANDS) - table
-    assert not missing
+    (table,) = re.findall(r"^## What it does\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)
+    rows = [line.split("|")[2] for line in table.splitlines() if line.startswith("| **")]
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(cli.COMMANDS)
+
+
+def test_it_stays_short():
+    assert len(README.splitlines()) <= 120
 
 
 @pytest.mark.parametrize(
@@ -65,15 +65,28 @@ def test_files_that_the_readme_names_exist(path):
     assert (ROOT / path).exists()
 
 
-def test_the_figures_are_those_of_the_result_files(tmp_path):
-    (names,) = re.findall(r"^RESULTS := (.*)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    files = [str(ROOT / "bench" / "results" / f"{name}.json") for name in names.split()]
-    readme, charts = tmp_path / "README.md", tmp_path / "docs" / "charts"
-    readme.write_text(README, encoding="utf-8")
-    assert cli.main(["bench", "report", *files, "--readme", str(readme), "--pictures", str(charts)]) == 0
-    assert readme.read_text(encoding="utf-8") == README, "run `make figures`"
-    shown = {path.name: path.read_bytes() for path in charts.iterdir()}
-    assert {path.name: path.read_bytes() for path in (ROOT / "docs" / "charts").iterdir()} == shown
+def _results(name: str) -> list[str]:
+    """Paths of the result files that a variable of the Makefile names."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (names,) = re.findall(rf"^{name} := (.*)", makefile, re.MULTILINE)
+    return [str(ROOT / "bench" / "results" / f"{name}.json") for name in names.split()]
+
+
+@pytest.mark.parametrize(
+    ("file", "results"),
+    [("README.md", "README_RESULTS"), ("docs/results/figures.md", "RESULTS")],
+)
+def test_the_figures_are_those_of_the_result_files(tmp_path, file, results):
+    text = (ROOT / file).read_text(encoding="utf-8")
+    copy, charts = tmp_path / file, tmp_path / "docs" / "charts"
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.write_text(text, encoding="utf-8")
+    words = ["bench", "report", *_results(results), "--readme", str(copy), "--pictures", str(charts)]
+    assert cli.main(words) == 0
+    assert copy.read_text(encoding="utf-8") == text, "run `make figures`"
+    if results == "RESULTS":
+        shown = {path.name: path.read_bytes() for path in charts.iterdir()}
+        assert {path.name: path.read_bytes() for path in (ROOT / "docs" / "charts").iterdir()} == shown
 
 
 def test_the_exit_codes_are_those_of_the_errors():

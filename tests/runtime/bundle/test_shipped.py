@@ -1,0 +1,37 @@
+"""The bundles that come with the package: they open by name, decode exactly, and stay small."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from oslic.runtime import Codec, read_labels
+from oslic.runtime.bundle.folder import default_bundle
+from PIL import Image
+
+SHIPPED = sorted(path.name for path in default_bundle().parent.iterdir() if path.is_dir())
+
+
+def test_these_are_shipped():
+    assert SHIPPED == ["lite", "lite-preview", "lite-preview-sharp"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_bundle_opens_by_name_and_shows_the_cat(name, samples):
+    with Image.open(samples / "chelsea.png") as opened:
+        image = np.asarray(opened.convert("RGB"))
+    with Codec.open(name) as codec:
+        assert codec.bundle.manifest.name == name
+        assert codec.bundle.manifest.exact
+        data = codec.compress(image, quality=0)
+        decoded = codec.decompress(data)
+    assert len(data) * 8 / image[..., 0].size < 0.2
+    flat = np.square(image - image.mean((0, 1))).mean()
+    assert np.square(image.astype(float) - decoded).mean() < 0.2 * flat
+    shares = read_labels(data).shares()
+    assert max(shares, key=lambda label: shares[label]) == "animal"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_bundle_takes_at_most_12_megabytes(name):
+    folder = default_bundle().parent / name
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 12e6

@@ -64,7 +64,7 @@ COMPRESSAI := .venv-compressai
 
 test-compressai: $(COMPRESSAI)/.installed
 	OSLIC_COMPRESSAI=$(abspath $(COMPRESSAI)/bin/python) PATH=$(abspath $(BIN)):$$PATH \
-		$(BIN)/python -m pytest -m slow tests/compressai
+		$(BIN)/python -m pytest -m slow tests/compressai_reference
 
 $(COMPRESSAI)/.installed: $(STAMP)
 	$(PYTHON) -m venv $(COMPRESSAI)

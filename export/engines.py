@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import onnx_ir as ir
 
-from ..runtime.backends.cuda.driver import gpus
+from ..runtime.backends.cuda import driver as cuda_driver
 from ..runtime.backends.tensorrt.bindings import Log, logger, make
 from ..runtime.backends.tensorrt.bindings import load_product as import_product
 from ..runtime.bundle import engine_trust
@@ -294,7 +294,7 @@ def build_plan(
 
 def compute_capability() -> str | None:
     """Compute capability of the first GPU, such as `9.0`; None where there is none."""
-    found, _ = gpus()
+    found, _ = cuda_driver.gpus()
     return found[0].capability if found else None
 
 

@@ -14,7 +14,8 @@ from ...export.engines import Options, build_plan
 from ...export.onnx_export import ports
 from ...measure import timing
 from ...runtime.backends.cuda import bindings as cuda
-from ...runtime.backends.cuda.driver import Driver, gpus
+from ...runtime.backends.cuda import driver as cuda_driver
+from ...runtime.backends.cuda.driver import Driver
 from ...runtime.backends.cuda.memory import Resource
 from ...runtime.backends.tensorrt.bindings import load_product, require_gpu
 from ...runtime.backends.tensorrt.runner import DeviceArray, TensorRtRunner
@@ -106,7 +107,7 @@ def require_product(product: Product) -> None:
     try:
         trt = load_product(product)
         cuda.open_driver()
-        require_gpu(trt, product, gpus()[0][0].capability)
+        require_gpu(trt, product, cuda_driver.gpus()[0][0].capability)
     except BackendError as error:
         raise DependencyError(str(error)) from error
 
@@ -120,7 +121,7 @@ def plan_of(product: Product, source: Source, folder: Path, options: Options) ->
     trt = load_product(product)
     key = hashlib.sha256(source.data).hexdigest()[:16]
     variant = f"{options.optimization_level}{'-layers' if options.layers else ''}"
-    capability = gpus()[0][0].capability
+    capability = cuda_driver.gpus()[0][0].capability
     file = folder / f"{source.name}-{product}-{trt.__version__}-{capability}-{variant}-{key}.engine"
     if not file.is_file():
         write_atomically(file, build_plan(trt, source.data, [source.shapes], options))
@@ -168,7 +169,7 @@ def open_plan(product: Product, source: Source, plan: bytes, *, cuda_graphs: boo
         backend=product,
         version=str(trt.__version__),
         precision=source.precision,
-        gpu=gpus()[0][0].capability,
+        gpu=cuda_driver.gpus()[0][0].capability,
         profiles=(source.shapes,),
     )
     runner = TensorRtRunner(

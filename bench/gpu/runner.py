@@ -19,7 +19,7 @@ from ...measure import environment
 from ...measure.result_files import read_json
 from ...networks.config import preset
 from ...runtime.backends import BACKENDS
-from ...runtime.backends.cuda.driver import gpus
+from ...runtime.backends.cuda import driver as cuda_driver
 from ...runtime.bundle.engine_files import PRODUCTS
 from ...runtime.bundle.folder import Bundle, default_bundle
 from ...runtime.errors import DataError, DependencyError, DeviceError, UsageError
@@ -178,7 +178,7 @@ def require_device(device: str) -> None:
     """
     if device != "cuda":
         return
-    found, reason = gpus()
+    found, reason = cuda_driver.gpus()
     if not found:
         raise DeviceError(
             f"`oslic bench gpu` needs an NVIDIA GPU: {reason}; `--device cpu --quick` tries the command out without one"
@@ -224,7 +224,7 @@ def read_earlier(path: Path, plan: Plan) -> dict[str, dict[str, Any]]:
 
 
 def _gpu_name(device: str) -> str:
-    found, _ = gpus()
+    found, _ = cuda_driver.gpus()
     return found[0].name if device == "cuda" and found else "cpu"
 
 

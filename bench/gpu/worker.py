@@ -23,7 +23,7 @@ from ...measure import environment
 from ...measure.timing import Settings, Timing, measure, ratio
 from ...runtime.backends import probe, probe_all
 from ...runtime.backends.cuda import bindings as cuda
-from ...runtime.backends.cuda.driver import gpus
+from ...runtime.backends.cuda import driver as cuda_driver
 from ...runtime.bundle.folder import Bundle, default_bundle
 from ...runtime.errors import DependencyError, OslicError, one_line
 from ...runtime.files import write_atomically
@@ -59,7 +59,7 @@ AS_IT_IS: Final = "int8"
 
 def machine(_: dict[str, Any], write: Write) -> None:
     """Which GPUs, products and providers are here."""
-    found, reason = gpus()
+    found, reason = cuda_driver.gpus()
     result: dict[str, Any] = {
         "environment": environment.describe(),
         "gpus": [{"name": gpu.name, "capability": gpu.capability} for gpu in found],

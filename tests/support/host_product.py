@@ -21,6 +21,7 @@ import onnx
 import onnxruntime
 from oslic.bench.gpu import engine_candidates, layer_profile
 from oslic.runtime.backends.cuda import bindings as cuda
+from oslic.runtime.backends.cuda import driver as cuda_driver
 from oslic.runtime.backends.cuda.driver import Gpu
 from oslic.runtime.errors import BackendError
 
@@ -321,7 +322,7 @@ def install(monkeypatch, driver, module):
     for user in (engine_candidates, layer_profile):
         monkeypatch.setattr(user, "load_product", lambda name: module)
     monkeypatch.setattr(engine_candidates, "build_plan", lambda trt, data, shapes, options: data)
-    monkeypatch.setattr(cuda, "gpus", lambda: ([Gpu("a stand-in", "9.0")], ""))
+    monkeypatch.setattr(cuda_driver, "gpus", lambda: ([Gpu("a stand-in", "9.0")], ""))
     monkeypatch.setattr(cuda, "open_driver", lambda: driver)
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Bytes = npt.NDArray[np.uint8]
-from .driver import Driver, driver_call, driver_library, gpus
+from . import driver as cuda_driver
+from .driver import Driver, driver_call, driver_library
 
 _POINTER_CONTEXT: Final = 1  # CU_POINTER_ATTRIBUTE_CONTEXT
 _CAPTURE_THREAD_LOCAL: Final = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
@@ -317,7 +318,7 @@ def open_driver() -> Driver:
     Raises:
         BackendError: neither is installed, or there is no GPU.
     """
-    found, reason = gpus()
+    found, reason = cuda_driver.gpus()
     if not found:
         raise BackendError(f"no GPU can be used: {reason}")
     name = package()

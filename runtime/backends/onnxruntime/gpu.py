@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ...errors import BackendError, BundleError, LimitError
 from ..base import Availability, Options
-from ..cuda.driver import gpus
+from ..cuda import driver as cuda_driver
 from ..exactness import require_exact
 from .sessions import (
     BoundRunner,
@@ -65,7 +65,7 @@ class _OnnxRuntimeGpu:
         """Say whether the provider is built in, a GPU is here, and the provider's libraries load."""
         module, _ = find_onnxruntime()
         version = None if module is None else str(module.__version__)
-        found, no_gpu = gpus()
+        found, no_gpu = cuda_driver.gpus()
         try:
             onnxruntime, provider = cls.require_present(options)
             if not found:

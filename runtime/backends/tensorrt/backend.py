@@ -22,7 +22,7 @@ from ...errors import BackendError, OslicError
 from ...files import read_regular_file
 from ..base import Availability, Options
 from ..cuda import bindings as cuda
-from ..cuda.driver import gpus
+from ..cuda import driver as cuda_driver
 
 if TYPE_CHECKING:
     from ...bundle.folder import Bundle
@@ -61,7 +61,7 @@ class _TensorRt:
                 raise BackendError(
                     f"an engine of {cls.product} cannot be interrupted: leave the time limit out"
                 )
-            found, reason = gpus()
+            found, reason = cuda_driver.gpus()
             meant = meant and bool(found)  # engines in a bundle do not promise a GPU
             no_gpu = f"no GPU can be used: {reason}"
             if bundle is not None and not found:
@@ -168,7 +168,7 @@ class _TensorRt:
 
 
 def _capability() -> str:
-    found, reason = gpus()
+    found, reason = cuda_driver.gpus()
     if not found:
         raise BackendError(f"no GPU can be used: {reason}")
     return found[0].capability

@@ -15,7 +15,9 @@ from oslic.cli.commands.doctor import _pip_commands
 
 
 def _doctor(code="", **environment):
-    script = f"import sys\n{code}\nfrom oslic.runtime import cli\nsys.exit(cli.main(['doctor', '--json']))"
+    script = (
+        f"import sys\n{code}\nfrom oslic.cli import main as cli\nsys.exit(cli.main(['doctor', '--json']))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,

@@ -244,7 +244,7 @@ def test_a_full_disk_in_the_middle(folder):
         "import resource, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
-        "from oslic.runtime import cli\n"
+        "from oslic.cli import main as cli\n"
         "sys.exit(cli.main(sys.argv[1:]))"
     )
     words = ["compress", "photos", "-o", "out", "--effort", "0", "--quality", "90", "--jobs", "2"]

@@ -33,6 +33,7 @@ from oslic.runtime import backends
 from oslic.runtime.backends import Options, PassedOverWarning, probe_all, select
 from oslic.runtime.backends.base import Availability
 from oslic.runtime.backends.cuda import bindings as cuda
+from oslic.runtime.backends.cuda import driver as cuda_driver
 from oslic.runtime.backends.cuda.arrays import contiguous, view
 from oslic.runtime.backends.cuda.driver import Gpu, gpus
 from oslic.runtime.backends.cuda.graph_capture import CaptureState, Step
@@ -775,7 +776,7 @@ def stand_in(bundle, monkeypatch):
     driver = HostDriver()
     module = product(driver)
     monkeypatch.setattr(tensorrt, "load_product", lambda name: module)
-    monkeypatch.setattr(cuda, "gpus", lambda: ([Gpu("a stand-in", "9.0")], ""))
+    monkeypatch.setattr(cuda_driver, "gpus", lambda: ([Gpu("a stand-in", "9.0")], ""))
     monkeypatch.setattr(cuda, "package", lambda: "host")
     monkeypatch.setattr(cuda, "open_driver", lambda: driver)
     for graph in bundle.manifest.graph_names:
@@ -1274,7 +1275,7 @@ def test_bundles_in_int8_are_refused_where_cuda_would_leave_layers_to_the_cpu(
     monkeypatch.setattr(kind, "session", session)
     monkeypatch.setattr(kind, "require_present", lambda options: (onnxruntime, None))
     monkeypatch.setattr(onnxruntime_gpu, "_open", lambda *arguments: None)
-    monkeypatch.setattr(cuda, "gpus", lambda: ([Gpu("a stand-in", "9.0")], ""))
+    monkeypatch.setattr(cuda_driver, "gpus", lambda: ([Gpu("a stand-in", "9.0")], ""))
     found = kind.probe(Bundle.open(tmp_path / "b"), Options())
     assert not found.usable
     assert found.reason.startswith(
@@ -1428,7 +1429,7 @@ def test_pycudas_errors_are_ours_and_its_context_is_current_only_for_the_call(mo
     api.mem_alloc = refuse
     monkeypatch.setattr(cuda.importlib, "import_module", lambda name: api)
     monkeypatch.setattr(cuda.importlib.metadata, "version", lambda name: "0")
-    monkeypatch.setattr(cuda, "_library", lambda: None)
+    monkeypatch.setattr(cuda, "driver_library", lambda: None)
     driver = cuda._PyCuda()
     with pytest.raises(BackendError, match="PyCUDA failed: cuMemAlloc failed: out of memory"):
         driver.allocate(16)

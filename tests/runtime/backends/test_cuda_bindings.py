@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from oslic.runtime.backends.cuda import bindings as cuda
+from oslic.runtime.backends.cuda import driver as cuda_driver
 from oslic.runtime.backends.cuda.driver import Gpu, driver_call, gpus
 from oslic.runtime.errors import BackendError
 
@@ -30,7 +31,7 @@ def library_file(tmp_path_factory):
 
 @pytest.fixture
 def library(library_file, monkeypatch):
-    monkeypatch.setattr(cuda, "_DRIVER_LIBRARIES", (str(library_file),))
+    monkeypatch.setattr(cuda_driver, "_DRIVER_LIBRARIES", (str(library_file),))
     found = ctypes.CDLL(str(library_file))
     found.host_driver_other.restype = ctypes.c_void_p
     found.host_driver_foreign.restype = ctypes.c_ulonglong

@@ -13,6 +13,7 @@ import pytest
 from foreign_networks import oslic
 from host_product import DataType, Engine, HostDriver, product
 from oslic.runtime.backends.cuda import bindings as cuda
+from oslic.runtime.backends.cuda import driver as cuda_driver
 from oslic.runtime.backends.cuda.driver import Gpu
 from oslic.runtime.backends.tensorrt import backend as tensorrt
 from oslic.runtime.backends.tensorrt.bindings import Log
@@ -159,7 +160,7 @@ def engine(here, monkeypatch):
     """An engine of `two_headed` with its sidecar, on a stand-in for CUDA and TensorRT whose plans are ONNX models."""
     driver = HostDriver()
     monkeypatch.setattr(tensorrt, "load_product", lambda name: product(driver))
-    monkeypatch.setattr(cuda, "gpus", lambda: ([Gpu("a stand-in", "9.0")], ""))
+    monkeypatch.setattr(cuda_driver, "gpus", lambda: ([Gpu("a stand-in", "9.0")], ""))
     monkeypatch.setattr(cuda, "open_driver", lambda: driver)
     plan = (here / "two_headed.onnx").read_bytes()
     shapes = {"image": ((1, 3, 16, 16),) * 3, "kind": ((1,), (1,), (4,))}

@@ -56,6 +56,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "train segment": ("oslic train segment --data data --out runs/segment",),
     "train codec": ("oslic train codec --data data --out runs/codec --minutes 60",),
     "train refine": ("oslic train refine --data data --out runs/refine --init runs/codec",),
+    "train transform": ("oslic train transform --data data --out runs/transform",),
     "train evaluate": ("oslic train evaluate checkpoints/lite --data data",),
     "train teach": ("oslic train teach --data data --out soft photos",),
     "train pack": ("oslic train pack --data data --out packed",),

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shutil
+from functools import partial
 
 import numpy as np
 import onnx
@@ -30,6 +31,7 @@ from oslic.runtime.bundle.manifest import LAYER_GRAPHS
 from oslic.runtime.bundle.uint8_form import weight_limit
 from oslic.runtime.codec import Codec
 from oslic.runtime.errors import BackendError, BundleError, DataError
+from oslic.runtime.model.source import bundle_shapes
 from PIL import Image
 
 
@@ -348,7 +350,9 @@ def test_tensorrt_rtx_builds_the_graphs_without_warnings(for_tensorrt, precision
     trt = load_product("tensorrt-rtx")
     for name in LAYER_GRAPHS:
         info = bundle.manifest
-        shapes = DEFAULT_PROFILE.shapes(info.graphs[name].inputs, info.label_scale, info.multiple)
+        shapes = DEFAULT_PROFILE.shapes(
+            info.graphs[name].inputs, info.multiple, partial(bundle_shapes, info.label_scale)
+        )
         assert build_plan(trt, prepare(bundle.read_graph(name), precision), [shapes], BuildOptions())
 
 

@@ -161,7 +161,7 @@ def test_json_has_no_infinity(photo):
         made = codec.layers(photo[:32, :32])
         layers = dataclasses.replace(made, image=made.estimate)
         encoded = dataclasses.replace(codec.finish(layers, quality=0), layers=layers)
-        row = _row(Job(Path("x.png"), Path("x.oslic")), encoded, float("inf"))
+        row = _row(Job(Path("x.png"), Path("x.oslic")), encoded, float("inf"), {})
     assert row["psnr"] is row["psnr_estimate"] is None
     json.dumps(row, allow_nan=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.util
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,7 +26,7 @@ from oslic.runtime.bundle.engine_files import EngineInfo, choose_engine, read_en
 from oslic.runtime.bundle.folder import Bundle, default_bundle
 from oslic.runtime.bundle.manifest import LAYER_GRAPHS
 from oslic.runtime.errors import BackendError, DependencyError, UsageError
-from oslic.runtime.model.source import model_of
+from oslic.runtime.model.source import bundle_shapes, model_of
 from test_fusion import SHAPE, export
 
 needs_rtx = pytest.mark.skipif(
@@ -78,7 +79,9 @@ def quantise(model, tmp_path_factory):
 
 def default_shapes(bundle, graph):
     info = bundle.manifest
-    return engines.DEFAULT_PROFILE.shapes(info.graphs[graph].inputs, info.label_scale, info.multiple)
+    return engines.DEFAULT_PROFILE.shapes(
+        info.graphs[graph].inputs, info.multiple, partial(bundle_shapes, info.label_scale)
+    )
 
 
 def data_of(model):
@@ -171,7 +174,9 @@ def test_uint8_meets_no_type_that_tensorrt_does_not_cast_it_to(float_lite, graph
             assert kinds < {onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16}
     sides = [
         engines.DEFAULT_PROFILE.shapes(
-            bundle.manifest.graphs[graph].inputs, bundle.manifest.label_scale, bundle.manifest.multiple
+            bundle.manifest.graphs[graph].inputs,
+            bundle.manifest.multiple,
+            partial(bundle_shapes, bundle.manifest.label_scale),
         )
     ]
     random = np.random.default_rng(0)
@@ -261,7 +266,9 @@ def test_every_shipped_graph_builds(graph, precision):
         pytest.skip("no bundle is shipped yet")
     bundle = Bundle.open(default_bundle())
     shapes = engines.DEFAULT_PROFILE.shapes(
-        bundle.manifest.graphs[graph].inputs, bundle.manifest.label_scale, bundle.manifest.multiple
+        bundle.manifest.graphs[graph].inputs,
+        bundle.manifest.multiple,
+        partial(bundle_shapes, bundle.manifest.label_scale),
     )
     data = prepare(bundle.read_graph(graph), precision)
     assert build_plan(load_product("tensorrt-rtx"), data, [shapes], Options(optimization_level=0))
@@ -375,7 +382,9 @@ def test_bad_profiles_are_refused(text):
 
 
 def test_profiles_are_padded_to_the_multiple():
-    shapes = Profile.parse("1x1x1,1x500x750,2x512x768").shapes(("compact", "labels"), 4, 32)
+    shapes = Profile.parse("1x1x1,1x500x750,2x512x768").shapes(
+        ("compact", "labels"), 32, partial(bundle_shapes, 4)
+    )
     assert shapes == {
         "compact": ((1, 4, 4, 3), (1, 64, 96, 3), (2, 64, 96, 3)),
         "labels": ((1, 8, 8), (1, 128, 192), (2, 128, 192)),

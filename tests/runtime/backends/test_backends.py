@@ -18,6 +18,7 @@ import threading
 import types
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ from oslic.runtime.bundle.folder import Bundle, default_bundle
 from oslic.runtime.bundle.manifest import LAYER_GRAPHS
 from oslic.runtime.codec import Codec
 from oslic.runtime.errors import BackendError
-from oslic.runtime.model.source import model_of
+from oslic.runtime.model.source import bundle_shapes, model_of
 
 NO_GPU = not gpus()[0]
 without_gpu = pytest.mark.skipif(not NO_GPU, reason="this machine has a GPU")
@@ -743,7 +744,13 @@ def test_the_command_that_rebuilds_asks_for_the_same_engine(bundle):
     manifest = bundle.manifest
     inputs = manifest.graphs["synthesise"].inputs
     profiles = [Profile.parse(text) for text in args.shapes]
-    assert tuple(p.shapes(inputs, manifest.label_scale, manifest.multiple) for p in profiles) == info.profiles
+    assert (
+        tuple(
+            p.shapes(inputs, manifest.multiple, partial(bundle_shapes, manifest.label_scale))
+            for p in profiles
+        )
+        == info.profiles
+    )
     assert (args.backend, args.precision, args.graph) == ("tensorrt", "fp16", ["synthesise"])
     assert (args.optimization_level, args.version_compatible, args.hardware_compatible, args.stripped) == (
         5,

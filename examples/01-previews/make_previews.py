@@ -12,9 +12,9 @@ from PIL import Image
 output, *photographs = map(Path, sys.argv[1:])
 output.mkdir(parents=True, exist_ok=True)
 figures = []
-with Codec.open() as codec:
+with Codec.open("lite-preview") as codec:
     for path in photographs:
-        stream = codec.compress(path, 0)  # the layers alone: what the first kilobytes of any stream hold
+        stream = codec.compress(path, 0)  # the layers alone
         preview = Image.fromarray(codec.decompress(stream))
         preview.save(output / f"{path.stem}-preview.webp", quality=90)
         Image.open(path).convert("RGB").save(output / f"{path.stem}.webp", quality=90)

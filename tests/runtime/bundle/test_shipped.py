@@ -12,7 +12,7 @@ SHIPPED = sorted(path.name for path in default_bundle().parent.iterdir() if path
 
 
 def test_these_are_shipped():
-    assert SHIPPED == ["lite", "lite-preview", "lite-preview-sharp"]
+    assert SHIPPED == ["lite", "lite-preview"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)

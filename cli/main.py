@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import importlib
 import io
+import logging
 import os
 import signal
 import sys
@@ -228,24 +229,39 @@ def _run(arguments: list[str]) -> int:
         return 2
     debug = options.debug or "--debug" in arguments[position + 1 :]
     rest = [word for word in arguments[position + 1 :] if word != "--debug"]
-    if debug:
-        import logging
+    with _speaking(debug):
+        return _call(options.command, rest, debug=debug)
 
-        logging.getLogger(NAMESPACE).setLevel(logging.DEBUG)
+
+@contextlib.contextmanager
+def _speaking(debug: bool) -> Iterator[None]:
+    """With `--debug`, ours and ONNX Runtime's loggers speak, until the command has ended."""
+    logger = logging.getLogger(NAMESPACE)
+    level = logger.level
+    if debug:
+        logger.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _call(command: str, rest: list[str], *, debug: bool) -> int:
+    """Run a command; returns its exit code."""
     # What Pillow says of tags that it leaves out of a damaged EXIF block.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
-        module, parser = make_parser(options.command)
+        module, parser = make_parser(command)
         parsed = parse(parser, rest)
         parsed.debug = debug
         # Commands import most of what they need when they run.
-        with naming_missing(f"oslic {options.command}", COMMANDS[options.command].extra):
+        with naming_missing(f"oslic {command}", COMMANDS[command].extra):
             return module.run(parsed)
     except OslicError as error:
         if debug:
             raise
         message = printable(told(error))
-        print(f"oslic {options.command}: error: {message}", file=sys.stderr)
+        print(f"oslic {command}: error: {message}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         _discard_output()
@@ -255,12 +271,12 @@ def _run(arguments: list[str]) -> int:
         if debug:
             raise
         place = "" if error.filename is None else f": {printable(str(error.filename))}"
-        print(f"oslic {options.command}: error: {error.strerror or error}{place}", file=sys.stderr)
+        print(f"oslic {command}: error: {error.strerror or error}{place}", file=sys.stderr)
         return UsageError.exit_code
     except MemoryError as error:
         if debug:
             raise
-        print(f"oslic {options.command}: error: {out_of_memory(error)}", file=sys.stderr)
+        print(f"oslic {command}: error: {out_of_memory(error)}", file=sys.stderr)
         return LimitError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

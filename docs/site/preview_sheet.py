@@ -34,7 +34,7 @@ COLUMNS = ("original", "lite-preview", "best AVIF")
 
 
 def best_avif(image: Image.Image, size: int) -> Image.Image:
-    """The AVIF of at most `size` bytes that SSIMULACRA 2 likes best: of three tunes and two subsamplings, at speed 6."""
+    """The AVIF of at most `size` bytes that SSIMULACRA 2 likes best, of three tunes and two subsamplings."""
     best: tuple[float, Image.Image] | None = None
     pixels = np.asarray(image)
     for tune in ("psnr", "ssim", "iq"):
@@ -72,9 +72,9 @@ def main(folder: Path, output: Path) -> None:
         for column, text in enumerate(COLUMNS):
             draw.text((half + GAP + column * (SIDE + GAP), 5), text, fill="black")
     with Codec.open("lite-preview") as codec:
-        for number, (name, left, top) in enumerate(PARTS):
+        for number, (name, x0, y0) in enumerate(PARTS):
             image = Image.open(folder / f"{name}.png").convert("RGB")
-            left, top = min(left, image.width - SIDE), min(top, image.height - SIDE)
+            left, top = min(x0, image.width - SIDE), min(y0, image.height - SIDE)
             stream = codec.compress(np.asarray(image), quality=0)
             shown = (
                 image,

@@ -33,7 +33,6 @@ from oslic.export.form_selection import Fixed
 from oslic.export.fusion import fuse
 from oslic.export.precision import require_buildable
 from oslic.runtime.backends.onnxruntime.cpu import open_session
-from oslic.runtime.bundle.folder import Bundle, default_bundle
 from oslic.runtime.bundle.manifest import LAYER_GRAPHS
 from oslic.runtime.bundle.uint8_form import SIGNED_ZERO_POINT, UNSIGNED_ZERO_POINT, uint8_activations
 from oslic.runtime.errors import BackendError, BundleError, DataError
@@ -615,12 +614,11 @@ def test_a_histogram_counts_the_smallest_floats_like_any_others():
     np.testing.assert_array_equal(tiny.counts, usual.counts)
 
 
-def test_what_is_measured_covers_every_choice_of_layers():
+def test_what_is_measured_covers_every_choice_of_layers(float_lite):
     """Transposed convolutions that stay in float are not lowered: their graph has no value of its own."""
     rng = np.random.default_rng(1)
-    bundle = Bundle.open(default_bundle())
     for name in LAYER_GRAPHS:
-        graph = Graph.parse(bundle.read_graph(name), name)
+        graph = Graph.parse(float_lite.read_graph(name), name)
         lowered = graph.copy()
         lower_transposed(lowered)
         interleave_channels_last(lowered)

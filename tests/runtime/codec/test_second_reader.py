@@ -371,10 +371,10 @@ def test_sections_must_be_those_of_the_picture(stream, tiled):
     for data in (stream, tiled):
         header, parts = take_apart(data)
         for kind in (SectionType.LABELS, SectionType.COMPACT, SectionType.RESIDUAL):
-            assert_both_refuse(put_together(header, {k: v for k, v in parts.items() if k is not kind}))
+            assert_both_refuse(put_together(header, {k: v for k, v in parts.items() if k != kind}))
     header, parts = take_apart(tiled)
     assert_both_refuse(put_together(replace(header, layout=Layout.RGB), parts))
-    assert_both_refuse(put_together(header, {k: v for k, v in parts.items() if k is not SectionType.ALPHA}))
+    assert_both_refuse(put_together(header, {k: v for k, v in parts.items() if k != SectionType.ALPHA}))
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from ..runtime.bundle.folder import Bundle
 from ..runtime.bundle.manifest import GraphName
 from ..runtime.errors import UsageError
 from .ir_queries import serialise
+from .precision import LARGEST_FLOAT16
 
 _LEAST_ELEMENTS: Final = 256
 """Smaller weights are not worth a node."""
-_LARGEST: Final = 65504.0
 
 
 def with_half_weights(data: bytes) -> bytes:
@@ -53,7 +53,7 @@ def with_half_weights(data: bytes) -> bytes:
         assert value.const_value is not None
         assert value.name is not None
         numbers = value.const_value.numpy()
-        if np.abs(numbers).max() > _LARGEST:
+        if np.abs(numbers).max() > LARGEST_FLOAT16:
             raise UsageError(
                 f"the weight {value.name} of the graph {graph.name} is beyond the range of float16"
             )

@@ -23,7 +23,7 @@ _HALF: Final[dict[Half, ir.DataType]] = {"fp16": ir.DataType.FLOAT16, "bf16": ir
 _HEAVY: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # Inputs that the operator wants in float32 whatever its data are.
 _FLOAT32_INPUTS: Final = {"Resize": {1, 2}}
-_LARGEST: Final = 65504.0
+LARGEST_FLOAT16: Final = 65504.0
 _QUANTISING: Final = frozenset({"QuantizeLinear", "DequantizeLinear"})
 # From here on scales of Q and DQ may be in half precision.
 _HALF_SCALES_OPSET: Final = 19
@@ -140,7 +140,7 @@ def _cast_before(graph: ir.Graph, node: ir.Node, value: ir.Value, kind: Half) ->
 def _constant(graph: ir.Graph, value: ir.Value, half: ir.DataType) -> ir.Value:
     assert value.const_value is not None
     array = value.const_value.numpy()
-    if half == ir.DataType.FLOAT16 and float(np.abs(array).max(initial=0)) > _LARGEST:
+    if half == ir.DataType.FLOAT16 and float(np.abs(array).max(initial=0)) > LARGEST_FLOAT16:
         raise UsageError(
             f"{value.name} holds {np.abs(array).max():g}, beyond float16; build with bf16 or fp32"
         )

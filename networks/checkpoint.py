@@ -26,7 +26,7 @@ from .config import ModelConfig
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
 FORMAT = "oslic-checkpoint"
 VERSION = "1"
@@ -96,16 +96,7 @@ class Checkpoint:
         # Shapes first, on a device without memory: a configuration may state any width.
         _require_bounded(self.config.to_dict(), len(self.state))
         networks = self._networks("meta")
-        wanted = {k: tuple(v.shape) for k, v in networks.state_dict().items() if not k.endswith(_BOOKKEEPING)}
-        found = {k: tuple(v.shape) for k, v in self.state.items()}
-        wrong = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
-        if wrong:
-            name = wrong[0]
-            raise BundleError(
-                f"the checkpoint does not fit its configuration {self.config.name!r}: {name} is "
-                f"{found.get(name, 'missing')}, should be {wanted.get(name, 'absent')} "
-                f"({len(wrong)} of {len(wanted)} tensors differ)"
-            )
+        require_fitting(networks, self.state, self.config.name)
         networks = self._networks("cpu")
         networks.load_state_dict(self.state, strict=False)
         return networks.eval()
@@ -120,6 +111,25 @@ class Checkpoint:
             ) from error
 
 
+def require_fitting(networks: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+    """Raise BundleError unless weights have the names and shapes of networks.
+
+    Args:
+        networks: on any device.
+        state: the weights by name.
+        name: of the configuration, for the message.
+    """
+    wanted = {k: tuple(v.shape) for k, v in networks.state_dict().items() if not k.endswith(_BOOKKEEPING)}
+    found = {k: tuple(v.shape) for k, v in state.items()}
+    wrong = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
+    if wrong:
+        first = wrong[0]
+        raise BundleError(
+            f"the checkpoint does not fit its configuration {name!r}: {first} is {found.get(first, 'missing')}, "
+            f"should be {wanted.get(first, 'absent')} ({len(wrong)} of {len(wanted)} tensors differ)"
+        )
+
+
 def fingerprint(state: Mapping[str, Tensor], config: ModelConfig) -> str:
     """SHA-256 over what defines the estimate in real arithmetic.
 
@@ -130,12 +140,21 @@ def fingerprint(state: Mapping[str, Tensor], config: ModelConfig) -> str:
     Returns:
         64 hexadecimal digits.
     """
-    digest = hashlib.sha256()
     described = json.dumps(config.synthesis(), sort_keys=True, separators=(",", ":"))
-    digest.update(described.encode())
+    return weights_digest(
+        described,
+        {k: v for k, v in state.items() if k.startswith(_ESTIMATE) and not k.endswith(_BOOKKEEPING)},
+    )
+
+
+def weights_digest(described: str, state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over a description, and names, shapes and values of weights, as float32, little endian.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256(described.encode())
     for name in sorted(state):
-        if not name.startswith(_ESTIMATE) or name.endswith(_BOOKKEEPING):
-            continue
         values = state[name].detach().to("cpu", torch.float32).contiguous()
         digest.update(f"\n{name} {list(values.shape)}\n".encode())
         digest.update(values.numpy().astype("<f4").tobytes())

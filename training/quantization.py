@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from ..runtime.bundle.uint8_form import EXACT_WEIGHT_LIMIT
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     _Watcher = Callable[[str, Tensor], Tensor | None]
 
 _LEVELS: Final = 127
-_SIGNED_WEIGHT_LEVELS: Final = 64
-"""Of weights behind inputs of either sign: sums of two products must fit into 16 bits."""
 _FINER_STEPS: Final = 6
 
 
@@ -59,7 +59,7 @@ class Steps:
         """A weight (C_out, C, kH, kW) on its grid behind this value: one step for each output channel."""
         # The convolution sees integers of one step for all: the steps of the channels go into the weight.
         scales = (self.steps / self.steps.max()).to(weight).view(1, -1, 1, 1)
-        limit = _SIGNED_WEIGHT_LEVELS if self.signed else _LEVELS
+        limit = EXACT_WEIGHT_LIMIT if self.signed else _LEVELS
         scaled = weight * scales
         largest = scaled.detach().abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-20)
         steps = torch.exp2(torch.ceil(torch.log2(largest / limit)))

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
 
@@ -31,7 +31,18 @@ if TYPE_CHECKING:
     from .data import Picture
     from .recipe import Recipe
 
-LICENCE = "research use only: trained on CamVid (CC BY-NC 4.0) and BSDS500 (research use)"
+LICENSE = "research use only: trained on CamVid (CC BY-NC 4.0) and BSDS500 (research use)"
+
+
+class AnyRecipe(Protocol):
+    """A recipe of any kind of networks."""
+
+    @property
+    def kind(self) -> str:
+        """Which `oslic train` it is for."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
 
 
 def new_networks(recipe: Recipe, initial: Path | None) -> CodecNetworks:
@@ -84,8 +95,7 @@ def trainer(
         DataError: data are missing or wrong.
         UsageError: no such device, or VGG16 does not fit.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("there is no CUDA device here; leave --device out to train on the CPU")
+    require_device(device)
     config, options, seed = recipe.config, recipe.options, recipe.schedule.seed
     weights = None if vgg16 is None else read_weights(vgg16)
     task: SegmentationTask | CodecTask | RefinementTask
@@ -110,10 +120,27 @@ def trainer(
             seed=seed,
             vgg=features,
         )
+    description = described(recipe, initial)
+    return Trainer(task, recipe.schedule, folder, device=device, description=description, workers=workers)
+
+
+def require_device(device: str) -> None:
+    """Raise UsageError where the device is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("there is no CUDA device here; leave --device out to train on the CPU")
+
+
+def described(recipe: AnyRecipe, initial: Path | None) -> dict[str, Any]:
+    """What a run that is resumed must have in common with the one that was saved, as plain JSON types.
+
+    Args:
+        recipe: of the run.
+        initial: the checkpoint that the networks came from.
+    """
     description = {**recipe.to_dict(), "initial": None if initial is None else str(initial)}
     # The length of a schedule may be changed on resuming: it is no part of what the weights are.
     description["schedule"].pop("steps")
-    return Trainer(task, recipe.schedule, folder, device=device, description=description, workers=workers)
+    return description
 
 
 def segmentation_task(
@@ -227,7 +254,25 @@ def write_checkpoint(
         before: provenance of the checkpoint that the run began with; empty: none.
         command: the command line, without paths of the machine.
     """
-    provenance = {
+    provenance = provenance_of(run, recipe, before=before, command=command, license_=LICENSE)
+    checkpoint = Checkpoint(recipe.config, averaged_networks(run, networks), provenance)
+    write(folder, checkpoint)
+    return checkpoint
+
+
+def provenance_of(
+    run: Trainer, recipe: AnyRecipe, *, before: Mapping[str, Any], command: str, license_: str
+) -> dict[str, Any]:
+    """Where the weights of a run come from, beside what earlier runs said of theirs, as plain JSON types.
+
+    Args:
+        run: the run.
+        recipe: its recipe.
+        before: provenance of the checkpoint that the run began with; empty: none.
+        command: the command line, without paths of the machine.
+        license_: terms of the weights.
+    """
+    return {
         **before,
         recipe.kind: {
             "command": command,
@@ -236,11 +281,8 @@ def write_checkpoint(
             "recipe": recipe.to_dict(),
             "torch": str(torch.__version__),
         },
-        "license": LICENCE,
+        "license": license_,
     }
-    checkpoint = Checkpoint(recipe.config, averaged_networks(run, networks), provenance)
-    write(folder, checkpoint)
-    return checkpoint
 
 
 def keep_memory() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,13 +17,14 @@ from ..runtime.errors import UsageError
 from .data import photographs
 from .loop import Schedule, Trainer
 from .recipe import build, read_table
-from .runs import revision
+from .runs import described, provenance_of, require_device
 from .transform import TransformOptions, TransformTask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LICENSE: Final = "research use only: trained on BSDS500 (research use)"
+KIND: Final = "transform"
 _SCORED: Final = "kodak"
 
 
@@ -44,10 +44,15 @@ class TransformRecipe:
     options: TransformOptions
     folders: tuple[str, ...]
 
+    @property
+    def kind(self) -> str:
+        """Which `oslic train` it is for."""
+        return KIND
+
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain JSON types."""
         return {
-            "kind": "transform",
+            "kind": self.kind,
             "config": self.config.to_dict(),
             "schedule": dataclasses.asdict(self.schedule),
             "options": dataclasses.asdict(self.options),
@@ -66,7 +71,7 @@ def load(path: Path, overrides: Mapping[str, Mapping[str, Any]] | None = None) -
         UsageError: the file is missing, not TOML, of another kind, or has unknown keys.
     """
     table = read_table(path)
-    if table.get("kind") != "transform":
+    if table.get("kind") != KIND:
         raise UsageError(f"{path} is a recipe for `oslic train {table.get('kind')}`")
     changes = overrides or {}
     tables = {
@@ -98,7 +103,7 @@ def new_networks(recipe: TransformRecipe, initial: Path | None) -> TransformNetw
     return networks
 
 
-def train(
+def trainer(
     recipe: TransformRecipe,
     networks: TransformNetworks,
     data: Path,
@@ -106,11 +111,9 @@ def train(
     *,
     device: str,
     workers: int,
-    minutes: float | None,
     initial: Path | None,
-    command: str,
-) -> bool:
-    """Train, or go on, and write the checkpoint that was reached to `folder`/checkpoint.
+) -> Trainer:
+    """Read the data and make a run.
 
     Args:
         recipe: of the run.
@@ -119,19 +122,13 @@ def train(
         folder: where the run's state and logs live.
         device: "cpu" or "cuda".
         workers: threads that prepare batches.
-        minutes: time after which to stop and save; None: no limit.
-        initial: the checkpoint that the networks came from.
-        command: the command line, without paths of the machine.
-
-    Returns:
-        Whether the schedule was completed.
+        initial: the checkpoint that the networks came from, for the run's description.
 
     Raises:
         DataError: data are missing or wrong.
         UsageError: no such device, or crops that do not fit.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("there is no CUDA device here; leave --device out to train on the CPU")
+    require_device(device)
     task = TransformTask(
         networks,
         photographs(data, recipe.folders),
@@ -139,29 +136,14 @@ def train(
         recipe.options,
         seed=recipe.schedule.seed,
     )
-    description = {**recipe.to_dict(), "initial": None if initial is None else str(initial)}
-    # The length of a schedule may be changed on resuming: it is no part of what the weights are.
-    description["schedule"].pop("steps")
-    run = Trainer(task, recipe.schedule, folder, device=device, description=description, workers=workers)
-    if run.resume():
-        print(f"resumed at step {run.step} of {recipe.schedule.steps}", file=sys.stderr)
-    complete = run.run(minutes=minutes)
-    before = {} if initial is None else read(initial).provenance
-    provenance = {
-        **before,
-        "transform": {
-            "command": command,
-            "revision": revision(),
-            "steps": run.step,
-            "recipe": recipe.to_dict(),
-            "torch": str(torch.__version__),
-        },
-        "license": LICENSE,
-    }
+    description = described(recipe, initial)
+    return Trainer(task, recipe.schedule, folder, device=device, description=description, workers=workers)
+
+
+def write_checkpoint(
+    run: Trainer, recipe: TransformRecipe, folder: Path, *, before: Mapping[str, Any], command: str
+) -> None:
+    """Write what a run has reached as a checkpoint; see `runs.write_checkpoint`."""
+    provenance = provenance_of(run, recipe, before=before, command=command, license_=LICENSE)
     state = {name: value.detach().cpu() for name, value in run.averaged().items()}
-    write(folder / "checkpoint", TransformCheckpoint(recipe.config, state, provenance))
-    print(
-        f"step {run.step} of {recipe.schedule.steps}, "
-        f"{'complete' if complete else 'to be resumed with the same command'}; checkpoint in {folder}/checkpoint"
-    )
-    return complete
+    write(folder, TransformCheckpoint(recipe.config, state, provenance))

@@ -138,8 +138,9 @@ class _Work:
         """The codec, where it can and must work in strips."""
         request, codec = self._request, self._codec
         whole = request.bpp is not None or request.psnr is not None or self._conversion is not None
-        able = isinstance(codec, Codec) and not whole and exceeds(codec, size, codec.encoding)
-        return codec if able and isinstance(codec, Codec) else None
+        if whole or not isinstance(codec, Codec) or not exceeds(codec, size, codec.encoding):
+            return None
+        return codec
 
     def __call__(self, job: Job) -> dict[str, Any]:
         """Do a job; returns what there is to say of it.

@@ -13,6 +13,9 @@ from ..numbers import at_least, positive
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
+
+    from ...training.loop import Schedule, Trainer
 
 RECIPES = Path(__file__).parents[2] / "training" / "recipes"
 
@@ -146,24 +149,22 @@ def _command_line() -> str:
 
 
 def _transform(args: argparse.Namespace) -> int:
-    from ...training import transform_runs
-    from ...training.runs import keep_memory
+    from ...networks.transform.checkpoint import read
+    from ...training import runs, transform_runs
 
     _threads(args.threads)
-    keep_memory()
+    runs.keep_memory()
     recipe = transform_runs.load(args.recipe, _changes(args))
-    transform_runs.train(
-        recipe,
-        transform_runs.new_networks(recipe, args.init),
-        args.data,
-        args.out,
-        device=args.device,
-        workers=args.workers,
-        minutes=args.minutes,
-        initial=args.init,
-        command=_command_line(),
+    before: dict[str, Any] = read(args.init).provenance if args.init else {}
+    networks = transform_runs.new_networks(recipe, args.init)
+    run = transform_runs.trainer(
+        recipe, networks, args.data, args.out, device=args.device, workers=args.workers, initial=args.init
     )
-    return 0
+
+    def write(folder: Path) -> None:
+        transform_runs.write_checkpoint(run, recipe, folder, before=before, command=_command_line())
+
+    return _complete(run, recipe.schedule, args, write)
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -192,13 +193,24 @@ def _train(args: argparse.Namespace) -> int:
         soft=args.soft,
         initial=args.init,
     )
+
+    def write(folder: Path) -> None:
+        runs.write_checkpoint(run, networks, recipe, folder, before=before, command=_command_line())
+
+    return _complete(run, recipe.schedule, args, write)
+
+
+def _complete(
+    run: Trainer, schedule: Schedule, args: argparse.Namespace, write: Callable[[Path], None]
+) -> int:
+    """Train, or go on, as long as the arguments allow, and write the checkpoint that was reached."""
     if run.resume():
-        print(f"resumed at step {run.step} of {recipe.schedule.steps}", file=sys.stderr)
+        print(f"resumed at step {run.step} of {schedule.steps}", file=sys.stderr)
     complete = run.run(minutes=args.minutes)
     folder = args.out / "checkpoint"
-    runs.write_checkpoint(run, networks, recipe, folder, before=before, command=_command_line())
+    write(folder)
     state = "complete" if complete else "to be resumed with the same command"
-    print(f"step {run.step} of {recipe.schedule.steps}, {state}; checkpoint in {folder}")
+    print(f"step {run.step} of {schedule.steps}, {state}; checkpoint in {folder}")
     return 0
 
 

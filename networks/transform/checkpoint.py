@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...runtime.errors import BundleError, OslicError
-from ..checkpoint import read_contents
+from ..checkpoint import read_contents, require_fitting, weights_digest
 from .codec import TransformNetworks
 from .config import TransformConfig
 
@@ -41,15 +40,7 @@ class TransformCheckpoint:
             BundleError: the weights do not fit the configuration.
         """
         networks = TransformNetworks(self.config)
-        wanted = {name: tuple(value.shape) for name, value in networks.state_dict().items()}
-        found = {name: tuple(value.shape) for name, value in self.state.items()}
-        wrong = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
-        if wrong:
-            raise BundleError(
-                f"the weights do not fit the configuration {self.config.name!r}: {wrong[0]} is "
-                f"{found.get(wrong[0], 'missing')}, should be {wanted.get(wrong[0], 'absent')} "
-                f"({len(wrong)} of {len(wanted)} tensors differ)"
-            )
+        require_fitting(networks, self.state, self.config.name)
         networks.load_state_dict(self.state)
         return networks.eval()
 
@@ -61,12 +52,7 @@ def fingerprint(config: TransformConfig, state: Mapping[str, Tensor]) -> str:
         config: of the networks.
         state: their weights by name.
     """
-    digest = hashlib.sha256(config.to_json().encode())
-    for name in sorted(state):
-        values = state[name].detach().to("cpu").float().contiguous()
-        digest.update(f"\n{name} {list(values.shape)}\n".encode())
-        digest.update(values.numpy().astype("<f4").tobytes())
-    return digest.hexdigest()
+    return weights_digest(config.to_json(), state)
 
 
 def is_transform(config: Mapping[str, Any]) -> bool:

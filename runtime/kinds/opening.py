@@ -132,10 +132,11 @@ def open_codec(
         BackendError: the backend is not usable; the message says why.
         DependencyError: the kind needs a package that is not installed.
     """
+    if bundle is None:  # the default one is of ours
+        return Codec.open(None, backend, threads, limits, precision, options=options)
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     if opened.manifest.kind == OSLIC:
-        given = opened if bundle is not None else None
-        return Codec.open(given, backend, threads, limits, precision, options=options)
+        return Codec.open(opened, backend, threads, limits, precision, options=options)
     limits = limits or Limits()
     return KindCodec(opened, backend, limits, backend_options(threads, precision, limits, options))
 

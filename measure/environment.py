@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..runtime.dependencies import installed
+from ..runtime.threads import usable_cores
 
 _PACKAGES: Final = (
     "oslic",
@@ -52,7 +53,7 @@ def _cpu() -> dict[str, Any]:
     return {
         "model": model,
         "cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "usable_cores": usable_cores(),
         "features": [flag for flag in notable if flag in flags],
         "clock_mhz": clock,
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),

@@ -32,6 +32,7 @@ from ...runtime.errors import (
     printable,
 )
 from ...runtime.limits import available_memory
+from ...runtime.threads import usable_cores
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -107,7 +108,7 @@ def _machine() -> Iterator[Finding]:
     yield Finding(
         "oslic", "ok", f"{version('oslic')}, Python {platform.python_version()} on {platform.platform()}"
     )
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     free = available_memory() / (1 << 30)
     yield Finding("processor", "ok", f"{_processor()}, {cores} {'core' if cores == 1 else 'cores'} usable")
     yield Finding("memory", "ok", f"{free:.1f} GiB free; pictures may take half of it (--max-memory)")

@@ -26,6 +26,9 @@ FOREIGN = {
     "--int8",
     "--input-shapes",
     "--load-inputs",
+    "--platform",
+    "--archs",
+    "--output-dir",
 }
 
 

@@ -13,7 +13,7 @@ from .int8_rewrites import interleave_channels_last, lower_transposed
 from .layer_trials import transposed_of, try_layers
 from .ort_profile import Kernel, not_int8
 from .ort_session import Session
-from .qdq_insertion import Quantised, quantise
+from .qdq_insertion import Quantized, quantize
 from .qdq_placement import Layer, Placement
 from .recipes import Variant, choose_recipe
 from .report_data import describe, latency
@@ -78,14 +78,14 @@ def calibrate_graph(subject: Subject) -> Calibrated:
     return Calibrated(data, bool(decision.int8), report | {"latency": times})
 
 
-def _write(subject: Subject, variant: Variant, decision: Decision) -> tuple[Quantised, list[Kernel]]:
+def _write(subject: Subject, variant: Variant, decision: Decision) -> tuple[Quantized, list[Kernel]]:
     """Write the chosen layers; what stays in float stays as it is. Run the result once."""
     lowered = variant.prepared.base.copy()
     layers = decision.int8
     lower_transposed(lowered, {name for layer in layers for name in transposed_of(subject.graph, layer)})
     interleave_channels_last(lowered, {name for layer in layers for name in layer.convolutions})
     placement = Placement(lowered, subject.where)
-    made = quantise(placement, placement.plan(layers), variant.recipe)
+    made = quantize(placement, placement.plan(layers), variant.recipe)
     return made, subject.profile(made.graph.model.SerializeToString(), 1, subject.weight_limit(made))
 
 

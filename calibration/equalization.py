@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
 
 # Between them f(s * x) = s * f(x), channel by channel. Those that only move values keep the channels apart in the
-# interleaved phases of the exporter; `equalise` checks the whole graph's numbers, whatever they do.
+# interleaved phases of the exporter; `equalize` checks the whole graph's numbers, whatever they do.
 _HOMOGENEOUS: Final = frozenset(
     {"Relu", "Add", "MaxPool", "AveragePool", "Resize", "Concat", "Reshape", "Transpose", "Shape"}
 )
@@ -44,7 +44,7 @@ class _Region:
     closed: bool = True
 
 
-def equalise(
+def equalize(
     graph: Graph, feeds: Mapping[str, npt.NDArray[Any]], threads: int, where: str
 ) -> tuple[Graph, int]:
     """Equalize a copy of a float graph.
@@ -197,6 +197,6 @@ def _scale(graph: Graph, node: NodeProto, position: int, factors: Floats, axis: 
     shape[axis] = -1
     scaled = (values * factors.reshape(shape)).astype(np.float32)
     if len(graph.readers[name]) > 1:
-        node.input[position] = graph.add_constant(f"{node.name}.equalised", scaled)
+        node.input[position] = graph.add_constant(f"{node.name}.equalized", scaled)
     else:
         graph.set_constant(name, scaled)

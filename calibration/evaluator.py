@@ -196,7 +196,7 @@ class Judge:
             data: the serialized model.
             weight_limit: see `open_session`.
         """
-        session = Session(data, self._threads, where=_quantised(graph), weight_limit=weight_limit)
+        session = Session(data, self._threads, where=_quantized(graph), weight_limit=weight_limit)
         outputs = [session.run(layer.feeds(graph))[0] for layer in self._layers]
         if graph == "segment":
             same = float(
@@ -220,7 +220,7 @@ class Judge:
             models: serialized model and weight limit of each graph.
         """
         sessions = {
-            name: Session(data, self._threads, where=_quantised(name), weight_limit=limit)
+            name: Session(data, self._threads, where=_quantized(name), weight_limit=limit)
             for name, (data, limit) in models.items()
         }
         same, changed, estimates = [], [], []
@@ -239,7 +239,7 @@ class Judge:
         }
 
 
-def _quantised(graph: GraphName) -> str:
+def _quantized(graph: GraphName) -> str:
     return f"the quantized graph '{graph}'"
 
 

@@ -13,7 +13,7 @@ from ..runtime.errors import BundleError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-QUANTISERS: Final = frozenset(
+QUANTIZERS: Final = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "DynamicQuantizeLinear"}
 )
 
@@ -161,7 +161,7 @@ class Graph:
             BundleError: it has Q/DQ or integer kernels.
         """
         for node in self.model.graph.node:
-            if node.op_type in QUANTISERS:
+            if node.op_type in QUANTIZERS:
                 raise BundleError(
                     f"{where} is already quantized (it has {node.op_type} {node.name}); calibrate the float32 bundle"
                 )

@@ -12,7 +12,7 @@ from .evaluator import BundleGraphJudge, Damage, FloatNetworks, GraphJudge, Judg
 from .graph import Graph
 from .options import Options
 from .ort_profile import Kernel, profile
-from .qdq_insertion import Quantised, Recipe, quantise
+from .qdq_insertion import Quantized, Recipe, quantize
 from .qdq_placement import Layer, Placement
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Subject:
             alone=False,
         )
 
-    def weight_limit(self, made: Quantised) -> int | None:
+    def weight_limit(self, made: Quantized) -> int | None:
         """What `open_session` is to know of a graph: nothing if no layer is quantized."""
         return self.options.weight_limit if made.weights else None
 
@@ -131,7 +131,7 @@ class Subject:
             recipe: how.
             quick: on a few photographs.
         """
-        made = quantise(placement, placement.plan(layers), recipe)
+        made = quantize(placement, placement.plan(layers), recipe)
         data = made.graph.model.SerializeToString()
         judge = self.quick_judge if quick else self.judge
         return judge.damage(data, self.weight_limit(made))

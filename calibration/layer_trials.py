@@ -10,7 +10,7 @@ from ..runtime.bundle.uint8_form import EXACT_WEIGHT_LIMIT
 from .graph import Graph
 from .graph_context import Subject
 from .ort_profile import Kernel, seconds_of
-from .qdq_insertion import quantise
+from .qdq_insertion import quantize
 from .qdq_placement import Layer
 from .recipes import Variant
 from .sensitivity import Trial
@@ -50,7 +50,7 @@ def transposed_of(graph: Graph, layer: Layer) -> set[str]:
 
 def _profile_int8(subject: Subject, variant: Variant, layers: Sequence[Layer]) -> tuple[Graph, list[Kernel]]:
     placement = variant.prepared.placement
-    made = quantise(placement, placement.plan(layers), variant.recipe)
+    made = quantize(placement, placement.plan(layers), variant.recipe)
     # Kernels are timed that a CPU with VNNI takes too; their numbers are not looked at.
     return made.graph, subject.profile(made.graph.model.SerializeToString(), _RUNS, EXACT_WEIGHT_LIMIT)
 

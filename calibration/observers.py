@@ -56,7 +56,7 @@ class Histogram:
         return max(-self.low, self.high)
 
     @property
-    def centres(self) -> npt.NDArray[np.float64]:
+    def centers(self) -> npt.NDArray[np.float64]:
         """The middle of each bin; 0 for the first, most of whose values are exact zeros of a ReLU."""
         middle: npt.NDArray[np.float64] = (np.arange(BINS, dtype=np.float64) + 0.5) * (self.top / BINS)
         middle[0] = 0
@@ -100,7 +100,7 @@ class Histogram:
             if part.top == 0:
                 result.counts[0] += part.counts.sum()
                 continue
-            places = np.minimum((part.centres * (BINS / result.top)).astype(np.int64), BINS - 1)
+            places = np.minimum((part.centers * (BINS / result.top)).astype(np.int64), BINS - 1)
             np.add.at(result.counts, places, part.counts)
         return result
 

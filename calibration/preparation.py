@@ -55,7 +55,7 @@ def prepare(data: bytes, where: str) -> Graph:
                 f"converted: {one_line(error, 200)}; export it again with a newer one"
             ) from error
     _hoist_constants(graph)
-    _fold_normalisations(graph)
+    _fold_normalizations(graph)
     return graph
 
 
@@ -79,7 +79,7 @@ def _constant(graph: Graph, node: NodeProto) -> npt.NDArray[Any] | None:
     return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else None
 
 
-def _fold_normalisations(graph: Graph) -> None:
+def _fold_normalizations(graph: Graph) -> None:
     """Fold batch normalizations into the convolutions that they alone read."""
     kept: list[NodeProto] = []
     for node in graph.nodes:

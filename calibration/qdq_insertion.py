@@ -14,7 +14,7 @@ from .graph import Graph
 from .int8_rewrites import depthwise
 from .observers import Histogram
 from .qdq_placement import Group, Placement, Plan
-from .qparams import LARGEST, QuantisedWeight, ScaleRule, activation_scale, quantise_weight
+from .qparams import LARGEST, QuantizedWeight, ScaleRule, activation_scale, quantize_weight
 from .ranges import Ranges
 from .targets import Target
 
@@ -51,7 +51,7 @@ class Recipe:
 
 
 @dataclass
-class Quantised:
+class Quantized:
     """A quantized graph and what was written into it.
 
     Attributes:
@@ -66,10 +66,10 @@ class Quantised:
     scales: dict[str, np.float32] = field(default_factory=dict)
     bounds: dict[str, tuple[int, int]] = field(default_factory=dict)
     histograms: dict[str, Histogram] = field(default_factory=dict)
-    weights: dict[str, QuantisedWeight] = field(default_factory=dict)
+    weights: dict[str, QuantizedWeight] = field(default_factory=dict)
 
 
-def quantise(placement: Placement, plan: Plan, recipe: Recipe) -> Quantised:
+def quantize(placement: Placement, plan: Plan, recipe: Recipe) -> Quantized:
     """Write a plan into a copy of the graph.
 
     Args:
@@ -80,7 +80,7 @@ def quantise(placement: Placement, plan: Plan, recipe: Recipe) -> Quantised:
     Raises:
         DataError: all ranges are zero, or a weight is not finite.
     """
-    result = Quantised(placement.graph.copy())
+    result = Quantized(placement.graph.copy())
     zero_points = _scale(result, placement, plan, recipe)
     graph = result.graph
     nodes: list[NodeProto] = []
@@ -104,12 +104,12 @@ def quantise(placement: Placement, plan: Plan, recipe: Recipe) -> Quantised:
         for i, name in enumerate(node.input):
             if name in result.scales and node.name not in plan.float_readers.get(name, ()):
                 # A shape is the same of the integers, and needs no dequantized copy.
-                node.input[i] = f"{name}.int8" if node.op_type == "Shape" else f"{name}.dequantised"
+                node.input[i] = f"{name}.int8" if node.op_type == "Shape" else f"{name}.dequantized"
     graph.replace_nodes(nodes)
     return result
 
 
-def _scale(result: Quantised, placement: Placement, plan: Plan, recipe: Recipe) -> dict[str, str]:
+def _scale(result: Quantized, placement: Placement, plan: Plan, recipe: Recipe) -> dict[str, str]:
     """Enter scales, bounds and histograms of the values; return the zero point of each by name.
 
     Raises:
@@ -148,22 +148,22 @@ def _zero_point(graph: Graph, name: str, target: Target) -> str:
 def _pair(graph: Graph, value: str, scale: np.float32, zero: str) -> list[NodeProto]:
     step = graph.add_constant(f"{value}.scale", np.array(scale, np.float32))
     return [
-        helper.make_node("QuantizeLinear", [value, step, zero], [f"{value}.int8"], name=f"{value}.quantise"),
+        helper.make_node("QuantizeLinear", [value, step, zero], [f"{value}.int8"], name=f"{value}.quantize"),
         helper.make_node(
             "DequantizeLinear",
             [f"{value}.int8", step, zero],
-            [f"{value}.dequantised"],
-            name=f"{value}.dequantise",
+            [f"{value}.dequantized"],
+            name=f"{value}.dequantize",
         ),
     ]
 
 
-def _weight(result: Quantised, node: NodeProto, recipe: Recipe) -> NodeProto:
+def _weight(result: Quantized, node: NodeProto, recipe: Recipe) -> NodeProto:
     """Quantize a convolution's weight and correct its bias; return the DQ node of the weight."""
     graph = result.graph
     weight = graph.constant(node.input[1])
     assert weight is not None
-    made = quantise_weight(recipe.rule, weight, _weight_limit(result, node, recipe), node.name)
+    made = quantize_weight(recipe.rule, weight, _weight_limit(result, node, recipe), node.name)
     result.weights[node.name] = made
     stem = f"{node.name}.weight"
     inputs = [
@@ -174,17 +174,17 @@ def _weight(result: Quantised, node: NodeProto, recipe: Recipe) -> NodeProto:
     means = recipe.ranges.statistics.means.get(node.input[0])
     if recipe.correct_biases and means is not None and means.size == weight.shape[1]:
         bias = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-        corrected = corrected_bias(weight, made.dequantised(), bias, means)
+        corrected = corrected_bias(weight, made.dequantized(), bias, means)
         name = graph.add_constant(f"{node.name}.bias.corrected", corrected)
         del node.input[2:]
         node.input.append(name)
-    node.input[1] = f"{stem}.dequantised"
+    node.input[1] = f"{stem}.dequantized"
     return helper.make_node(
-        "DequantizeLinear", inputs, [f"{stem}.dequantised"], name=f"{stem}.dequantise", axis=0
+        "DequantizeLinear", inputs, [f"{stem}.dequantized"], name=f"{stem}.dequantize", axis=0
     )
 
 
-def _weight_limit(result: Quantised, node: NodeProto, recipe: Recipe) -> int:
+def _weight_limit(result: Quantized, node: NodeProto, recipe: Recipe) -> int:
     low, _ = result.bounds[node.input[0]]
     if low == 0 and recipe.unsigned_weight_limit is not None:
         return recipe.unsigned_weight_limit
@@ -192,7 +192,7 @@ def _weight_limit(result: Quantised, node: NodeProto, recipe: Recipe) -> int:
 
 
 def corrected_bias(
-    weight: Floats, dequantised: Floats, bias: Floats | None, means: npt.NDArray[np.float64]
+    weight: Floats, dequantized: Floats, bias: Floats | None, means: npt.NDArray[np.float64]
 ) -> Floats:
     """The bias for which the mean of a convolution's output stays what it was.
 
@@ -202,13 +202,13 @@ def corrected_bias(
 
     Args:
         weight: (C_out, C_in, Kh, Kw).
-        dequantised: the same, rounded.
+        dequantized: the same, rounded.
         bias: (C_out,), or None for zeros.
         means: (C_in,), of the input's channels on real images.
 
     Returns:
         (C_out,).
     """
-    moved = (dequantised.astype(np.float64) - weight).sum(axis=(2, 3)) @ means
+    moved = (dequantized.astype(np.float64) - weight).sum(axis=(2, 3)) @ means
     corrected: Floats = ((0 if bias is None else bias) - moved).astype(np.float32)
     return corrected

@@ -195,43 +195,43 @@ class Placement:
         chosen = {name for layer in layers for name in layer.convolutions}
         nodes = self.graph.nodes
         convolutions = [node for node in nodes if node.name in chosen]
-        quantised = {node.input[0] for node in convolutions} | {
+        quantized = {node.input[0] for node in convolutions} | {
             self.stored(n.output[0]) for n in convolutions
         }
         wanted = self._wanted({node.input[0] for node in convolutions})
         pools: dict[str, Floats] = {}
         before = -1
-        while before != len(quantised):
-            before = len(quantised)
+        while before != len(quantized):
+            before = len(quantized)
             for node in nodes:
-                quantised |= self._reached(node, chosen, quantised, wanted, pools)
-        quantised -= self.graph.outputs
-        return Plan(frozenset(chosen), pools, self._groups(quantised), self._float_readers(chosen, quantised))
+                quantized |= self._reached(node, chosen, quantized, wanted, pools)
+        quantized -= self.graph.outputs
+        return Plan(frozenset(chosen), pools, self._groups(quantized), self._float_readers(chosen, quantized))
 
-    def _float_readers(self, chosen: set[str], quantised: set[str]) -> dict[str, frozenset[str]]:
+    def _float_readers(self, chosen: set[str], quantized: set[str]) -> dict[str, frozenset[str]]:
         found: dict[str, frozenset[str]] = {}
-        for value in quantised:
+        for value in quantized:
             readers = self.graph.readers.get(value, [])
-            if self._is_computed_in_int8(value, chosen, quantised) or "MaxPool" in {
+            if self._is_computed_in_int8(value, chosen, quantized) or "MaxPool" in {
                 r.op_type for r in readers
             }:
                 continue
-            float_ones = {r.name for r in readers if r.name not in chosen and not self._is_int8(r, quantised)}
+            float_ones = {r.name for r in readers if r.name not in chosen and not self._is_int8(r, quantized)}
             if float_ones:
                 found[value] = frozenset(float_ones)
         return found
 
-    def _is_int8(self, node: NodeProto, quantised: set[str]) -> bool:
+    def _is_int8(self, node: NodeProto, quantized: set[str]) -> bool:
         """Whether a node other than a convolution works on integers."""
         data = node.input if node.op_type in {"Add", "Concat"} else node.input[:1]
         kind = node.op_type in {"Add", "Concat", "AveragePool"} or _is_move(node)
-        return kind and self.stored(node.output[0]) in quantised and all(name in quantised for name in data)
+        return kind and self.stored(node.output[0]) in quantized and all(name in quantized for name in data)
 
-    def _is_computed_in_int8(self, value: str, chosen: set[str], quantised: set[str]) -> bool:
+    def _is_computed_in_int8(self, value: str, chosen: set[str], quantized: set[str]) -> bool:
         node = self.graph.producers.get(value)
         if node is not None and self.is_rectifier(node) and self.stored(node.input[0]) == value:
             node = self.graph.producers.get(node.input[0])
-        return node is not None and (node.name in chosen or self._is_int8(node, quantised))
+        return node is not None and (node.name in chosen or self._is_int8(node, quantized))
 
     def _wanted(self, inputs: set[str]) -> set[str]:
         """Values that come into the inputs of int8 convolutions through moves and sums alone."""
@@ -249,7 +249,7 @@ class Placement:
         self,
         node: NodeProto,
         chosen: set[str],
-        quantised: set[str],
+        quantized: set[str],
         wanted: set[str],
         pools: dict[str, Floats],
     ) -> set[str]:
@@ -257,23 +257,23 @@ class Placement:
         output = node.output[0]
         if node.op_type == "Concat":
             inputs = set(node.input)
-            if output in quantised and inputs & quantised:
+            if output in quantized and inputs & quantized:
                 return {name for name in inputs if self.graph.constant(name) is None}
-            if inputs <= quantised and (
+            if inputs <= quantized and (
                 output in wanted or len({name in self._nonnegative for name in inputs}) == 1
             ):
                 return {output}
-        elif node.op_type == "MaxPool" and output in quantised:
+        elif node.op_type == "MaxPool" and output in quantized:
             # The largest of integers is the integer of the largest. Both sides, or neither: unpooling asks with
             # `Equal` where the maximum came from.
             return {node.input[0]}
-        elif node.input and node.input[0] in quantised:
+        elif node.input and node.input[0] in quantized:
             whole = node.op_type in _WHOLE_MOVES and self._is_computed_in_int8(
-                node.input[0], chosen, quantised
+                node.input[0], chosen, quantized
             )
             if whole or (_is_move(node) and output in wanted):
                 return {output}
-            if node.op_type == "Add" and set(node.input) <= quantised and self.stored(output) in wanted:
+            if node.op_type == "Add" and set(node.input) <= quantized and self.stored(output) in wanted:
                 return {self.stored(output)}
             if node.op_type == "AveragePool" and output in wanted:
                 channels = self._channels_of(node.input[0]) or self._channels_of(output)
@@ -291,8 +291,8 @@ class Placement:
                 return int(weight.shape[1]) * int(attributes(reader).get("group", 1))
         return self._channels.get(value)
 
-    def _groups(self, quantised: set[str]) -> tuple[Group, ...]:
-        parent = {value: value for value in quantised}
+    def _groups(self, quantized: set[str]) -> tuple[Group, ...]:
+        parent = {value: value for value in quantized}
         moved = set()
 
         def root(value: str) -> str:
@@ -302,19 +302,19 @@ class Placement:
 
         for node in self.graph.nodes:
             output = node.output[0]
-            if output not in quantised:
+            if output not in quantized:
                 continue
             joined = [node.input[0]] if _is_move(node) else []
             if node.op_type == "Concat" and len({name in self._nonnegative for name in node.input}) == 1:
                 joined = list(node.input)
-            if joined and all(name in quantised for name in joined):
+            if joined and all(name in quantized for name in joined):
                 moved.add(output)
                 for name in joined:
                     parent[root(name)] = root(output)
         members: dict[str, list[str]] = {}
         computed = (value for node in self.graph.nodes for value in node.output)
         for value in (*self.graph.inputs, *computed):
-            if value in quantised:
+            if value in quantized:
                 members.setdefault(root(value), []).append(value)
         return tuple(
             Group(

@@ -67,7 +67,7 @@ def activation_scale(rule: ScaleRule, threshold: float, levels: int = LARGEST) -
 
 
 @dataclass(frozen=True)
-class QuantisedWeight:
+class QuantizedWeight:
     """A convolution's weight in int8.
 
     Attributes:
@@ -78,14 +78,14 @@ class QuantisedWeight:
     values: npt.NDArray[np.int8]
     scales: Floats
 
-    def dequantised(self) -> Floats:
+    def dequantized(self) -> Floats:
         """The weight that the integers stand for."""
         shape = (-1, *(1,) * (self.values.ndim - 1))
         weight: Floats = self.values.astype(np.float32) * self.scales.reshape(shape)
         return weight
 
 
-def quantise_weight(rule: ScaleRule, weight: Floats, limit: int, what: str) -> QuantisedWeight:
+def quantize_weight(rule: ScaleRule, weight: Floats, limit: int, what: str) -> QuantizedWeight:
     """Quantize a weight symmetrically, with one scale per output channel.
 
     Args:
@@ -104,4 +104,4 @@ def quantise_weight(rule: ScaleRule, weight: Floats, limit: int, what: str) -> Q
     scales = rule.scale(np.where(largest > 0, largest, np.float32(1)).astype(np.float32), limit)
     shape = (-1, *(1,) * (weight.ndim - 1))
     integers = np.clip(np.rint(weight / scales.reshape(shape)), -limit, limit)
-    return QuantisedWeight(integers.astype(np.int8), scales)
+    return QuantizedWeight(integers.astype(np.int8), scales)

@@ -76,9 +76,9 @@ def _entropy(histogram: Histogram) -> float:
 
 def squared_errors(histogram: Histogram, limits: Floats, levels: int) -> Floats:
     """Mean squared error of rounding and clipping if each of the limits is stored as `levels`."""
-    centres, steps = histogram.centres, limits[:, None] / levels
-    stored = np.minimum(np.rint(centres / steps), levels) * steps
-    errors: Floats = ((centres - stored) ** 2) @ histogram.counts / histogram.counts.sum()
+    centers, steps = histogram.centers, limits[:, None] / levels
+    stored = np.minimum(np.rint(centers / steps), levels) * steps
+    errors: Floats = ((centers - stored) ** 2) @ histogram.counts / histogram.counts.sum()
     return errors
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..runtime.errors import VerificationError
-from .equalization import ROUNDINGS, differing_share, equalise
+from .equalization import ROUNDINGS, differing_share, equalize
 from .evaluator import Damage
 from .graph import Graph
 from .graph_context import Subject
@@ -27,7 +27,7 @@ class Prepared:
         statistics: of all values that could be quantized.
         cached: the statistics were not measured but read.
         kept_transposed: why each transposed convolution that is left was left.
-        equalised_regions: regions of `base` whose channels were equalized; 0: it is the subject's graph as it is.
+        equalized_regions: regions of `base` whose channels were equalized; 0: it is the subject's graph as it is.
     """
 
     base: Graph
@@ -35,7 +35,7 @@ class Prepared:
     statistics: Statistics
     cached: bool
     kept_transposed: dict[str, str]
-    equalised_regions: int
+    equalized_regions: int
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Variant:
         return {
             "ranges": self.recipe.ranges.method,
             "bias_correction": self.recipe.correct_biases,
-            "equalisation": self.prepared.equalised_regions > 0,
+            "equalization": self.prepared.equalized_regions > 0,
             "damage": self.damage.value,
             "agreement": self.damage.agreement,
         }
@@ -99,11 +99,11 @@ def choose_recipe(subject: Subject) -> Choice:
         ranges = Ranges(prepared.statistics, method)
         attempt(prepared, Recipe(ranges, options.rule, options.weight_limit, False, options.target))
     attempt(prepared, replace(best().recipe, correct_biases=True))
-    other, regions = equalise(subject.graph, subject.seen[0], options.threads, subject.where)
+    other, regions = equalize(subject.graph, subject.seen[0], options.threads, subject.where)
     if regions:
-        equalised = _prepare(subject, other, regions)
+        equalized = _prepare(subject, other, regions)
         recipe = best().recipe
-        attempt(equalised, replace(recipe, ranges=Ranges(equalised.statistics, recipe.ranges.method)))
+        attempt(equalized, replace(recipe, ranges=Ranges(equalized.statistics, recipe.ranges.method)))
     return Choice(best(), tuple(variants))
 
 

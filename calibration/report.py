@@ -66,7 +66,7 @@ def _graph_section(name: str, report: dict[str, Any]) -> str:
     facts = [
         ("ranges", recipe["ranges"]),
         ("bias correction", "yes" if recipe["bias_correction"] else "did not pay"),
-        ("equalisation", "yes" if recipe["equalisation"] else "did not pay"),
+        ("equalization", "yes" if recipe["equalization"] else "did not pay"),
         ("largest integer weight", recipe["weight_limit"]),
         ("layers in int8", f"{sum(layer['decision'] == 'int8' for layer in layers)} of {len(layers)}"),
         ("int8 convolutions in ONNX Runtime", f"{done['run']} of {done['meant']} meant to be"),
@@ -133,9 +133,9 @@ def _graph_section(name: str, report: dict[str, Any]) -> str:
         "",
     )
     parts.append(f"<details><summary>Values</summary>{_table(head, rows)}</details>")
-    head = ("ranges", "bias correction", "equalisation", "damage", "agreement with float")
+    head = ("ranges", "bias correction", "equalization", "damage", "agreement with float")
     rows = [
-        (v["ranges"], v["bias_correction"], v["equalisation"], v["damage"], v["agreement"])
+        (v["ranges"], v["bias_correction"], v["equalization"], v["damage"], v["agreement"])
         for v in report["variants"]
     ]
     parts.append(f"<details><summary>What was tried</summary>{_table(head, rows)}</details>")

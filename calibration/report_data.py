@@ -13,7 +13,7 @@ from .graph_context import Subject
 from .observers import Statistics, values_of
 from .ort_profile import INT8_CONVOLUTION, Kernel
 from .ort_session import Session
-from .qdq_insertion import Quantised
+from .qdq_insertion import Quantized
 from .qdq_placement import Layer
 from .ranges import clipped_share
 from .recipes import Choice
@@ -58,19 +58,19 @@ def kernel_counts(kernels: Sequence[Kernel]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def weight_sqnr(layer: Layer, graph: Graph, made: Quantised) -> float | None:
+def weight_sqnr(layer: Layer, graph: Graph, made: Quantized) -> float | None:
     """Signal over quantization noise of a layer's weights in dB; None if none of them is quantized."""
     signal = noise = 0.0
     for name in layer.convolutions:
         weight = graph.constant(graph.node(name).input[1])
         if weight is not None and name in made.weights:
             signal += float(np.sum(np.square(weight, dtype=np.float64)))
-            noise += float(np.sum(np.square(made.weights[name].dequantised() - weight, dtype=np.float64)))
+            noise += float(np.sum(np.square(made.weights[name].dequantized() - weight, dtype=np.float64)))
     return _decibel(signal, noise)
 
 
 def value_figures(
-    made: Quantised,
+    made: Quantized,
     statistics: Statistics,
     values: Iterable[tuple[str, npt.NDArray[np.float32]]],
     images: int,
@@ -121,7 +121,7 @@ def describe(
     choice: Choice,
     trials: Sequence[Trial],
     decision: Decision,
-    made: Quantised,
+    made: Quantized,
     *,
     kernels: Sequence[Kernel],
 ) -> dict[str, Any]:
@@ -146,8 +146,8 @@ def describe(
             "ranges": recipe.ranges.method,
             "scales": recipe.rule.name,
             "bias_correction": recipe.correct_biases,
-            "equalisation": prepared.equalised_regions > 0,
-            "equalised_regions": prepared.equalised_regions,
+            "equalization": prepared.equalized_regions > 0,
+            "equalized_regions": prepared.equalized_regions,
             "weight_limit": recipe.weight_limit,
         },
         "variants": [variant.to_dict() for variant in choice.variants],
@@ -197,7 +197,7 @@ def summary(name: str, report: dict[str, Any]) -> str:
     recipe = report["recipe"]
     extras = "".join(
         f", {text}"
-        for key, text in (("bias_correction", "biases corrected"), ("equalisation", "equalised"))
+        for key, text in (("bias_correction", "biases corrected"), ("equalization", "equalized"))
         if recipe[key]
     )
     return (

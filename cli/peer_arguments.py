@@ -48,7 +48,7 @@ def chosen_peers(
         default: in place of `--peers` where that is empty.
 
     Raises:
-        UsageError: a name is not known, or a command is not spelt as it must be.
+        UsageError: a name is not known, or a command is not spelled as it must be.
     """
     peers = [name for name in (args.peers or default).split(",") if name not in ("", "none")]
     unknown = [name for name in peers if name not in known]

@@ -24,7 +24,7 @@ from ..runtime.files import read_regular_file, write_atomically
 from ..runtime.model.feeds import require_names
 from ..runtime.model.header import shape_text
 from ..runtime.model.source import bundle_shapes, kind_shapes
-from .ir_queries import serialise
+from .ir_queries import serialize
 from .precision import require_buildable, rest_to_half, to_half
 from .quantized import int8_form
 
@@ -230,7 +230,7 @@ def bridge_casts(data: bytes) -> bytes:
         cast.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
         node.replace_input_with(0, cast.outputs[0])
         changed = True
-    return serialise(model) if changed else data
+    return serialize(model) if changed else data
 
 
 def build_plan(
@@ -312,12 +312,12 @@ def prepare(data: bytes, precision: Precision) -> bytes:
                 "the graph is one of integers, the same on every machine; in half precision what stands between them "
                 "would not be: build it with --precision int8"
             )
-        model, data = signed, serialise(signed)
+        model, data = signed, serialize(signed)
     require_buildable(model, precision)
     if precision == "fp16" or precision == "bf16":  # noqa: PLR1714 - narrows the type
-        return serialise(to_half(model, precision))
+        return serialize(to_half(model, precision))
     if precision == "int8-fp16":
-        return serialise(rest_to_half(model, "fp16"))
+        return serialize(rest_to_half(model, "fp16"))
     return data
 
 

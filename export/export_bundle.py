@@ -20,7 +20,7 @@ from .bundle_checks import TOLERANCES, example_inputs, read_crops
 from .cost import count
 from .form_selection import CostModel, Fixed
 from .fusion import LOWERINGS, Report, fuse, fuse_measured
-from .ir_queries import serialise
+from .ir_queries import serialize
 from .memory import GraphMemory, measure
 from .onnx_export import OPSET, export_graph, ports
 from .verify import Difference, compare, require, run
@@ -95,7 +95,7 @@ def build_graph(
         else:
             model, report = fuse(naive, lambda sizes: CostModel("onnxruntime", sizes), shapes=shapes)
         taken = "naive" if report.kept else "fused"
-    data = serialise(model)
+    data = serialize(model)
     differences = []
     for values in batches:
         feeds = {port.name: values[port.name] for port in inputs}
@@ -122,7 +122,7 @@ def graph_info(
     shapes = {port.name: port.shape(1, *REFERENCE) for port in inputs}
     cost = count(model.graph, shapes)
     pixels = REFERENCE[0] * REFERENCE[1]
-    data = serialise(model)
+    data = serialize(model)
     memory = measure(data, name, label_scale, multiple)
     if memory is None:
         # Twice of what lives at a time covered what was measured elsewhere.
@@ -224,6 +224,6 @@ def export_bundle(
         if built.report.timing:
             progress(f"    {built.report.timing}")
     text = manifest(source, graphs)
-    files = {text.graphs[name].file: serialise(g.model) for name, g in graphs.items()}
+    files = {text.graphs[name].file: serialize(g.model) for name, g in graphs.items()}
     write_bundle(folder, text, files, replace=replace)
     return text

@@ -18,7 +18,7 @@ from .form_timing import measure
 from .graph_files import loadable
 from .ir_queries import label, remove_identities
 from .near_misses import unknown_places
-from .normal_form import normalise, to_opset
+from .normal_form import normalize, to_opset
 from .quantized import output_steps, pairs, without_quantization
 from .rules.base import Chooser, Context, Rule
 from .rules.concatenation import ConvolutionOfConcatenation
@@ -26,10 +26,10 @@ from .rules.deconvolution import TransposedBehindUpsampling
 from .rules.functions import FunctionsBehindUpsampling
 from .rules.neutral import EmptyPadding, ProductWithOnes
 from .rules.normalization import (
-    NormalisationBehindUpsampling,
-    NormalisedConvolution,
-    NormalisedSum,
-    NormalisedUpsampledSum,
+    NormalizationBehindUpsampling,
+    NormalizedConvolution,
+    NormalizedSum,
+    NormalizedUpsampledSum,
     ScaleAndShift,
 )
 from .rules.padding import ZeroPaddedConvolution
@@ -62,11 +62,11 @@ RULES: Final[tuple[type[Rule], ...]] = (
     UpsamplingByRepetitionTransposed,
     UpsamplingTwice,
     ScaleAndShift,
-    NormalisationBehindUpsampling,
+    NormalizationBehindUpsampling,
     FunctionsBehindUpsampling,
-    NormalisedConvolution,
-    NormalisedSum,
-    NormalisedUpsampledSum,
+    NormalizedConvolution,
+    NormalizedSum,
+    NormalizedUpsampledSum,
     MaxUnpooling,
     PoolOfUpsampling,
     PoolOfPointwise,
@@ -82,10 +82,10 @@ RULES: Final[tuple[type[Rule], ...]] = (
 """In the order in which they are tried: each sees what those before it have left."""
 
 LOWERINGS: Final[tuple[type[Rule], ...]] = (
-    NormalisationBehindUpsampling,
-    NormalisedConvolution,
-    NormalisedSum,
-    NormalisedUpsampledSum,
+    NormalizationBehindUpsampling,
+    NormalizedConvolution,
+    NormalizedSum,
+    NormalizedUpsampledSum,
     MaxUnpooling,
 )
 """The rules that a graph needs to run everywhere, whatever the form of its octave convolutions."""
@@ -319,7 +319,7 @@ def fuse(
     Raises:
         UsageError: the model cannot be read, or not be written in that version of ONNX's operators.
     """
-    result = normalise(model, opset=opset, freeze=freeze)
+    result = normalize(model, opset=opset, freeze=freeze)
     graph = result.graph
     given = sample_shapes(graph, multiple, shapes)
     before = count(graph, given, partial=True)
@@ -586,7 +586,7 @@ def fuse_measured(
         UsageError: as `fuse`.
         DependencyError: ONNX Runtime is not installed.
     """
-    before = normalise(model, opset=opset, freeze=freeze)
+    before = normalize(model, opset=opset, freeze=freeze)
     choosers: dict[str, ChooserFactory] = {
         "forms measured one by one": lambda sizes: Measured(sizes, threads),
         "forms by the cost model": lambda sizes: CostModel("onnxruntime", sizes),

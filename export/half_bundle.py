@@ -19,7 +19,7 @@ from ..runtime.limits import Limits
 from ..runtime.model.source import model_of
 from .bundle_checks import MIXED_TOLERANCES, example_inputs, read_crops
 from .half_weights import graphs_with_half_weights
-from .ir_queries import serialise
+from .ir_queries import serialize
 from .precision import Half, to_half
 from .verify import Difference, Tolerance, compare, require, run
 
@@ -130,7 +130,7 @@ def half_graph(data: bytes, kind: Half) -> bytes:
     import onnx
 
     model = to_half(ir.from_proto(onnx.load_model_from_string(data)), kind)
-    return serialise(model)
+    return serialize(model)
 
 
 def cast_model(model: Model, kind: Half) -> bytes:

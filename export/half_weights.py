@@ -14,7 +14,7 @@ import onnx_ir as ir
 from ..runtime.bundle.folder import Bundle
 from ..runtime.bundle.manifest import GraphName
 from ..runtime.errors import UsageError
-from .ir_queries import serialise
+from .ir_queries import serialize
 from .precision import LARGEST_FLOAT16
 
 _LEAST_ELEMENTS: Final = 256
@@ -72,7 +72,7 @@ def with_half_weights(data: bytes) -> bytes:
         graph.initializers[f"{value.name}.half"] = stored
         casts.append(cast)
     graph.insert_before(graph[0], casts)
-    return serialise(model)
+    return serialize(model)
 
 
 def graphs_with_half_weights(bundle: Bundle) -> dict[GraphName, bytes]:

@@ -64,7 +64,7 @@ def constant(value: ir.Value | None, what: str) -> npt.NDArray[np.float32]:
     return cast("npt.NDArray[np.float32]", value.const_value.numpy())
 
 
-def serialise(model: ir.Model) -> bytes:
+def serialize(model: ir.Model) -> bytes:
     """A model as the bytes of an .onnx file, all weights inside.
 
     Raises:

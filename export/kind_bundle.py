@@ -17,7 +17,7 @@ from ..runtime.dependencies import installed
 from ..runtime.errors import VerificationError
 from .bundle_checks import read_crops
 from .cost import count
-from .ir_queries import serialise
+from .ir_queries import serialize
 from .onnx_export import OPSET, quiet_exporter
 from .verify import Tolerance, compare, for_type, require, run
 
@@ -136,7 +136,7 @@ def export_kind(
     for name, graph in source.graphs.items():
         start = time.perf_counter()
         model = export_kind_graph(graph, source.multiple)
-        data = serialise(model)
+        data = serialize(model)
         for values in batches:
             reference = values[graph.output]
             tolerance = _WHOLE if reference.dtype == np.uint8 else for_type(_FLOAT, reference)

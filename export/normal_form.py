@@ -27,7 +27,7 @@ _SHOWN: Final = (
 )
 
 
-def normalise(model: ir.Model, *, opset: int | None = None, freeze: bool = False) -> ir.Model:
+def normalize(model: ir.Model, *, opset: int | None = None, freeze: bool = False) -> ir.Model:
     """A copy in the form that the rules read.
 
     An initializer that is an input of the graph, too, stays one: another value may be given for it. Before version 4 of
@@ -175,4 +175,4 @@ def _fold_constants(model: ir.Model) -> None:
             model.graph.register_initializer(value)
 
 
-__all__ = ["OLDEST_OPSET", "normalise", "to_opset"]
+__all__ = ["OLDEST_OPSET", "normalize", "to_opset"]

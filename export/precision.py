@@ -24,7 +24,7 @@ _HEAVY: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # Inputs that the operator wants in float32 whatever its data are.
 _FLOAT32_INPUTS: Final = {"Resize": {1, 2}}
 LARGEST_FLOAT16: Final = 65504.0
-_QUANTISING: Final = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_QUANTIZING: Final = frozenset({"QuantizeLinear", "DequantizeLinear"})
 # From here on scales of Q and DQ may be in half precision.
 _HALF_SCALES_OPSET: Final = 19
 
@@ -55,7 +55,7 @@ def to_half(model: ir.Model, kind: Half) -> ir.Model:
     Raises:
         UsageError: nothing to cast, the model is quantized, or a weight is beyond the range of float16.
     """
-    if is_quantised(model):
+    if is_quantized(model):
         raise UsageError(f"the graph {model.graph.name} is quantized; build it with --precision int8")
     return _cast_heavy(model, kind)
 
@@ -123,7 +123,7 @@ def _narrow_inputs(graph: ir.Graph, order: list[ir.Node], region: set[ir.Node], 
                     if value.const_value is None
                     else _constant(graph, value, half)
                 )
-            if node.op_type in _QUANTISING:
+            if node.op_type in _QUANTIZING:
                 _require_scale(narrow[value])
             node.replace_input_with(i, narrow[value])
         if node.op_type == "Cast" and node.attributes.get_int("to", 0) == int(ir.DataType.FLOAT):
@@ -173,9 +173,9 @@ def _widen_outside(graph: ir.Graph, node: ir.Node, value: ir.Value, region: set[
         graph.outputs[graph.outputs.index(value)] = wide
 
 
-def is_quantised(model: ir.Model) -> bool:
+def is_quantized(model: ir.Model) -> bool:
     """Whether the graph has explicit quantization."""
-    return any(node.op_type in _QUANTISING for node in model.graph)
+    return any(node.op_type in _QUANTIZING for node in model.graph)
 
 
 def require_buildable(model: ir.Model, precision: str) -> None:
@@ -189,14 +189,14 @@ def require_buildable(model: ir.Model, precision: str) -> None:
         UsageError: naming the node and what to do.
     """
     int8 = precision in {"int8", "int8-fp16"}
-    if is_quantised(model) and not int8:
+    if is_quantized(model) and not int8:
         raise UsageError(f"the graph is quantized (Q/DQ); build it with --precision int8, not {precision}")
-    if int8 and not is_quantised(model):
+    if int8 and not is_quantized(model):
         raise UsageError(
             "INT8 needs a graph with Q/DQ nodes: `oslic calibrate --target tensorrt` makes one of this"
         )
     for node in model.graph:
-        if node.op_type in _QUANTISING:
+        if node.op_type in _QUANTIZING:
             _require_symmetric(node)
         elif node.op_type in {"MaxUnpool", "NonZero", "ScatterND"}:
             raise UsageError(f"{label(node)}: TensorRT has no {node.op_type}; export the graph again")

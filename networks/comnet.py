@@ -97,6 +97,6 @@ class ComNet(nn.Module):
         return correction + (0.5 * self.levels - 0.5)
 
 
-def quantise(y: Tensor, levels: int) -> Tensor:
+def quantize(y: Tensor, levels: int) -> Tensor:
     """Round to the nearest level, halves to even, and clip: float to whole numbers 0..levels-1, still float."""
     return torch.clamp(torch.round(y), 0.0, float(levels - 1))

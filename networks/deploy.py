@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from .comnet import ComNet, quantise
+from .comnet import ComNet, quantize
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +66,7 @@ class Analyse(nn.Module):
         Returns:
             uint8, N x H/8 x W/8 x 3, values 0..L-1.
         """
-        return _pixels(quantise(self.comnet(_planes(image), labels), self.comnet.levels))
+        return _pixels(quantize(self.comnet(_planes(image), labels), self.comnet.levels))
 
 
 class Synthesise(nn.Module):

@@ -109,7 +109,7 @@ class GNet(nn.Module):
         """
         matrix = torch.eye(3) if self.mix is None else self.mix.weight[:, :, 0, 0].detach().cpu().float()
         gain = 256.0 / self.levels
-        # As in `forward`: the center of a level, less half a gray level; the mix turns about mid-grey.
+        # As in `forward`: the center of a level, less half a gray level; the mix turns about mid-gray.
         center = torch.full((3,), 0.5 / self.levels - 1.0 / 512.0 - 0.5)
         offset = 256.0 * (matrix @ center + 0.5)
         rows = [[float(gain * matrix[i, j]) for j in range(3)] for i in range(3)]
@@ -142,8 +142,8 @@ class GNet(nn.Module):
         if self.head_scale > 1:
             correction = F.pixel_shuffle(correction, self.head_scale)
         # Center of level q: (q + 1/2) / L, minus half a gray level.
-        centred = scaled + (0.5 / self.levels - 1.0 / 512.0)
+        centered = scaled + (0.5 / self.levels - 1.0 / 512.0)
         if self.mix is not None:
-            centred = self.mix(centred - 0.5) + 0.5
-        base = F.interpolate(centred, scale_factor=8.0, mode="bilinear", align_corners=False)
+            centered = self.mix(centered - 0.5) + 0.5
+        base = F.interpolate(centered, scale_factor=8.0, mode="bilinear", align_corners=False)
         return base + correction

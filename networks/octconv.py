@@ -115,9 +115,9 @@ class OctConv2d(nn.Module):
         self.hl = convolution(self.high_in, self.low_out, with_bias=bias)
         self.lh = convolution(self.low_in, self.high_out, with_bias=False)
         self.ll = convolution(self.low_in, self.low_out, with_bias=False)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         # He et al., ICCV 2015, for the sum: both paths into an output count as one convolution.
         for paths in ((self.hh, self.lh), (self.hl, self.ll)):
             present = [path for path in paths if path is not None]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..networks.comnet import quantise
+from ..networks.comnet import quantize
 from ..networks.dnet import DNet
 from ..runtime.errors import DataError, UsageError
 from .data import Picture, pad
@@ -73,10 +73,10 @@ class CodecOptions:
         crop: side of the square crops, a multiple of the configuration's `multiple`.
         shares: how often crops come from a folder, by its first name ("photos", "bsds500", "camvid").
         terms: weights of the loss terms by their names in `TERMS`; absent or 0: not computed.
-        quantiser_steps: of the residual coder's estimate, in gray levels.
+        quantizer_steps: of the residual coder's estimate, in gray levels.
         fine_terms: the same for compact images of coarseness 1, of which the estimate alone is looked at; empty: as
             `terms`.
-        coarseness: of the compact images, drawn at random for each batch, see `runtime.codec.coarseness`. The quantiser
+        coarseness: of the compact images, drawn at random for each batch, see `runtime.codec.coarseness`. The quantizer
             steps are dealt out among the different ones, in their order: the coarsest is for the finest steps.
         discriminator: widths of the discriminators, for the adversarial terms.
         bfloat16: autocast to bfloat16.
@@ -89,7 +89,7 @@ class CodecOptions:
     )
     terms: Mapping[str, float] = field(default_factory=lambda: {"compact_rate": 1.0, "residual_rate": 1.0})
     fine_terms: Mapping[str, float] = field(default_factory=dict)
-    quantiser_steps: tuple[float, ...] = (50.0, 24.0, 13.0, 6.5)
+    quantizer_steps: tuple[float, ...] = (50.0, 24.0, 13.0, 6.5)
     coarseness: tuple[int, ...] = (1,)
     discriminator: tuple[int, ...] = (64, 128, 256, 512)
     bfloat16: bool = True
@@ -99,7 +99,7 @@ class CodecBatch(NamedTuple):
     """Crops: images N x 3 x S x S, uint8; labels N x S/label_scale x S/label_scale, uint8.
 
     With them the coarseness of their compact images, and, where the loss asks for them, N x Q rates in bpp
-    of the pictures that they come from, one per quantiser step.
+    of the pictures that they come from, one per quantizer step.
     """
 
     images: Tensor
@@ -131,7 +131,7 @@ class CodecModule(nn.Module):
         with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
             y = self.comnet(image, labels).float()
             bounded = clamp_inwards(y, 0.0, levels - 1.0)
-            compact = straight_through(bounded, coarsened(quantise(bounded, levels), coarseness, levels))
+            compact = straight_through(bounded, coarsened(quantize(bounded, levels), coarseness, levels))
             estimate = self.gnet(compact, labels).float()
         bounded_estimate = clamp_inwards(estimate, 0.0, 255.0 / 256.0)
         return Reconstruction(image, labels, compact, bounded_estimate, coarseness=coarseness)
@@ -203,8 +203,8 @@ class CodecTask:
         self.seed = seed
         self.validation = validation
         self.module = CodecModule(networks)
-        self.residual_rate = ResidualRate(options.quantiser_steps)
-        self.steps_of = dealt_out(options.quantiser_steps, options.coarseness)
+        self.residual_rate = ResidualRate(options.quantizer_steps)
+        self.steps_of = dealt_out(options.quantizer_steps, options.coarseness)
         asked = {
             name for terms in (options.terms, options.fine_terms) for name, weight in terms.items() if weight
         }

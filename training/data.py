@@ -129,7 +129,7 @@ def label_folder(root: Path, source: str) -> Path:
     return root / f"{source}annot" if _is_camvid(source) else root / source / "labels"
 
 
-def labelled(root: Path, source: str) -> list[Picture]:
+def labeled(root: Path, source: str) -> list[Picture]:
     """The pictures of one source that has label maps.
 
     Args:
@@ -180,7 +180,7 @@ def soft_file_name(name: str, part: Box | None) -> str:
     return f"{name}@{part.left},{part.top},{part.right},{part.bottom}.npy"
 
 
-def softly_labelled(root: Path, soft: Path, folder: str, *, parts: bool = False) -> list[Picture]:
+def softly_labeled(root: Path, soft: Path, folder: str, *, parts: bool = False) -> list[Picture]:
     """The images of a folder with the soft labels that `oslic train teach` made of them.
 
     Args:

@@ -24,9 +24,9 @@ from .data import (
     TESTED,
     TESTED_FOLDER,
     Picture,
-    labelled,
+    labeled,
     photographs,
-    softly_labelled,
+    softly_labeled,
 )
 from .segmentation import agreement, agreement_of_sizes, frequent_classes, unsmoothed
 from .segmentation import evaluate as segmentation_confusion
@@ -109,17 +109,17 @@ def score_labels(networks: CodecNetworks, root: Path, soft: Path | None) -> dict
     Raises:
         DataError: data are missing.
     """
-    sets = {source: labelled(root, f"everyday/test/{source}") for source in EVERYDAY_SOURCES}
+    sets = {source: labeled(root, f"everyday/test/{source}") for source in EVERYDAY_SOURCES}
     scores: dict[str, Any] = {
         "everyday": score_segmentation(networks, [p for pictures in sets.values() for p in pictures]),
         "sets": {name: score_segmentation(networks, pictures) for name, pictures in sets.items()},
-        "camvid": score_segmentation(networks, labelled(root, "camvid/test")),
+        "camvid": score_segmentation(networks, labeled(root, "camvid/test")),
     }
     if soft is not None:
         folders = {"kodak": "kodak", "bsds500": TESTED_FOLDER, "coco": "everyday/pseudo/coco/images"}
         scores["agreement"] = {}
         for name, folder in folders.items():
-            pictures = softly_labelled(root, soft, folder)
+            pictures = softly_labeled(root, soft, folder)
             if folder == TESTED_FOLDER:
                 pictures = pictures[:TESTED]
             scores["agreement"][name] = round(agreement(networks.segnet, pictures, networks.config), 4)

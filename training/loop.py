@@ -169,7 +169,7 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         for objective in task.objectives.values():
             objective.module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimisers = {name: _adam(o.module, schedule) for name, o in task.objectives.items()}
+        self.optimizers = {name: _adam(o.module, schedule) for name, o in task.objectives.items()}
         self.main = next(iter(task.objectives.values())).module
         self.ema = Ema(self.main, schedule.ema)
 
@@ -189,7 +189,7 @@ class Trainer:
             for key, value in objective.module.state_dict().items():
                 tensors[f"{name}.{key}"] = value
             names = {id(p): key for key, p in objective.module.named_parameters()}
-            for parameter, moments in self.optimisers[name].state.items():
+            for parameter, moments in self.optimizers[name].state.items():
                 for moment, value in moments.items():
                     tensors[f"adam.{name}.{names[id(parameter)]}|{moment}"] = value
         copies = {key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()}
@@ -230,7 +230,7 @@ class Trainer:
             for key, parameter in objective.module.named_parameters():
                 moments = _moments(tensors, name, key)
                 if moments:
-                    self.optimisers[name].state[parameter] = {
+                    self.optimizers[name].state[parameter] = {
                         k: v if k == "step" else v.to(self.device, memory_format=_format(v))
                         for k, v in moments.items()
                     }
@@ -264,7 +264,7 @@ class Trainer:
         found: dict[str, list[Tensor]] = {}
         with _Signals(self):
             for batch in self._batches():
-                terms = self._optimise(batch)
+                terms = self._optimize(batch)
                 for key, value in terms.items():
                     found.setdefault(key, []).append(value)
                 self.step += 1
@@ -300,22 +300,22 @@ class Trainer:
                     following += 1
                 yield ahead.popleft().result()
 
-    def _optimise(self, batch: Any) -> dict[str, Tensor]:
+    def _optimize(self, batch: Any) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
         for name, objective in self.task.objectives.items():
-            optimiser = self.optimisers[name]
+            optimizer = self.optimizers[name]
             rate = self.schedule.rate(self.step) * objective.rate_factor
-            for group in optimiser.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = rate
             objective.module.train()
             losses = objective.loss(batch, self.step)
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(objective.module.parameters(), self.schedule.clip)
             # On a CPU the look costs nothing, and a bad step never reaches the weights.
             if self.device.type == "cpu" and not bool(torch.isfinite(norm)):
                 self._not_finite("gradient")
-            optimiser.step()
+            optimizer.step()
             for key, value in losses.items():
                 terms[f"{name}.{key}"] = value.detach()
         self.ema.update(self.main, self.step)

@@ -33,9 +33,9 @@ class Reconstruction(NamedTuple):
         compact: N x 3 x H/8 x W/8, whole levels as floats, rounded with straight-through gradient and clipped.
         estimate: N x 3 x H x W, gray levels / 256, clipped.
         picture_rates: N x Q, what a plain image coder pays, in bpp, for the whole pictures that the images are
-            crops of, at the Q quantiser steps of `ResidualRate`; None: not known.
+            crops of, at the Q quantizer steps of `ResidualRate`; None: not known.
         coarseness: of the compact images, see `runtime.codec.coarseness`.
-        steps: the range of quantiser steps that the coarseness is meant for, as indices.
+        steps: the range of quantizer steps that the coarseness is meant for, as indices.
     """
 
     image: Tensor
@@ -201,7 +201,7 @@ class CompactRate(nn.Module):
         height, width = magnitude.shape[2:]
         weights = F.softplus(10.0 * self.scales)
         total = magnitude.new_zeros(len(compact))
-        neighbours = (
+        neighbors = (
             around[:, :, 1:, :width],
             around[:, :, :height, 1:-1],
             around[:, :, :height, 2:],
@@ -209,7 +209,7 @@ class CompactRate(nn.Module):
         )
         for plane in range(3):
             scale = weights[plane, 0] + sum(
-                weights[plane, 1 + i] * value[:, plane] for i, value in enumerate(neighbours)
+                weights[plane, 1 + i] * value[:, plane] for i, value in enumerate(neighbors)
             )
             for before in range(plane):
                 scale = scale + weights[plane, 5 + before] * magnitude[:, before]
@@ -270,10 +270,10 @@ class ResidualRate(nn.Module):
     """Estimate of what AVIF pays for the residual, differentiable, in bpp.
 
     The residual is turned into YCbCr and into orthonormal DCTs of 16x16; a coefficient d costs log2(1 + (d/q)^2) / 2
-    bits at quantiser step q, times a factor that depends on its frequency.
+    bits at quantizer step q, times a factor that depends on its frequency.
 
     Args:
-        steps: the quantiser steps, in gray levels.
+        steps: the quantizer steps, in gray levels.
     """
 
     def __init__(self, steps: tuple[float, ...] = (50.0, 24.0, 13.0, 6.5)) -> None:
@@ -282,7 +282,7 @@ class ResidualRate(nn.Module):
         self.register_buffer("dct", dct_matrix(16), persistent=False)
         self.register_buffer("factors", _band_factors(), persistent=False)
         self.register_buffer(
-            "colour",
+            "color",
             torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]),
             persistent=False,
         )
@@ -292,7 +292,7 @@ class ResidualRate(nn.Module):
         return self.per_step(x.image, x.estimate).mean()
 
     def per_step(self, image: Tensor, estimate: Tensor) -> Tensor:
-        """Bits per pixel of each image at each quantiser step.
+        """Bits per pixel of each image at each quantizer step.
 
         Args:
             image: N x 3 x H x W, gray levels / 256; H and W multiples of 16.
@@ -301,7 +301,7 @@ class ResidualRate(nn.Module):
         Returns:
             N x Q.
         """
-        planes = torch.einsum("kc,nchw->nkhw", self.get_buffer("colour"), 256.0 * (image - estimate))
+        planes = torch.einsum("kc,nchw->nkhw", self.get_buffer("color"), 256.0 * (image - estimate))
         n, k, height, width = planes.shape
         matrix = self.get_buffer("dct")
         blocks = planes.reshape(n, k, height // 16, 16, width // 16, 16)
@@ -327,9 +327,9 @@ def whole_blocks(pixels: NDArray[np.uint8]) -> Tensor:
 
 
 class StreamRate(nn.Module):
-    """What the stream costs beside a plain image coder, the mean over the qualities: BD-rate's logarithm, linearised.
+    """What the stream costs beside a plain image coder, the mean over the qualities: BD-rate's logarithm, linearized.
 
-    At each quantiser step the bits of the compact image and of the residual are divided by what the plain coder
+    At each quantizer step the bits of the compact image and of the residual are divided by what the plain coder
     pays for the whole picture, so that a bit weighs as much as it does in a mean of relative rates: more in
     smooth pictures and at low qualities.
 

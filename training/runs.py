@@ -16,11 +16,11 @@ from ..networks.codec import CodecNetworks
 from ..runtime.errors import UsageError
 from . import efficientnet
 from .codec import CodecTask, with_labels
-from .data import EVERYDAY_SOURCES, TESTED, TESTED_FOLDER, VALIDATED, labelled, photographs, softly_labelled
+from .data import EVERYDAY_SOURCES, TESTED, TESTED_FOLDER, VALIDATED, labeled, photographs, softly_labeled
 from .loop import Trainer
 from .refinement import RefinementOptions, RefinementTask, Setting, decode_pictures, draw_settings
 from .segmentation import SegmentationOptions, SegmentationTask
-from .vgg import Vgg16Features, initialise_encoder, read_weights
+from .vgg import Vgg16Features, initialize_encoder, read_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,7 +101,7 @@ def trainer(
     task: SegmentationTask | CodecTask | RefinementTask
     if isinstance(options, SegmentationOptions):
         if weights is not None and initial is None:
-            initialise_encoder(networks.segnet, weights)
+            initialize_encoder(networks.segnet, weights)
         if pretrained is not None and initial is None:
             efficientnet.initialize_encoder(networks.segnet, efficientnet.read_weights(pretrained))
         task = segmentation_task(networks.segnet, recipe, options, data, soft)
@@ -156,18 +156,18 @@ def segmentation_task(
         raise UsageError(
             "the recipe learns from soft labels: make them with `oslic train teach`, then give --soft"
         )
-    training = [p for source in recipe.folders for p in labelled(data, source)]
+    training = [p for source in recipe.folders for p in labeled(data, source)]
     agreeing: list[Picture] = []
     for folder in options.soft:
         assert soft is not None
-        pictures = softly_labelled(data, soft, folder, parts=True)
+        pictures = softly_labeled(data, soft, folder, parts=True)
         if folder == TESTED_FOLDER:
-            whole = softly_labelled(data, soft, folder)[: TESTED + VALIDATED]
+            whole = softly_labeled(data, soft, folder)[: TESTED + VALIDATED]
             agreeing = whole[TESTED:]
             left_out = {picture.name for picture in whole}
             pictures = [p for p in pictures if p.name.partition("@")[0] not in left_out]
         training += pictures
-    validation = [p for source in EVERYDAY_SOURCES for p in labelled(data, f"everyday/val/{source}")]
+    validation = [p for source in EVERYDAY_SOURCES for p in labeled(data, f"everyday/val/{source}")]
     return SegmentationTask(
         segnet, recipe.config, training, validation, options, seed=recipe.schedule.seed, agreeing=agreeing
     )

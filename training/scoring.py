@@ -79,7 +79,7 @@ def score_codec(
     Args:
         networks: in evaluation mode.
         photographs: with label maps, or without (then they are computed).
-        steps: the residual's quantiser steps that compact images of each coarseness are meant for.
+        steps: the residual's quantizer steps that compact images of each coarseness are meant for.
 
     Returns:
         labels_bpp (FLIF); for each coarseness compact_bpp (FLIF), psnr of the estimate in dB and residual_bpp

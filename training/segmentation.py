@@ -156,9 +156,9 @@ def soft_iou_loss(logits: Tensor, targets: Tensor) -> Tensor:
     truth[:, -1] += truth[:, SKIN_HAIR] + truth[:, CLOTHES]
     kept = [k for k in range(truth.shape[1]) if k not in {SKIN_HAIR, CLOTHES}]
     probability, truth = probability[:, kept], truth[:, kept]
-    labelled = truth.sum(1, keepdim=True)
+    labeled = truth.sum(1, keepdim=True)
     intersection = (probability * truth).sum((0, 2, 3))
-    union = (probability * labelled + truth - probability * truth).sum((0, 2, 3))
+    union = (probability * labeled + truth - probability * truth).sum((0, 2, 3))
     present = (truth.sum((0, 2, 3)) > 1.0).to(logits.dtype)
     return 1.0 - (present * intersection / union.clamp_min(1.0)).sum() / present.sum().clamp_min(1.0)
 

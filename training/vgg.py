@@ -126,7 +126,7 @@ class Vgg16Features(nn.Module):
 
 
 @torch.no_grad()
-def initialise_encoder(segnet: SegNet, weights: Mapping[str, Tensor]) -> None:
+def initialize_encoder(segnet: SegNet, weights: Mapping[str, Tensor]) -> None:
     """Copy VGG16's kernels into a SegNet encoder of the same widths; its normalizations stay as they are.
 
     The first kernels are turned from BGR in 0..255 to RGB in 0..255/256. Biases are dropped: the batch

@@ -126,5 +126,5 @@ def run_once(trt: Any, plan: bytes, driver: Driver, feeds: Arrays) -> dict[str, 
         raise BackendError(f"{trt.__name__} failed: {log.reasons()}")
     for name, array in results.items():
         driver.to_host(cast("Any", array.reshape(-1).view(np.uint8)), memory[name].handle, stream.handle)
-    driver.synchronise(stream.handle)
+    driver.synchronize(stream.handle)
     return results

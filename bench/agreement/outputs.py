@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 FORMAT: Final = "oslic-compare"
 VERSION: Final = 2
 PERCENTILES: Final = (50.0, 90.0, 99.0, 99.9)
-UNOPTIMISED: Final = "unoptimised"
+UNOPTIMIZED: Final = "unoptimized"
 END_TO_END: Final = "end to end"
 _CHAINED: Final = "synthesise"
 """The graph of a bundle whose output is compared end to end, too."""
@@ -114,7 +114,7 @@ def make_side(text: str, source: Source, threads: int | None = None, *, trust: b
     """One side.
 
     Args:
-        text: `BACKEND` or `BACKEND@VARIANT`: a key of `BACKENDS` or `auto`; behind `@` a precision, or `unoptimised`.
+        text: `BACKEND` or `BACKEND@VARIANT`: a key of `BACKENDS` or `auto`; behind `@` a precision, or `unoptimized`.
         source: what it is to run.
         threads: CPU threads.
         trust: whether engines may be loaded that were not built here.
@@ -125,8 +125,8 @@ def make_side(text: str, source: Source, threads: int | None = None, *, trust: b
     backend, _, variant = text.partition("@")
     if backend not in {AUTO, *BACKENDS}:
         raise UsageError(f"unknown backend {backend!r}; known: auto, {', '.join(BACKENDS)}")
-    if variant and variant != UNOPTIMISED and variant not in PRECISIONS:
-        raise UsageError(f"unknown variant {variant!r}; known: {UNOPTIMISED}, {', '.join(PRECISIONS)}")
+    if variant and variant != UNOPTIMIZED and variant not in PRECISIONS:
+        raise UsageError(f"unknown variant {variant!r}; known: {UNOPTIMIZED}, {', '.join(PRECISIONS)}")
     options = Options(threads=threads, trust_engines=trust)
     if source.engine is not None:
         info = source.engine.info
@@ -139,12 +139,12 @@ def make_side(text: str, source: Source, threads: int | None = None, *, trust: b
     label = backend if not variant else f"{backend}@{variant}"
     precision = "/".join(sorted({model.precision for model in models}))
     if backend in PRODUCTS:
-        if variant == UNOPTIMISED:
+        if variant == UNOPTIMIZED:
             raise UsageError(f"{backend} runs engines, which are optimized when they are built")
         held = variant or (None if source.bundle is None else wanted_precision(source.bundle, backend))
         return Side(label, backend, source, replace(options, precision=held), held or precision, models)
-    if variant == UNOPTIMISED:
-        return Side(label, backend, source, replace(options, optimise=False), precision, models)
+    if variant == UNOPTIMIZED:
+        return Side(label, backend, source, replace(options, optimize=False), precision, models)
     if variant and variant != precision:
         if variant not in {"fp16", "bf16"} or precision != "fp32":
             raise UsageError(f"{backend} runs graphs as they are, in {precision}; {variant} cannot be had")

@@ -16,7 +16,7 @@ import torch
 from ...export.cost import Cost, count
 from ...export.form_selection import Fixed
 from ...export.fusion import LOWERINGS, Report, check, fuse, fuse_measured, random_inputs
-from ...export.ir_queries import serialise
+from ...export.ir_queries import serialize
 from ...export.onnx_export import OPSET, ports, quiet_exporter
 from ...export.verify import Tolerance, require
 from ...measure.environment import describe
@@ -119,7 +119,7 @@ def _cost(model: ir.Model) -> Cost:
 def _runner(model: ir.Model, feeds: dict[str, npt.NDArray[np.uint8]], threads: int) -> Callable[[], None]:
     onnxruntime = require_onnxruntime("measuring graphs")
     options = session_options(onnxruntime, threads)
-    data = serialise(model)
+    data = serialize(model)
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
 

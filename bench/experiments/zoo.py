@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ...export.form_selection import CostModel
 from ...export.fusion import Report, check, fuse, random_inputs
-from ...export.ir_queries import serialise
-from ...export.normal_form import normalise
+from ...export.ir_queries import serialize
+from ...export.normal_form import normalize
 from ...export.verify import Tolerance, require
 from ...measure import environment
 from ...measure.timing import Candidate, Settings, StageTimes, measure
@@ -54,13 +54,13 @@ def rewrite(entry: Entry, exporter: Exporter) -> tuple[ir.Model, ir.Model, Repor
     )
     report = check(model, fused, report, [random_inputs(model, report.shapes)], TOLERANCE)
     require(report.differences, "the fused graph", TOLERANCE)
-    return normalise(model), fused, report
+    return normalize(model), fused, report
 
 
 def _candidate(model: ir.Model, feeds: Mapping[str, Any]) -> Candidate:
     onnxruntime = require_onnxruntime("measuring graphs")
     session = onnxruntime.InferenceSession(
-        serialise(model), session_options(onnxruntime, 1), providers=["CPUExecutionProvider"]
+        serialize(model), session_options(onnxruntime, 1), providers=["CPUExecutionProvider"]
     )
 
     def call() -> StageTimes:

@@ -221,5 +221,5 @@ def _on_device(driver: Driver, array: Pixels) -> DeviceArray:
     memory = Resource(driver.allocate(array.nbytes), driver.free)
     stream = Resource(driver.create_stream(), driver.destroy_stream)
     driver.to_device(memory.handle, array.reshape(-1), stream.handle)
-    driver.synchronise(stream.handle)
+    driver.synchronize(stream.handle)
     return DeviceArray(memory, array.shape)

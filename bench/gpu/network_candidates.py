@@ -19,11 +19,11 @@ from ...export.engines import Options as BuildOptions
 from ...export.form_selection import Fixed
 from ...export.fusion import LOWERINGS, fuse
 from ...export.half_bundle import half_graph
-from ...export.ir_queries import serialise
+from ...export.ir_queries import serialize
 from ...export.onnx_export import export_graph, ports
 from ...networks import octconv
 from ...networks.codec import CodecNetworks, create
-from ...networks.comnet import quantise
+from ...networks.comnet import quantize
 from ...networks.config import ModelConfig, preset
 from ...networks.deploy import deployable
 from ...runtime.backends.base import Options
@@ -121,7 +121,7 @@ def _segment(work: Work, folder: Path) -> ir.Model:
         module = deployable(create(config, SEED))["segment"]
         exported = export_graph(module, "segment", config.label_scale, config.multiple)
         lowered, _ = fuse(exported, lambda _: Fixed(), rules=LOWERINGS)
-        write_atomically(path, serialise(lowered))
+        write_atomically(path, serialize(lowered))
     model = ir.from_proto(onnx.load_model(path))
     inputs, output = ports(config.label_scale)["segment"]
     for values, found in ((model.graph.inputs, inputs), (model.graph.outputs, (output,))):
@@ -155,7 +155,7 @@ def model_file(work: Work, form: str, folder: Path) -> Path:
         else:
             exported = export_static(twin(work.config, form), work.graph, size, SEED)
             model, _ = fuse(exported, lambda _: Fixed(), rules=LOWERINGS)
-        data = serialise(model)
+        data = serialize(model)
     write_atomically(path, data)
     return path
 
@@ -177,7 +177,7 @@ class _Half(nn.Module):
         if self.graph == "segment":
             return cast("torch.Tensor", cast("Any", self.part).labels(x / 256))
         if self.graph == "analyse":
-            y = quantise(self.part(x / 256, labels), cast("int", self.part.levels))
+            y = quantize(self.part(x / 256, labels), cast("int", self.part.levels))
         else:
             y = torch.clamp(torch.round(self.part(x, labels).float() * 256), 0, 255)
         return y.permute(0, 2, 3, 1).to(torch.uint8)

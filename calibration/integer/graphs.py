@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from ...runtime.errors import VerificationError
-from ..equalization import ROUNDINGS, differing_share, equalise
+from ..equalization import ROUNDINGS, differing_share, equalize
 from ..graph import Graph
 from ..int8_rewrites import interleave_channels_last, lower_transposed
 from ..observers import Cache, Histogram, Statistics
@@ -90,7 +90,7 @@ def to_integers(task: Task) -> IntegerGraph:
     graph.require_float(task.where)
     prepared = _prepared(task, graph)
     variants = [("as trained", prepared)]
-    equalized, regions = equalise(prepared, task.seen[0], task.threads, task.where)
+    equalized, regions = equalize(prepared, task.seen[0], task.threads, task.where)
     if regions:
         variants.append((f"{regions} regions equalized", equalized))
     drafts = [_draft(task, variant, text, method) for text, variant in variants for method in _METHODS]

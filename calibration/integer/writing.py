@@ -10,7 +10,7 @@ from onnx import helper
 
 from ...runtime.bundle.uint8_form import EXACT_WEIGHT_LIMIT, UNSIGNED_ZERO_POINT
 from ..graph import Graph
-from ..qdq_insertion import Quantised, Recipe, quantise
+from ..qdq_insertion import Quantized, Recipe, quantize
 from ..qdq_placement import Group, Placement, Plan
 from ..qparams import LARGEST
 from .power_of_two import PowerOfTwo, PowerOfTwoRanges
@@ -40,7 +40,7 @@ def integer_recipe(ranges: PowerOfTwoRanges, *, correct_biases: bool = True) -> 
     )
 
 
-def write_integers(placement: Placement, plan: Plan, recipe: Recipe) -> Quantised:
+def write_integers(placement: Placement, plan: Plan, recipe: Recipe) -> Quantized:
     """Write a plan into a copy of the graph, in the form for CPUs: uint8.
 
     Args:
@@ -51,7 +51,7 @@ def write_integers(placement: Placement, plan: Plan, recipe: Recipe) -> Quantise
     Raises:
         DataError: all ranges are zero, or a weight is not finite.
     """
-    made = quantise(placement, plan, recipe)
+    made = quantize(placement, plan, recipe)
     clip_unsigned(made.graph)
     _ground_biases(made.graph)
     return made

@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--backends",
         metavar="A,B",
         help="what runs the reference and what the other: auto or names from `oslic backends`, each with @fp16, @bf16, "
-        "@fp32 ... (ONNX Runtime then runs the graphs cast to it) or @unoptimised, if wanted (default: auto,auto)",
+        "@fp32 ... (ONNX Runtime then runs the graphs cast to it) or @unoptimized, if wanted (default: auto,auto)",
     )
     parser.add_argument(
         "--images",

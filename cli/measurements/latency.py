@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--backend",
         default="auto",
         metavar="A,B",
-        help="auto or names from `oslic backends`; for graphs several, each with @fp16, @bf16 or @unoptimised",
+        help="auto or names from `oslic backends`; for graphs several, each with @fp16, @bf16 or @unoptimized",
     )
     parser.add_argument("--threads", type=at_least(1), metavar="N", help="CPU threads of the networks")
     add_trust_argument(parser)

@@ -116,10 +116,10 @@ class ScaleAndShift(FusionRule):
         return value
 
 
-class NormalisedConvolution(FusionRule):
+class NormalizedConvolution(FusionRule):
     """Batch normalization of a convolution is a convolution."""
 
-    title = "normalised-convolution"
+    title = "normalized-convolution"
     identity = "bn(A * x) = A' * x + b'"
 
     def pattern(self, op: Any, x: ir.Value) -> Any:
@@ -139,10 +139,10 @@ class NormalisedConvolution(FusionRule):
         return _folded(op, self, Convolution.read(producer(conv)), *_affine(producer(bn)))
 
 
-class NormalisedSum(FusionRule):
+class NormalizedSum(FusionRule):
     """Batch normalization of a sum of convolutions: the scale into both, the shift once."""
 
-    title = "normalised-sum"
+    title = "normalized-sum"
     identity = "bn(A * a + B * b) = A' * a + B' * b + b'"
 
     def pattern(self, op: Any, a: ir.Value, b: ir.Value) -> Any:
@@ -172,10 +172,10 @@ class NormalisedSum(FusionRule):
         return value
 
 
-class NormalisationBehindUpsampling(FusionRule):
+class NormalizationBehindUpsampling(FusionRule):
     """Batch normalization works on each pixel: before the upsampling it works on a quarter of them."""
 
-    title = "normalisation-behind-upsampling"
+    title = "normalization-behind-upsampling"
     identity = "bn(up(l)) = up(bn(l))"
 
     def pattern(self, op: Any, x: ir.Value) -> Any:
@@ -197,13 +197,13 @@ class NormalisationBehindUpsampling(FusionRule):
         return repeat(op, self, low, upsampling(self, up).factors)
 
 
-class NormalisedUpsampledSum(FusionRule):
-    """`NormalisedSum` where one convolution is upsampled behind: Chen et al.'s order of the low-to-high path.
+class NormalizedUpsampledSum(FusionRule):
+    """`NormalizedSum` where one convolution is upsampled behind: Chen et al.'s order of the low-to-high path.
 
     By whatever factor, nearest or linear: a resampling passes factors by channel.
     """
 
-    title = "normalised-upsampled-sum"
+    title = "normalized-upsampled-sum"
     identity = "bn(A * h + up(B * l)) = A' * h + up(B' * l) + b'"
     commutes = True
 

@@ -29,7 +29,7 @@ class Options:
         precision: `fp32`, `tf32`, `fp16`, `bf16` or `int8`: of the engines to take, or what the graphs must be in
             where the backend runs them as they are; None takes the fastest that the bundle holds.
         cuda_graphs: whether repeated runs of one shape may be recorded as CUDA graphs.
-        optimise: whether ONNX Runtime may rewrite the graph; False is for finding out whether its rewriting is what
+        optimize: whether ONNX Runtime may rewrite the graph; False is for finding out whether its rewriting is what
             makes a difference. Engines of TensorRT were rewritten when they were built: they do not take False.
         timeout: seconds that loading a graph, or one run of it, may take, for graphs that nobody vouches for; None:
             no limit. Engines cannot be interrupted: they do not take it.
@@ -44,7 +44,7 @@ class Options:
     threads: int | None = None
     precision: str | None = None
     cuda_graphs: bool = True
-    optimise: bool = True
+    optimize: bool = True
     timeout: float | None = None
     trust_engines: bool = False
     keep_memory: bool = True

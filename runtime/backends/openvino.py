@@ -206,8 +206,8 @@ def _require_options(options: Options) -> None:
         )
     if options.timeout is not None:
         raise BackendError("OpenVINO cannot be interrupted: leave the time limit out")
-    if not options.optimise:
-        raise BackendError("OpenVINO compiles each graph: there is no running it unoptimised")
+    if not options.optimize:
+        raise BackendError("OpenVINO compiles each graph: there is no running it unoptimized")
 
 
 class OpenVino:

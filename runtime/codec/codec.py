@@ -7,7 +7,7 @@ e  = synthesise(c, s)      upsample x8 + GNet       e  = synthesise(c, s)
 r  = x - p                                          r' = residual decode
 stream = FLIF(s) FLIF(c) lossy(r)                   x' = clip(p + r')
 
-The prediction p is e, at finer qualities drawn towards mid-grey; see `residual`. A large picture is worked on tile by
+The prediction p is e, at finer qualities drawn towards mid-gray; see `residual`. A large picture is worked on tile by
 tile, several at a time.
 """
 

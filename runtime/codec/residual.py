@@ -3,7 +3,7 @@
 The residual r = x - p in [-255, 255] becomes 8-bit samples round(r / scale) + 128, clipped to 0..255, with scale
 1 or 2. Scale 1 loses what lies beyond -128..127, scale 2 the last bit; `encode` chooses per image.
 
-The prediction p is the estimate drawn towards mid-grey, p = 128 + w (e - 128), as in the weighted prediction of video
+The prediction p is the estimate drawn towards mid-gray, p = 128 + w (e - 128), as in the weighted prediction of video
 coders. At the lowest qualities w is 1. The finer the quality, the less an estimate saves and the more its faults
 disturb AV1's own intra prediction, which follows edges of the image but not of a difference: w falls to 1/8.
 """

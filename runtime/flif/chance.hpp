@@ -1,4 +1,4 @@
-// Adaptive 12-bit chances: the state machine behind every modelled bit.
+// Adaptive 12-bit chances: the state machine behind every modeled bit.
 #pragma once
 
 #include <array>

@@ -167,7 +167,7 @@ class PictureDecoder {
             const int level = next_level[static_cast<size_t>(p)]--;
             if (level < end) fail("corrupt: the plane order has too many steps of one plane");
             if (scan_.invisible_plane(p) && level <= next_level[3]) {
-                fail("corrupt: the plane order puts colour in front of the alpha that decides about it");
+                fail("corrupt: the plane order puts color in front of the alpha that decides about it");
             }
             if (ranges_.constant(p)) continue;
             const int fixed = predictors[static_cast<size_t>(p)];

@@ -315,10 +315,10 @@ Planes<T> load(const PixelSource& source) {
 // the former need not.
 constexpr double kClearlyBetter = 0.75;
 constexpr double kPerhapsBetter = 0.95;
-constexpr double kHopeless = 1.2;  // no other order of the colours will help
-constexpr int32_t kFewColours = 64;  // such pictures are mostly drawings: a palette is always tried
+constexpr double kHopeless = 1.2;  // no other order of the colors will help
+constexpr int32_t kFewColors = 64;  // such pictures are mostly drawings: a palette is always tried
 
-// Appends a palette, with alpha where it varies. False, the plan untouched, if there are too many colours.
+// Appends a palette, with alpha where it varies. False, the plan untouched, if there are too many colors.
 template <class T>
 bool add_any_palette(Plan<T>& plan, PaletteOrder order) {
     const size_t most = std::min<size_t>(512, plan.planes.pixels() / 3);
@@ -347,17 +347,17 @@ double metered_bits(const Plan<T>& plan) {
     return bits;
 }
 
-using ColourTransform = std::variant<std::monostate, YCoCg, PermutePlanes>;
+using ColorTransform = std::variant<std::monostate, YCoCg, PermutePlanes>;
 
 struct Candidate {
     size_t base;
-    ColourTransform transform;
+    ColorTransform transform;
     double bits;
 };
 
-// Adds what a picture takes as it is and behind each colour transform. The transforms share planes: each is metered once.
+// Adds what a picture takes as it is and behind each color transform. The transforms share planes: each is metered once.
 template <class T>
-void meter_colours(const Plan<T>& plan, size_t base, std::vector<Candidate>& candidates) {
+void meter_colors(const Plan<T>& plan, size_t base, std::vector<Candidate>& candidates) {
     const Meter meter(plan);
     const auto& data = plan.planes.data;
     const auto bits_of = [&](const T* plane, int p) { return meter.plane_bits(plane, p); };
@@ -399,26 +399,26 @@ std::vector<Plan<T>> make_plans(Plan<T> start, const Effort& effort) {
         plans.push_back(std::move(start));
         return plans;
     }
-    const bool colour = start.planes.count > 1;
+    const bool color = start.planes.count > 1;
     std::vector<Plan<T>> bases;
     bases.push_back(std::move(start));
     if (has_gaps(bases[0])) {
         bases.push_back(bases[0].clone());
         add_channel_compact(bases[1]);
-        if (!colour) bases.erase(bases.begin());
+        if (!color) bases.erase(bases.begin());
     }
     std::vector<Candidate> candidates;
-    for (size_t i = 0; i < bases.size(); ++i) meter_colours(bases[i], i, candidates);
+    for (size_t i = 0; i < bases.size(); ++i) meter_colors(bases[i], i, candidates);
     std::sort(candidates.begin(), candidates.end(), [](const auto& a, const auto& b) { return a.bits < b.bits; });
     candidates.resize(std::min(candidates.size(), effort.plans));
     for (const Candidate& candidate : candidates) {
         Plan<T>& plan = plans.emplace_back(bases[candidate.base].clone());
-        if (const auto* transform = std::get_if<YCoCg>(&candidate.transform)) add_colour_transform(plan, *transform);
-        if (const auto* transform = std::get_if<PermutePlanes>(&candidate.transform)) add_colour_transform(plan, *transform);
+        if (const auto* transform = std::get_if<YCoCg>(&candidate.transform)) add_color_transform(plan, *transform);
+        if (const auto* transform = std::get_if<PermutePlanes>(&candidate.transform)) add_color_transform(plan, *transform);
         add_bounds(plan);
     }
 
-    if (!effort.palettes || !colour) return plans;
+    if (!effort.palettes || !color) return plans;
     std::optional<Plan<T>> best;
     double best_bits = 0;
     bool few = false;
@@ -426,7 +426,7 @@ std::vector<Plan<T>> make_plans(Plan<T> start, const Effort& effort) {
         Plan<T> plan = plans[0].clone();
         if (!add_any_palette(plan, order)) break;
         const double bits = metered_bits(plan);
-        few = plan.chain.ranges().span(1) < kFewColours;
+        few = plan.chain.ranges().span(1) < kFewColors;
         if (!few && bits > kHopeless * candidates[0].bits) return plans;
         if (best && bits > best_bits) continue;
         best = std::move(plan);
@@ -456,7 +456,7 @@ std::vector<uint8_t> encode_picture(const PixelSource& source, const EncoderOpti
     if (header.planes == 4 && !options.keep_invisible) hide_invisible(start);
     uint32_t checksum = 0;
     if (options.checksum) {
-        // The checksum is about what a decoder returns: black where colour is not stored.
+        // The checksum is about what a decoder returns: black where color is not stored.
         for (int p = 0; p < 3; ++p) {
             for (size_t i = 0; start.skips(p) && i < start.planes.pixels(); ++i) {
                 if (!start.visible(i)) start.planes.data[p][i] = 0;

@@ -24,7 +24,7 @@ struct EncoderOptions {
     int effort = 60;           // 0 (fastest: no trees) .. 100 (exhaustive)
     bool interlaced = false;
     bool checksum = true;
-    bool keep_invisible = true;  // store the colour under alpha 0
+    bool keep_invisible = true;  // store the color under alpha 0
     std::vector<Chunk> chunks;
 };
 

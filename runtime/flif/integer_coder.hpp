@@ -88,8 +88,8 @@ class IntegerReader {
     // lo <= 0 <= hi. Inlined into the pixel loops, which then hold the state of `bits` in registers.
     [[gnu::always_inline]] int32_t near_zero(Context& context, int32_t lo, int32_t hi) {
         if (lo == hi) return lo;
-        if (modelled(context, Context::kZero)) return 0;
-        const uint32_t positive = lo < 0 && hi > 0 ? modelled_branchless(context, Context::kSign) : lo == 0;
+        if (modeled(context, Context::kZero)) return 0;
+        const uint32_t positive = lo < 0 && hi > 0 ? modeled_branchless(context, Context::kSign) : lo == 0;
         const uint32_t sign = positive - 1;  // all bits set where the value is negative
         const uint32_t largest = (static_cast<uint32_t>(hi) & ~sign) | (static_cast<uint32_t>(-lo) & sign);
         uint32_t magnitude = 1;
@@ -98,12 +98,12 @@ class IntegerReader {
                 // The largest possible exponent: bits that would lead beyond `largest` are known.
                 for (int i = e - 1; i >= 0; --i) {
                     if (magnitude + (1u << i) > largest) continue;
-                    magnitude += modelled_branchless(context, Context::mantissa(i)) << i;
+                    magnitude += modeled_branchless(context, Context::mantissa(i)) << i;
                 }
                 break;
             }
-            if (modelled(context, Context::kExponent + 2 * e + static_cast<int>(positive))) {
-                for (int i = e - 1; i >= 0; --i) magnitude += modelled_branchless(context, Context::mantissa(i)) << i;
+            if (modeled(context, Context::kExponent + 2 * e + static_cast<int>(positive))) {
+                for (int i = e - 1; i >= 0; --i) magnitude += modeled_branchless(context, Context::mantissa(i)) << i;
                 break;
             }
         }
@@ -118,16 +118,16 @@ class IntegerReader {
     }
 
    private:
-    [[gnu::always_inline]] uint32_t modelled_branchless(Context& context, int index) {
+    [[gnu::always_inline]] uint32_t modeled_branchless(Context& context, int index) {
         uint16_t& chance = context.chance[static_cast<size_t>(index)];
-        const uint32_t one = bits_.modelled_bit_branchless(chance);
+        const uint32_t one = bits_.modeled_bit_branchless(chance);
         chance = table_.next[one][chance];
         return one;
     }
 
-    [[gnu::always_inline]] bool modelled(Context& context, int index) {
+    [[gnu::always_inline]] bool modeled(Context& context, int index) {
         uint16_t& chance = context.chance[static_cast<size_t>(index)];
-        const bool one = bits_.modelled_bit(chance);
+        const bool one = bits_.modeled_bit(chance);
         chance = table_.next[one][chance];
         return one;
     }
@@ -160,7 +160,7 @@ class IntegerWriter {
     void near_zero(Context& context, int32_t value, int32_t lo, int32_t hi) {
         near_zero_decisions(value, lo, hi, [&](int index, bool one) {
             uint16_t& chance = context.chance[static_cast<size_t>(index)];
-            bits_.modelled_bit(chance, one);
+            bits_.modeled_bit(chance, one);
             chance = table_.next[one][chance];
         });
     }

@@ -16,7 +16,7 @@
 namespace oslic::flif {
 
 // Estimates the bits of planes under a fixed model: the length and sign of the residual given the unrest of the
-// neighbourhood, by their entropy; the lower bits of the residual as they are. Of large planes only some rows are read.
+// neighborhood, by their entropy; the lower bits of the residual as they are. Of large planes only some rows are read.
 class Meter {
    public:
     template <class T>

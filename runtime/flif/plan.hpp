@@ -36,11 +36,11 @@ struct Plan {
     }
 
     bool visible(size_t pixel) const { return invisible.empty() || !invisible[pixel]; }
-    // Whether the colour of some pixels is not coded.
+    // Whether the color of some pixels is not coded.
     bool skips(int p) const { return p < 3 && !invisible.empty(); }
 };
 
-// Leaves the colour under alpha 0 to the decoder's fill.
+// Leaves the color under alpha 0 to the decoder's fill.
 template <class T>
 void hide_invisible(Plan<T>& plan) {
     const T* alpha = plan.planes.data[3].get();
@@ -112,8 +112,8 @@ void add_channel_compact(Plan<T>& plan) {
     plan.chain.append(std::move(transform));
 }
 
-template <class T, class ColourTransform>
-void add_colour_transform(Plan<T>& plan, ColourTransform transform) {
+template <class T, class ColorTransform>
+void add_color_transform(Plan<T>& plan, ColorTransform transform) {
     transform.apply(plan.planes);
     plan.chain.append(std::move(transform));
 }
@@ -192,7 +192,7 @@ void store_numbers(Planes<T>& planes, const std::vector<int32_t>& numbers) {
 
 }  // namespace detail
 
-// Appends PaletteAlpha or Palette. Returns false, with the plan untouched, if there are more than `most` colours.
+// Appends PaletteAlpha or Palette. Returns false, with the plan untouched, if there are more than `most` colors.
 template <class T>
 bool add_palette(Plan<T>& plan, size_t most, PaletteOrder order, bool with_alpha) {
     const auto& data = plan.planes.data;
@@ -224,7 +224,7 @@ bool add_palette(Plan<T>& plan, size_t most, PaletteOrder order, bool with_alpha
         any = true;
     }
     if (!any) return false;
-    // Invisible pixels take the colour in front of them: they cost no entry.
+    // Invisible pixels take the color in front of them: they cost no entry.
     const auto entry_of = [&](size_t i) {
         if (plan.visible(i)) last = {data[0][i], data[1][i], data[2][i]};
         return last;

@@ -1,4 +1,4 @@
-// The arithmetic coder: 24-bit range, one byte at a time, plain and modelled binary decisions.
+// The arithmetic coder: 24-bit range, one byte at a time, plain and modeled binary decisions.
 #pragma once
 
 #include <cstddef>
@@ -22,17 +22,17 @@ class RangeDecoder {
     bool plain_bit() { return decide(range_ >> 1); }
 
     // q: the chance of a 1, in 1..4095. Good where the processor can mostly predict the bit.
-    [[gnu::always_inline]] bool modelled_bit(uint32_t q) { return decide(one_part(q)); }
+    [[gnu::always_inline]] bool modeled_bit(uint32_t q) { return decide(one_part(q)); }
 
     // The same for bits that are as good as random: no branch depends on them.
-    [[gnu::always_inline]] uint32_t modelled_bit_branchless(uint32_t q) {
+    [[gnu::always_inline]] uint32_t modeled_bit_branchless(uint32_t q) {
         const uint32_t one_part = this->one_part(q);
         const uint32_t zero_part = range_ - one_part;
         const uint32_t one = low_ >= zero_part ? 1 : 0;
         const uint32_t mask = 0u - one;
         low_ -= zero_part & mask;
         range_ = zero_part + ((one_part - zero_part) & mask);
-        normalise();
+        normalize();
         return one;
     }
 
@@ -48,11 +48,11 @@ class RangeDecoder {
         const bool one = low_ >= zero_part;
         low_ -= one ? zero_part : 0;
         range_ = one ? one_part : zero_part;
-        normalise();
+        normalize();
         return one;
     }
 
-    [[gnu::always_inline]] void normalise() {
+    [[gnu::always_inline]] void normalize() {
         while (range_ <= kRangeBottom) {
             low_ = (low_ << 8) | byte();
             range_ <<= 8;
@@ -81,7 +81,7 @@ class RangeEncoder {
 
     void plain_bit(bool one) { decide(range_ >> 1, one); }
 
-    void modelled_bit(uint32_t q, bool one) {
+    void modeled_bit(uint32_t q, bool one) {
         decide(static_cast<uint32_t>((uint64_t{range_} * q + 2048) >> 12), one);
     }
 

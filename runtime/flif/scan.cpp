@@ -38,7 +38,7 @@ class LevelScanner : detail::PlaneScanner<Lower, T> {
 
     [[gnu::cold, gnu::noinline]] void border_pixel(int r, int c) { pixel<false>(r, c); }
 
-    // Inner: all neighbours exist.
+    // Inner: all neighbors exist.
     template <bool Inner>
     void pixel(int r, int c) {
         const ptrdiff_t offset = r * up_ + c * side_;

@@ -21,7 +21,7 @@ inline int32_t median(int32_t a, int32_t b, int32_t c) {
     return std::max(std::min(a, b), std::min(std::max(a, b), c));
 }
 
-// How the colour planes of pixels with alpha 0 are filled instead of being coded.
+// How the color planes of pixels with alpha 0 are filled instead of being coded.
 struct Invisible {
     bool in_force = false;
     int predictor = 0;  // interlaced scan only

@@ -12,7 +12,7 @@ void require(bool condition, const char* transform, const char* why) {
     if (!condition) fail(std::string("corrupt: transform ") + transform + " is not allowed here: " + why);
 }
 
-bool colours_not_negative(const Ranges& ranges) {
+bool colors_not_negative(const Ranges& ranges) {
     return ranges.planes >= 3 && ranges.lo[0] >= 0 && ranges.lo[1] >= 0 && ranges.lo[2] >= 0;
 }
 
@@ -65,7 +65,7 @@ std::unique_ptr<Ranges> ChannelCompact::ranges(const Ranges& before) const {
 }
 
 bool YCoCg::allowed(const Ranges& before) {
-    return colours_not_negative(before) && !before.constant(0) && !before.constant(1) && !before.constant(2);
+    return colors_not_negative(before) && !before.constant(0) && !before.constant(1) && !before.constant(2);
 }
 
 YCoCg YCoCg::read(IntegerReader&, const Ranges& before, const StreamFlags&) {
@@ -75,7 +75,7 @@ YCoCg YCoCg::read(IntegerReader&, const Ranges& before, const StreamFlags&) {
 
 std::unique_ptr<Ranges> YCoCg::ranges(const Ranges& before) const { return std::make_unique<YCoCgRanges>(before); }
 
-bool PermutePlanes::allowed(const Ranges& before) { return colours_not_negative(before); }
+bool PermutePlanes::allowed(const Ranges& before) { return colors_not_negative(before); }
 
 PermutePlanes PermutePlanes::read(IntegerReader& reader, const Ranges& before, const StreamFlags&) {
     require(allowed(before), kName, "it needs three planes that are not negative");
@@ -205,7 +205,7 @@ bool Palette::allowed(const Ranges& before, const StreamFlags& flags) {
 }
 
 Palette Palette::read(IntegerReader& reader, const Ranges& before, const StreamFlags& flags) {
-    require(allowed(before, flags), kName, "it needs colour planes that vary, and no PaletteAlpha before it");
+    require(allowed(before, flags), kName, "it needs color planes that vary, and no PaletteAlpha before it");
     Palette transform;
     Context size, y, i, q;
     const int32_t n = reader.shifted(size, 1, kMaxPaletteSize);

@@ -24,7 +24,7 @@ namespace oslic::flif {
 
 // What a transform's parameters depend on besides the ranges.
 struct StreamFlags {
-    bool alpha_zero = false;  // colour under alpha 0 is not stored
+    bool alpha_zero = false;  // color under alpha 0 is not stored
     bool palette_alpha = false;
 };
 
@@ -199,7 +199,7 @@ struct ColorBuckets {
 
     std::shared_ptr<const BucketRanges> buckets;
 
-    // This encoder never chooses it: it pays only for sparse colours that are too many for a palette.
+    // This encoder never chooses it: it pays only for sparse colors that are too many for a palette.
     void write(IntegerWriter&, const Ranges&) const { fail("ColorBuckets cannot be written"); }
 
     static bool allowed(const Ranges& before);

@@ -101,7 +101,7 @@ class Tree {
     // The context for a pixel with these properties; counts and splits on the way (section 9.3 of the format). The walk
     // begins at `start`: the root, or a node known to lie on the way.
     Context& find(const int32_t* properties, uint32_t start = 0) {
-        // Within areas of one colour pixels have the properties of the pixel before.
+        // Within areas of one color pixels have the properties of the pixel before.
         if (same_as_last(properties)) return contexts_[last_context_];
         uint32_t n = start;
         if (steps_left_ == kUnlimited) {

@@ -134,7 +134,7 @@ def fill_hidden(color: Pixels, alpha: Pixels) -> Pixels:
         alpha: (H, W).
 
     Returns:
-        `color` where alpha is above 0, means of ever larger neighbourhoods elsewhere, mid-gray if nothing is seen.
+        `color` where alpha is above 0, means of ever larger neighborhoods elsewhere, mid-gray if nothing is seen.
     """
     seen = alpha > 0
     if seen.all():

@@ -231,7 +231,7 @@ def mobile():
     return model
 
 
-def test_normalisations_are_folded_exactly(data):
+def test_normalizations_are_folded_exactly(data):
     model = mobile()
     graph = prepare(model.SerializeToString(), "m")
     kinds = [node.op_type for node in graph.nodes]

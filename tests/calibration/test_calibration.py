@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 import small_bundle
 from onnx import TensorProto, helper, numpy_helper
-from oslic.calibration.equalization import equalise
+from oslic.calibration.equalization import equalize
 from oslic.calibration.evaluator import Damage
 from oslic.calibration.graph import Graph
 from oslic.calibration.int8_rewrites import (
@@ -24,9 +24,9 @@ from oslic.calibration.int8_rewrites import (
 from oslic.calibration.observers import Cache, Histogram, Statistics, collect
 from oslic.calibration.ort_profile import not_int8, profile
 from oslic.calibration.ort_session import Session
-from oslic.calibration.qdq_insertion import Recipe, corrected_bias, quantise
+from oslic.calibration.qdq_insertion import Recipe, corrected_bias, quantize
 from oslic.calibration.qdq_placement import Layer, Placement
-from oslic.calibration.qparams import AnyScale, activation_scale, quantise_weight
+from oslic.calibration.qparams import AnyScale, activation_scale, quantize_weight
 from oslic.calibration.ranges import METHODS, Ranges, clipped_share, threshold
 from oslic.calibration.sensitivity import Trial, decide, rank
 from oslic.export.form_selection import Fixed
@@ -292,21 +292,21 @@ def test_weights_are_rounded_to_the_nearest_integer_of_their_channel(limit):
     weight = np.random.default_rng(0).standard_normal((5, 3, 3, 3)).astype(np.float32)
     weight[2] = 0
     weight[3] *= 1000
-    made = quantise_weight(AnyScale(), weight, limit, "w")
+    made = quantize_weight(AnyScale(), weight, limit, "w")
     assert made.values.dtype == np.int8
     assert np.abs(made.values.astype(int)).max() == limit
-    error = np.abs(made.dequantised() - weight)
+    error = np.abs(made.dequantized() - weight)
     assert np.all(error <= made.scales[:, None, None, None] * 0.5001)
     assert not made.values[2].any()
     with pytest.raises(DataError, match="not finite"):
-        quantise_weight(AnyScale(), np.full((1, 1, 1, 1), np.nan, np.float32), limit, "w")
+        quantize_weight(AnyScale(), np.full((1, 1, 1, 1), np.nan, np.float32), limit, "w")
 
 
 def test_bias_correction_restores_the_mean():
     random = np.random.default_rng(0)
     x = random.random((1, 6, 40, 40), np.float32) + 2
     weight = random.standard_normal((4, 6, 3, 3)).astype(np.float32)
-    rounded = quantise_weight(AnyScale(), weight, 7, "w").dequantised()
+    rounded = quantize_weight(AnyScale(), weight, 7, "w").dequantized()
     bias = random.standard_normal(4).astype(np.float32)
 
     def mean(w, b):
@@ -323,14 +323,14 @@ def test_bias_correction_restores_the_mean():
 # -- equalization ---------------------------------------------------------------------------------------------------
 
 
-def test_equalisation_balances_weights_and_changes_no_output():
+def test_equalization_balances_weights_and_changes_no_output():
     graph = Graph(small_bundle.synthesise())
     names = [node.input[1] for node in graph.nodes if node.op_type in {"Conv", "ConvTranspose"}]
     skewed = graph.constant(names[0]).copy()
     factors = np.geomspace(0.05, 20, 8).astype(np.float32)
     graph.set_constant(names[0], skewed * factors[:, None, None, None])
     feeds = compact_feeds(1)[0]
-    other, regions = equalise(graph, feeds, 1, "graph")
+    other, regions = equalize(graph, feeds, 1, "graph")
     assert regions >= 1
     difference = np.abs(run(graph, feeds).astype(int) - run(other, feeds))
     assert difference.max() <= 1
@@ -339,7 +339,7 @@ def test_equalisation_balances_weights_and_changes_no_output():
     assert spread[1] < 0.7 * spread[0]
 
 
-def test_what_others_see_is_not_equalised():
+def test_what_others_see_is_not_equalized():
     conv = helper.make_node("Conv", ["x", "w"], ["h"], name="a")
     tanh = helper.make_node("Tanh", ["h"], ["t"])
     last = helper.make_node("Conv", ["t", "v"], ["y"], name="b")
@@ -349,7 +349,7 @@ def test_what_others_see_is_not_equalised():
     }
     graph = float_graph([conv, tanh, last], weights, {"x": [1, 3, 4, 4]})
     x = {"x": np.ones((1, 3, 4, 4), np.float32)}
-    assert equalise(graph, x, 1, "graph")[1] == 0
+    assert equalize(graph, x, 1, "graph")[1] == 0
 
 
 # -- placement and kernels ------------------------------------------------------------------------------------------
@@ -372,7 +372,7 @@ def recipe_of(statistics: Statistics, limit=127):
 @pytest.mark.parametrize("limit", [127, 63])
 def test_every_convolution_runs_in_int8(prepared, limit):
     placement, statistics = prepared
-    made = quantise(placement, placement.plan(placement.layers), recipe_of(statistics, limit))
+    made = quantize(placement, placement.plan(placement.layers), recipe_of(statistics, limit))
     data = made.graph.model.SerializeToString()
     kernels = profile(data, compact_feeds(1)[0], where="graph", threads=1, runs=1, weight_limit=limit)
     operators = [kernel.operator for kernel in kernels]
@@ -385,24 +385,24 @@ def test_every_convolution_runs_in_int8(prepared, limit):
     assert operators.count("DequantizeLinear") == 1
 
 
-def test_the_optimised_model_says_the_same(prepared, tmp_path):
+def test_the_optimized_model_says_the_same(prepared, tmp_path):
     import onnxruntime
 
     placement, statistics = prepared
-    made = quantise(placement, placement.plan(placement.layers), recipe_of(statistics))
+    made = quantize(placement, placement.plan(placement.layers), recipe_of(statistics))
     options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.log_severity_level = 3
     data = uint8_activations(made.graph.model.SerializeToString(), "g")
     onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    operators = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    operators = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
     assert operators.count("QLinearConv") == 14
     assert "Conv" not in operators
 
 
 def test_the_graph_is_what_tensorrt_takes(prepared):
     placement, statistics = prepared
-    made = quantise(placement, placement.plan(placement.layers), recipe_of(statistics))
+    made = quantize(placement, placement.plan(placement.layers), recipe_of(statistics))
     onnx.checker.check_model(made.graph.model, full_check=True)
     require_buildable(ir.from_proto(made.graph.model), "int8")
     for node in made.graph.nodes:
@@ -417,7 +417,7 @@ def test_the_graph_is_what_tensorrt_takes(prepared):
 
 def test_int8_numbers_are_near_those_of_float(prepared):
     placement, statistics = prepared
-    made = quantise(placement, placement.plan(placement.layers), recipe_of(statistics))
+    made = quantize(placement, placement.plan(placement.layers), recipe_of(statistics))
     for feeds in compact_feeds(2):
         session = open_session(made.graph.model.SerializeToString(), 1, weight_limit=127)
         difference = session.run(None, feeds)[0].astype(int) - run(placement.graph, feeds)
@@ -440,7 +440,7 @@ def test_values_of_one_scale_and_those_that_are_never_negative(prepared):
     assert len(plan.pools) == 1
 
 
-def test_a_maximum_and_what_it_is_compared_with_are_quantised_alike():
+def test_a_maximum_and_what_it_is_compared_with_are_quantized_alike():
     graph = Graph(small_bundle.segment())
     placement = Placement(graph, "segment")
     pool = next(node for node in graph.nodes if node.op_type == "MaxPool")
@@ -455,7 +455,7 @@ def test_a_layer_left_out_stays_float(prepared):
     placement, statistics = prepared
     left_out = placement.layers[2]
     rest = [layer for layer in placement.layers if layer is not left_out]
-    made = quantise(placement, placement.plan(rest), recipe_of(statistics))
+    made = quantize(placement, placement.plan(rest), recipe_of(statistics))
     assert not set(left_out.convolutions) & set(made.weights)
     kernels = profile(
         made.graph.model.SerializeToString(),
@@ -468,12 +468,12 @@ def test_a_layer_left_out_stays_float(prepared):
     assert not_int8(kernels, frozenset(made.weights)) == []
 
 
-def test_graphs_without_convolutions_and_quantised_ones_are_refused(prepared):
+def test_graphs_without_convolutions_and_quantized_ones_are_refused(prepared):
     node = helper.make_node("Relu", ["x"], ["y"])
     with pytest.raises(BundleError, match="nothing to quantize"):
         Placement(float_graph([node], {}, {"x": [1, 1, 2, 2]}), "g")
     placement, statistics = prepared
-    made = quantise(placement, placement.plan(placement.layers), recipe_of(statistics))
+    made = quantize(placement, placement.plan(placement.layers), recipe_of(statistics))
     with pytest.raises(BundleError, match="already quantized"):
         made.graph.require_float("g")
     with pytest.raises(BundleError, match="not an ONNX graph"):
@@ -484,7 +484,7 @@ def test_ranges_that_are_all_zero_are_an_error(prepared):
     placement, statistics = prepared
     blank = Statistics({name: Histogram() for name in statistics.histograms}, statistics.means)
     with pytest.raises(DataError, match="all values are zero"):
-        quantise(placement, placement.plan(placement.layers), recipe_of(blank))
+        quantize(placement, placement.plan(placement.layers), recipe_of(blank))
 
 
 # -- the uint8 form and saturation ----------------------------------------------------------------------------------
@@ -529,7 +529,7 @@ def test_the_runtime_computes_int8_without_saturation(limit):
 
 def test_the_uint8_form_changes_two_scalars(prepared):
     placement, statistics = prepared
-    made = quantise(placement, placement.plan(placement.layers), recipe_of(statistics))
+    made = quantize(placement, placement.plan(placement.layers), recipe_of(statistics))
     data = made.graph.model.SerializeToString()
     other = onnx.load_model_from_string(uint8_activations(data, "g"))
     onnx.checker.check_model(other)

@@ -274,7 +274,7 @@ def test_a_bundle_that_lies_about_its_precision_is_refused(float_bundle, tmp_pat
 
 def test_a_graph_with_integer_kernels_is_refused(tmp_path):
     model = small_bundle.analyse()
-    node = helper.make_node("DynamicQuantizeLinear", ["v2"], ["dq", "ds", "dz"], name="quantised")
+    node = helper.make_node("DynamicQuantizeLinear", ["v2"], ["dq", "ds", "dz"], name="quantized")
     model.graph.node.append(node)
     bundle = small_bundle.write(tmp_path / "mixed", {"analyse": model})
     with pytest.raises(BundleError, match="already quantized"):

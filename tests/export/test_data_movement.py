@@ -114,7 +114,7 @@ def ends(model):
 
 
 @pytest.mark.parametrize("name", DOUBLINGS)
-def test_doublings_are_recognised(name):
+def test_doublings_are_recognized(name):
     model = graph_of(*DOUBLINGS[name])
     source, factors, x = ends(model)
     assert source is x

@@ -44,7 +44,7 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def quantise(model, tmp_path_factory):
+def quantize(model, tmp_path_factory):
     """Q/DQ graphs by onnxruntime.quantization."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -122,13 +122,13 @@ def test_public_styles_build_fused_for_the_target(name, precision):
 
 
 @needs_rtx
-def test_bf16_and_int8_build_and_report_their_progress(model, quantise):
+def test_bf16_and_int8_build_and_report_their_progress(model, quantize):
     trt = load_product("tensorrt-rtx")
     assert build_plan(trt, prepare(data_of(model), "bf16"), [SHAPES], Options())
     lines = []
-    assert build_plan(trt, prepare(quantise(), "int8"), [SHAPES], Options(), lines.append)
+    assert build_plan(trt, prepare(quantize(), "int8"), [SHAPES], Options(), lines.append)
     assert lines
-    assert build_plan(trt, prepare(quantise(), "int8-fp16"), [SHAPES], Options())
+    assert build_plan(trt, prepare(quantize(), "int8-fp16"), [SHAPES], Options())
 
 
 @needs_rtx
@@ -288,17 +288,17 @@ def test_a_product_that_is_not_installed_is_named_with_its_package():
         ({"bias": True}, "int32 bias"),
     ],
 )
-def test_quantisation_that_tensorrt_lacks_is_refused_before_the_build(quantise, arguments, message):
+def test_quantization_that_tensorrt_lacks_is_refused_before_the_build(quantize, arguments, message):
     with pytest.raises(UsageError, match=message):
-        prepare(quantise(**arguments), "int8")
+        prepare(quantize(**arguments), "int8")
 
 
-def test_precision_and_graph_must_fit(model, quantise):
+def test_precision_and_graph_must_fit(model, quantize):
     for precision in ("int8", "int8-fp16"):
         with pytest.raises(UsageError, match="oslic calibrate"):
             prepare(data_of(model), precision)
     with pytest.raises(UsageError, match="--precision int8, not fp16"):
-        prepare(quantise(), "fp16")
+        prepare(quantize(), "fp16")
 
 
 def test_unpooling_by_indices_is_refused():
@@ -337,7 +337,7 @@ def test_a_weight_beyond_float16_is_named(model):
         to_half(large, "fp16")
 
 
-def test_the_rest_of_a_quantised_graph_runs_in_half_precision(model, quantise):
+def test_the_rest_of_a_quantized_graph_runs_in_half_precision(model, quantize):
     import onnxruntime
 
     def run_as_written(data):
@@ -347,7 +347,7 @@ def test_the_rest_of_a_quantised_graph_runs_in_half_precision(model, quantise):
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         return session.run(None, random_inputs(model, {"x": SHAPE}))[0]
 
-    int8, mixed = (prepare(quantise(), precision) for precision in ("int8", "int8-fp16"))
+    int8, mixed = (prepare(quantize(), precision) for precision in ("int8", "int8-fp16"))
     proto = onnx.load_model_from_string(mixed)
     onnx.checker.check_model(proto, full_check=True)
     read = {name for n in proto.graph.node if n.op_type == "Conv" for name in n.input[:2]}
@@ -364,8 +364,8 @@ def test_the_rest_of_a_quantised_graph_runs_in_half_precision(model, quantise):
     assert 0 < np.abs(y - wanted).mean() < noise.mean()
 
 
-def test_scales_below_float16_are_refused(quantise):
-    model = ir.from_proto(onnx.load_model_from_string(quantise()))
+def test_scales_below_float16_are_refused(quantize):
+    model = ir.from_proto(onnx.load_model_from_string(quantize()))
     node = next(node for node in model.graph if node.op_type == "DequantizeLinear")
     value = node.inputs[1]
     value.const_value = ir.tensor(np.full_like(value.const_value.numpy(), 1e-9), name=value.name)

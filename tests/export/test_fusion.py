@@ -21,7 +21,7 @@ from oslic.cli.main import main
 from oslic.export.cost import count
 from oslic.export.form_selection import CostModel, Fixed, Measured, Preferred
 from oslic.export.fusion import RULES, check, fuse, fuse_measured, random_inputs
-from oslic.export.ir_queries import serialise
+from oslic.export.ir_queries import serialize
 from oslic.export.rules.sums import SharedInput
 from oslic.export.verify import Tolerance, require, run
 from oslic.networks.codec import create
@@ -84,14 +84,14 @@ def fused(model: ir.Model, form="phases", multiple=8, rules=RULES):
 CASES = {
     "d-li14": (
         styles.ConvolveFirstPoolStride,
-        {"normalised-sum": 3, "normalised-upsampled-sum": 1, "sum-of-convolutions": 3},
+        {"normalized-sum": 3, "normalized-upsampled-sum": 1, "sum-of-convolutions": 3},
     ),
     "braincreators": (
         styles.InterpolateToSize,
         {
             "upsampling-to-size": 2,
-            "normalised-upsampled-sum": 1,
-            "normalised-sum": 1,
+            "normalized-upsampled-sum": 1,
+            "normalized-sum": 1,
             "convolution-behind-upsampling": 1,
             "sum-of-convolutions": 1,
         },
@@ -102,7 +102,7 @@ CASES = {
     ),
     "lxtGH-strided": (
         styles.BranchNorm,
-        {"normalisation-behind-upsampling": 1, "normalised-convolution": 2, "normalised-sum": 1},
+        {"normalization-behind-upsampling": 1, "normalized-convolution": 2, "normalized-sum": 1},
     ),
     "iacolippo": (styles.PackedTensor, {"sum-of-convolutions": 1}),
     "fkodom": (styles.PlainTensor, {"shared-input": 2, "product-with-ones": 2}),
@@ -186,7 +186,7 @@ def test_repeated_whole_numbers_stay(dynamo):
     [
         (
             styles.InterpolateToSize,
-            {"upsampling-to-size": 2, "normalised-upsampled-sum": 1, "convolution-behind-upsampling": 1},
+            {"upsampling-to-size": 2, "normalized-upsampled-sum": 1, "convolution-behind-upsampling": 1},
         ),
         (
             lambda: styles.RepeatedRows("expand"),
@@ -243,7 +243,7 @@ def keras_layer(scale_shape=(1, 4, 1, 1)):
 def test_graphs_of_keras_are_read():
     model = keras_layer()
     result, report = fuse(model, lambda _: Fixed("phases"))
-    wanted = ("upsampling-by-repetition-transposed", "scale-and-shift", "normalised-upsampled-sum")
+    wanted = ("upsampling-by-repetition-transposed", "scale-and-shift", "normalized-upsampled-sum")
     assert [report.hits[rule] for rule in wanted] == [1, 1, 1]
     assert [node.op_type for node in result.graph].count("Add") == 1
     assert not {"Tile", "Transpose", "Mul", "BatchNormalization"} & set(report.after.operators)
@@ -387,14 +387,14 @@ def test_sizes_that_are_numbers_need_no_declaration():
     assert not any("--multiple" in reason for reason in reasons)
     # The sizes become constants, and whatever the factor, a batch normalization passes the resampling.
     assert report.hits["upsampling-to-size"] >= 1
-    assert report.hits["normalised-upsampled-sum"] == 1
+    assert report.hits["normalized-upsampled-sum"] == 1
     assert not {"Shape", "BatchNormalization"} & set(report.after.operators)
     report = check(model, result, report, [random_inputs(model, report.shapes)], Tolerance(1e-5, 1e-4))
     assert all(d.ok for d in report.differences), [str(d) for d in report.differences]
 
 
 @pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
-def test_normalisations_pass_any_resampling_of_a_summand(mode):
+def test_normalizations_pass_any_resampling_of_a_summand(mode):
     class Sum(nn.Module):
         def __init__(self):
             super().__init__()
@@ -410,7 +410,7 @@ def test_normalisations_pass_any_resampling_of_a_summand(mode):
     model = export(Sum())
     model.graph.inputs[0].shape = ir.Shape((1, 3, 30, 48))
     result, report = fuse(model, lambda _: Fixed())
-    assert report.hits["normalised-upsampled-sum"] == 1
+    assert report.hits["normalized-upsampled-sum"] == 1
     report = check(model, result, report, [random_inputs(model, report.shapes)], Tolerance(1e-5, 1e-4))
     assert all(d.ok for d in report.differences), [str(d) for d in report.differences]
 
@@ -825,7 +825,7 @@ def test_graphs_without_convolutions_come_out_as_they_were(tmp_path):
         result, report = fuse(ir.from_proto(model), lambda sizes: CostModel("onnxruntime", sizes))
         assert not any(report.hits.values())
         data = np.array(["a", "b"]) if name == "strings" else np.arange(6, dtype=np.float32).reshape(2, 3)
-        before, after = (run(serialise(m), {"x": data})["y"] for m in (ir.from_proto(model), result))
+        before, after = (run(serialize(m), {"x": data})["y"] for m in (ir.from_proto(model), result))
         assert np.array_equal(before, after)
 
 

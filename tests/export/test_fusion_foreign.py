@@ -15,7 +15,7 @@ from oslic.cli.main import main
 from oslic.export.form_selection import CostModel, Fixed, Preferred
 from oslic.export.fusion import check, fuse, random_inputs
 from oslic.export.graph_files import read_graph, write_graph
-from oslic.export.normal_form import normalise
+from oslic.export.normal_form import normalize
 from oslic.export.verify import Tolerance, run
 from oslic.runtime.errors import UsageError
 
@@ -129,7 +129,7 @@ def test_functions_of_another_opset_are_refused_where_that_matters():
     nodes = [make("BatchNormalization", ["a"] * 5, ["c"])]
     function = helper.make_function("my", "F", ["a"], ["c"], nodes, [helper.make_opsetid("", 13)])
     with pytest.raises(UsageError, match="BatchNormalization of the function F is of opset 13"):
-        normalise(b.model(functions=[function], domains=["my"]))
+        normalize(b.model(functions=[function], domains=["my"]))
 
 
 def test_an_initializer_that_is_an_input_stays_one():

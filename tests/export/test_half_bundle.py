@@ -84,9 +84,9 @@ def test_what_is_no_float32_bundle_is_refused(float_lite, cast, tmp_path, capsys
         cast.manifest,
         graphs={n: dataclasses.replace(g, precision="int8") for n, g in cast.manifest.graphs.items()},
     )
-    quantised = Bundle(cast.path, manifest)
+    quantized = Bundle(cast.path, manifest)
     with pytest.raises(UsageError, match="segment is int8"):
-        half_graphs(quantised, "fp16")
+        half_graphs(quantized, "fp16")
     with pytest.raises(UsageError, match="exists"):
         write_half(float_lite, "fp16", cast.path)
 

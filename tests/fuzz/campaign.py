@@ -96,7 +96,7 @@ def execute(target: Target, name: str, executions: int, seed: int) -> dict[str, 
     return row
 
 
-def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
+def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """The totals of recorded runs."""
     good = [run for run in runs if "failed" not in run]
     executions = sum(run["executions"] for run in good)
@@ -141,7 +141,7 @@ def main() -> int:
     args = parser.parse_args()
     target = TARGETS[args.target]()
     runs = recorded(args.output, args.target)["runs"]
-    while (left := args.executions - summarise(runs)["executions"]) > 0 and not failed(runs):
+    while (left := args.executions - summarize(runs)["executions"]) > 0 and not failed(runs):
         seed = max((run["seed"] for run in runs), default=0) + 1
         row = execute(target, args.target, min(target.run, left), seed)
         row["time"] = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
@@ -153,7 +153,7 @@ def main() -> int:
         limits = {"seconds": SECONDS, "memory_bytes": target.memory}
         body["targets"][args.target] = {
             "limits": limits,
-            **summarise(runs),
+            **summarize(runs),
             "environment": environment,
             "runs": runs,
         }

@@ -10,7 +10,7 @@ from oslic.export.cost import count
 from oslic.export.onnx_export import export_graph
 from oslic.networks.checkpoint import Checkpoint, read, write
 from oslic.networks.codec import create
-from oslic.networks.comnet import quantise
+from oslic.networks.comnet import quantize
 from oslic.networks.config import PRESETS, MobileSegNetConfig, ModelConfig, RefineConfig, preset
 from oslic.networks.deploy import deployable
 from oslic.networks.dnet import DNet
@@ -92,8 +92,8 @@ def test_untrained_codec_is_box_average_and_bilinear_upsampling():
     # The network adds 1/2 level where a gray level stands for its cell's center.
     expected = (means / 256 * 32 + 32 / 512 - 0.5).round().clamp(0, 31)
     assert torch.equal(compact.double(), expected)
-    centres = (expected + 0.5) * 8 - 0.5
-    upsampled = F.interpolate(centres.permute(0, 3, 1, 2), scale_factor=8.0, mode="bilinear").permute(
+    centers = (expected + 0.5) * 8 - 0.5
+    upsampled = F.interpolate(centers.permute(0, 3, 1, 2), scale_factor=8.0, mode="bilinear").permute(
         0, 2, 3, 1
     )
     assert (estimate.double() - upsampled).abs().max() <= 0.5 + 1e-3
@@ -109,7 +109,7 @@ def test_the_channel_mix_starts_as_the_identity_and_mixes():
     x = torch.rand(1, 3, 32, 64)
     labels = torch.zeros(1, 8, 16, dtype=torch.uint8)
     with torch.no_grad():
-        compact = quantise(plain.comnet(x, labels), 32)
+        compact = quantize(plain.comnet(x, labels), 32)
         torch.testing.assert_close(networks.gnet(compact, labels), plain.gnet(compact, labels))
         # A mix that only keeps the green channel makes the upsampled part gray.
         networks.gnet.mix.weight.copy_(torch.tensor([[0.0, 1.0, 0.0]] * 3)[:, :, None, None])
@@ -125,12 +125,12 @@ def test_256_levels_keep_the_box_average():
         torch.nn.init.zeros_(parameter)
     flat = torch.full((1, 3, 32, 32), 77 / 256)
     y = networks.comnet(flat, torch.zeros(1, 8, 8, dtype=torch.uint8))
-    torch.testing.assert_close(quantise(y, 256), torch.full((1, 3, 4, 4), 77.0))
+    torch.testing.assert_close(quantize(y, 256), torch.full((1, 3, 4, 4), 77.0))
 
 
-def test_quantise_rounds_halves_to_even_and_clips():
+def test_quantize_rounds_halves_to_even_and_clips():
     y = torch.tensor([-3.0, 0.5, 1.5, 2.5, 30.6, 99.0])
-    assert quantise(y, 32).tolist() == [0, 0, 2, 2, 31, 31]
+    assert quantize(y, 32).tolist() == [0, 0, 2, 2, 31, 31]
 
 
 def test_segnet_unpools_to_where_the_maximum_was():
@@ -331,7 +331,7 @@ def test_impossible_configurations_are_refused(change, message):
         dataclasses.replace(preset("tiny"), **change)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": "x", "colour": 1}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": "x", "color": 1}'])
 def test_text_that_is_no_configuration_is_refused(text):
     with pytest.raises(BundleError, match="configuration"):
         ModelConfig.from_json(text)

@@ -134,7 +134,7 @@ def test_alpha_that_empties_a_rate_is_refused(alpha):
         split(8, alpha)
 
 
-def test_batch_normalisation_normalises_each_rate():
+def test_batch_normalization_normalizes_each_rate():
     torch.manual_seed(4)
     x = features(8, 0.5)
     y = OctBatchNorm2d(8, 0.5).double()(Octave(x.high * 3 + 1, x.low * 5 - 2))

@@ -65,7 +65,7 @@ class Writer:
     def bit(self, bit: bool) -> None:
         self._decide(self.range >> 1, bit)
 
-    def modelled(self, context: dict, key: object, start: int, bit: bool) -> None:
+    def modeled(self, context: dict, key: object, start: int, bit: bool) -> None:
         q = context.get(key, start)
         self._decide((self.range * q + 2048) >> 12, bit)
         context[key] = UP[q] if bit else DOWN[q]
@@ -81,23 +81,23 @@ class Writer:
     def near_zero(self, context: dict, value: int, lo: int, hi: int) -> None:
         if lo == hi:
             return
-        self.modelled(context, "zero", 1000, value == 0)
+        self.modeled(context, "zero", 1000, value == 0)
         if value == 0:
             return
         positive = value > 0
         if lo < 0 < hi:
-            self.modelled(context, "sign", 2048, positive)
+            self.modeled(context, "sign", 2048, positive)
         most, v = (hi, value) if positive else (-lo, -value)
         e = v.bit_length() - 1
         for i in range(most.bit_length() - 1):
-            self.modelled(context, (i, positive), _EXPONENT[i] if i < 9 else 2048, i == e)
+            self.modeled(context, (i, positive), _EXPONENT[i] if i < 9 else 2048, i == e)
             if i == e:
                 break
         prefix = 1 << e
         for i in range(e - 1, -1, -1):
             if prefix + (1 << i) > most:
                 continue
-            self.modelled(context, ("m", i), _MANTISSA[i] if i < 7 else 2048, bool(v >> i & 1))
+            self.modeled(context, ("m", i), _MANTISSA[i] if i < 7 else 2048, bool(v >> i & 1))
             prefix += v & (1 << i)
 
     def shifted(self, context: dict, value: int, lo: int, hi: int) -> None:

@@ -10,9 +10,9 @@
 
 namespace {
 
-constexpr int kInvalidValue = 1, kNotInitialised = 3, kInvalidContext = 201, kInvalidHandle = 400;
+constexpr int kInvalidValue = 1, kNotInitialized = 3, kInvalidContext = 201, kInvalidHandle = 400;
 char primary, other, foreign_memory[64];
-bool initialised = false;
+bool initialized = false;
 int retained = 0;
 thread_local std::vector<void*> contexts;
 std::set<void*> capturing, graphs, executables;
@@ -24,12 +24,12 @@ bool current() { return !contexts.empty() && contexts.back() == &primary; }
 extern "C" {
 
 int cuInit(unsigned flags) {
-    initialised = flags == 0;
-    return initialised ? 0 : kInvalidValue;
+    initialized = flags == 0;
+    return initialized ? 0 : kInvalidValue;
 }
 int cuDeviceGetCount(int* count) {
     *count = 1;
-    return initialised ? 0 : kNotInitialised;
+    return initialized ? 0 : kNotInitialized;
 }
 int cuDeviceGet(int* device, int ordinal) {
     *device = 7;  // a device is not its number

@@ -120,8 +120,8 @@ class HostDriver:
         assert stream in self.handles
         ctypes.memmove(target, source, size)
 
-    def synchronise(self, stream):
-        self.log.append("synchronise")
+    def synchronize(self, stream):
+        self.log.append("synchronize")
 
     def begin_capture(self, stream):
         assert self.capturing is None

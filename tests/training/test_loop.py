@@ -20,7 +20,7 @@ from oslic.networks.refine import RefineNet
 from oslic.networks.segnet import SegNet
 from oslic.runtime.errors import DataError, LimitError, UsageError, VerificationError
 from oslic.training import recipe as recipes
-from oslic.training import runs, transform_runs
+from oslic.training import runs, transform_runs, vgg
 from oslic.training.codec import CodecOptions, CodecTask
 from oslic.training.data import (
     CLOTHES,
@@ -29,11 +29,11 @@ from oslic.training.data import (
     SKIN_HAIR,
     VOID,
     Picture,
-    labelled,
+    labeled,
     photographs,
     read_labels,
     read_pixels,
-    softly_labelled,
+    softly_labeled,
 )
 from oslic.training.efficientnet import initialize_encoder
 from oslic.training.efficientnet import read_weights as read_efficientnet
@@ -62,7 +62,7 @@ from oslic.training.segmentation import (
     soft_iou_loss,
 )
 from oslic.training.teacher import teach
-from oslic.training.vgg import initialise_encoder, read_weights
+from oslic.training.vgg import read_weights
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -352,7 +352,7 @@ def test_batches_carry_the_rates_of_whole_pictures(tmp_path):
     assert task._plain_rates(flat).tolist() == pytest.approx([0.02] * 4)
 
 
-def test_smoothness_is_asked_where_nothing_is_labelled():
+def test_smoothness_is_asked_where_nothing_is_labeled():
     """Of the whole crop; and a batch without any label gives no other gradient."""
     options = SegmentationOptions(batch=2, crop=(64, 64), smoothness=0.5, bfloat16=False)
     frames = [frame(i) for i in range(3)]
@@ -653,11 +653,11 @@ def data(tmp_path):
     return root
 
 
-def test_labelled_pictures_are_read_as_they_are_stored(data):
-    (picture,) = labelled(data, "everyday/val/ccp")
+def test_labeled_pictures_are_read_as_they_are_stored(data):
+    (picture,) = labeled(data, "everyday/val/ccp")
     assert picture.name == "everyday/val/ccp/1"
     assert np.array_equal(picture.labels, frame(11).labels)
-    camvid = labelled(data, "camvid/train")[1]
+    camvid = labeled(data, "camvid/train")[1]
     # Sky, Building, Pole, Road, Pavement, Tree, SignSymbol, Fence, Car, Pedestrian, Bicyclist, void.
     names = "sky building object road_pavement road_pavement tree_plant sign_screen_text building vehicle"
     ours = [[c.name for c in EVERYDAY_CLASSES].index(name) for name in names.split()]
@@ -666,29 +666,29 @@ def test_labelled_pictures_are_read_as_they_are_stored(data):
 
 
 def test_data_errors_name_the_file(data):
-    assert len(labelled(data, "camvid/train")) == 2
+    assert len(labeled(data, "camvid/train")) == 2
     annotation = data / "camvid/trainannot/1.png"
     put(annotation, np.full((64, 96), 12, np.uint8))
     with pytest.raises(DataError, match=r"trainannot.1\.png holds the label 12; CamVid's are 0\.\.11"):
-        labelled(data, "camvid/train")
+        labeled(data, "camvid/train")
     annotation.unlink()
     with pytest.raises(DataError, match=r"1\.png has no label map .*trainannot.1\.png"):
-        labelled(data, "camvid/train")
+        labeled(data, "camvid/train")
     put(annotation, np.zeros((8, 8), np.uint8))
     with pytest.raises(DataError, match=r"train.1\.png is 96x64, its label map 8x8"):
-        labelled(data, "camvid/train")
+        labeled(data, "camvid/train")
     put(annotation, np.zeros((64, 96, 3), np.uint8))
     with pytest.raises(DataError, match=r"1\.png has mode RGB"):
-        labelled(data, "camvid/train")
+        labeled(data, "camvid/train")
     annotation = data / "everyday/train/food/labels/4.png"
     put(annotation, np.full((64, 96), 17, np.uint8))
     with pytest.raises(
         DataError, match=r"labels.4\.png holds the label 17; labels are 0\.\.16, 254 for a person"
     ):
-        labelled(data, "everyday/train/food")
+        labeled(data, "everyday/train/food")
     annotation.write_bytes(b"x")
     with pytest.raises(DataError, match=r"labels.4\.png is not a readable label map"):
-        labelled(data, "everyday/train/food")
+        labeled(data, "everyday/train/food")
     with pytest.raises(DataError, match=r"there is no folder .*nothing"):
         photographs(data, ("nothing",))
     (data / "photos/a.png").write_bytes(b"x")
@@ -701,21 +701,21 @@ def test_errors_of_soft_labels_name_the_file(data, tmp_path):
     file.parent.mkdir(parents=True)
     soft = np.full((5, 7, K), 15, np.uint8)
     np.save(file, soft)
-    (picture,) = softly_labelled(data, tmp_path / "soft", "photos")
+    (picture,) = softly_labeled(data, tmp_path / "soft", "photos")
     assert picture.labels is None
     assert np.array_equal(picture.soft, soft)
     whole = file.read_bytes()
     for content in (b"", b"x", whole[:60], whole[:-1]):
         file.write_bytes(content)
         with pytest.raises(DataError, match=r"a\.npy does not hold the soft labels of .*photos.a\.png"):
-            softly_labelled(data, tmp_path / "soft", "photos")
+            softly_labeled(data, tmp_path / "soft", "photos")
     for wrong in (soft[..., :5], soft.astype(np.float32), soft[0]):
         np.save(file, wrong)
         with pytest.raises(DataError, match=r"a\.npy holds (uint8|float32) .*, not uint8 \(h, w, 17\)"):
-            softly_labelled(data, tmp_path / "soft", "photos")
+            softly_labeled(data, tmp_path / "soft", "photos")
     file.unlink()
     with pytest.raises(DataError, match=r"a\.npy does not hold the soft labels"):
-        softly_labelled(data, tmp_path / "soft", "photos")
+        softly_labeled(data, tmp_path / "soft", "photos")
 
 
 TEACHER = """
@@ -753,7 +753,7 @@ def test_a_teachers_probabilities_become_soft_labels(data, tmp_path, capsys):
         "RGB (96, 64)",
         "RGB (64, 64)",
     ]
-    pictures = softly_labelled(data, out, "photos")
+    pictures = softly_labeled(data, out, "photos")
     assert [picture.soft.shape for picture in pictures] == [(129, 129, K), (86, 129, K)]
     x = (np.arange(129) + 0.5) / 129
     for picture in pictures:
@@ -775,8 +775,8 @@ def test_a_teacher_sees_parts_of_photographs_too(data, tmp_path):
     put(data / "photos/a.png", frame(1).pixels)
     assert teach(data, ["photos"], out, crops=2) == 3
     assert teach(data, ["photos"], out, crops=2) == 0
-    assert len(softly_labelled(data, out, "photos")) == 1
-    whole, *parts = softly_labelled(data, out, "photos", parts=True)
+    assert len(softly_labeled(data, out, "photos")) == 1
+    whole, *parts = softly_labeled(data, out, "photos", parts=True)
     assert len(parts) == 2
     for picture in parts:
         left, top, right, bottom = (int(side) for side in picture.name.partition("@")[2].split(","))
@@ -785,7 +785,7 @@ def test_a_teacher_sees_parts_of_photographs_too(data, tmp_path):
         assert max(picture.soft.shape[:2]) == 129
     (out / "photos/a@1,2.npy").write_bytes((out / "photos/a.npy").read_bytes())
     with pytest.raises(DataError, match=r"a@1,2\.npy names no part of"):
-        softly_labelled(data, out, "photos", parts=True)
+        softly_labeled(data, out, "photos", parts=True)
 
 
 @pytest.mark.parametrize("where", ["", "    "])
@@ -953,8 +953,8 @@ def test_pictures_for_training_are_within_the_limits(tmp_path):
     ("text", "message"),
     [
         ("nonsense = 1", "unknown key 'nonsense'"),
-        ('[config]\n"gnet.colour" = 1', "no 'gnet.colour'"),
-        ("[config.gnet]\ncolour = 1", "no 'gnet.colour'"),
+        ('[config]\n"gnet.color" = 1', "no 'gnet.color'"),
+        ("[config.gnet]\ncolor = 1", "no 'gnet.color'"),
         ("[", "not a readable recipe"),
     ],
 )
@@ -1026,7 +1026,7 @@ def test_packed_data_are_data(data, tmp_path):
     # The header of the safetensors file comes on top of the values.
     assert size <= sum(p.stat().st_size for p in target.rglob("*") if p.is_file()) < size + 8192
     for source in ("camvid/train", "everyday/train/msrc", "everyday/val/fasseg"):
-        original, packed = labelled(data, source), labelled(target, source)
+        original, packed = labeled(data, source), labeled(target, source)
         assert [p.name for p in packed] == [p.name for p in original]
         assert all(np.array_equal(a.labels, b.labels) for a, b in zip(packed, original, strict=True))
     assert len(photographs(target, ("photos", "kodak"))) == 2
@@ -1054,14 +1054,14 @@ def test_vgg16_starts_an_encoder_of_its_widths(data, tmp_path):
     with torch.device("meta"):
         shapes = CodecNetworks(preset("base")).segnet
     segnet = shapes.to_empty(device="cpu")
-    initialise_encoder(segnet, weights)
+    vgg.initialize_encoder(segnet, weights)
     assert torch.equal(segnet.encoder[2][1].convolution.weight, weights["conv3_2.weight"])
     # Blue first in 0..255 became red first in 0..255/256.
     torch.testing.assert_close(
         segnet.encoder[0][0].convolution.weight[:, 0], weights["conv1_1.weight"][:, 2] * 256
     )
     with pytest.raises(UsageError, match=r"has 0 convolutions, VGG16's has 2"):
-        initialise_encoder(CodecNetworks(preset("lite")).segnet, weights)
+        vgg.initialize_encoder(CodecNetworks(preset("lite")).segnet, weights)
     # A run does so, unless it starts from a checkpoint.
     recipe = recipes.load(write_recipe(tmp_path, "segment"))
     networks = CodecNetworks(preset("tiny"))

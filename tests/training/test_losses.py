@@ -133,12 +133,12 @@ def test_compact_rate_learns_a_shorter_code():
     rate = CompactRate()
     generator = torch.Generator().manual_seed(1)
     walk = torch.randn(1, 3, 32, 32, generator=generator).cumsum(3).round()
-    optimiser = torch.optim.Adam(rate.parameters(), lr=0.1)
+    optimizer = torch.optim.Adam(rate.parameters(), lr=0.1)
     before = float(rate.bits(walk).detach())
     for _ in range(30):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         rate.bits(walk).sum().backward()
-        optimiser.step()
+        optimizer.step()
     assert float(rate.bits(walk).detach()) < 0.99 * before
 
 
@@ -151,10 +151,10 @@ def test_dct_is_orthonormal_and_that_of_scipy(size):
     np.testing.assert_allclose(matrix.numpy() @ samples, fft.dct(samples, norm="ortho"), atol=1e-5)
 
 
-def one_wave(amplitude, u, v, colour):
+def one_wave(amplitude, u, v, color):
     matrix = dct_matrix(16)
     wave = amplitude * torch.outer(matrix[u], matrix[v]) / 256
-    image = torch.tensor(colour).view(1, 3, 1, 1) * wave
+    image = torch.tensor(color).view(1, 3, 1, 1) * wave
     return Reconstruction(
         image, torch.zeros(1, 4, 4), torch.zeros(1, 3, 2, 2), torch.zeros_like(image), torch.full((1, 1), 0.5)
     )
@@ -315,7 +315,7 @@ def test_soft_iou_of_certain_predictions_is_the_iou():
     )
 
 
-def test_soft_iou_leaves_out_what_nobody_labelled():
+def test_soft_iou_leaves_out_what_nobody_labeled():
     logits = 50.0 * torch.nn.functional.one_hot(torch.zeros(1, 4, 4, dtype=torch.int64), K)
     logits = logits.permute(0, 3, 1, 2).float()
     labels = torch.zeros(4, 4, dtype=torch.uint8)

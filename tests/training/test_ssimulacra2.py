@@ -58,7 +58,7 @@ def test_gradients_are_finite_where_nothing_differs(photo):
     assert torch.isfinite(other.grad).all()
 
 
-def test_the_loss_takes_grey_levels_of_256ths(photo):
+def test_the_loss_takes_gray_levels_of_256ths(photo):
     image, other = photo[:256, :256], jpeg(photo[:256, :256], 30)
     x = Reconstruction(
         planes(image) * 255 / 256,

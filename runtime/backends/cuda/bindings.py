@@ -135,7 +135,7 @@ class _CudaPython:
         kind = self._api.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         self._call("cudaMemcpyAsync", target, source, size, kind, stream)
 
-    def synchronise(self, stream: int) -> None:
+    def synchronize(self, stream: int) -> None:
         self._call("cudaStreamSynchronize", stream)
 
     def begin_capture(self, stream: int) -> None:
@@ -265,7 +265,7 @@ class _PyCuda:
         with self._ready() as api:
             api.memcpy_dtod_async(target, source, size, self._objects[stream])
 
-    def synchronise(self, stream: int) -> None:
+    def synchronize(self, stream: int) -> None:
         with self._ready():  # also for streams of others, which PyCUDA does not know
             driver_call(self._library, "cuStreamSynchronize", ctypes.c_void_p(stream))
 

@@ -140,7 +140,7 @@ class Driver(Protocol):
     def copy(self, target: int, source: int, size: int, stream: int) -> None:
         """Copy device memory to device memory, in the order of the stream."""
 
-    def synchronise(self, stream: int) -> None:
+    def synchronize(self, stream: int) -> None:
         """Wait until a stream is done, ours or somebody else's."""
 
     def begin_capture(self, stream: int) -> None:

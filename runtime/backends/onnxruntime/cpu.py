@@ -31,7 +31,7 @@ def open_session(
     *,
     weight_limit: int | None = None,
     profile: str | None = None,
-    optimise: bool = True,
+    optimize: bool = True,
     timeout: float | None = None,
 ) -> Any:
     """A session of ONNX Runtime on the CPU.
@@ -42,7 +42,7 @@ def open_session(
         weight_limit: largest magnitude of the int8 weights of a quantized graph, whose activations are then brought
             to uint8 (see `runtime.bundle.uint8_form`); None: the graph is not quantized.
         profile: path prefix of the profile that the session writes when it ends; None: none.
-        optimise: whether the graph may be rewritten.
+        optimize: whether the graph may be rewritten.
         timeout: seconds that it may take; None: no limit.
 
     Raises:
@@ -53,7 +53,7 @@ def open_session(
     onnxruntime, reason = sessions.find_onnxruntime()
     if onnxruntime is None:
         raise BackendError(reason)
-    options = sessions.session_options(onnxruntime, threads, optimise=optimise)
+    options = sessions.session_options(onnxruntime, threads, optimize=optimize)
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile
@@ -141,7 +141,7 @@ class OnnxRuntimeCpu:
                 data,
                 self._options.threads,
                 weight_limit=weight_limit(self._bundle.manifest, graph),
-                optimise=self._options.optimise,
+                optimize=self._options.optimize,
                 timeout=self._options.timeout,
             )
             sessions.require_ports(session, self._bundle.manifest.graphs[graph])
@@ -162,7 +162,7 @@ class OnnxRuntimeCpu:
                 options.threads,
                 weight_limit=model.weight_limit,
                 profile=profile,
-                optimise=options.optimise,
+                optimize=options.optimize,
                 timeout=options.timeout,
             )
 

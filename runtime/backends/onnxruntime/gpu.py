@@ -77,13 +77,13 @@ class _OnnxRuntimeGpu:
             # Whether its libraries load is only known when it is asked to work.
             _open(onnxruntime, _TRIAL, provider, session_options(onnxruntime, 1))
             if bundle is not None and bundle.manifest.quantization is not None:
-                cls._require_quantised(bundle)
+                cls._require_quantized(bundle)
         except BackendError as error:
             return Availability(False, version, str(error), expected=bool(found))
         return Availability(True, version, f"runs on {found[0].name}{cls.note}")
 
     @classmethod
-    def _require_quantised(cls, bundle: Bundle) -> None:
+    def _require_quantized(cls, bundle: Bundle) -> None:
         """Refuse a quantized bundle that the provider cannot run; here none.
 
         Raises:
@@ -113,7 +113,7 @@ class _OnnxRuntimeGpu:
             BackendError: the provider is missing, does not start, or does not take the whole model.
         """
         onnxruntime, provider = cls.require_present(options)
-        chosen = session_options(onnxruntime, options.threads, optimise=options.optimise)
+        chosen = session_options(onnxruntime, options.threads, optimize=options.optimize)
         return onnxruntime, _open(onnxruntime, data, provider, chosen, options.timeout)
 
     @classmethod
@@ -207,7 +207,7 @@ class OnnxRuntimeCuda(_OnnxRuntimeGpu):
         )
 
     @classmethod
-    def _require_quantised(cls, bundle: Bundle) -> None:
+    def _require_quantized(cls, bundle: Bundle) -> None:
         graph = next(
             name for name in bundle.manifest.graph_names if bundle.manifest.graphs[name].precision == "int8"
         )

@@ -177,7 +177,7 @@ class Provider:
     devices: tuple[Any, ...] = ()
 
 
-def session_options(onnxruntime: Any, threads: int | None, *, optimise: bool = True) -> Any:
+def session_options(onnxruntime: Any, threads: int | None, *, optimize: bool = True) -> Any:
     """Options that all our sessions have; see `protocol.Options`."""
     options = onnxruntime.SessionOptions()
     if not _debugging():
@@ -187,7 +187,7 @@ def session_options(onnxruntime: Any, threads: int | None, *, optimise: bool = T
         options.intra_op_num_threads = threads
     # Workers that spin between the graphs take the cores from the entropy coders.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not optimise:
+    if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
 

@@ -53,7 +53,7 @@ class _TensorRt:
         try:
             if bundle is not None:
                 meant = any(engines_of(bundle, graph, cls.product) for graph in bundle.manifest.graph_names)
-            if not options.optimise:
+            if not options.optimize:
                 raise BackendError(
                     f"engines of {cls.product} are optimized when they are built, not when they run"
                 )
@@ -229,7 +229,7 @@ class _Loader:
             BackendError: it cannot be loaded.
         """
         with self._driver.current():
-            engine = self._deserialise(path, info, weights, rebuild)
+            engine = self._deserialize(path, info, weights, rebuild)
             context, records_itself = make_context(self._trt, engine, cuda_graphs=self._options.cuda_graphs)
         if context is None:
             raise BackendError(f"{path}: no execution context: {self._log.reasons()}")
@@ -252,7 +252,7 @@ class _Loader:
         taken = tuple(name for name in names if modes[name] == self._trt.TensorIOMode.INPUT)
         return taken, tuple(name for name in names if name not in taken)
 
-    def _deserialise(self, path: Path, info: EngineInfo, weights: Callable[[], bytes], rebuild: str) -> Any:
+    def _deserialize(self, path: Path, info: EngineInfo, weights: Callable[[], bytes], rebuild: str) -> Any:
         data = read_engine(path, info)
         # An engine that carries a runtime of its own version carries code. The caller has let through only what this
         # user built with that option, or trusts: the sidecar alone allows nothing.

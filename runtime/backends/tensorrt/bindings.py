@@ -100,7 +100,7 @@ def require_gpu(trt: Any, product: Product, capability: str) -> None:
     """
     if product != "tensorrt-rtx":
         return
-    # Datacentre GPUs between those of its list, such as 9.0, are no part of it: newer ones do not follow older ones.
+    # Datacenter GPUs between those of its list, such as 9.0, are no part of it: newer ones do not follow older ones.
     names = getattr(trt, "ComputeCapability", None)
     known = [name[2:] for name in getattr(names, "__members__", {}) if re.fullmatch(r"SM\d+", name)]
     if known and capability.replace(".", "") not in known:

@@ -204,7 +204,7 @@ class TensorRtRunner:
                 raw = self._host.array((math.prod(shape) * dtype.itemsize,))
                 self._driver.to_host(raw, address, self._stream.handle)
                 outputs.append(raw.view(dtype).reshape(shape))
-            self._driver.synchronise(self._stream.handle)
+            self._driver.synchronize(self._stream.handle)
             del read  # until now the device was reading them
         return outputs
 
@@ -220,7 +220,7 @@ class TensorRtRunner:
         with self._lock, self._driver.current():
             buffer = Buffer(self._driver.allocate, self._driver.free)
             ((_, shape),), read = self._run(inputs, [buffer])
-            self._driver.synchronise(self._stream.handle)
+            self._driver.synchronize(self._stream.handle)
             del read
         return DeviceArray(buffer.hand_over(), shape)
 
@@ -232,7 +232,7 @@ class TensorRtRunner:
         """
         with self._lock, self._driver.current():
             _, read = self._run(inputs, self._results)
-            self._driver.synchronise(self._stream.handle)
+            self._driver.synchronize(self._stream.handle)
             del read
 
     def _run(
@@ -321,7 +321,7 @@ class TensorRtRunner:
                     "it; allocate it there (PyCUDA: `import pycuda.autoprimaryctx` in place of `pycuda.autoinit`)"
                 )
             if source.stream:
-                self._driver.synchronise(source.stream)
+                self._driver.synchronize(source.stream)
             if source.address % _ALIGNMENT == 0:
                 return source.address
             address = staging.require(source.size)
@@ -400,7 +400,7 @@ class TensorRtRunner:
             self._closed = True
             self._state.reset()
             for give_back in (
-                lambda: self._driver.synchronise(self._stream.handle),
+                lambda: self._driver.synchronize(self._stream.handle),
                 self._drop_graph,
                 *(buffer.close for buffer in (*self._staging, *self._results)),
                 self._host.close,

@@ -72,9 +72,9 @@ def compare(bundle, images, *words, output=None):
     return main(["compare", str(bundle.path), "--images", str(images), "--threads", "1", *words, *more])
 
 
-def test_a_backend_agrees_with_itself_without_optimisation(bundle, images, tmp_path, capsys):
+def test_a_backend_agrees_with_itself_without_optimization(bundle, images, tmp_path, capsys):
     output = tmp_path / "c.json"
-    assert compare(bundle, images, "--backends", f"{CPU},{CPU}@unoptimised", output=output) == 0
+    assert compare(bundle, images, "--backends", f"{CPU},{CPU}@unoptimized", output=output) == 0
     result = json.loads(output.read_text())
     assert result["ok"]
     assert [row["output"] for row in result["outputs"]] == ["labels", "compact", "estimate", "refined"]
@@ -208,7 +208,7 @@ def test_a_difference_beyond_the_tolerance_has_its_exit_code_and_a_hint(bundle, 
         (["--backends", f"{CPU},fpga"], 2, "unknown backend 'fpga'"),
         (["--backends", f"{CPU},{CPU}@fp8"], 2, "unknown variant 'fp8'"),
         (["--backends", f"{CPU},{CPU}@int8"], 2, "runs graphs as they are, in fp32"),
-        (["--backends", f"{CPU},tensorrt@unoptimised"], 2, "optimized when they are built"),
+        (["--backends", f"{CPU},tensorrt@unoptimized"], 2, "optimized when they are built"),
         (["--backends", f"{CPU},onnxruntime-tensorrt"], 6, "onnxruntime-tensorrt cannot be used"),
         (["--backends", f"{CPU},{CPU}", "--atol", "x:1"], 2, "no output 'x'"),
         (["--backends", f"{CPU},{CPU}", "--rtol", "much"], 2, "'much' is not a number"),
@@ -232,7 +232,7 @@ def test_other_checkpoints_are_refused(bundle, images, tmp_path, capsys):
     assert "different checkpoints" in capsys.readouterr().err
 
 
-def test_a_bundle_quantised_from_the_other_is_the_same_checkpoint(bundle, tmp_path):
+def test_a_bundle_quantized_from_the_other_is_the_same_checkpoint(bundle, tmp_path):
     files = {info.file: bundle.read_graph(name) for name, info in bundle.manifest.graphs.items()}
     manifest = dataclasses.replace(
         bundle.manifest,

@@ -36,7 +36,7 @@ SIZE = "--shapes input=1x3x32x48 --threads 1"
 
 def test_a_graph_agrees_with_itself_on_another_backend_and_in_half_precision(here, capsys):
     assert (
-        oslic(f"compare unet.onnx --backends onnxruntime-cpu,onnxruntime-cpu@unoptimised {SIZE} -o c.json")
+        oslic(f"compare unet.onnx --backends onnxruntime-cpu,onnxruntime-cpu@unoptimized {SIZE} -o c.json")
         == 0
     )
     (row,) = json.loads((here / "c.json").read_text())["outputs"]

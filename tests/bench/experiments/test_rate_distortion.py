@@ -376,7 +376,7 @@ def test_points_on_logarithmic_axes_lie_within_them():
     assert labels == ["10", "15", "20", "25", "30", "35", "40", "45", "50", "55", "60"]
 
 
-def test_a_legend_of_bars_stays_within_the_picture_in_colours_of_their_own():
+def test_a_legend_of_bars_stays_within_the_picture_in_colors_of_their_own():
     names = ["read", "segment", "analyse", "synthesise", "labels", "compact", "residual", "add", "write"]
     parts = [(name, 1.0) for name in [*names, "other"]]
     bars = [charts.Bar("ours", parts), charts.Bar("a name " * 20, [("whole", 3.0)])]

@@ -134,7 +134,7 @@ def test_conversions_that_fuse(graph):
     twice = np.rint(np.rint(x * 2) / 2)
     assert twice.tolist() != np.rint(x).tolist()
     node = next(
-        n for n in graph.nodes if n.op_type == "DequantizeLinear" and n.output[0].endswith(".dequantised")
+        n for n in graph.nodes if n.op_type == "DequantizeLinear" and n.output[0].endswith(".dequantized")
     )
     other = graph.add_constant("other.scale", np.float32(4 * graph.constant(node.input[1])))
     again = helper.make_node(

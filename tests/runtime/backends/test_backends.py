@@ -422,7 +422,7 @@ def test_the_runner_computes_records_and_replays():
     for seed in range(4):
         x = inputs(32, seed)
         assert np.array_equal(runner(*x), expected(*x))
-    assert [entry for entry in driver.log if entry != "synchronise"] == [
+    assert [entry for entry in driver.log if entry != "synchronize"] == [
         "launch",
         "replay",
         "replay",
@@ -454,7 +454,7 @@ def test_closing_on_a_broken_device_hides_no_earlier_error(monkeypatch):
     def broken(*arguments):
         raise BackendError("an illegal memory access was encountered")
 
-    monkeypatch.setattr(driver, "synchronise", broken)
+    monkeypatch.setattr(driver, "synchronize", broken)
     monkeypatch.setattr(driver.device, "free", broken)
     monkeypatch.setattr(driver.pinned, "free", broken)
     driver.handles = types.SimpleNamespace(remove=broken)
@@ -973,7 +973,7 @@ def test_altered_and_missing_engines_are_refused(stand_in):
 
 
 def test_gpus_that_a_product_has_no_kernels_for_are_refused(stand_in):
-    """TensorRT-RTX goes on from 8.9 to 12.0, without the datacentre GPUs between them."""
+    """TensorRT-RTX goes on from 8.9 to 12.0, without the datacenter GPUs between them."""
     _, module, _ = stand_in
     module.ComputeCapability = types.SimpleNamespace(
         __members__=dict.fromkeys(("NONE", "CURRENT", "SM75", "SM89", "SM120"))
@@ -1399,7 +1399,7 @@ def test_cuda_python_has_what_the_driver_calls():
         ("to_device", (4096, np.zeros(4, np.uint8), 8192)),
         ("to_host", (np.zeros(4, np.uint8), 4096, 8192)),
         ("copy", (4096, 8192, 4, 8192)),
-        ("synchronise", (4096,)),
+        ("synchronize", (4096,)),
         ("begin_capture", (4096,)),
         ("end_capture", (4096,)),
         ("launch", (4096, 8192)),

@@ -131,7 +131,7 @@ def test_recordings_beside_pycuda_are_made_replayed_and_given_back(pycuda, libra
     graph = pycuda.end_capture(stream)
     assert library.host_driver_graphs() == 1  # the executable one; what it was made from is gone
     pycuda.launch(graph, stream)
-    pycuda.synchronise(stream)
+    pycuda.synchronize(stream)
     pycuda.destroy_graph(graph)
     with pytest.raises(BackendError, match=r"cuGraphLaunch failed: unknown error \(400\)"):
         pycuda.launch(graph, stream)

@@ -100,8 +100,8 @@ def test_what_it_cannot_do_is_said(graphs, tmp_path, capsys):
     assert not probe("openvino", None, Options(timeout=1)).usable
     with pytest.raises(BackendError, match="not in int8"):
         outputs(graphs["unet"], {}, "openvino", precision="int8")
-    with pytest.raises(BackendError, match="no running it unoptimised"):
-        outputs(graphs["unet"], {}, "openvino", optimise=False)
+    with pytest.raises(BackendError, match="no running it unoptimized"):
+        outputs(graphs["unet"], {}, "openvino", optimize=False)
     loaded = load(graphs["unet"], "openvino")
     with pytest.raises(BackendError, match="OpenVINO failed in the unet graph on inputs"):
         loaded.run({"input": np.zeros((1, 5, 8, 8), np.float32)})

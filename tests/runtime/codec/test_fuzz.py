@@ -75,7 +75,7 @@ def test_runs_that_do_not_end_well_are_recorded_as_failures(code, message, tmp_p
     bad = campaign.Target((sys.executable, "-c", code), (), 1 << 20, 5)
     row = campaign.execute(bad, "test", 5, 1)
     assert message in row["failed"]
-    assert campaign.summarise([row])["failures"] == 1
+    assert campaign.summarize([row])["failures"] == 1
 
 
 def test_a_campaign_goes_on_behind_its_last_seed(tmp_path):
@@ -95,7 +95,7 @@ def test_the_recorded_campaign_holds_what_it_promises():
     for entry in body["targets"].values():
         runs = entry["runs"]
         assert len({run["seed"] for run in runs}) == len(runs)
-        assert {key: entry[key] for key in campaign.summarise(runs)} == campaign.summarise(runs)
+        assert {key: entry[key] for key in campaign.summarize(runs)} == campaign.summarize(runs)
         assert entry["failures"] == 0
         assert entry["decoded_share"] >= 0.12
         assert entry["slowest_ms"] < entry["limits"]["seconds"] * 1e3

@@ -40,7 +40,7 @@ def test_a_rebuilt_container_decodes_to_the_same_pixels(photo, mode, subsampling
 
 
 @pytest.mark.parametrize("quality", [10, 50, 90])
-def test_colour_round_trip_is_near_what_plain_avif_reaches(photo, estimate, quality):
+def test_color_round_trip_is_near_what_plain_avif_reaches(photo, estimate, quality):
     coded = residual.encode(photo, estimate, quality=quality, speed=8)
     back = residual.decode(coded, estimate)
     plain = np.asarray(
@@ -97,7 +97,7 @@ def test_the_estimate_weighs_less_the_finer_the_quality(quality, weight):
 
 
 @pytest.mark.parametrize("weight", range(1, residual.MAX_WEIGHT + 1))
-def test_the_prediction_is_the_estimate_drawn_towards_mid_grey(weight):
+def test_the_prediction_is_the_estimate_drawn_towards_mid_gray(weight):
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     exact = 128 + weight / 8 * (levels.astype(float) - 128)
     prediction = residual.prediction(levels, weight)
@@ -239,7 +239,7 @@ def test_unwrap_refuses_what_is_no_avif(data):
 
 
 @pytest.mark.parametrize("quality", [40, 60, 90])
-def test_the_residual_brings_no_colour_cast(photo, estimate, quality):
+def test_the_residual_brings_no_color_cast(photo, estimate, quality):
     coded = residual.encode(photo, estimate, quality=quality)
     cast = np.mean(residual.decode(coded, estimate).astype(float) - photo, axis=(0, 1))
     assert np.abs(cast).max() < 0.3

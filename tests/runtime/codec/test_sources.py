@@ -195,8 +195,8 @@ def test_many(tmp_path, codec, small):
     ]
     with pytest.raises(UsageError, match="out of range"):
         next(compress_many(codec, images, 101))
-    with pytest.raises(TypeError, match="colour"):
-        next(compress_many(codec, images, colour="red"))
+    with pytest.raises(TypeError, match="hue"):
+        next(compress_many(codec, images, hue="red"))
 
 
 def test_awaiting(codec, small):

@@ -111,7 +111,7 @@ def test_small_and_thin_shapes(shape, dtype, interlaced):
 
 
 @pytest.mark.parametrize("interlaced", [False, True])
-def test_invisible_colour(photo, interlaced):
+def test_invisible_color(photo, interlaced):
     alpha = np.where(np.add.outer(np.arange(60), np.arange(70)) % 50 < 25, 0, photo[:60, :70, 0])
     pixels = np.dstack([photo[:60, :70], alpha]).astype(np.uint8)
     kept = flif.encode(pixels, interlaced=interlaced)
@@ -151,8 +151,8 @@ def test_custom_chance_tables_follow_the_format():
 def test_transforms_are_chosen():
     classes = np.repeat(np.repeat(np.array([[0, 40, 200], [7, 200, 40]], np.uint8), 20, 0), 20, 1)
     assert "ChannelCompact" in flif.read_header(flif.encode(classes)).transforms
-    colours = np.array([[10, 200, 30], [250, 0, 7], [90, 91, 3]], np.uint8)[classes % 3]
-    assert "Palette" in flif.read_header(flif.encode(colours)).transforms
+    colors = np.array([[10, 200, 30], [250, 0, 7], [90, 91, 3]], np.uint8)[classes % 3]
+    assert "Palette" in flif.read_header(flif.encode(colors)).transforms
 
 
 def test_metadata_round_trips():

@@ -36,7 +36,7 @@ def test_modes_keep_their_channels(mode, shape):
     assert np.array_equal(picture.pixels, np.asarray(image.convert("L") if mode == "1" else image))
 
 
-def test_palette_images_become_the_colours_they_show(photo):
+def test_palette_images_become_the_colors_they_show(photo):
     image = Image.fromarray(photo).quantize(64)
     assert np.array_equal(decode_image(_bytes(image), LIMITS).pixels, np.asarray(image.convert("RGB")))
     transparent = decode_image(_bytes(image, transparency=3), LIMITS).pixels

@@ -25,6 +25,27 @@ def add_coding_arguments(parser: Arguments) -> tuple[Arguments, Arguments]:
         The groups of which one argument can be given: those that say what a file may cost or must reach, and those that
         say what gets more of it. A command may add its own.
     """
+    rate = _add_rate(parser)
+    _add_encoder(parser)
+    by_class = parser.add_mutually_exclusive_group()
+    by_class.add_argument(
+        "--focus",
+        metavar="NAME[:mild]",
+        help="have a class or a group look better than the rest, at about the same size of the file: person",
+    )
+    parser.add_argument(
+        "--no-refine",
+        dest="refine",
+        action="store_false",
+        help="have the decoder leave the refinement network out",
+    )
+    parser.add_argument(
+        "--keep-invisible", action="store_true", help="keep the colors of pixels whose alpha is 0"
+    )
+    return rate, by_class
+
+
+def _add_rate(parser: Arguments) -> Arguments:
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument(
         "-q",
@@ -42,6 +63,10 @@ def add_coding_arguments(parser: Arguments) -> tuple[Arguments, Arguments]:
         metavar="P",
         help="at least this PSNR in dB, of the colors that are to be seen",
     )
+    return rate
+
+
+def _add_encoder(parser: Arguments) -> None:
     parser.add_argument(
         "--effort",
         type=int,
@@ -62,22 +87,6 @@ def add_coding_arguments(parser: Arguments) -> tuple[Arguments, Arguments]:
         default=Settings.tune,
         help=f"what the residual coder aims at: the eye, or PSNR (default: {Settings.tune}; --psnr takes psnr)",
     )
-    by_class = parser.add_mutually_exclusive_group()
-    by_class.add_argument(
-        "--focus",
-        metavar="NAME[:mild]",
-        help="have a class or a group look better than the rest, at about the same size of the file: person",
-    )
-    parser.add_argument(
-        "--no-refine",
-        dest="refine",
-        action="store_false",
-        help="have the decoder leave the refinement network out",
-    )
-    parser.add_argument(
-        "--keep-invisible", action="store_true", help="keep the colors of pixels whose alpha is 0"
-    )
-    return rate, by_class
 
 
 def requested(args: argparse.Namespace, **more: Any) -> Request:

@@ -58,6 +58,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help="write hits, near-misses, choices and costs",
     )
+    _add_choice_of_forms(parser)
+    _add_sizes(parser)
+    _add_treatment(parser)
+    _add_check(parser)
+    parser.add_argument(
+        "--threads",
+        type=at_least(1),
+        default=1,
+        metavar="N",
+        help="threads when measuring; with one, processor time counts, which other work on the machine disturbs least "
+        "(default: 1)",
+    )
+
+
+def _add_choice_of_forms(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target",
         choices=("onnxruntime", "tensorrt"),
@@ -73,6 +88,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     choice.add_argument(
         "--form", choices=_FORMS, help="take this form where a place has it; the cost model chooses elsewhere"
     )
+
+
+def _add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--multiple",
         type=at_least(1),
@@ -91,6 +109,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--inputs", type=Path, metavar="NPZ", help="arrays by input name, checked besides random ones"
     )
+
+
+def _add_treatment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--opset",
         type=at_least(1),
@@ -102,6 +123,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="initializers that are inputs, too, are constants, and no inputs of the result",
     )
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-check",
         action="store_true",
@@ -123,14 +147,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
             metavar="X",
             help=f"{what} tolerance (default: %(default)g)",
         )
-    parser.add_argument(
-        "--threads",
-        type=at_least(1),
-        default=1,
-        metavar="N",
-        help="threads when measuring; with one, processor time counts, which other work on the machine disturbs least "
-        "(default: 1)",
-    )
 
 
 def run(args: argparse.Namespace) -> int:

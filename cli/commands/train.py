@@ -80,9 +80,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     summary = "train a transform codec: analysis, synthesis and their prior"
     transform = actions.add_parser("transform", help=summary, description=f"{summary}.")
     _run_arguments(transform, "transform-64.toml")
-    evaluate = actions.add_parser(
-        "evaluate", help="score a checkpoint on everyday photographs, CamVid and Kodak, as real streams"
+    _evaluate_arguments(
+        actions.add_parser(
+            "evaluate", help="score a checkpoint on everyday photographs, CamVid and Kodak, as real streams"
+        )
     )
+    _teach_arguments(
+        actions.add_parser("teach", help="soft labels of photographs by the data folder's teacher")
+    )
+    _pack_arguments(
+        actions.add_parser("pack", help="write a smaller copy of the data folder, for a GPU machine")
+    )
+
+
+def _evaluate_arguments(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("checkpoint", type=Path)
     evaluate.add_argument("--data", type=Path, required=True, metavar="DIR", help="data folder")
     evaluate.add_argument(
@@ -97,7 +108,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help="the scores as JSON (default: evaluation.json beside the weights)",
     )
-    teach = actions.add_parser("teach", help="soft labels of photographs by the data folder's teacher")
+
+
+def _teach_arguments(teach: argparse.ArgumentParser) -> None:
     teach.add_argument("--data", type=Path, required=True, metavar="DIR", help="data folder")
     teach.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="the soft labels; completed if there"
@@ -112,7 +125,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     teach.add_argument(
         "folders", nargs="+", metavar="FOLDER", help="folders of photographs below the data folder"
     )
-    pack = actions.add_parser("pack", help="write a smaller copy of the data folder, for a GPU machine")
+
+
+def _pack_arguments(pack: argparse.ArgumentParser) -> None:
     pack.add_argument("--data", type=Path, required=True, metavar="DIR", help="data folder")
     pack.add_argument(
         "--recipe",

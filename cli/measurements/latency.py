@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    defaults = Settings()
     parser.add_argument(
         "subjects",
         nargs="+",
@@ -46,6 +45,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=at_least(1), metavar="N", help="CPU threads of the networks")
     add_trust_argument(parser)
+    _add_rule(parser)
+    _add_graph_arguments(parser)
+    add_input_arguments(parser)
+    _add_codec_arguments(parser)
+    add_limit_arguments(parser)
+
+
+def _add_rule(parser: argparse.ArgumentParser) -> None:
+    defaults = Settings()
     rule = parser.add_argument_group("when to stop: all of them hold, or the time is up")
     rule.add_argument(
         "--iterations", "--min-samples", type=at_least(1), default=defaults.min_samples, metavar="N",
@@ -67,6 +75,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--timeout", type=positive, default=defaults.timeout, metavar="SECONDS",
         help="for all together (default: %(default)s)",
     )  # fmt: skip
+
+
+def _add_graph_arguments(parser: argparse.ArgumentParser) -> None:
     graphs = parser.add_argument_group("graphs and engines")
     graphs.add_argument(
         "--profile", action="store_true", help="also time the layers, where the product tells"
@@ -83,7 +94,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="exit code 9 if another takes more than X times the first",
     )
-    add_input_arguments(parser)
+
+
+def _add_codec_arguments(parser: argparse.ArgumentParser) -> None:
     codecs = parser.add_argument_group("codecs on a photograph")
     codecs.add_argument(
         "--size",
@@ -115,7 +128,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     codecs.add_argument(
         "--throughput", type=at_least(0), default=0, metavar="N", help="also run N images as a pipeline"
     )
-    add_limit_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

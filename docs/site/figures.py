@@ -181,8 +181,8 @@ def taps() -> str:
     return _svg(side, side + 18, label, body())
 
 
-def figures() -> dict[str, str]:
-    """All figures as SVG, by file name."""
+def _octave_convolutions() -> dict[str, str]:
+    """An octave convolution before and after its fusion."""
     return {
         "octave-convolution.svg": single(
             "an octave convolution",
@@ -202,6 +202,12 @@ def figures() -> dict[str, str]:
                 "h hh a yh, l lh a, h pool cat ll yl, l cat",
             ),
         ),
+    }
+
+
+def _joined_convolutions() -> dict[str, str]:
+    """What is summed, shared or concatenated."""
+    return {
         "sum-of-convolutions.svg": identity(
             "a sum of two convolutions is one convolution of the joined inputs",
             graph(
@@ -222,34 +228,6 @@ def figures() -> dict[str, str]:
             graph(
                 "x 0 .5 data x\nAB 1 .5 conv [A; B]\ns 2 .5 move split\ny 3 0 data y\nz 3 1 data z",
                 "x AB s y, s z",
-            ),
-        ),
-        "convolution-behind-upsampling.svg": identity(
-            "a convolution behind an upsampling is one small convolution for each phase",
-            graph("l 0 0 data l\nu 1 0 move up x2\nw 2 0 conv 3x3\ny 3 0 data y", "l u w y"),
-            graph(
-                "l 0 1 data l\na 1 -.05 conv 2x2\nb 1 .65 conv 2x2\nc 1 1.35 conv 2x2\nd 1 2.05 conv 2x2\n"
-                "i 2 1 move interleave\ny 3 1 data y",
-                "l a i y, l b i, l c i, l d i",
-            ),
-        ),
-        "taps.svg": taps(),
-        "strided-behind-upsampling.svg": identity(
-            "a convolution with stride 2 behind an upsampling by 2 is a small convolution of the source",
-            graph("l 0 0 data l\nu 1 0 move up x2\nw 2 0 conv 3x3, /2\ny 3 0 data y", "l u w y"),
-            graph("l 0 0 data l\nw 1 0 conv 2x2\ny 2 0 data y", "l w y"),
-        ),
-        "pointwise.svg": identity(
-            "a 1x1 convolution may go before an upsampling, and behind a pool",
-            graph(
-                "l 0 0 data l\nu 1 0 move up x2\nw 2 0 conv 1x1\ny 3 0 data y\nh 0 1 data h\nv 1 1 conv 1x1\n"
-                "p 2 1 move pool\nz 3 1 data z",
-                "l u w y, h v p z",
-            ),
-            graph(
-                "l 0 0 data l\nw 1 0 conv 1x1\nu 2 0 move up x2\ny 3 0 data y\nh 0 1 data h\np 1 1 move pool\n"
-                "v 2 1 conv 1x1\nz 3 1 data z",
-                "l w u y, h p v z",
             ),
         ),
         "normalized-sum.svg": identity(
@@ -275,6 +253,46 @@ def figures() -> dict[str, str]:
                 "l A s y, k B s",
             ),
         ),
+    }
+
+
+def _convolutions_behind_upsampling() -> dict[str, str]:
+    """A convolution that meets an upsampled picture."""
+    return {
+        "convolution-behind-upsampling.svg": identity(
+            "a convolution behind an upsampling is one small convolution for each phase",
+            graph("l 0 0 data l\nu 1 0 move up x2\nw 2 0 conv 3x3\ny 3 0 data y", "l u w y"),
+            graph(
+                "l 0 1 data l\na 1 -.05 conv 2x2\nb 1 .65 conv 2x2\nc 1 1.35 conv 2x2\nd 1 2.05 conv 2x2\n"
+                "i 2 1 move interleave\ny 3 1 data y",
+                "l a i y, l b i, l c i, l d i",
+            ),
+        ),
+        "taps.svg": taps(),
+        "strided-behind-upsampling.svg": identity(
+            "a convolution with stride 2 behind an upsampling by 2 is a small convolution of the source",
+            graph("l 0 0 data l\nu 1 0 move up x2\nw 2 0 conv 3x3, /2\ny 3 0 data y", "l u w y"),
+            graph("l 0 0 data l\nw 1 0 conv 2x2\ny 2 0 data y", "l w y"),
+        ),
+    }
+
+
+def _moves_of_upsampling() -> dict[str, str]:
+    """What may go before an upsampling, or is undone by it."""
+    return {
+        "pointwise.svg": identity(
+            "a 1x1 convolution may go before an upsampling, and behind a pool",
+            graph(
+                "l 0 0 data l\nu 1 0 move up x2\nw 2 0 conv 1x1\ny 3 0 data y\nh 0 1 data h\nv 1 1 conv 1x1\n"
+                "p 2 1 move pool\nz 3 1 data z",
+                "l u w y, h v p z",
+            ),
+            graph(
+                "l 0 0 data l\nw 1 0 conv 1x1\nu 2 0 move up x2\ny 3 0 data y\nh 0 1 data h\np 1 1 move pool\n"
+                "v 2 1 conv 1x1\nz 3 1 data z",
+                "l w u y, h p v z",
+            ),
+        ),
         "pool-of-upsampling.svg": identity(
             "the pool of an upsampling is what was there before",
             graph("l 0 0 data l\nu 1 0 move up x2\np 2 0 move pool\ny 3 0 data y", "l u p y"),
@@ -297,6 +315,12 @@ def figures() -> dict[str, str]:
                 "x d m t i y, v t",
             ),
         ),
+    }
+
+
+def _method() -> dict[str, str]:
+    """The codec's own."""
+    return {
         "method.svg": single(
             "the layers of a stream: label map, compact image, residual",
             graph(
@@ -306,6 +330,17 @@ def figures() -> dict[str, str]:
                 "x s l y, x a c y e r d, x r, l a",
             ),
         ),
+    }
+
+
+def figures() -> dict[str, str]:
+    """All figures as SVG, by file name."""
+    return {
+        **_octave_convolutions(),
+        **_joined_convolutions(),
+        **_convolutions_behind_upsampling(),
+        **_moves_of_upsampling(),
+        **_method(),
     }
 
 

@@ -69,20 +69,70 @@ def calibrate_model(
     """
     options.check()
     require_kernels()
+    subject = _subject(model, samples, options, goal, tick)
+    same = "others" if len(samples) > 1 else "(the same)"
+    progress(f"ranges on {len(subject.seen)} samples, judged on {len(subject.judged)} {same}")
+    _require_equal(model, subject)
+    report: dict[str, Any] = {**_report_head(model, samples, options, goal), "graphs": {}}
+    try:
+        made = calibrate_graph(subject)
+    except NothingToQuantizeError as error:
+        report["note"] = f"{error}; the graph is passed on as it came"
+        progress(report["note"])
+        return model.data, report
+    except BundleError as error:
+        raise UsageError(str(error)) from error
+    report["graphs"][model.name] = made.report
+    progress(summary(model.name, made.report))
+    if not made.int8:
+        report["note"] = f"no layer of {subject.where} is left in int8; the graph is passed on as it came"
+        progress(report["note"])
+        return model.data, report
+    return made.data, report
+
+
+def _subject(
+    model: Model, samples: Sequence[Sample], options: Options, goal: Goal, tick: Callable[[str], Any]
+) -> Subject:
+    """The graph, prepared, with its data and those who judge it."""
     where = str(model.path)
     graph = prepare(model.data, where)
     data = graph.model.SerializeToString()
     every = [sample.feeds for sample in samples]
     # Ranges are measured on every other sample, and judged on the rest.
     seen, judged = every[::2][: options.count], (every[1::2] or every)[:_JUDGED]
-    same = "others" if len(every) > 1 else "(the same)"
-    progress(f"ranges on {len(seen)} samples, judged on {len(judged)} {same}")
-    share = differing_share(Graph.parse(model.data, where), graph, judged[0], options.threads, where)
+    judge, quick_judge = (
+        OutputJudge(data, part, options.threads, where=where, metric=goal.metric, name=goal.name)
+        for part in (judged, judged[:FEW])
+    )
+    return Subject(
+        name=model.name,
+        where=where,
+        data=data,
+        graph=graph,
+        seen=seen,
+        judged=judged,
+        judge=judge,
+        quick_judge=quick_judge,
+        budget=goal.budget,
+        options=options,
+        tick=tick,
+    )
+
+
+def _require_equal(model: Model, subject: Subject) -> None:
+    """Raise `VerificationError` if the prepared graph computes something else than the one that came."""
+    where = subject.where
+    before = Graph.parse(model.data, where)
+    share = differing_share(before, subject.graph, subject.judged[0], subject.options.threads, where)
     if share > ROUNDINGS:
         raise VerificationError(
             f"{where}: folding its normalizations changes {100 * share:.2f} % of an output; please report it"
         )
-    report: dict[str, Any] = {
+
+
+def _report_head(model: Model, samples: Sequence[Sample], options: Options, goal: Goal) -> dict[str, Any]:
+    return {
         "format": FORMAT,
         "version": VERSION,
         "environment": environment.describe(),
@@ -99,37 +149,4 @@ def calibrate_model(
             "exclude_types": list(options.exclude_types),
             "threads": options.threads,
         },
-        "graphs": {},
     }
-    judges = [
-        OutputJudge(data, part, options.threads, where=where, metric=goal.metric, name=goal.name)
-        for part in (judged, judged[:FEW])
-    ]
-    subject = Subject(
-        name=model.name,
-        where=where,
-        data=data,
-        graph=graph,
-        seen=seen,
-        judged=judged,
-        judge=judges[0],
-        quick_judge=judges[1],
-        budget=goal.budget,
-        options=options,
-        tick=tick,
-    )
-    try:
-        made = calibrate_graph(subject)
-    except NothingToQuantizeError as error:
-        report["note"] = f"{error}; the graph is passed on as it came"
-        progress(report["note"])
-        return model.data, report
-    except BundleError as error:
-        raise UsageError(str(error)) from error
-    report["graphs"][model.name] = made.report
-    progress(summary(model.name, made.report))
-    if not made.int8:
-        report["note"] = f"no layer of {where} is left in int8; the graph is passed on as it came"
-        progress(report["note"])
-        return model.data, report
-    return made.data, report

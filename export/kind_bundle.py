@@ -19,7 +19,7 @@ from .bundle_checks import read_crops
 from .cost import count
 from .ir_queries import serialize
 from .onnx_export import OPSET, quiet_exporter
-from .verify import Tolerance, compare, for_type, require, run
+from .verify import Difference, Tolerance, compare, for_type, require, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -132,44 +132,17 @@ def export_kind(
     batches = [_references(source, crop) for crop in read_crops(list(images), source.multiple, limits)]
     infos: dict[str, GraphInfo] = {}
     files: dict[str, bytes] = {}
-    sides = tuple(-(-side // source.multiple) * source.multiple for side in REFERENCE)
+    height, width = (-(-side // source.multiple) * source.multiple for side in REFERENCE)
     for name, graph in source.graphs.items():
         start = time.perf_counter()
         model = export_kind_graph(graph, source.multiple)
         data = serialize(model)
         for values in batches:
-            reference = values[graph.output]
-            tolerance = _WHOLE if reference.dtype == np.uint8 else for_type(_FLOAT, reference)
-            made = run(data, {port: values[port] for port in graph.inputs})[graph.output]
-            difference = compare(graph.output, made, reference, tolerance)
-            require([difference], f"the graph {name}", tolerance)
-            progress(f"{name}: against PyTorch: {difference}")
-        shapes = {port: given.shape(1, *sides) for port, given in graph.inputs.items()}
-        macs, working = _working_bytes(model, shapes)
-        file = f"{name}.onnx"
-        infos[name] = GraphInfo(
-            file=file,
-            sha256=hashlib.sha256(data).hexdigest(),
-            inputs=tuple(graph.inputs),
-            output=graph.output,
-            form="naive",
-            precision="float32",
-            opset=model.graph.opset_imports[""],
-            ir_version=model.ir_version,
-            macs_per_pixel=macs / (sides[0] * sides[1]),
-            working_bytes_per_pixel=round(working / (sides[0] * sides[1]), 1),
-            fixed_bytes=2 * len(data),
-            parameters=sum(
-                v.const_value.size
-                for v in model.graph.initializers.values()
-                if v.const_value is not None and v.const_value.dtype.is_floating_point()
-            ),
-            scales={port: given.scale for port, given in graph.inputs.items()},
-        )
-        files[file] = data
-        progress(
-            f"{name}: {macs / 1e9:.3f} GMAC at {sides[1]}x{sides[0]}, {time.perf_counter() - start:.0f} s"
-        )
+            progress(f"{name}: against PyTorch: {_checked(name, graph, data, values)}")
+        infos[name] = _info(name, graph, model, data, (height, width))
+        files[infos[name].file] = data
+        macs = infos[name].macs_per_pixel * height * width
+        progress(f"{name}: {macs / 1e9:.3f} GMAC at {width}x{height}, {time.perf_counter() - start:.0f} s")
     extra = {
         name: FileInfo(f"{name}.json", hashlib.sha256(data).hexdigest())
         for name, data in source.files.items()
@@ -191,3 +164,44 @@ def export_kind(
     named = {extra[name].file: data for name, data in source.files.items()}
     write_bundle(folder, manifest, files | named, replace=replace)
     return manifest
+
+
+def _checked(name: str, graph: KindGraph, data: bytes, values: Mapping[str, npt.NDArray[Any]]) -> Difference:
+    """How far an exported graph is from PyTorch on a batch.
+
+    Raises:
+        VerificationError: too far.
+    """
+    reference = values[graph.output]
+    tolerance = _WHOLE if reference.dtype == np.uint8 else for_type(_FLOAT, reference)
+    made = run(data, {port: values[port] for port in graph.inputs})[graph.output]
+    difference = compare(graph.output, made, reference, tolerance)
+    require([difference], f"the graph {name}", tolerance)
+    return difference
+
+
+def _info(name: str, graph: KindGraph, model: ir.Model, data: bytes, size: tuple[int, int]) -> GraphInfo:
+    """What the manifest says of a graph; costs are those of a picture of a height and width."""
+    pixels = size[0] * size[1]
+    macs, working = _working_bytes(
+        model, {port: given.shape(1, *size) for port, given in graph.inputs.items()}
+    )
+    return GraphInfo(
+        file=f"{name}.onnx",
+        sha256=hashlib.sha256(data).hexdigest(),
+        inputs=tuple(graph.inputs),
+        output=graph.output,
+        form="naive",
+        precision="float32",
+        opset=model.graph.opset_imports[""],
+        ir_version=model.ir_version,
+        macs_per_pixel=macs / pixels,
+        working_bytes_per_pixel=round(working / pixels, 1),
+        fixed_bytes=2 * len(data),
+        parameters=sum(
+            v.const_value.size
+            for v in model.graph.initializers.values()
+            if v.const_value is not None and v.const_value.dtype.is_floating_point()
+        ),
+        scales={port: given.scale for port, given in graph.inputs.items()},
+    )

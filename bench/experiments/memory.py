@@ -27,6 +27,8 @@ from ..report.layer_images import as_rgb
 
 FORMAT: Final = "oslic-bench-memory"
 VERSION: Final = 1
+_MANY: Final = 3
+"""Files of a command that has several."""
 
 
 def peak(arguments: Sequence[str]) -> int:
@@ -90,29 +92,11 @@ def run(
     for size in megapixels:
         height = math.isqrt(int(size * 1e6 * 3 / 4))
         width = height * 4 // 3
-        pixels = np.asarray(source.resize((width, height), Image.Resampling.BICUBIC))
+        scaled = source.resize((width, height), Image.Resampling.BICUBIC)
         with tempfile.TemporaryDirectory() as folder:
-            work = Path(folder)
-            for name in ("coded", "back"):
-                (work / name).mkdir()
-            for i in range(3):
-                name = f"{i}.png"
-                (work / name).write_bytes(encode_image(pixels, Metadata(), name))
-            for (command, files), predicted in predictions(bundle, width, height, usable_cores()).items():
-                inputs, output = (".", "coded") if command == "compress" else ("coded", "back")
-                suffix = ".png" if command == "compress" else ".oslic"
-                names = [str(work / inputs / f"{i}{suffix}") for i in range(files)]
-                if command == "decompress" and files == 1:
-                    peak(
-                        [
-                            "compress",
-                            *(str(work / f"{i}.png") for i in range(3)),
-                            "-o",
-                            str(work / output),
-                            *options,
-                        ]
-                    )
-                measured = peak([command, *names, "-o", str(work / output), *options])
+            commands = _commands(scaled, Path(folder), options)
+            for key, predicted in predictions(bundle, width, height, usable_cores()).items():
+                command, files = key
                 rows.append(
                     {
                         "command": command,
@@ -120,7 +104,7 @@ def run(
                         "width": width,
                         "height": height,
                         "predicted_bytes": predicted,
-                        "measured_bytes": measured,
+                        "measured_bytes": peak(commands[key]),
                     }
                 )
                 progress(describe(rows[-1]))
@@ -132,6 +116,25 @@ def run(
         "cores": usable_cores(),
         "environment": environment.describe(),
         "rows": rows,
+    }
+
+
+def _commands(picture: Image.Image, work: Path, options: Sequence[str]) -> dict[tuple[str, int], list[str]]:
+    """Commands on one file and on three, as words by command and number of files; the pictures are written.
+
+    Decompressing reads what compressing wrote, so it comes after that.
+    """
+    coded, back = work / "coded", work / "back"
+    for folder in (coded, back):
+        folder.mkdir()
+    sources = [work / f"{i}.png" for i in range(_MANY)]
+    for source in sources:
+        source.write_bytes(encode_image(np.asarray(picture), Metadata(), source))
+    streams = [coded / f"{source.name}.oslic" for source in sources]
+    return {
+        (command, files): [command, *map(str, inputs[:files]), "-o", str(output), *options]
+        for command, inputs, output in (("compress", sources, coded), ("decompress", streams, back))
+        for files in (1, _MANY)
     }
 
 

@@ -26,6 +26,7 @@ from ..report.layer_images import as_rgb
 FORMAT: Final = "oslic-bench-scale"
 VERSION: Final = 1
 _REGION: Final = 512
+_STREAM: Final = "coded.oslic"
 _PEERS: Final = {
     "avifenc": ("avifenc", "-s", "6", "-q", "60", "-y", "444", "{input}", "{output}.avif"),
     "cjxl": ("cjxl", "-e", "7", "-q", "80", "{input}", "{output}.jxl"),
@@ -94,37 +95,18 @@ def run(
     parts: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
+        stream = work / _STREAM
         for size in (*megapixels, *strips):
             in_strips = size in strips and size not in megapixels
             made = picture(source, size)
-            # libvips, which reads strips, knows TIFF in every build; PPM costs least to read whole.
-            file = work / ("in.tif" if in_strips else "in.ppm")
-            stream, back = work / "coded.oslic", work / "back.tif"
-            made.save(file)
-            options = ["--bundle", str(bundle.path), "--max-pixels", str(made.width * made.height)]
-            options += ["--max-memory", memory if in_strips else "64G"]
-            commands = {
-                "compress": _oslic("compress", str(file), "-o", str(stream), *options),
-                "decompress": _oslic("decompress", str(stream), "-o", str(back), *options),
-            }
-            if not in_strips:
-                commands["thumbnail"] = _oslic(
-                    "decompress", str(stream), "-o", str(work / "small.png"), "--scale", "1/8", *options
-                )
-                for name, words in _PEERS.items():
-                    if shutil.which(words[0]):
-                        png = work / "in.png"
-                        made.save(png, compress_level=1)
-                        commands[name] = [w.format(input=png, output=work / "peer") for w in words]
-            for name, command in commands.items():
-                found = measured(command)
+            for name, command in _commands(bundle, made, work, memory if in_strips else None).items():
                 row = {
                     "command": name,
                     "strips": in_strips,
                     "width": made.width,
                     "height": made.height,
                     "megapixels": made.width * made.height / 1e6,
-                    **found,
+                    **measured(command),
                 }
                 if name == "compress":
                     row["bytes"] = stream.stat().st_size
@@ -146,6 +128,37 @@ def run(
         "rows": rows,
         "regions": parts,
     }
+
+
+def _commands(bundle: Bundle, made: Image.Image, work: Path, memory: str | None) -> dict[str, list[str]]:
+    """What is measured of a picture, by name, in the order in which it is run; its files are written.
+
+    Args:
+        bundle: the networks.
+        made: the picture.
+        work: folder of files.
+        memory: the limit within which it is worked on in strips; None: as a whole, with peers beside it.
+    """
+    # libvips, which reads strips, knows TIFF in every build; PPM costs least to read whole.
+    file = work / ("in.ppm" if memory is None else "in.tif")
+    stream = work / _STREAM
+    made.save(file)
+    options = ["--bundle", str(bundle.path), "--max-pixels", str(made.width * made.height)]
+    options += ["--max-memory", memory or "64G"]
+    commands = {
+        "compress": _oslic("compress", str(file), "-o", str(stream), *options),
+        "decompress": _oslic("decompress", str(stream), "-o", str(work / "back.tif"), *options),
+    }
+    if memory is not None:
+        return commands
+    small = str(work / "small.png")
+    commands["thumbnail"] = _oslic("decompress", str(stream), "-o", small, "--scale", "1/8", *options)
+    png = work / "in.png"
+    for name, words in _PEERS.items():
+        if shutil.which(words[0]):
+            made.save(png, compress_level=1)
+            commands[name] = [word.format(input=png, output=work / "peer") for word in words]
+    return commands
 
 
 def _overhead(stream: Path) -> int:

@@ -139,17 +139,9 @@ def describe(
     graph = prepared.placement.graph
     feeds = subject.judged[:_SQNR_IMAGES]
     values = values_of(graph, list(made.scales), feeds, subject.options.threads, subject.where)
-    ranked = [trial.layer.name for trial in rank(trials)]
     damage = decision.damage
     return {
-        "recipe": {
-            "ranges": recipe.ranges.method,
-            "scales": recipe.rule.name,
-            "bias_correction": recipe.correct_biases,
-            "equalization": prepared.equalized_regions > 0,
-            "equalized_regions": prepared.equalized_regions,
-            "weight_limit": recipe.weight_limit,
-        },
+        "recipe": _describe_recipe(choice),
         "variants": [variant.to_dict() for variant in choice.variants],
         "statistics_from_cache": any(variant.prepared.cached for variant in choice.variants),
         "target": recipe.target,
@@ -160,20 +152,7 @@ def describe(
         "budget_text": subject.judge.text(subject.budget),
         "agreement": damage.agreement,
         "score": {"measure": subject.judge.measure, "before": subject.judge.before(), "after": damage.score},
-        "layers": [
-            {
-                "name": trial.layer.name,
-                "convolutions": list(trial.layer.convolutions),
-                "decision": "float32" if trial.layer.name in decision.reasons else "int8",
-                "reason": decision.reasons.get(trial.layer.name, "within the budget"),
-                "rank": ranked.index(trial.layer.name) + 1,
-                "damage_alone": trial.damage,
-                "float_ms": 1e3 * trial.float_seconds,
-                "int8_ms": 1e3 * trial.int8_seconds,
-                "weight_sqnr_db": weight_sqnr(trial.layer, graph, made),
-            }
-            for trial in trials
-        ],
+        "layers": _describe_layers(trials, decision, graph, made),
         "transposed_left": prepared.kept_transposed,
         "left": prepared.placement.left() | prepared.kept_transposed,
         "values": value_figures(made, prepared.statistics, values, len(feeds)),
@@ -183,6 +162,38 @@ def describe(
             "run": sum(kernel.operator == INT8_CONVOLUTION for kernel in kernels),
         },
     }
+
+
+def _describe_recipe(choice: Choice) -> dict[str, Any]:
+    prepared, recipe = choice.taken.prepared, choice.taken.recipe
+    return {
+        "ranges": recipe.ranges.method,
+        "scales": recipe.rule.name,
+        "bias_correction": recipe.correct_biases,
+        "equalization": prepared.equalized_regions > 0,
+        "equalized_regions": prepared.equalized_regions,
+        "weight_limit": recipe.weight_limit,
+    }
+
+
+def _describe_layers(
+    trials: Sequence[Trial], decision: Decision, graph: Graph, made: Quantized
+) -> list[dict[str, Any]]:
+    ranked = [trial.layer.name for trial in rank(trials)]
+    return [
+        {
+            "name": trial.layer.name,
+            "convolutions": list(trial.layer.convolutions),
+            "decision": "float32" if trial.layer.name in decision.reasons else "int8",
+            "reason": decision.reasons.get(trial.layer.name, "within the budget"),
+            "rank": ranked.index(trial.layer.name) + 1,
+            "damage_alone": trial.damage,
+            "float_ms": 1e3 * trial.float_seconds,
+            "int8_ms": 1e3 * trial.int8_seconds,
+            "weight_sqnr_db": weight_sqnr(trial.layer, graph, made),
+        }
+        for trial in trials
+    ]
 
 
 def _decibel(signal: float, noise: float) -> float | None:

@@ -470,14 +470,9 @@ def build_engine(
         plan = build_plan(trt, data, profiles, replace(options, tf32=precision == "tf32"), progress)
     except (BackendError, UsageError) as error:
         raise type(error)(f"{model.path}: {error}") from error
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"the folder {folder} cannot be made: {error.strerror}") from error
     stem = f"{model.name}.{product}.{precision}"
-    path = folder / f"{stem}.engine"
     sidecar = EngineInfo(
-        file=path.name,
+        file=f"{stem}.engine",
         sha256=hashlib.sha256(plan).hexdigest(),
         graph=model.name,
         graph_sha256=model.file_sha256,
@@ -491,12 +486,25 @@ def build_engine(
         optimization_level=options.optimization_level,
         build_seconds=round(time.perf_counter() - start, 3),
     )
-    write_atomically(path, plan)
-    engine_trust.record(sidecar)
-    write_atomically(folder / f"{stem}.json", sidecar.to_json().encode())
+    _write(folder, stem, plan, sidecar)
     if options.layers:
         write_atomically(folder / f"{stem}{LAYERS_SUFFIX}", describe_layers(trt, plan).encode())
-    return path, sidecar
+    return folder / sidecar.file, sidecar
+
+
+def _write(folder: Path, stem: str, plan: bytes, sidecar: EngineInfo) -> None:
+    """Write an engine and its sidecar, and record that it was built here.
+
+    Raises:
+        UsageError: the folder cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"the folder {folder} cannot be made: {error.strerror}") from error
+    write_atomically(folder / sidecar.file, plan)
+    engine_trust.record(sidecar)
+    write_atomically(folder / f"{stem}.json", sidecar.to_json().encode())
 
 
 def _runs_on(product: Product, gpu: str | None, options: Options) -> str:

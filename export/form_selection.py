@@ -50,47 +50,15 @@ def site_model(
     Raises:
         UsageError: the sizes of the site's inputs do not follow from those of the graph's.
     """
-    tape = Tape()
-    random = np.random.default_rng(0)
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def stand_in(value: ir.Value, name: str) -> ir.Value:
-        shape = sizes.concrete(value)
-        if shape is None:
-            raise UsageError(
-                f"the size of {value.name} is not known, so the forms of {site.node} cannot be compared; give the "
-                "inputs' shapes (--shape NAME=1x3x512x768)"
-            )
-        shapes[name] = shape
-        kind = ir.TensorType(type_of(value) or ir.DataType.FLOAT)
-        return ir.Value(name=name, shape=ir.Shape(shape), type=kind)
-
-    def convolved(value: ir.Value, weight: tuple[int, ...], name: str, group: int = 1) -> ir.Value:
-        values = random.standard_normal(weight, np.float32).astype(kind.numpy())
-        y: ir.Value = tape.Conv(value, tape.initializer(ir.tensor(values, name=name), name=name), group=group)
-        return y
-
-    def before(values: list[ir.Value]) -> list[ir.Value]:
-        if not neighbors:
-            return values
-        made = []
-        for value in values:
-            channels = shapes[str(value.name)][1]
-            y = convolved(value, (channels, 1, 1, 1), f"{value.name}.neighbor", channels)
-            y.shape, y.type = value.shape, value.type
-            made.append(y)
-        return made
-
-    inputs = [stand_in(value, f"site.x{i}") for i, value in enumerate(site.inputs)]
+    inputs = [_stand_in(value, f"site.x{i}", site, sizes) for i, value in enumerate(site.inputs)]
+    shapes = {str(value.name): _shape(value) for value in inputs}
     kind = inputs[0].dtype or ir.DataType.FLOAT
-    output = form(tape, before(inputs))
+    tape = Tape()
     if neighbors:
-        shape = Sizes(shapes).shape(output)
-        channels = None if shape is None else shape[1].known
-        if channels is not None and site.reader != "output":
-            if site.reader == "others":  # something that is no convolution stands between
-                output = tape.Add(output, tape.AveragePool(output, kernel_shape=[1, 1]))
-            output = convolved(output, (_NEIGHBOR, channels, 1, 1), "site.neighbor")
+        around = _Neighbors(tape, kind)
+        output = around.behind(form(tape, [around.before(value) for value in inputs]), site, shapes)
+    else:
+        output = form(tape, inputs)
     output.type = ir.TensorType(kind)
     graph = ir.Graph(
         inputs,
@@ -102,6 +70,55 @@ def site_model(
     )
     ir.passes.common.NameFixPass()(model := ir.Model(graph, ir_version=_IR_VERSION))
     return model, shapes
+
+
+def _stand_in(value: ir.Value, name: str, site: Site, sizes: Sizes) -> ir.Value:
+    """An input of the model, of the size and type of an input of the site."""
+    shape = sizes.concrete(value)
+    if shape is None:
+        raise UsageError(
+            f"the size of {value.name} is not known, so the forms of {site.node} cannot be compared; give the "
+            "inputs' shapes (--shape NAME=1x3x512x768)"
+        )
+    kind = ir.TensorType(type_of(value) or ir.DataType.FLOAT)
+    return ir.Value(name=name, shape=ir.Shape(shape), type=kind)
+
+
+def _shape(stand_in: ir.Value) -> tuple[int, ...]:
+    assert stand_in.shape is not None
+    return stand_in.shape.numpy()
+
+
+class _Neighbors:
+    """Small convolutions around a site, with random weights."""
+
+    def __init__(self, tape: Tape, kind: ir.DataType) -> None:
+        self._tape = tape
+        self._kind = kind
+        self._random = np.random.default_rng(0)
+
+    def before(self, value: ir.Value) -> ir.Value:
+        """A convolution of an input, channel by channel."""
+        channels = _shape(value)[1]
+        y = self._convolved(value, (channels, 1, 1, 1), f"{value.name}.neighbor", channels)
+        y.shape, y.type = value.shape, value.type
+        return y
+
+    def behind(self, output: ir.Value, site: Site, shapes: Mapping[str, tuple[int, ...]]) -> ir.Value:
+        """A convolution of the site's output; the output as it is where nothing reads it, or its size is not known."""
+        shape = Sizes(dict(shapes)).shape(output)
+        channels = None if shape is None else shape[1].known
+        if channels is None or site.reader == "output":
+            return output
+        if site.reader == "others":  # something that is no convolution stands between
+            output = self._tape.Add(output, self._tape.AveragePool(output, kernel_shape=[1, 1]))
+        return self._convolved(output, (_NEIGHBOR, channels, 1, 1), "site.neighbor")
+
+    def _convolved(self, value: ir.Value, weight: tuple[int, ...], name: str, group: int = 1) -> ir.Value:
+        values = self._random.standard_normal(weight, np.float32).astype(self._kind.numpy())
+        initializer = self._tape.initializer(ir.tensor(values, name=name), name=name)
+        y: ir.Value = self._tape.Conv(value, initializer, group=group)
+        return y
 
 
 class CostModel:

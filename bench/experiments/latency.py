@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -212,15 +212,7 @@ def run(
         codecs = {s.name: Codec.open(s.bundle, s.backend, s.threads, limits) for s in setups}
         picture = read_image(source, codecs[setups[0].name].limits)
         image = picture.pixels if size is None else fit(picture.pixels, *size)
-        file = folder / "input.png"
-        write_atomically(file, encode_image(image, Metadata(), file))
-        candidates: dict[str, Candidate] = {REFERENCE: reference}
-        for setup in setups:
-            candidates |= codec_candidates(codecs[setup.name], setup, file, folder)
-        facts = {setup.name: _facts(codecs[setup.name], setup, image) for setup in setups}
-        for peer in peers:
-            found, facts[peer.name] = peer_candidates(peer, as_rgb(image), facts[setups[0].name]["psnr"])
-            candidates |= found
+        candidates, facts = _candidates(setups, codecs, peers, image, folder)
         before = environment.describe()
         timings = measure(candidates, rule)
         flows = {s.name: throughput(codecs[s.name], s, image, images) for s in setups} if images else {}
@@ -246,6 +238,22 @@ def run(
         "ratios": _ratios(timings, setups[0].name),
         "throughput": flows,
     }
+
+
+def _candidates(
+    setups: list[Setup], codecs: Mapping[str, Codec], peers: list[CoderSpec], image: Pixels, folder: Path
+) -> tuple[dict[str, Candidate], dict[str, dict[str, Any]]]:
+    """What is timed, and what each codec and peer makes of the image, both by name."""
+    file = folder / "input.png"
+    write_atomically(file, encode_image(image, Metadata(), file))
+    candidates: dict[str, Candidate] = {REFERENCE: reference}
+    for setup in setups:
+        candidates |= codec_candidates(codecs[setup.name], setup, file, folder)
+    facts = {setup.name: _facts(codecs[setup.name], setup, image) for setup in setups}
+    for peer in peers:
+        found, facts[peer.name] = peer_candidates(peer, as_rgb(image), facts[setups[0].name]["psnr"])
+        candidates |= found
+    return candidates, facts
 
 
 def _facts(codec: Codec, setup: Setup, image: Pixels) -> dict[str, Any]:

@@ -348,31 +348,46 @@ def run(
             "sections": {name: parts[name] for name in dict.fromkeys([*order, *parts])},
         }
 
-    missing: dict[str, str] = {}
+    missing: dict[str, str] = {}  # engines that are not installed, and why
     # What failed or was cut short before comes again last: it must not eat the time of what was not reached.
     for section in sorted(wanted, key=lambda s: earlier.get(s.name) in {"failed", "timeout", "cut"}):
-        engine = section.spec.get("engine", "")
         if earlier.get(section.name) == "done":
             progress(f"{section.name}: kept from the earlier run")
             continue
-        left = deadline - time.perf_counter()
-        skipped = _why_skipped(section, plan) or missing.get(engine, "")
-        if skipped:
-            found = {"status": "skipped", "reason": skipped}
-        elif left < min(_LEAST_SECONDS, plan.budget):
-            found = {
-                "status": "not reached",
-                "reason": f"the {plan.budget:.0f} s were over; the same command goes on from here",
-            }
-        else:
-            found = run_section(section, work, min(plan.limit, left))
-            if engine and found["status"] == "skipped":  # it is not installed: once is enough
-                missing[engine] = found["reason"]
+        found = _attempt(section, plan, work, deadline - time.perf_counter(), missing)
         before = parts.get(section.name, {})
         parts[section.name] = before if _timings(before) > _timings(found) else found
         write_atomically(output, to_text(result()).encode())
         progress(line(section.name, parts[section.name]))
     return result()
+
+
+def _attempt(
+    section: Section, plan: Plan, work: Path, left: float, missing: dict[str, str]
+) -> dict[str, Any]:
+    """Run a section if it can be run and there is time for it.
+
+    Args:
+        section: the section.
+        plan: that it is of.
+        work: folder of what is built.
+        left: seconds until the time is up.
+        missing: engines that are not installed, and why; one that turns out to be is added.
+
+    Returns:
+        What the result file says of it.
+    """
+    engine = section.spec.get("engine", "")
+    skipped = _why_skipped(section, plan) or missing.get(engine, "")
+    if skipped:
+        return {"status": "skipped", "reason": skipped}
+    if left < min(_LEAST_SECONDS, plan.budget):
+        over = f"the {plan.budget:.0f} s were over; the same command goes on from here"
+        return {"status": "not reached", "reason": over}
+    found = run_section(section, work, min(plan.limit, left))
+    if engine and found["status"] == "skipped":
+        missing[engine] = found["reason"]
+    return found
 
 
 def _timings(part: dict[str, Any]) -> int:

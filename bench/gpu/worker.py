@@ -31,7 +31,8 @@ from ...runtime.files import write_atomically
 if TYPE_CHECKING:
     from ...export.engines import Precision
     from ...runtime.model.source import Model
-    from .engine_candidates import Candidate
+    from .engine_candidates import Candidate, Source
+    from .layer_profile import LayerTime
 
 WITH_GRAPHS: Final = " + graphs"
 """Behind a candidate's name: its runs are recorded as a CUDA graph."""
@@ -183,9 +184,9 @@ def latency(spec: dict[str, Any], write: Write) -> None:
 
 def int8(spec: dict[str, Any], write: Write) -> None:
     """One graph in FP16 and in INT8 on one engine, interleaved; where INT8 is slower, the layers that hold it back."""
-    from ...export.engines import Options, prepare
-    from .engine_candidates import Source, engine_candidate, random_pixels, require_product
-    from .layer_profile import by_convolution, layer_times
+    from ...export.engines import Options
+    from .engine_candidates import engine_candidate, require_product
+    from .layer_profile import layer_times
 
     begin = time.perf_counter()
     product, graph, folder = spec["engine"], spec["graph"], Path(spec["work"])
@@ -202,19 +203,7 @@ def int8(spec: dict[str, Any], write: Write) -> None:
 
     @functools.cache
     def source(precision: Precision) -> Source:
-        bundle = Bundle.open(spec["float"] if precision == "fp16" else spec["int8"])
-        manifest = bundle.manifest
-        feeds = random_pixels(
-            graph,
-            spec["height"],
-            spec["width"],
-            label_scale=manifest.label_scale,
-            classes=len(manifest.classes),
-            levels=manifest.levels,
-        )
-        name = f"{manifest.fingerprint[:16]}-{graph}-{spec['width']}x{spec['height']}-{precision}"
-        data = prepare(bundle.read_graph(graph), precision)
-        return Source(name, graph, data, precision, feeds, manifest.graphs[graph].output)
+        return _int8_source(spec, precision)
 
     def make(precision: Precision, *, cuda_graphs: bool) -> Candidate:
         return engine_candidate(product, source(precision), folder, options, cuda_graphs=cuda_graphs)
@@ -239,16 +228,39 @@ def int8(spec: dict[str, Any], write: Write) -> None:
         except Exception as error:  # whatever the product: what was timed stands
             result["left_out"]["layers"] = one_line(error, _LONGEST)
         else:
-            result["layers"] = {
-                "before": "fp16",
-                "after": taken,
-                "by_convolution": by_convolution(before, after),
-                "slowest": [
-                    {"layer": layer.name, "ms": layer.milliseconds}
-                    for layer in sorted(after, key=lambda layer: -layer.milliseconds)[:_SLOWEST]
-                ],
-            }
+            result["layers"] = {"before": "fp16", "after": taken, **_beside(before, after)}
         write(result)
+
+
+def _int8_source(spec: dict[str, Any], precision: Precision) -> Source:
+    """The graph in a precision, with inputs: of the float bundle for FP16, else of the int8 one."""
+    from ...export.engines import prepare
+    from .engine_candidates import Source, random_pixels
+
+    bundle = Bundle.open(spec["float"] if precision == "fp16" else spec["int8"])
+    manifest, graph = bundle.manifest, spec["graph"]
+    feeds = random_pixels(
+        graph,
+        spec["height"],
+        spec["width"],
+        label_scale=manifest.label_scale,
+        classes=len(manifest.classes),
+        levels=manifest.levels,
+    )
+    name = f"{manifest.fingerprint[:16]}-{graph}-{spec['width']}x{spec['height']}-{precision}"
+    data = prepare(bundle.read_graph(graph), precision)
+    return Source(name, graph, data, precision, feeds, manifest.graphs[graph].output)
+
+
+def _beside(before: list[LayerTime], after: list[LayerTime]) -> dict[str, Any]:
+    """The layers of two engines of one graph by convolution, and the slowest of the second."""
+    from .layer_profile import by_convolution
+
+    slowest = sorted(after, key=lambda layer: -layer.milliseconds)[:_SLOWEST]
+    return {
+        "by_convolution": by_convolution(before, after),
+        "slowest": [{"layer": layer.name, "ms": layer.milliseconds} for layer in slowest],
+    }
 
 
 def held_back(layers: dict[str, Any]) -> list[tuple[str, float, float]]:

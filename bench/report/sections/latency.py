@@ -23,47 +23,61 @@ def latency_section(result: dict[str, Any]) -> Section:
     names = ", ".join(setup["name"] for setup in setting["setups"])
     title = f"Latency of {names} at {setting['width']}x{setting['height']}"
     section = Section(title, environment=result["environment"])
-    bars, rows = [], []
-    for name, timing in result["timings"].items():
-        if name == latency.REFERENCE:
-            continue
-        wall, total = timing["wall"], timing["wall"]["total"]
-        beside = _BESIDE.get(name.rpartition("/")[2], ())
-        staged = [
-            (stage, wall[stage]["p50_ms"]) for stage in _STAGES if stage in wall and stage not in beside
-        ]
-        rest = total["p50_ms"] - sum(value for _, value in staged)
-        parts = [*staged, (_REST, max(rest, 0.0))] if staged else [(_WHOLE, total["p50_ms"])]
-        bars.append(Bar(name, parts, (total["p50_ms"], total["p95_ms"])))
-        cells = (f"{total[f'p{p}_ms']:.1f}" for p in (50, 90, 95, 99))
-        flif = f"{wall['flif']['p50_ms']:.1f}" if "flif" in wall else "-"
+    walls = {name: t["wall"] for name, t in result["timings"].items() if name != latency.REFERENCE}
+    bars = [_bar(name, wall) for name, wall in walls.items()]
+    section.charts[_MEDIANS] = bar_chart(_MEDIANS, "milliseconds", bars, neutral=(_REST, _WHOLE))
+    section.headline = " ".join(_latency_headline(setup["name"], result) for setup in setting["setups"])
+    section.tables += [_times(walls, result), _loading(result)]
+    if result["throughput"]:
+        section.tables.append(_throughput(result))
+    return section
+
+
+def _bar(name: str, wall: dict[str, Any]) -> Bar:
+    """The stages of a candidate that one waits for, and the rest."""
+    total = wall["total"]
+    beside = _BESIDE.get(name.rpartition("/")[2], ())
+    staged = [(stage, wall[stage]["p50_ms"]) for stage in _STAGES if stage in wall and stage not in beside]
+    rest = total["p50_ms"] - sum(value for _, value in staged)
+    parts = [*staged, (_REST, max(rest, 0.0))] if staged else [(_WHOLE, total["p50_ms"])]
+    return Bar(name, parts, (total["p50_ms"], total["p95_ms"]))
+
+
+def _times(walls: dict[str, dict[str, Any]], result: dict[str, Any]) -> Table:
+    rows = []
+    for name, wall in walls.items():
+        total = wall["total"]
         relative = result["ratios"].get(name)
         made = result["coded"][name.rpartition("/")[0]]
         rows.append(
             (
                 name,
-                *cells,
-                flif,
+                *(f"{total[f'p{p}_ms']:.1f}" for p in (50, 90, 95, 99)),
+                f"{wall['flif']['p50_ms']:.1f}" if "flif" in wall else "-",
                 "-" if relative is None else f"{relative:.2f}",
                 f"{made['psnr']:.2f}",
                 str(made["bytes"]),
                 str(total["n"]),
             )
         )
-    section.charts[_MEDIANS] = bar_chart(_MEDIANS, "milliseconds", bars, neutral=(_REST, _WHOLE))
-    section.headline = " ".join(_latency_headline(setup["name"], result) for setup in setting["setups"])
     columns = ("", "p50 ms", "p90", "p95", "p99", "FLIF ms", "time over ours", "PSNR, dB", "bytes", "n")
     note = (
         "Wall-clock milliseconds; candidates interleaved in one run, so ratios hold where absolute times depend on "
         "what else the machine did. FLIF: labels and compact image together; in the encoder beside the networks. Peers "
         "at their setting nearest to ours in PSNR."
     )
-    section.tables.append(Table(f"Compress and decompress, {setting['image']}", columns, tuple(rows), note))
+    return Table(f"Compress and decompress, {result['settings']['image']}", columns, tuple(rows), note)
+
+
+def _loading(result: dict[str, Any]) -> Table:
     loads = tuple(
         (name, *(f"{times.get(k, 0):.0f}" for k in ("open", "segment", "analyse", "synthesise")))
         for name, times in result["load_ms"].items()
     )
-    section.tables.append(Table("Loading, once", ("", "open ms", "segment", "analyse", "synthesise"), loads))
+    return Table("Loading, once", ("", "open ms", "segment", "analyse", "synthesise"), loads)
+
+
+def _throughput(result: dict[str, Any]) -> Table:
     flows = tuple(
         (
             name,
@@ -74,11 +88,9 @@ def latency_section(result: dict[str, Any]) -> Section:
         )
         for name, flow in result["throughput"].items()
     )
-    if flows:
-        heading = ("", "one after the other", "pipelined", "gain", "n")
-        note = "Pipelined: the networks of one image run while the residual of the one before is coded."
-        section.tables.append(Table("Compression, images per second", heading, flows, note))
-    return section
+    heading = ("", "one after the other", "pipelined", "gain", "n")
+    note = "Pipelined: the networks of one image run while the residual of the one before is coded."
+    return Table("Compression, images per second", heading, flows, note)
 
 
 def _latency_headline(name: str, result: dict[str, Any]) -> str:

@@ -17,9 +17,7 @@ from .images import Photograph
 from .ort_session import Session
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Pixels = npt.NDArray[np.uint8]
+    from ..runtime.image.arrays import Pixels
 
 # Equal images have an infinite PSNR; nobody sees more than this.
 _MOST_DB: Final = 99.0

@@ -14,9 +14,7 @@ from ..runtime.image.files import find_images, read_image
 from ..runtime.limits import Limits
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Pixels = npt.NDArray[np.uint8]
+    from ..runtime.image.arrays import Pixels
 
 _MOST_ROWS: Final = 384
 _MOST_COLUMNS: Final = 512

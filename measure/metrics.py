@@ -9,7 +9,8 @@ import numpy as np
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    Pixels = npt.NDArray[np.uint8]
+    from ..runtime.image.arrays import Pixels
+
     Values = npt.NDArray[np.float64]
 
 BdMethod = Literal["cubic", "pchip", "akima"]

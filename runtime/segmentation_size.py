@@ -14,11 +14,8 @@ from PIL import Image
 from .image.arrays import ceil_div
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
+    from .image.arrays import Pixels
     from .tiling import Box
-
-    Pixels = npt.NDArray[np.uint8]
 
 _LONG_SIDE: Final = 420
 

@@ -25,9 +25,7 @@ from ...runtime.kinds.opening import open_codec
 from ...runtime.limits import Limits
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Pixels = npt.NDArray[np.uint8]
+    from ...runtime.image.arrays import Pixels
 
 OURS: Final = "oslic"
 _REFINED: Final = "refined-avif"

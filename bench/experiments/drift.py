@@ -26,7 +26,7 @@ from ..report.layer_images import as_rgb
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    Pixels = npt.NDArray[np.uint8]
+    from ...runtime.image.arrays import Pixels
 
 FORMAT: Final = "oslic-bench-drift"
 VERSION: Final = 1

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from ...runtime.image.arrays import Pixels
     from ...runtime.limits import Limits
 
-    Pixels = npt.NDArray[np.uint8]
     Mask = npt.NDArray[np.bool_]
 
 FORMAT: Final = "oslic-bench-focus"

@@ -31,9 +31,7 @@ from .rate_distortion import BD_RANGE, Job
 from .rate_distortion import measure as measure_rd
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Pixels = npt.NDArray[np.uint8]
+    from ...runtime.image.arrays import Pixels
 
 FORMAT: Final = "oslic-bench-int8"
 VERSION: Final = 1

@@ -29,9 +29,7 @@ from ..coders.registry import CoderSpec
 from ..report.layer_images import as_rgb
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Pixels = npt.NDArray[np.uint8]
+    from ...runtime.image.arrays import Pixels
 
 FORMAT: Final = "oslic-bench-latency"
 VERSION: Final = 2

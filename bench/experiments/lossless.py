@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ...runtime.codec import Codec
-
-    Pixels = npt.NDArray[np.uint8]
+    from ...runtime.image.arrays import Pixels
 
 FORMAT: Final = "oslic-bench-lossless"
 VERSION: Final = 1

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    Pixels = npt.NDArray[np.uint8]
+    from ...runtime.image.arrays import Pixels
 
 FORMAT: Final = "oslic-bench-flif"
 VERSION: Final = 1

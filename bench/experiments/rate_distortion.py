@@ -29,10 +29,7 @@ from .feature_distance import feature_closeness
 from .rate_bands import BANDS, rate_bands
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Pixels = npt.NDArray[np.uint8]
+    from ...runtime.image.arrays import Pixels
 
 FORMAT: Final = "oslic-bench-rd"
 VERSION: Final = 1

@@ -19,7 +19,7 @@ from ..report.layer_images import as_rgb
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    Pixels = npt.NDArray[np.uint8]
+    from ...runtime.image.arrays import Pixels
 
 FORMAT: Final = "oslic-bench-seams"
 VERSION: Final = 1

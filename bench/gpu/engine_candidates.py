@@ -25,11 +25,8 @@ from ...runtime.files import write_atomically
 from ..agreement.engine_tensors import Loaded, load_plan
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from ...runtime.bundle.manifest import GraphName
-
-    Pixels = npt.NDArray[np.uint8]
+    from ...runtime.image.arrays import Pixels
 
 SEED: Final = 0
 

@@ -37,9 +37,7 @@ from ..experiments.fusion import export_static, twin
 from .engine_candidates import SEED, Candidate, Source, engine_candidate, random_pixels, require_product
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Pixels = npt.NDArray[np.uint8]
+    from ...runtime.image.arrays import Pixels
 
 Device = Literal["cuda", "cpu"]
 Precision = Literal["fp32", "fp16"]

@@ -22,10 +22,7 @@ from ..experiments import latency
 from .comparison import Margins, compare
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Pixels = npt.NDArray[np.uint8]
+    from ...runtime.image.arrays import Pixels
 
 FORMAT: Final = "oslic-bench-selfcheck"
 VERSION: Final = 1

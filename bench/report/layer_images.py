@@ -12,12 +12,9 @@ from ...runtime.errors import printable
 from ...runtime.image.arrays import join, layout_of, split
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from ...runtime.bundle.manifest import Manifest
     from ...runtime.codec import Decoded
-
-    Pixels = npt.NDArray[np.uint8]
+    from ...runtime.image.arrays import Pixels
 
 _CAPTION_HEIGHT: Final = 26
 _FONT_SIZE: Final = 16

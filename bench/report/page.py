@@ -14,10 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from PIL import Image
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Pixels = npt.NDArray[np.uint8]
+    from ...runtime.image.arrays import Pixels
 
 # Longer tables are folded on the page, and left out of the Markdown.
 _LONG: Final = 12

@@ -7,8 +7,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ...bench.coders.registry import PEERS, Coder
 from ...bench.experiments.quality_table import quality_table
 from ...bench.experiments.rate_distortion import FORMAT as RD_FORMAT
@@ -25,9 +23,7 @@ from ..file_arguments import output_file
 from ..limit_arguments import add_limit_arguments, limits_of
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Pixels = npt.NDArray[np.uint8]
+    from ...runtime.image.arrays import Pixels
 
 _HEADLINES = ("<!-- headlines: made by `oslic bench report`, do not edit -->", "<!-- end of headlines -->")
 _FIGURES = ("<!-- figures: made by `oslic bench report`, do not edit -->", "<!-- end of figures -->")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Buffer = bytes | bytearray | memoryview[int] | npt.NDArray[np.uint8]
 
-    Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+    Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 __all__ = [
     "DEFAULT_EFFORT",
@@ -124,7 +124,7 @@ def _limit(max_pixels: int) -> int:
     return min(max(max_pixels, 0), 2**64 - 1)
 
 
-def decode(data: Buffer, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
+def decode(data: Buffer, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Samples:
     """Decode a still FLIF16 file.
 
     Args:

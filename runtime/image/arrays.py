@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Pixels = npt.NDArray[np.uint8]
+    """Samples of a picture or of a layer."""
 
 
 _ROWS: Final = 256

@@ -18,11 +18,8 @@ from .metadata import Metadata
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import numpy.typing as npt
-
     from ..limits import Limits
-
-    Pixels = npt.NDArray[np.uint8]
+    from .arrays import Pixels
 
 WRITABLE: Final[dict[str, dict[str, Any]]] = {
     ".png": {"compression": 3},

@@ -9,13 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ...runtime.codec.networks import Graphs
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from ...runtime.bundle.folder import Bundle
     from ...runtime.bundle.manifest import GraphInfo, GraphName
-
-    Pixels = npt.NDArray[np.uint8]
+    from ...runtime.image.arrays import Pixels
 
 Call: TypeAlias = Callable[[str, Mapping[str, Any], str], Any]
 """Calls a model: its name, inputs by name, name of the output -> output. Raises OslicError."""

@@ -17,7 +17,7 @@ ONNX Runtime and TensorRT fuse different patterns. What both take, and what is w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -106,6 +106,7 @@ class Placement:
 
     Attributes:
         layers: what can be quantized.
+        nonnegative: values that are never below 0.
 
     Raises:
         NothingToQuantizeError: the graph has no convolution that could be quantized.
@@ -114,7 +115,7 @@ class Placement:
     def __init__(self, graph: Graph, where: str) -> None:
         self.graph = graph
         self._channels = graph.channels()
-        self._nonnegative = self._find_nonnegative()
+        self.nonnegative = self._find_nonnegative()
         self.layers = self._find_layers()
         if not self.layers:
             raise NothingToQuantizeError(
@@ -192,98 +193,12 @@ class Placement:
 
     def plan(self, layers: Iterable[Layer]) -> Plan:
         """Place Q/DQ pairs for a choice of layers."""
-        chosen = {name for layer in layers for name in layer.convolutions}
-        nodes = self.graph.nodes
-        convolutions = [node for node in nodes if node.name in chosen]
-        quantized = {node.input[0] for node in convolutions} | {
-            self.stored(n.output[0]) for n in convolutions
-        }
-        wanted = self._wanted({node.input[0] for node in convolutions})
-        pools: dict[str, Floats] = {}
-        before = -1
-        while before != len(quantized):
-            before = len(quantized)
-            for node in nodes:
-                quantized |= self._reached(node, chosen, quantized, wanted, pools)
-        quantized -= self.graph.outputs
-        return Plan(frozenset(chosen), pools, self._groups(quantized), self._float_readers(chosen, quantized))
+        chosen = frozenset(name for layer in layers for name in layer.convolutions)
+        spread = _Spread(self, chosen)
+        spread.run()
+        return Plan(chosen, spread.pools, self._groups(spread.quantized), spread.float_readers())
 
-    def _float_readers(self, chosen: set[str], quantized: set[str]) -> dict[str, frozenset[str]]:
-        found: dict[str, frozenset[str]] = {}
-        for value in quantized:
-            readers = self.graph.readers.get(value, [])
-            if self._is_computed_in_int8(value, chosen, quantized) or "MaxPool" in {
-                r.op_type for r in readers
-            }:
-                continue
-            float_ones = {r.name for r in readers if r.name not in chosen and not self._is_int8(r, quantized)}
-            if float_ones:
-                found[value] = frozenset(float_ones)
-        return found
-
-    def _is_int8(self, node: NodeProto, quantized: set[str]) -> bool:
-        """Whether a node other than a convolution works on integers."""
-        data = node.input if node.op_type in {"Add", "Concat"} else node.input[:1]
-        kind = node.op_type in {"Add", "Concat", "AveragePool"} or _is_move(node)
-        return kind and self.stored(node.output[0]) in quantized and all(name in quantized for name in data)
-
-    def _is_computed_in_int8(self, value: str, chosen: set[str], quantized: set[str]) -> bool:
-        node = self.graph.producers.get(value)
-        if node is not None and self.is_rectifier(node) and self.stored(node.input[0]) == value:
-            node = self.graph.producers.get(node.input[0])
-        return node is not None and (node.name in chosen or self._is_int8(node, quantized))
-
-    def _wanted(self, inputs: set[str]) -> set[str]:
-        """Values that come into the inputs of int8 convolutions through moves and sums alone."""
-        wanted = set(inputs)
-        for node in reversed(self.graph.nodes):
-            if node.output[0] not in wanted:
-                continue
-            if node.op_type in {"Add", "Concat"}:
-                wanted.update(node.input)
-            elif node.op_type in _MOVES | {"AveragePool"} or self.is_rectifier(node):
-                wanted.add(node.input[0])
-        return wanted
-
-    def _reached(
-        self,
-        node: NodeProto,
-        chosen: set[str],
-        quantized: set[str],
-        wanted: set[str],
-        pools: dict[str, Floats],
-    ) -> set[str]:
-        """What becomes quantized because of one node."""
-        output = node.output[0]
-        if node.op_type == "Concat":
-            inputs = set(node.input)
-            if output in quantized and inputs & quantized:
-                return {name for name in inputs if self.graph.constant(name) is None}
-            if inputs <= quantized and (
-                output in wanted or len({name in self._nonnegative for name in inputs}) == 1
-            ):
-                return {output}
-        elif node.op_type == "MaxPool" and output in quantized:
-            # The largest of integers is the integer of the largest. Both sides, or neither: unpooling asks with
-            # `Equal` where the maximum came from.
-            return {node.input[0]}
-        elif node.input and node.input[0] in quantized:
-            whole = node.op_type in _WHOLE_MOVES and self._is_computed_in_int8(
-                node.input[0], chosen, quantized
-            )
-            if whole or (_is_move(node) and output in wanted):
-                return {output}
-            if node.op_type == "Add" and set(node.input) <= quantized and self.stored(output) in wanted:
-                return {self.stored(output)}
-            if node.op_type == "AveragePool" and output in wanted:
-                channels = self._channels_of(node.input[0]) or self._channels_of(output)
-                kernel = pooling_kernel(node, channels) if channels else None
-                if kernel is not None:
-                    pools[node.name] = kernel
-                    return {output}
-        return set()
-
-    def _channels_of(self, value: str) -> int | None:
+    def channels_of(self, value: str) -> int | None:
         """Channels of a value, as a convolution that reads it has them, or as they follow from the graph."""
         for reader in self.graph.readers.get(value, []):
             weight = self.graph.constant(reader.input[1]) if reader.op_type == "Conv" else None
@@ -305,7 +220,7 @@ class Placement:
             if output not in quantized:
                 continue
             joined = [node.input[0]] if _is_move(node) else []
-            if node.op_type == "Concat" and len({name in self._nonnegative for name in node.input}) == 1:
+            if node.op_type == "Concat" and len({name in self.nonnegative for name in node.input}) == 1:
                 joined = list(node.input)
             if joined and all(name in quantized for name in joined):
                 moved.add(output)
@@ -320,10 +235,135 @@ class Placement:
             Group(
                 tuple(values),
                 tuple(value for value in values if value not in moved),
-                any(value not in self._nonnegative for value in values),
+                any(value not in self.nonnegative for value in values),
             )
             for values in members.values()
         )
+
+
+class _Spread:
+    """What is quantized for a choice of convolutions: their inputs and outputs, and what these reach by `_RULES`.
+
+    Args:
+        placement: of the graph.
+        chosen: names of the convolutions.
+
+    Attributes:
+        quantized: values.
+        pools: AveragePool nodes to be written as convolutions, with their weights.
+    """
+
+    def __init__(self, placement: Placement, chosen: frozenset[str]) -> None:
+        self._placement = placement
+        self._graph = placement.graph
+        self._chosen = chosen
+        convolutions = [node for node in self._graph.nodes if node.name in chosen]
+        inputs = {node.input[0] for node in convolutions}
+        self.quantized = inputs | {placement.stored(node.output[0]) for node in convolutions}
+        self.pools: dict[str, Floats] = {}
+        self._wanted = self._find_wanted(inputs)
+
+    def _find_wanted(self, inputs: set[str]) -> set[str]:
+        """Values that come into the inputs of int8 convolutions through moves and sums alone."""
+        wanted = set(inputs)
+        for node in reversed(self._graph.nodes):
+            if node.output[0] not in wanted:
+                continue
+            if node.op_type in {"Add", "Concat"}:
+                wanted.update(node.input)
+            elif node.op_type in _MOVES | {"AveragePool"} or self._placement.is_rectifier(node):
+                wanted.add(node.input[0])
+        return wanted
+
+    def run(self) -> None:
+        """Apply the rules until they reach nothing new."""
+        before = -1
+        while before != len(self.quantized):
+            before = len(self.quantized)
+            for node in self._graph.nodes:
+                self.quantized |= _RULES.get(node.op_type, _Spread.through_move)(self, node)
+        self.quantized -= self._graph.outputs
+
+    def through_move(self, node: NodeProto) -> set[str]:
+        """What is moved is quantized behind the move as well, where that is wanted or costs nothing."""
+        if not node.input or node.input[0] not in self.quantized:
+            return set()
+        whole = node.op_type in _WHOLE_MOVES and self._is_computed_in_int8(node.input[0])
+        return {node.output[0]} if whole or (_is_move(node) and node.output[0] in self._wanted) else set()
+
+    def through_max_pool(self, node: NodeProto) -> set[str]:
+        """As a move. Backwards, too: unpooling asks with `Equal` where the maximum came from.
+
+        The largest of integers is the integer of the largest, if both sides are integers, or neither.
+        """
+        return {node.input[0]} if node.output[0] in self.quantized else self.through_move(node)
+
+    def through_concatenation(self, node: NodeProto) -> set[str]:
+        """All parts with the whole; the whole with all parts, where it is wanted or one scale fits them."""
+        inputs, output = set(node.input), node.output[0]
+        if output in self.quantized and inputs & self.quantized:
+            return {name for name in inputs if self._graph.constant(name) is None}
+        of_one_sign = len({name in self._placement.nonnegative for name in inputs}) == 1
+        return {output} if inputs <= self.quantized and (output in self._wanted or of_one_sign) else set()
+
+    def through_sum(self, node: NodeProto) -> set[str]:
+        """A sum of quantized values, where it is wanted."""
+        output = self._placement.stored(node.output[0])
+        return {output} if set(node.input) <= self.quantized and output in self._wanted else set()
+
+    def through_average_pool(self, node: NodeProto) -> set[str]:
+        """A mean, where it is wanted and can be written as a convolution."""
+        value, output = node.input[0], node.output[0]
+        if value not in self.quantized or output not in self._wanted:
+            return set()
+        channels = self._placement.channels_of(value) or self._placement.channels_of(output)
+        kernel = pooling_kernel(node, channels) if channels else None
+        if kernel is None:
+            return set()
+        self.pools[node.name] = kernel
+        return {output}
+
+    def float_readers(self) -> dict[str, frozenset[str]]:
+        """Nodes that go on to read a quantized value's float original, by value."""
+        found: dict[str, frozenset[str]] = {}
+        for value in self.quantized:
+            readers = self._graph.readers.get(value, [])
+            if self._is_computed_in_int8(value) or "MaxPool" in {reader.op_type for reader in readers}:
+                continue
+            float_ones = {
+                reader.name
+                for reader in readers
+                if reader.name not in self._chosen and not self._is_int8(reader)
+            }
+            if float_ones:
+                found[value] = frozenset(float_ones)
+        return found
+
+    def _is_int8(self, node: NodeProto) -> bool:
+        """Whether a node other than a convolution works on integers."""
+        data = node.input if node.op_type in {"Add", "Concat"} else node.input[:1]
+        kind = node.op_type in {"Add", "Concat", "AveragePool"} or _is_move(node)
+        output = self._placement.stored(node.output[0])
+        return kind and output in self.quantized and all(name in self.quantized for name in data)
+
+    def _is_computed_in_int8(self, value: str) -> bool:
+        node = self._graph.producers.get(value)
+        if (
+            node is not None
+            and self._placement.is_rectifier(node)
+            and self._placement.stored(node.input[0]) == value
+        ):
+            node = self._graph.producers.get(node.input[0])
+        return node is not None and (node.name in self._chosen or self._is_int8(node))
+
+
+# How a value comes to be quantized because of a node, by operator; what is not listed can only be a move.
+_RULES: Final[dict[str, Callable[[_Spread, NodeProto], set[str]]]] = {
+    "Add": _Spread.through_sum,
+    "AveragePool": _Spread.through_average_pool,
+    "Concat": _Spread.through_concatenation,
+    "MaxPool": _Spread.through_max_pool,
+}
 
 
 def _reads_no_weights(graph: Graph, node: NodeProto) -> bool:

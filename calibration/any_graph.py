@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ..measure import environment
@@ -45,6 +45,7 @@ def calibrate_model(
     options: Options,
     goal: Goal,
     *,
+    alone: bool = True,
     progress: Callable[[str], Any] = print,
     tick: Callable[[str], Any] = lambda _: None,
 ) -> tuple[bytes, dict[str, Any]]:
@@ -55,6 +56,7 @@ def calibrate_model(
         samples: inputs; ranges are measured on every other one, and judged on the rest.
         options: how.
         goal: what is allowed.
+        alone: it is no part of a bundle: what is excluded must be found in it.
         progress: gets lines for the user.
         tick: gets short lines on the progress, many of them.
 
@@ -69,11 +71,13 @@ def calibrate_model(
     """
     options.check()
     require_kernels()
-    subject = _subject(model, samples, options, goal, tick)
+    subject = replace(_subject(model, samples, options, goal, tick), alone=alone)
     same = "others" if len(samples) > 1 else "(the same)"
     progress(f"ranges on {len(subject.seen)} samples, judged on {len(subject.judged)} {same}")
     _require_equal(model, subject)
-    report: dict[str, Any] = {**_report_head(model, samples, options, goal), "graphs": {}}
+    names = [sample.name for sample in samples]
+    head = report_head(model.path.name, names, digest(list(samples)), options, goal)
+    report: dict[str, Any] = {**head, "graphs": {}}
     try:
         made = calibrate_graph(subject)
     except NothingToQuantizeError as error:
@@ -131,15 +135,26 @@ def _require_equal(model: Model, subject: Subject) -> None:
         )
 
 
-def _report_head(model: Model, samples: Sequence[Sample], options: Options, goal: Goal) -> dict[str, Any]:
+def report_head(
+    source: str, names: Sequence[str], data_sha256: str, options: Options, goal: Goal
+) -> dict[str, Any]:
+    """How a report on graphs begins that are held to a goal.
+
+    Args:
+        source: what was calibrated.
+        names: of the data.
+        data_sha256: of it.
+        options: how.
+        goal: what was allowed.
+    """
     return {
         "format": FORMAT,
         "version": VERSION,
         "environment": environment.describe(),
-        "source": model.path.name,
+        "source": source,
         "settings": {
-            "data": [sample.name for sample in samples],
-            "data_sha256": digest(list(samples)),
+            "data": list(names),
+            "data_sha256": data_sha256,
             "target": options.target,
             "ranges": options.ranges or "auto",
             "weight_bits": options.weight_bits,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -164,10 +164,11 @@ def calibrate_bundle(
         },
         quantization=_quantization(manifest, options, results, report) | _certificates(integer),
     )
-    write(folder, made_manifest, results, report, replace_old=replace_old)
+    files = {manifest.graphs[name].file: result.data for name, result in results.items()}
+    write_calibrated(folder, made_manifest, files, report, replace_old=replace_old)
     if evaluate is not None:
         report["evaluation"] = evaluate(folder)
-        write(folder, made_manifest, results, report, replace_old=True)
+        write_calibrated(folder, made_manifest, files, report, replace_old=True)
     return report
 
 
@@ -230,16 +231,25 @@ def _integer_line(name: GraphName, made: IntegerGraph) -> str:
     return f"{name}: integers, {made.report['damage']:+.3f} dB lost, {proved}"
 
 
-def write(
+def write_calibrated(
     folder: Path,
     manifest: Manifest,
-    results: dict[GraphName, Calibrated],
+    files: Mapping[str, bytes],
     report: dict[str, Any],
     *,
     replace_old: bool,
 ) -> None:
-    """Write the bundle with its report."""
-    files = {manifest.graphs[name].file: result.data for name, result in results.items()}
-    files[REPORT_JSON] = (json.dumps(report, indent=1) + "\n").encode()
-    files[REPORT_HTML] = html(report).encode()
-    write_bundle(folder, manifest, files, replace=replace_old)
+    """Write a bundle with its report.
+
+    Args:
+        folder: where to.
+        manifest: its manifest.
+        files: its graphs, and what else lies in it, by file name.
+        report: becomes JSON and a page.
+        replace_old: replace a bundle that is already there.
+    """
+    reports = {
+        REPORT_JSON: (json.dumps(report, indent=1) + "\n").encode(),
+        REPORT_HTML: html(report).encode(),
+    }
+    write_bundle(folder, manifest, {**files, **reports}, replace=replace_old)

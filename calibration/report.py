@@ -210,15 +210,21 @@ def html(report: dict[str, Any]) -> str:
     """The report as a page.
 
     Args:
-        report: from `calibrate_bundle` or `calibrate_model`.
+        report: from `calibrate_bundle`, `calibrate_kind_bundle` or `calibrate_model`.
     """
     cpu = report["environment"]["cpu"]
     facts: list[tuple[str, Any]] = [
         ("samples", len(report["settings"]["data"])),
         ("processor", f"{cpu['model']} ({', '.join(cpu['features']) or 'no vector extensions noted'})"),
     ]
-    together = report.get("together")
-    if together is not None:
+    together = report.get("together", {})
+    if "before" in together:
+        before, after = together["before"], together["after"]
+        facts += [
+            ("bits per pixel", f"{before['bpp']:.4f} → {after['bpp']:.4f}"),
+            ("PSNR of the picture, dB", f"{before['psnr_db']:.3f} → {after['psnr_db']:.3f}"),
+        ]
+    if "estimate_db" in together:
         estimate = together["estimate_db"]
         facts += [
             (

@@ -19,6 +19,7 @@ from ...measure import environment
 from ...runtime.backends import BACKENDS, Options
 from ...runtime.bundle.engine_files import PRECISIONS, PRODUCTS, Product, wanted_precision
 from ...runtime.bundle.folder import Bundle
+from ...runtime.bundle.manifest import OSLIC
 from ...runtime.errors import UsageError
 from ...runtime.image.files import read_image
 from ...runtime.limits import Limits
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ...export.precision import Half
+    from ...runtime.model.samples import Sample
 
     Pixels = npt.NDArray[np.uint8]
     Arrays = Mapping[str, npt.NDArray[Any]]
@@ -46,6 +48,10 @@ _CHAINED: Final = "synthesise"
 _PLAIN: Final = Tolerance(atol=1e-4, rtol=1e-4)
 _MIXED: Final = Tolerance(atol=1e-2, rtol=1e-2)
 _INTEGER: Final = Tolerance(atol=5e-2, rtol=5e-2, share=2e-2)
+# And of outputs that are pixels, which are rounded to levels.
+_PLAIN_PIXELS: Final = Tolerance(atol=0, rtol=0, share=2e-3, limit=1)
+_MIXED_PIXELS: Final = Tolerance(atol=1, rtol=0, share=1e-2, limit=16)
+_INTEGER_PIXELS: Final = Tolerance(atol=2, rtol=0, share=1e-1)
 _MOST_KEPT: Final = 1 << 20
 """Differences of an output that percentiles are taken of, for each set of inputs; of more, these, evenly spread."""
 
@@ -343,6 +349,15 @@ def pictures_for(
         yield path.name, example_inputs(read_padded(path, bundle.manifest.multiple, most, limits))
 
 
+def _default_tolerance(precisions: set[str], *, pixels: bool) -> Tolerance:
+    """What an output of a graph that the toolkit does not know may differ between two precisions."""
+    if len(precisions) == 1:
+        return _PLAIN_PIXELS if pixels else _PLAIN
+    if any("int8" in precision for precision in precisions):
+        return _INTEGER_PIXELS if pixels else _INTEGER
+    return _MIXED_PIXELS if pixels else _MIXED
+
+
 def tolerances(
     one: Side, other: Side, given: Mapping[str, Mapping[str, float]]
 ) -> dict[tuple[str, str], Tolerance]:
@@ -357,12 +372,10 @@ def tolerances(
     result = {}
     for model in one.models:
         for port in model.outputs:
-            if one.source.bundle is not None:
+            if one.source.bundle is not None and one.source.bundle.manifest.kind == OSLIC:
                 tolerance = (TOLERANCES if same else MIXED_TOLERANCES)[cast("Any", model.name)]
-            elif same:
-                tolerance = _PLAIN
             else:
-                tolerance = _INTEGER if "int8" in one.precision + other.precision else _MIXED
+                tolerance = _default_tolerance({one.precision, other.precision}, pixels=port.dtype == "uint8")
             changes = {**given.get("", {}), **given.get(port.name, {})}
             # Who gives a bound of his own means it to hold for every element, unless he says otherwise.
             own = bool({"atol", "rtol"} & changes.keys())
@@ -421,6 +434,45 @@ def run(
             if whole is not None and chained is not None:
                 whole.add(own[chained[1]], values[chained[1]])
     rows = [tally.result() for tally in tallies.values()]
+    return _result((one, other), names, allowed, rows, None if whole is None else whole.result())
+
+
+def run_apart(
+    one: Side,
+    other: Side,
+    samples: Mapping[str, Sequence[Sample]],
+    allowed: Mapping[tuple[str, str], Tolerance],
+) -> dict[str, Any]:
+    """Compare the outputs of two sides, each graph on inputs of its own.
+
+    Args:
+        one: the reference.
+        other: what is compared with it.
+        samples: what each graph is given, by its name; a graph that is not there is left out.
+        allowed: what may differ, by graph and output.
+
+    Returns:
+        The result, ready for JSON.
+    """
+    rows: list[Agreement] = []
+    for model in one.models:
+        if model.name in samples:
+            only = {key: tolerance for key, tolerance in allowed.items() if key[0] == model.name}
+            part = [replace(side, models=(side.model(model.name),)) for side in (one, other)]
+            inputs = ((sample.name, sample.feeds) for sample in samples[model.name])
+            rows += rows_of(run(part[0], part[1], inputs, only))
+    names = dict.fromkeys(sample.name for each in samples.values() for sample in each)
+    return _result((one, other), list(names), allowed, rows)
+
+
+def _result(
+    sides: tuple[Side, Side],
+    names: list[str],
+    allowed: Mapping[tuple[str, str], Tolerance],
+    rows: list[Agreement],
+    whole: Agreement | None = None,
+) -> dict[str, Any]:
+    one = sides[0]
     bundle = one.source.bundle
     return {
         "format": FORMAT,
@@ -433,7 +485,7 @@ def run(
                 "backend": side.backend,
                 "source": str(side.source.path),
             }
-            for side in (one, other)
+            for side in sides
         ],
         "source": one.models[0].name if bundle is None else bundle.manifest.name,
         "fingerprint": None if bundle is None else bundle.manifest.fingerprint,
@@ -442,7 +494,7 @@ def run(
             f"{graph}:{output}": asdict(tolerance) for (graph, output), tolerance in allowed.items()
         },
         "outputs": [asdict(row) for row in rows],
-        "end_to_end": None if whole is None else asdict(whole.result()),
+        "end_to_end": None if whole is None else asdict(whole),
         "ok": all(row.ok for row in rows),
     }
 

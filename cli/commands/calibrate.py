@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ...runtime.bundle.manifest import LAYER_GRAPHS
+from ...runtime.bundle.manifest import LAYER_GRAPHS, OSLIC
 from ...runtime.errors import UsageError, printable
 from ..file_arguments import output_place, require_ending
 from ..limit_arguments import add_limit_arguments, limits_of
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _METHODS: Final = ("auto", "minmax", "percentile", "entropy", "mse")
 _MIN_SQNR: Final = 20.0
+_MIN_SQNR_OF_KINDS: Final = 30.0
 _BUDGET: Final = 0.01
 _BUDGET_DB: Final = 0.1
 _BUDGET_LABELS: Final = 0.05
@@ -95,7 +96,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     graphs.add_argument(
         "--min-sqnr", type=not_negative, metavar="DB",
-        help=f"signal-to-quantization-noise ratio of each output (default: {_MIN_SQNR:g})",
+        help=f"signal-to-quantization-noise ratio of each output (default: {_MIN_SQNR:g}; of the graphs of a codec of "
+        f"another kind than `oslic`: {_MIN_SQNR_OF_KINDS:g})",
     )  # fmt: skip
     graphs.add_argument(
         "--metric", metavar="MODULE:FUNCTION",
@@ -116,7 +118,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "prove it (docs/concepts/exactness.md); --graphs are then those beside them",
     )
     bundles.add_argument(
-        "--graphs", metavar="A,B", help=f"which to quantize (default: {','.join(LAYER_GRAPHS)})"
+        "--graphs",
+        metavar="A,B",
+        help=f"which to quantize (default: {','.join(LAYER_GRAPHS)}; of other kinds all that "
+        "entropy coding does not depend on)",
     )
     bundles.add_argument(
         "--budget-db", type=float, metavar="DB", help=f"loss of the estimate's PSNR (default: {_BUDGET_DB:g})"
@@ -146,6 +151,17 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"{args.source} is an engine: calibrate the graph, and build it with --precision int8"
         )
+    if source.bundle is not None and source.bundle.manifest.kind != OSLIC:
+        _refuse(
+            args,
+            ("budget_db", "budget_labels", "kodak", "camvid"),
+            f"is for bundles of the kind {OSLIC!r}; of others: --min-sqnr",
+        )
+        if args.integer:
+            raise UsageError(
+                f"--integer is for bundles of the kind {OSLIC!r}; others: oslic export --integer"
+            )
+        return _kind_bundle(args, source.bundle)
     if source.bundle is not None:
         _refuse(
             args,
@@ -184,14 +200,14 @@ def _options(args: argparse.Namespace, **more: Any) -> Options:
     )
 
 
-def _goal(args: argparse.Namespace) -> Goal:
+def _goal(args: argparse.Namespace, min_sqnr: float) -> Goal:
     from ...calibration.any_graph import Goal
     from ...calibration.outputs import load_metric
 
     if args.metric is None:
         if args.budget is not None:
             raise UsageError("--budget is the loss of a --metric; without one give --min-sqnr DB")
-        return Goal(10 ** (-(_MIN_SQNR if args.min_sqnr is None else args.min_sqnr) / 10))
+        return Goal(10 ** (-(min_sqnr if args.min_sqnr is None else args.min_sqnr) / 10))
     if args.min_sqnr is not None:
         raise UsageError("--min-sqnr and --metric: give one of them")
     return Goal(_BUDGET if args.budget is None else args.budget, load_metric(args.metric), args.metric)
@@ -209,7 +225,7 @@ def _graph(args: argparse.Namespace, model: Model) -> int:
     require_ending(output, "an ONNX graph")
     declare_outputs(output, *reports)
     check_target(output, *reports)
-    options, goal = _options(args), _goal(args)
+    options, goal = _options(args), _goal(args, _MIN_SQNR)
     options.check()
     samples = read_samples(args.data, model.inputs, 2 * args.count, preprocessing_of(args), limits_of(args))
     silent = (lambda _: None) if args.json else _say
@@ -281,6 +297,34 @@ def _bundle(args: argparse.Namespace, bundle: Bundle) -> int:
         print("\n".join(lines(report["evaluation"])))
     exact = ", exact" if Bundle.open(args.output).manifest.exact else ""
     print(f"wrote {args.output} for {options.target}{exact}; the report is {Path(args.output) / REPORT_HTML}")
+    return 0
+
+
+def _kind_bundle(args: argparse.Namespace, bundle: Bundle) -> int:
+    from ...calibration.calibrate import REPORT_HTML
+    from ...calibration.kind_bundle import calibrate_kind_bundle
+
+    options = _options(args, images=args.data)
+    report = calibrate_kind_bundle(
+        bundle,
+        Path(args.output),
+        options,
+        _goal(args, _MIN_SQNR_OF_KINDS),
+        None if args.graphs is None else args.graphs.split(","),
+        replace_old=args.force,
+        progress=(lambda _: None) if args.json else _say,
+        tick=_show,
+    )
+    if args.json:
+        print(json.dumps(report, indent=1))
+        return 0
+    _lines(report)
+    before, after = (report["together"][when] for when in ("before", "after"))
+    print(
+        f"all graphs: {before['bpp']:.4f} -> {after['bpp']:.4f} bpp, "
+        f"{before['psnr_db']:.3f} -> {after['psnr_db']:.3f} dB"
+    )
+    print(f"wrote {args.output} for {options.target}; the report is {Path(args.output) / REPORT_HTML}")
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,7 +26,10 @@ from ..trust_argument import add_trust_argument
 if TYPE_CHECKING:
     from ...bench.agreement.outputs import Side
     from ...export.verify import Tolerance
+    from ...runtime.bundle.folder import Bundle
     from ...runtime.model.feeds import Feeds
+    from ...runtime.model.samples import Sample
+    from ...runtime.model.source import Model
 
 _MOST_PICTURES: Final = 8
 
@@ -109,24 +112,41 @@ def _bounds(args: argparse.Namespace, outputs: set[str]) -> dict[str, dict[str, 
     return found
 
 
+def _require_pictures(args: argparse.Namespace) -> list[Path]:
+    """The photographs that a bundle is compared on."""
+    from ...export.bundle_checks import samples
+    from ...runtime.image.files import find_images
+
+    for option in ("inputs", "shapes", "range"):
+        if getattr(args, option):
+            raise UsageError(
+                f"--{option} is for single graphs; those of a bundle see photographs (--images DIR)"
+            )
+    images = find_images(args.images) if args.images else samples()
+    if not images:
+        raise UsageError("no images to compare on: name a folder of photographs (--images DIR)")
+    return images
+
+
+def _recorded(args: argparse.Namespace, bundle: Bundle) -> dict[str, list[Sample]]:
+    """What each graph of a bundle of another kind is given while photographs are coded."""
+    from ...bench.agreement.outputs import read_padded
+    from ...runtime.kinds.recording import record
+
+    multiple, limits = bundle.manifest.multiple, limits_of(args)
+    pictures = (
+        (path.name, read_padded(path, multiple, args.crop, limits)[0]) for path in _require_pictures(args)
+    )
+    return record(bundle, pictures, args.threads)
+
+
 def _inputs(args: argparse.Namespace, one: Side) -> Iterator[tuple[str, Feeds]]:
     """Names and arrays of what both sides run on."""
     from ...bench.agreement.outputs import pictures_for
-    from ...export.bundle_checks import samples
-    from ...runtime.image.files import find_images
     from ...runtime.model.pictures import read_pictures
 
-    bundle = one.source.bundle
-    if bundle is not None:
-        for option in ("inputs", "shapes", "range"):
-            if getattr(args, option):
-                raise UsageError(
-                    f"--{option} is for single graphs; those of a bundle see photographs (--images DIR)"
-                )
-        images = find_images(args.images) if args.images else samples()
-        if not images:
-            raise UsageError("no images to compare on: name a folder of photographs (--images DIR)")
-        yield from pictures_for(bundle, images, args.crop, limits_of(args))
+    if one.source.bundle is not None:
+        yield from pictures_for(one.source.bundle, _require_pictures(args), args.crop, limits_of(args))
         return
     (model,) = one.models
     if args.images is None:
@@ -155,27 +175,38 @@ def _layers(args: argparse.Namespace, *, mixed: bool) -> Tolerance:
     )
 
 
-def _bisection(args: argparse.Namespace, one: Side, two: Side, first: Feeds) -> dict[str, Any]:
+def _bisection(
+    args: argparse.Namespace, one: Side, two: Side, first: Iterable[tuple[Model, Feeds]]
+) -> dict[str, Any]:
+    """Look for the tensor where each graph parts, on one set of its inputs."""
     from ...bench.agreement.bisect import bisect
 
     tolerance = _layers(args, mixed=one.precision != two.precision)
     chosen = {model.name for model in one.source.chosen(args.graph)}
-    values, findings = dict(first), []
-    for model in one.models:
-        feeds = {port.name: values[port.name] for port in model.inputs}
+    findings = []
+    for model, feeds in first:
         if model.name in chosen:
             found = bisect(one, two, model.name, feeds, tolerance)
             findings.append(found.to_dict())
             if not args.json:
                 print(printable(str(found)), flush=True)
-        with contextlib.closing(one.load(model.name)) as loaded:
-            values |= loaded.run(feeds)
     return {"atol": tolerance.atol, "rtol": tolerance.rtol, "share": tolerance.share, "graphs": findings}
 
 
+def _chained(one: Side, first: Feeds) -> Iterator[tuple[Model, Feeds]]:
+    """Each graph with what the graphs before it make of the first set of inputs."""
+    values = dict(first)
+    for model in one.models:
+        feeds = {port.name: values[port.name] for port in model.inputs}
+        yield model, feeds
+        with contextlib.closing(one.load(model.name)) as loaded:
+            values |= loaded.run(feeds)
+
+
 def run(args: argparse.Namespace) -> int:
-    from ...bench.agreement.outputs import make_sides, table, tolerances
+    from ...bench.agreement.outputs import make_sides, run_apart, table, tolerances
     from ...bench.agreement.outputs import run as compare_all
+    from ...runtime.bundle.manifest import OSLIC
     from ...runtime.model.source import open_source
 
     if args.second is not None and args.second_named is not None:
@@ -189,15 +220,21 @@ def run(args: argparse.Namespace) -> int:
     one, two = make_sides(names, source, other, args.threads, trust=args.trust_engines)
     outputs = {port.name for model in one.models for port in model.outputs}
     allowed = tolerances(one, two, _bounds(args, outputs))
-    inputs = list(_inputs(args, one))
-    result = compare_all(one, two, inputs, allowed)
+    first: Iterable[tuple[Model, Feeds]]
+    if source.bundle is None or source.bundle.manifest.kind == OSLIC:
+        inputs = list(_inputs(args, one))
+        result = compare_all(one, two, inputs, allowed)
+        first = _chained(one, inputs[0][1])
+    else:
+        samples = _recorded(args, source.bundle)
+        result = run_apart(one, two, samples, allowed)
+        first = ((model, samples[model.name][0].feeds) for model in one.models if model.name in samples)
     if not args.json:
-        print(
-            f"{two.label} ({two.precision}) against {one.label} ({one.precision}), {len(inputs)} sets of inputs"
-        )
+        count = len(result["inputs"])
+        print(f"{two.label} ({two.precision}) against {one.label} ({one.precision}), {count} sets of inputs")
         print(table(result))
     if args.bisect:
-        result["bisection"] = _bisection(args, one, two, dict(inputs[0][1]))
+        result["bisection"] = _bisection(args, one, two, first)
     if args.output:
         write_atomically(args.output, (json.dumps(result, indent=1) + "\n").encode())
     if args.json:

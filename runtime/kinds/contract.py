@@ -62,12 +62,14 @@ class LearnedCodec(ABC):
         kind: its name in manifests and streams: 1 to 32 ASCII letters, digits and underscores, no digit first.
         graphs: names of the graphs that a bundle must have.
         decoding_graphs: those of them that decoding runs.
+        entropy_graphs: graphs whose outputs decide how symbols are coded: `oslic calibrate` leaves them as they are.
         sections: its sections by name, each with its number in streams, 1 to 0x7D.
     """
 
     kind: ClassVar[str]
     graphs: ClassVar[tuple[str, ...]]
     decoding_graphs: ClassVar[tuple[str, ...]]
+    entropy_graphs: ClassVar[tuple[str, ...]] = ()
     sections: ClassVar[Mapping[str, int]]
 
     @abstractmethod

@@ -49,6 +49,7 @@ class TransformCodec(LearnedCodec):
     kind: ClassVar[str] = "transform"
     graphs: ClassVar[tuple[str, ...]] = ("analysis", "synthesis")
     decoding_graphs: ClassVar[tuple[str, ...]] = ("synthesis",)
+    entropy_graphs: ClassVar[tuple[str, ...]] = ("hyper_synthesis",)
     sections: ClassVar[Mapping[str, int]] = {"hyper": 1, "latents": 2}
 
     def __init__(self, bundle: Bundle) -> None:

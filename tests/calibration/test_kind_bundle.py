@@ -1,0 +1,142 @@
+"""Calibration and comparison of bundles of other kinds than `oslic`, by the commands."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from oslic.cli.main import main
+from oslic.runtime.bundle.folder import Bundle
+from oslic.runtime.image.arrays import psnr
+from oslic.runtime.kinds.opening import open_codec
+from oslic.runtime.kinds.recording import record
+from oslic.runtime.model.running import load
+from oslic.runtime.model.source import model_of
+
+CHECKPOINT = Path(__file__).resolve().parents[2] / "checkpoints/hyperprior-64"
+LATENTS = 96
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kinds") / "float"
+    assert main(["export", str(CHECKPOINT), "-o", str(folder)]) == 0
+    return Bundle.open(folder)
+
+
+def calibrate(bundle, samples, folder, *more):
+    words = [
+        "--images",
+        samples,
+        "-o",
+        folder,
+        "--threads",
+        1,
+        "--cache",
+        folder.parent / "cache",
+        "--ignore-time",
+    ]
+    return main(
+        [str(word) for word in ("calibrate", bundle.path, *words, "--ignore-time", "--count", 4, *more)]
+    )
+
+
+@pytest.fixture(scope="module")
+def quantized(plain, samples, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kinds") / "int8"
+    assert calibrate(plain, samples, folder) == 0
+    return Bundle.open(folder)
+
+
+def test_what_graphs_are_given_is_recorded(plain, photo):
+    picture = photo[:256, :448]
+    found = record(plain, [("a", picture), ("b", picture[:64, :128])], 1)
+    # Encoder and decoder both need the scales.
+    counts = {"analysis": 2, "hyper_analysis": 2, "hyper_synthesis": 4, "synthesis": 2}
+    assert {name: len(samples) for name, samples in found.items()} == counts
+    assert [sample.name for sample in found["analysis"]] == ["a", "b"]
+    assert np.array_equal(found["analysis"][0].feeds["image"], picture[None])
+    # Synthesis gets what was decoded, whole numbers; the hyper-analysis what the analysis computes.
+    latents = found["synthesis"][0].feeds["latents"]
+    assert latents.shape == (1, LATENTS, 16, 28)
+    assert np.array_equal(latents, np.rint(latents))
+    graph = load(model_of(plain, "analysis"), "onnxruntime-cpu")
+    assert np.array_equal(
+        found["hyper_analysis"][0].feeds["latents"], graph.run({"image": picture[None]})["latents"]
+    )
+
+
+def test_the_quantized_bundle_codes_pictures(plain, quantized, photo):
+    manifest = quantized.manifest
+    assert manifest.fingerprint != plain.manifest.fingerprint
+    assert manifest.quantization["float_fingerprint"] == plain.manifest.fingerprint
+    assert manifest.graphs["synthesis"].precision == "int8"
+    # How symbols are coded follows from this graph: it stays as it was, byte for byte.
+    assert quantized.read_graph("hyper_synthesis") == plain.read_graph("hyper_synthesis")
+    assert quantized.read_file("tables") == plain.read_file("tables")
+    pictures = []
+    for bundle in (plain, quantized):
+        with open_codec(bundle, "onnxruntime-cpu", threads=1) as codec:
+            pictures.append(codec.decode(codec.encode(photo).data).image)
+    assert not np.array_equal(*pictures)
+    assert psnr(*pictures) > 30
+    assert abs(psnr(photo, pictures[0]) - psnr(photo, pictures[1])) < 0.5
+
+
+def test_the_report_tells_bytes_and_psnr(quantized):
+    report = json.loads((quantized.path / "calibration.json").read_text())
+    before, after = report["together"]["before"], report["together"]["after"]
+    assert before.keys() == after.keys() == {"bpp", "psnr_db"}
+    assert after["psnr_db"] == pytest.approx(before["psnr_db"], abs=0.5)
+    assert after["bpp"] == pytest.approx(before["bpp"], rel=0.1)
+    assert "PSNR of the picture" in (quantized.path / "calibration.html").read_text()
+    assert "hyper_synthesis" not in report["graphs"]
+
+
+def test_only_chosen_graphs_are_quantized(plain, samples, tmp_path):
+    assert calibrate(plain, samples, tmp_path / "one", "--graphs", "synthesis") == 0
+    graphs = Bundle.open(tmp_path / "one").manifest.graphs
+    assert {name for name, graph in graphs.items() if graph.precision == "int8"} == {"synthesis"}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--graphs", "hyper_synthesis"), "how symbols are coded follows from what it computes"),
+        (("--graphs", "synthesise"), "--graphs synthesise: the bundle has analysis, hyper_analysis,"),
+        (("--budget-db", "1"), "is for bundles of the kind 'oslic'; of others: --min-sqnr"),
+        (("--integer",), "others: oslic export --integer"),
+        (
+            ("--exclude-type", "Conv", "--exclude-type", "ConvTranspose"),
+            "no layer of any graph is left in int8",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said_and_nothing_is_written(plain, samples, tmp_path, capsys, more, message):
+    assert calibrate(plain, samples, tmp_path / "none", *more) != 0
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_quantized_bundle_is_not_quantized_again(quantized, samples, tmp_path, capsys):
+    assert calibrate(quantized, samples, tmp_path / "again") != 0
+    assert "is already quantized" in capsys.readouterr().err
+
+
+def test_both_are_compared_graph_by_graph(plain, quantized, samples, tmp_path, capsys):
+    out = tmp_path / "r.json"
+    words = ["compare", plain.path, quantized.path, "--images", samples, "--crop", 192, "-o", out]
+    assert main([str(word) for word in words]) == 0
+    rows = {row["output"]: row for row in json.loads(out.read_text())["outputs"]}
+    assert set(rows) == {"latents", "hyper", "parameters", "picture"}
+    # Each graph gets what the first side's gave: what is not quantized gives the same.
+    assert rows["parameters"]["differing"] == 0
+    assert rows["picture"]["differing"] > 0
+    assert rows["picture"]["psnr"] > 30
+    capsys.readouterr()
+    assert main([*map(str, words[:-2]), "--atol", "picture:0", "--bisect"]) == 9
+    printed = capsys.readouterr()
+    assert "beyond the tolerance: picture" in printed.err
+    assert "synthesis: first beyond the tolerance is" in printed.out

@@ -193,8 +193,18 @@ def divided(a: Number, b: Number) -> Number | None:
     if divisor == 0:
         return None
     if isinstance(a, Size) and isinstance(b, Size):
-        return a // int(divisor)
+        return _whole_quotient(a, int(divisor))
     return scaled(a, 1 / divisor)
+
+
+def _whole_quotient(a: Size, divisor: int) -> Size | None:
+    """The quotient rounded toward zero, as ONNX divides whole numbers.
+
+    Sizes that depend on the inputs are taken to be positive, so that to round them down is the same.
+    """
+    if a.known is not None:
+        return Size.of(int(Fraction(a.known, divisor)))
+    return a // divisor if divisor > 0 or a.divisible(divisor) else None
 
 
 def equal(a: Number, b: Number) -> Number | None:

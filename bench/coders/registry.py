@@ -17,7 +17,9 @@ from PIL import Image, features
 
 from ...runtime.bundle.finder import open_bundle
 from ...runtime.codec import Codec, Layers, Settings
+from ...runtime.codec.codec import backend_options
 from ...runtime.codec.effort import DEFAULT_EFFORT
+from ...runtime.codec.networks import Graphs
 from ...runtime.codec.settings import LAYER_MODES, TUNES
 from ...runtime.codec.yuv import compensate_rounding
 from ...runtime.errors import BackendError, DependencyError, UsageError
@@ -146,9 +148,20 @@ def _open_pillow(options: dict[str, Any]) -> Coder:
     return Coder(encode, decode)
 
 
+class _BlankLabels(Graphs):
+    """Networks that see one class everywhere."""
+
+    def segment(self, image: Pixels) -> Pixels:
+        return np.zeros_like(super().segment(image))
+
+
 def _open_ours(options: dict[str, Any], limits: Limits | None) -> Coder:
-    codec = Codec.open(options["bundle"], options["backend"], options["threads"], limits)
-    settings = Settings(effort=options["effort"], **options["settings"])
+    limits = limits or Limits()
+    chosen = dict(options["settings"])
+    networks = _BlankLabels if chosen.pop("blank_labels", False) else Graphs
+    told = backend_options(options["threads"], None, limits, None)
+    codec = Codec(networks(open_bundle(options["bundle"]), options["backend"], told), limits)
+    settings = Settings(effort=options["effort"], **chosen)
     # The networks' part of an image is the same at every quality.
     kept: tuple[Pixels, Layers] | None = None
 
@@ -365,8 +378,9 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
     for tune in TUNES
     for layers in LAYER_MODES
     for refine in (True, False)
-}
-"""Settings of our codec that can be measured beside the default ones."""
+} | {f"{tune}-always-blank": {"tune": tune, "layers": "always", "blank_labels": True} for tune in TUNES}
+"""Settings of our codec that can be measured beside the default ones; `blank`: one class everywhere, for what the label
+map costs and gives."""
 _QUALITIES: Final = (2, 10, 18, 26, 34, 42, 50, 58, 66, 74, 82)
 
 

@@ -19,6 +19,7 @@ from oslic.bench.report.sections.registry import KNOWN, read_result, sections
 from oslic.cli.main import main
 from oslic.measure import charts, metrics, rate_curves
 from oslic.runtime.bundle.folder import Bundle, default_bundle
+from oslic.runtime.codec import Codec
 from oslic.runtime.errors import BackendError, DataError, DependencyError, LimitError, UsageError
 from oslic.runtime.image.files import find_images
 from oslic.runtime.limits import Limits
@@ -87,6 +88,17 @@ def test_a_job_is_one_of_its_bundle(samples, tmp_path):
         coders.ours(str(folder)), options={**coders.ours(str(folder)).options, "bundle": None}
     )
     assert rate_distortion.Job(image, own, ("psnr",)).key != rate_distortion.Job(image, other, ("psnr",)).key
+
+
+def test_a_blank_label_map_is_what_the_map_is_measured_against(photo):
+    spec = coders.ours(None, threads=1, effort=0, variant="psnr-always-blank")
+    coded = spec.open().encode(photo, 30)
+    with Codec.open(threads=1) as codec:
+        assert np.unique(codec.decode(coded.data).labels).tolist() == [0]
+    usual = coders.ours(None, threads=1, effort=0, variant="psnr-always").open().encode(photo, 30)
+    assert coded.section_bytes["labels"] < 20 < usual.section_bytes["labels"]
+    # The networks see it: it is no other file with another map.
+    assert coded.section_bytes["compact"] != usual.section_bytes["compact"]
 
 
 def test_our_codec_codes_a_photograph_with_its_layers(photo):

@@ -20,7 +20,7 @@ from .calibrate_graph import Calibrated, calibrate_graph
 from .evaluator import FloatNetworks, Judge
 from .graph import Graph
 from .graph_context import Subject, Work
-from .images import digest, read_photographs
+from .images import Photograph, digest, read_photographs
 from .integer.decoder import integer_decoder
 from .integer.graphs import IntegerGraph
 from .options import Options
@@ -112,42 +112,14 @@ def calibrate_bundle(
     same = "others" if len(layers) > 1 else "(the same)"
     progress(f"ranges on {len(work.seen)} photographs, judged on {len(work.judged)} {same}")
     integer: dict[GraphName, IntegerGraph] = integer_decoder(work) if options.integer else {}
-    results: dict[GraphName, Calibrated] = {}
-    for name in manifest.graph_names:
-        if name in integer:
-            results[name] = Calibrated(integer[name].data, True, {})
-            progress(_integer_line(name, integer[name]))
-            continue
-        if name not in options.graphs:
-            results[name] = Calibrated(bundle.read_graph(name), False, {})
-            continue
-        try:
-            results[name] = made = calibrate_graph(Subject.of(name, work))
-        except NothingToQuantizeError as error:
-            results[name] = Calibrated(bundle.read_graph(name), False, {})
-            progress(f"{error}; it is passed on as it came")
-            continue
-        progress(summary(name, made.report))
+    results = {name: _calibrated(name, work, integer.get(name), progress) for name in manifest.graph_names}
     if not any(result.int8 for result in results.values()):
         raise DataError("no layer is left in int8 within the budget; raise --budget-db or --budget-labels")
     models = {
         name: (result.data, options.weight_limit if result.int8 else None) for name, result in results.items()
     }
     report = {
-        "format": FORMAT,
-        "version": VERSION,
-        "environment": environment.describe(),
-        "source": manifest.name,
-        "settings": {
-            "data": [p.name for p in photographs],
-            "target": options.target,
-            "data_sha256": digest(photographs),
-            "ranges": options.ranges or "auto",
-            "weight_bits": options.weight_bits,
-            "budget_db": options.budget_db,
-            "budget_labels": options.budget_labels,
-            "threads": options.threads,
-        },
+        **_report_head(manifest, photographs, options),
         "together": Judge(networks, work.judged, options.threads).together(models),
         "graphs": {name: result.report for name, result in results.items() if result.report},
         "integer": {name: made.report for name, made in integer.items()},
@@ -170,6 +142,43 @@ def calibrate_bundle(
         report["evaluation"] = evaluate(folder)
         write_calibrated(folder, made_manifest, files, report, replace_old=True)
     return report
+
+
+def _calibrated(
+    name: GraphName, work: Work, integer: IntegerGraph | None, progress: Callable[[str], Any]
+) -> Calibrated:
+    """What becomes of one graph: the one of integers, if there is one, an int8 one, or the one that came."""
+    if integer is not None:
+        progress(_integer_line(name, integer))
+        return Calibrated(integer.data, True, {})
+    if name not in work.options.graphs:
+        return Calibrated(work.bundle.read_graph(name), False, {})
+    try:
+        made = calibrate_graph(Subject.of(name, work))
+    except NothingToQuantizeError as error:
+        progress(f"{error}; it is passed on as it came")
+        return Calibrated(work.bundle.read_graph(name), False, {})
+    progress(summary(name, made.report))
+    return made
+
+
+def _report_head(manifest: Manifest, photographs: list[Photograph], options: Options) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "environment": environment.describe(),
+        "source": manifest.name,
+        "settings": {
+            "data": [photograph.name for photograph in photographs],
+            "target": options.target,
+            "data_sha256": digest(photographs),
+            "ranges": options.ranges or "auto",
+            "weight_bits": options.weight_bits,
+            "budget_db": options.budget_db,
+            "budget_labels": options.budget_labels,
+            "threads": options.threads,
+        },
+    }
 
 
 def require_kernels() -> None:

@@ -61,7 +61,34 @@ def _histogram_chart(value: dict[str, Any]) -> str:
 
 def _graph_section(name: str, report: dict[str, Any]) -> str:
     layers, values = report["layers"], report["values"]
-    recipe = report["recipe"]
+    measured = sorted((v for v in values if v["sqnr_db"] is not None), key=lambda v: float(v["sqnr_db"]))
+    parts = [f"<h2>{escape(name)}</h2>", _table(["", ""], _facts(report)), _damage_chart(name, layers)]
+    if measured:
+        bars = [Bar(v["name"], [("SQNR", max(0.0, v["sqnr_db"]))]) for v in measured[:_NOISIEST]]
+        parts.append(bar_chart(f"{name}: the values with the most noise", "SQNR, dB", bars))
+    parts.append(_details("Layers, the worst first", _layer_table(layers), opened=True))
+    if report["left"]:
+        left = _table(("node", "why"), list(report["left"].items()))
+        parts.append(_details("Other heavy nodes, in float", left))
+    kernels = _table(("kernel", "number"), list(report["kernels"].items()))
+    parts += [
+        _details("Values", _value_table(values)),
+        _details("What was tried", _variant_table(report["variants"])),
+        _details("Kernels in ONNX Runtime", kernels),
+    ]
+    # Values that share a scale share their histogram.
+    by_scale = {v["threshold"]: v for v in reversed(measured) if not v["always_zero"]}
+    shown = list(reversed(by_scale.values()))[:_SHOWN_HISTOGRAMS]
+    parts.append(_details("Histograms of the noisiest values", "".join(_histogram_chart(v) for v in shown)))
+    return "\n".join(parts)
+
+
+def _details(title: str, content: str, *, opened: bool = False) -> str:
+    return f"<details{' open' if opened else ''}><summary>{title}</summary>{content}</details>"
+
+
+def _facts(report: dict[str, Any]) -> list[tuple[str, Any]]:
+    layers, recipe = report["layers"], report["recipe"]
     done = report["int8_convolutions"]
     facts = [
         ("ranges", recipe["ranges"]),
@@ -83,21 +110,19 @@ def _graph_section(name: str, report: dict[str, Any]) -> str:
                 f"{medians['float32']:.2f} ms → {medians['int8']:.2f} ms ({latency['speedup']:.2f}x)",
             )
         )
-    parts = [f"<h2>{escape(name)}</h2>", _table(["", ""], facts)]
-    parts.append(_damage_chart(name, layers))
-    measured = sorted((v for v in values if v["sqnr_db"] is not None), key=lambda v: float(v["sqnr_db"]))
-    if measured:
-        bars = [Bar(v["name"], [("SQNR", max(0.0, v["sqnr_db"]))]) for v in measured[:_NOISIEST]]
-        parts.append(bar_chart(f"{name}: the values with the most noise", "SQNR, dB", bars))
+    return facts
+
+
+def _layer_table(layers: Sequence[dict[str, Any]]) -> str:
     ranked = sorted(layers, key=lambda layer: int(layer["rank"]))
-    rows: list[tuple[Any, ...]] = [
+    rows = [
         (
             layer["name"], layer["rank"], layer["decision"], layer["reason"], layer["damage_alone"],
             layer["float_ms"], layer["int8_ms"], layer["weight_sqnr_db"],
         )
         for layer in ranked
     ]  # fmt: skip
-    head: tuple[str, ...] = (
+    head = (
         "layer",
         "rank",
         "decision",
@@ -107,13 +132,10 @@ def _graph_section(name: str, report: dict[str, Any]) -> str:
         "int8 ms",
         "weight SQNR dB",
     )
-    marks = ["float" if layer["decision"] == "float32" else "" for layer in ranked]
-    parts.append(
-        f"<details open><summary>Layers, the worst first</summary>{_table(head, rows, marks)}</details>"
-    )
-    if report["left"]:
-        table = _table(("node", "why"), list(report["left"].items()))
-        parts.append(f"<details><summary>Other heavy nodes, in float</summary>{table}</details>")
+    return _table(head, rows, ["float" if layer["decision"] == "float32" else "" for layer in ranked])
+
+
+def _value_table(values: Sequence[dict[str, Any]]) -> str:
     rows = [
         (
             v["name"], v["low"], v["high"], v["threshold"], v["scale"], 100 * v["clipped_calibration"],
@@ -132,23 +154,15 @@ def _graph_section(name: str, report: dict[str, Any]) -> str:
         "SQNR dB",
         "",
     )
-    parts.append(f"<details><summary>Values</summary>{_table(head, rows)}</details>")
+    return _table(head, rows)
+
+
+def _variant_table(variants: Sequence[dict[str, Any]]) -> str:
     head = ("ranges", "bias correction", "equalization", "damage", "agreement with float")
     rows = [
-        (v["ranges"], v["bias_correction"], v["equalization"], v["damage"], v["agreement"])
-        for v in report["variants"]
+        (v["ranges"], v["bias_correction"], v["equalization"], v["damage"], v["agreement"]) for v in variants
     ]
-    parts.append(f"<details><summary>What was tried</summary>{_table(head, rows)}</details>")
-    rows = list(report["kernels"].items())
-    parts.append(
-        f"<details><summary>Kernels in ONNX Runtime</summary>{_table(('kernel', 'number'), rows)}</details>"
-    )
-    # Values that share a scale share their histogram.
-    by_scale = {v["threshold"]: v for v in reversed(measured) if not v["always_zero"]}
-    shown = list(reversed(by_scale.values()))[:_SHOWN_HISTOGRAMS]
-    charts = "".join(_histogram_chart(v) for v in shown)
-    parts.append(f"<details><summary>Histograms of the noisiest values</summary>{charts}</details>")
-    return "\n".join(parts)
+    return _table(head, rows)
 
 
 def _shapes(shapes: dict[str, list[int]]) -> str:

@@ -49,6 +49,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
     parser.add_argument("--json", action="store_true", help="print the report as JSON instead of lines")
+    _add_method(parser)
+    _add_budgets(parser)
+    _add_bundle_arguments(parser)
+    add_preprocessing_arguments(parser)
+    add_limit_arguments(parser)
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target",
         choices=("cpu", "tensorrt"),
@@ -91,6 +99,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="of measured ranges (default: %(default)s)",
     )
+
+
+def _add_budgets(parser: argparse.ArgumentParser) -> None:
     graphs = parser.add_argument_group(
         "what a graph may lose: layers stay in float until the rest is within it"
     )
@@ -110,6 +121,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help=f"the most that --metric may fall (default: {_BUDGET:g})",
     )
+
+
+def _add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     bundles = parser.add_argument_group("bundles")
     bundles.add_argument(
         "--integer",
@@ -138,8 +152,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     bundles.add_argument(
         "--camvid", type=Path, metavar="DIR", help="also report the mIoU on DIR/test and DIR/testannot"
     )
-    add_preprocessing_arguments(parser)
-    add_limit_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "fuzz"))
 sys.path.insert(0, str(ROOT / "tests" / "support"))
-pytest_plugins = ["exact_fixtures"]
+pytest_plugins = ["engine_fixtures", "exact_fixtures"]
 SAMPLES = ROOT / "samples"
 SHARED = Path(os.environ.get("OSLIC_SHARED", ROOT.parent / "shared"))
 

@@ -1,4 +1,4 @@
-"""Fixtures: a bundle that tests may change, one whose engines a stand-in runs; a plug-in of pytest (tests/conftest.py)."""
+"""Fixtures, a plug-in of pytest: a bundle that tests may change, and one whose engines a stand-in runs."""
 
 from __future__ import annotations
 

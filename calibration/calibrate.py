@@ -124,18 +124,8 @@ def calibrate_bundle(
         "graphs": {name: result.report for name, result in results.items() if result.report},
         "integer": {name: made.report for name, made in integer.items()},
     }
-    made_manifest = replace(
-        manifest,
-        fingerprint=fingerprint(manifest, [results[name].data for name in manifest.graph_names]),
-        refinement=_refinement(manifest, results),
-        exact=bool(integer) and all(made.certificate.exact for made in integer.values()),
-        graphs={name: _info(manifest.graphs[name], results[name]) for name in manifest.graph_names},
-        tools={
-            **manifest.tools,
-            **installed("oslic", "onnx", "onnxruntime", "numpy"),
-        },
-        quantization=_quantization(manifest, options, results, report) | _certificates(integer),
-    )
+    quantization = _quantization(manifest, options, results, report)
+    made_manifest = _manifest(manifest, results, integer, quantization)
     files = {manifest.graphs[name].file: result.data for name, result in results.items()}
     write_calibrated(folder, made_manifest, files, report, replace_old=replace_old)
     if evaluate is not None:
@@ -194,6 +184,24 @@ def require_kernels() -> None:
             "calibration needs ONNX Runtime 1.23 or later, which has int8 kernels for all of its convolutions; here is "
             f"{found}: pip install 'oslic[calibrate]'"
         )
+
+
+def _manifest(
+    manifest: Manifest,
+    results: dict[GraphName, Calibrated],
+    integer: dict[GraphName, IntegerGraph],
+    quantization: dict[str, Any],
+) -> Manifest:
+    """The manifest of the calibrated bundle, from that of the float one."""
+    return replace(
+        manifest,
+        fingerprint=fingerprint(manifest, [results[name].data for name in manifest.graph_names]),
+        refinement=_refinement(manifest, results),
+        exact=bool(integer) and all(made.certificate.exact for made in integer.values()),
+        graphs={name: _info(manifest.graphs[name], results[name]) for name in manifest.graph_names},
+        tools={**manifest.tools, **installed("oslic", "onnx", "onnxruntime", "numpy")},
+        quantization=quantization | _certificates(integer),
+    )
 
 
 def _quantization(

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..networks.comnet import quantize
 from ..networks.dnet import DNet
+from ..runtime.codec.coarseness import Reduction, reduce_compact
 from ..runtime.errors import DataError, UsageError
 from .data import Picture, pad
 from .loop import Objective
@@ -78,6 +79,7 @@ class CodecOptions:
             `terms`.
         coarseness: of the compact images, drawn at random for each batch, see `runtime.codec.coarseness`. The quantizer
             steps are dealt out among the different ones, in their order: the coarsest is for the finest steps.
+        smoothing: of those of a coarseness above 1, drawn likewise; photographs are validated with the middle one.
         discriminator: widths of the discriminators, for the adversarial terms.
         bfloat16: autocast to bfloat16.
     """
@@ -91,6 +93,7 @@ class CodecOptions:
     fine_terms: Mapping[str, float] = field(default_factory=dict)
     quantizer_steps: tuple[float, ...] = (50.0, 24.0, 13.0, 6.5)
     coarseness: tuple[int, ...] = (1,)
+    smoothing: tuple[float, ...] = (0.0,)
     discriminator: tuple[int, ...] = (64, 128, 256, 512)
     bfloat16: bool = True
 
@@ -98,13 +101,13 @@ class CodecOptions:
 class CodecBatch(NamedTuple):
     """Crops: images N x 3 x S x S, uint8; labels N x S/label_scale x S/label_scale, uint8.
 
-    With them the coarseness of their compact images, and, where the loss asks for them, N x Q rates in bpp
+    With them what is left out of their compact images, and, where the loss asks for them, N x Q rates in bpp
     of the pictures that they come from, one per quantizer step.
     """
 
     images: Tensor
     labels: Tensor
-    coarseness: int
+    reduction: Reduction
     picture_rates: Tensor | None
 
 
@@ -117,13 +120,15 @@ class CodecModule(nn.Module):
         self.gnet = networks.gnet
         self.compact_rate = CompactRate()
 
-    def forward(self, image: Tensor, labels: Tensor, coarseness: int, *, bfloat16: bool) -> Reconstruction:
+    def forward(
+        self, image: Tensor, labels: Tensor, reduction: Reduction, *, bfloat16: bool
+    ) -> Reconstruction:
         """Through the codec, closed loop.
 
         Args:
             image: N x 3 x H x W, gray levels / 256.
             labels: N x H/label_scale x W/label_scale, uint8.
-            coarseness: of the compact images.
+            reduction: of the compact images.
             bfloat16: run the networks under autocast.
         """
         device = image.device.type
@@ -131,18 +136,19 @@ class CodecModule(nn.Module):
         with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
             y = self.comnet(image, labels).float()
             bounded = clamp_inwards(y, 0.0, levels - 1.0)
-            compact = straight_through(bounded, coarsened(quantize(bounded, levels), coarseness, levels))
+            compact = straight_through(bounded, reduced(quantize(bounded, levels), reduction, levels))
             estimate = self.gnet(compact, labels).float()
         bounded_estimate = clamp_inwards(estimate, 0.0, 255.0 / 256.0)
-        return Reconstruction(image, labels, compact, bounded_estimate, coarseness=coarseness)
+        return Reconstruction(image, labels, compact, bounded_estimate, coarseness=reduction.coarseness)
 
 
-def coarsened(compact: Tensor, coarseness: int, levels: int) -> Tensor:
-    """`runtime.codec.coarseness.coarsen` of a batch of compact images, whole levels as floats."""
-    if coarseness == 1:
+def reduced(compact: Tensor, reduction: Reduction, levels: int) -> Tensor:
+    """`reduce_compact` of a batch of compact images, whole levels as floats, N x 3 x h x w."""
+    if reduction.coarseness == 1:
         return compact
-    middle = torch.div(compact, coarseness, rounding_mode="floor") * coarseness + coarseness // 2
-    return middle.clamp_max(levels - 1.0)
+    pixels = compact.detach().to("cpu", torch.uint8).permute(0, 2, 3, 1).numpy()
+    made = np.stack([reduce_compact(one, reduction, levels) for one in pixels])
+    return torch.from_numpy(made).permute(0, 3, 1, 2).to(compact)
 
 
 def with_labels(segnet: SegNet, pictures: Sequence[Picture], config: ModelConfig) -> list[Picture]:
@@ -281,7 +287,9 @@ class CodecTask:
         scale, crop = self.config.label_scale, self.options.crop
         shares = [share for share, _ in self.groups]
         images, maps, rates = [], [], []
-        coarseness = int(rng.choice(self.options.coarseness))
+        reduction = Reduction(
+            int(rng.choice(self.options.coarseness)), float(rng.choice(self.options.smoothing))
+        )
         for _ in range(self.options.batch):
             pictures = self.groups[int(rng.choice(len(shares), p=shares))][1]
             picture = pictures[int(rng.integers(len(pictures)))]
@@ -302,7 +310,7 @@ class CodecTask:
         return CodecBatch(
             torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
             torch.from_numpy(np.stack(maps)),
-            coarseness,
+            reduction,
             torch.stack(rates) if rates else None,
         )
 
@@ -312,12 +320,13 @@ class CodecTask:
         made: Reconstruction = self.module(
             image,
             batch.labels.to(device),
-            batch.coarseness,
+            batch.reduction,
             bfloat16=self.options.bfloat16,
         )
         if batch.picture_rates is None:
             return made
-        each, place = len(self.steps_of[batch.coarseness]), list(self.steps_of).index(batch.coarseness)
+        coarseness = batch.reduction.coarseness
+        each, place = len(self.steps_of[coarseness]), list(self.steps_of).index(coarseness)
         return made._replace(
             picture_rates=batch.picture_rates.to(device), steps=slice(place * each, (place + 1) * each)
         )
@@ -326,7 +335,7 @@ class CodecTask:
         del step
         x = self._reconstruct(batch)
         self.residual_rate.to(x.image.device)
-        fine = self.options.fine_terms if batch.coarseness == 1 else {}
+        fine = self.options.fine_terms if batch.reduction.coarseness == 1 else {}
         weights = {name: weight for name, weight in (fine or self.options.terms).items() if weight}
         values = {name: self.available[name](x) for name in weights}
         loss = sum((weight * values[name] for name, weight in weights.items()), x.image.new_zeros(()))
@@ -349,6 +358,7 @@ class CodecTask:
         """
         del module
         if self.asked & _OF_RESIDUAL:
-            return score_codec(self.networks, self.validation, self.steps_of)
+            smoothing = sorted(self.options.smoothing)[len(self.options.smoothing) // 2]
+            return score_codec(self.networks, self.validation, self.steps_of, smoothing)
         weights = {k: v for k, v in self.options.terms.items() if v and k not in _OF_DISCRIMINATOR}
         return score_layers(self.networks, self.validation, weights, self.available)

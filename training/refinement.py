@@ -12,7 +12,7 @@ from torch import nn
 
 from ..measure.metrics import mse
 from ..runtime.codec import residual
-from ..runtime.codec.coarseness import coarseness_for
+from ..runtime.codec.coarseness import Reduction, reduction_for
 from ..runtime.errors import DataError, UsageError
 from .loop import Objective
 from .quantization import IntegerForm
@@ -131,28 +131,28 @@ def decode_pictures(
             raise DataError(f"{file} does not hold decoded pictures: {error}; remove it") from error
         if found.tolist() != [list(map(int, setting)) for setting in wanted]:
             raise DataError(f"{file} holds pictures that were decoded at other settings: remove {folder}")
-        degrees = _degrees(wanted, table)
+        reductions = _reductions(wanted, table)
         for setting, version in zip(wanted, decoded, strict=True):
             estimate = version
             if not setting.plain:
-                estimate = estimates[degrees.index(coarseness_for(setting.quality, table))]
+                estimate = estimates[reductions.index(reduction_for(setting.quality, table))]
             yield DecodedPicture(picture.pixels, estimate, version, setting, mse(picture.pixels, version))
 
 
-def _degrees(settings: Sequence[Setting], table: Sequence[tuple[int, int]]) -> list[int]:
-    """The coarsenesses for which a picture needs an estimate, ascending."""
-    return sorted({coarseness_for(setting.quality, table) for setting in settings if not setting.plain})
+def _reductions(settings: Sequence[Setting], table: Sequence[tuple[int, int]]) -> list[Reduction]:
+    """The reductions for which a picture needs an estimate, ascending."""
+    return sorted({reduction_for(setting.quality, table) for setting in settings if not setting.plain})
 
 
 def _write(file: Path, networks: CodecNetworks, picture: Picture, settings: Sequence[Setting]) -> None:
     table = networks.config.coarseness
-    degrees = _degrees(settings, table)
-    estimates = {n: np.ascontiguousarray(layers(networks, picture, n).estimate) for n in degrees}
+    reductions = _reductions(settings, table)
+    estimates = {n: np.ascontiguousarray(layers(networks, picture, n).estimate) for n in reductions}
     decoded = []
     for setting in settings:
         usual = residual.default_weight(setting.quality, visual=setting.visual)
         weight = 0 if setting.plain else usual
-        estimate = picture.pixels if setting.plain else estimates[coarseness_for(setting.quality, table)]
+        estimate = picture.pixels if setting.plain else estimates[reduction_for(setting.quality, table)]
         coded = residual.encode(
             picture.pixels, estimate, quality=setting.quality, weight=weight, visual=setting.visual
         )
@@ -161,7 +161,7 @@ def _write(file: Path, networks: CodecNetworks, picture: Picture, settings: Sequ
     with part.open("wb") as target:
         np.savez(
             target,
-            estimates=np.array([estimates[n] for n in degrees], np.uint8),
+            estimates=np.array([estimates[n] for n in reductions], np.uint8),
             decoded=np.stack(decoded),
             settings=np.array(settings, np.int64),
         )

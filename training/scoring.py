@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..measure.metrics import mse
-from ..runtime.codec.coarseness import coarsen
+from ..runtime.codec.coarseness import Reduction, reduce_compact
 from .losses import Reconstruction, ResidualRate, whole_blocks
 from .segmentation import network_labels, predict
 from .torch_graphs import TorchGraphs
@@ -38,20 +38,21 @@ class Layers(NamedTuple):
 
 
 @torch.no_grad()
-def layers(networks: CodecNetworks, picture: Picture, coarseness: int = 1) -> Layers:
+def layers(networks: CodecNetworks, picture: Picture, reduction: Reduction | None = None) -> Layers:
     """Run the deployable modules on one image, as the runtime does: padded, cut, extended again.
 
     Args:
         networks: in evaluation mode.
         picture: its label map is taken as it is; without one it is computed.
-        coarseness: of the compact image.
+        reduction: of the compact image; None: it stays as it is.
     """
     config = networks.config
     height, width = picture.pixels.shape[:2]
     graphs = TorchGraphs(networks, "")
     labels = predict(networks.segnet, picture.pixels, config) if picture.labels is None else picture.labels
     on_grid = network_labels(labels, height, width, config)
-    compact = coarsen(graphs.analyse(picture.pixels, on_grid), coarseness, config.levels)
+    fine = graphs.analyse(picture.pixels, on_grid)
+    compact = reduce_compact(fine, reduction or Reduction(), config.levels)
     return Layers(labels, compact, graphs.synthesise(compact, on_grid, height, width))
 
 
@@ -72,7 +73,10 @@ def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def score_codec(
-    networks: CodecNetworks, photographs: Sequence[Picture], steps: Mapping[int, tuple[float, ...]]
+    networks: CodecNetworks,
+    photographs: Sequence[Picture],
+    steps: Mapping[int, tuple[float, ...]],
+    smoothing: float = 0.0,
 ) -> dict[str, float]:
     """Mean scores over photographs.
 
@@ -80,6 +84,7 @@ def score_codec(
         networks: in evaluation mode.
         photographs: with label maps, or without (then they are computed).
         steps: the residual's quantizer steps that compact images of each coarseness are meant for.
+        smoothing: of compact images of a coarseness above 1.
 
     Returns:
         labels_bpp (FLIF); for each coarseness compact_bpp (FLIF), psnr of the estimate in dB and residual_bpp
@@ -91,7 +96,7 @@ def score_codec(
         residual_rate = ResidualRate(own)
         rows = []
         for picture in photographs:
-            result = layers(networks, picture, coarseness)
+            result = layers(networks, picture, Reduction(coarseness, smoothing))
             estimated = residual_rate.per_step(
                 whole_blocks(picture.pixels), whole_blocks(result.estimate)
             ).mean()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..image.arrays import Layout, psnr, split
+from .coarseness import Reduction
 from .container import Payload, SectionType, SectionWriter, sections_of, write_stream
 from .metadata_sections import metadata_writers
 from .parameters import Parameters
@@ -46,8 +47,8 @@ class Layers:
         digests: of the estimate, 4 bytes a tile; of tiles without layers zeros.
         payloads: of labels, compact image and alpha, for each tile.
         settings: the settings that they were made for.
-        fine: the compact image before it was made coarser, in the shape of `compact`.
-        coarseness: factor by which the levels of `compact` were reduced; 1: not at all.
+        fine: the compact image before it was reduced, in the shape of `compact`.
+        reduction: what was left out of `compact`.
         plain: numbers of the tiles without layers.
         graphic: numbers of the tiles that are not photographic.
         stages: time spent so far.
@@ -64,7 +65,7 @@ class Layers:
     payloads: Mapping[SectionType, Sequence[bytes]]
     settings: Settings
     fine: Pixels
-    coarseness: int = 1
+    reduction: Reduction = field(default_factory=Reduction)
     plain: frozenset[int] = frozenset()
     graphic: frozenset[int] = frozenset()
     stages: Stages = field(default_factory=Stages)
@@ -132,7 +133,8 @@ class Encoded:
         return {
             "quality": self.quality,
             "psnr_estimate": estimate if math.isfinite(estimate) else None,  # JSON has no infinity
-            "coarseness": layers.coarseness,
+            "coarseness": layers.reduction.coarseness,
+            "smoothing": layers.reduction.smoothing,
             "plain_tiles": len(layers.plain),
             "refined": self.refined,
         }

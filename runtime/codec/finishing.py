@@ -14,7 +14,7 @@ from .layer_choice import has_layers
 from .layering import make_layers, remake
 from .refinement import Refinement
 from .residual import coding_cost, mean_squared_error
-from .residual_plan import ResidualPlan, plan_residual, wanted_coarseness
+from .residual_plan import ResidualPlan, plan_residual, wanted_reduction
 from .stage_timer import Stages
 from .stream import identity_of
 from .tile_residual import CodedTile, decode_tile
@@ -92,16 +92,16 @@ def _fitted(graphs: Graphs, layers: Layers, settings: Settings, pool: TilePool) 
     """The layers as these settings want them: coarser or finer, of more or of fewer tiles."""
     tiles = range(layers.grid.count)
     plain = frozenset(t for t in tiles if not has_layers(settings, graphic=t in layers.graphic))
-    coarseness = wanted_coarseness(settings, graphs.bundle.manifest)
-    if coarseness == layers.coarseness and plain == layers.plain:
+    reduction = wanted_reduction(settings, graphs.bundle.manifest)
+    if reduction == layers.reduction and plain == layers.plain:
         return layers
     if not layers.plain <= plain:
         # The networks have not seen all of it yet.
         return make_layers(
             graphs, layers.image, layout=layers.layout, grid=layers.grid, settings=settings, pool=pool
         )
-    changed = tiles if coarseness != layers.coarseness else plain - layers.plain
-    return remake(graphs, layers, coarseness=coarseness, plain=plain, tiles=changed, pool=pool)
+    changed = tiles if reduction != layers.reduction else plain - layers.plain
+    return remake(graphs, layers, reduction=reduction, plain=plain, tiles=changed, pool=pool)
 
 
 def _chosen(
@@ -129,7 +129,7 @@ def _chosen(
     made = remake(
         graphs,
         layers,
-        coarseness=layers.coarseness,
+        reduction=layers.reduction,
         plain=layers.plain | cheaper,
         tiles=cheaper,
         pool=pool,

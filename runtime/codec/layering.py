@@ -11,13 +11,13 @@ from ..bundle.manifest import COMPACT_SCALE, LAYER_GRAPHS
 from ..image.arrays import luma, split, three_channels
 from ..segmentation_size import reduce_image, reduction_for
 from ..threads import Workers
-from .coarseness import coarsen
+from .coarseness import Reduction, reduce_compact
 from .container import DIGEST_BYTES, SectionType, digest
 from .encoding import Layers
 from .layer_choice import constant_levels, has_layers, is_graphic
 from .lossless import encode_plane
 from .preview import preview_colors
-from .residual_plan import wanted_coarseness
+from .residual_plan import wanted_reduction
 from .stage_timer import Stages
 from .tile_networks import TileNetworks, compact_shape
 
@@ -91,8 +91,8 @@ def make_layers(
             graphic=graphic,
             stages=stages,
         )
-        coarseness = wanted_coarseness(settings, graphs.bundle.manifest)
-        made = remake(graphs, start, coarseness=coarseness, plain=plain, tiles=range(grid.count), pool=pool)
+        reduction = wanted_reduction(settings, graphs.bundle.manifest)
+        made = remake(graphs, start, reduction=reduction, plain=plain, tiles=range(grid.count), pool=pool)
         payloads = {kind: tuple(future.result() for future in futures) for kind, futures in coded.items()}
     if grid.is_tiled:
         graphs.give_back()
@@ -103,7 +103,7 @@ def remake(
     graphs: Graphs,
     layers: Layers,
     *,
-    coarseness: int,
+    reduction: Reduction,
     plain: frozenset[int],
     tiles: Iterable[int],
     pool: TilePool,
@@ -113,7 +113,7 @@ def remake(
     Args:
         graphs: the bundle's graphs on a backend.
         layers: that there are.
-        coarseness: of the compact images.
+        reduction: of the compact images.
         plain: tiles without layers.
         tiles: whose compact images change; estimates that depend on them are made anew as well.
         pool: works on several tiles at a time.
@@ -129,7 +129,7 @@ def remake(
             flat[tile] = constant_levels(part, manifest)
             own.of(compact)[:] = flat[tile]
         else:
-            own.of(compact)[:] = coarsen(own.of(layers.fine), coarseness, manifest.levels)
+            own.of(compact)[:] = reduce_compact(own.of(layers.fine), reduction, manifest.levels)
     networks = TileNetworks(graphs, grid, layers.labels, layers.label_scale, compact)
 
     def synthesise(tile: int) -> bytes:
@@ -162,7 +162,7 @@ def remake(
         estimate=estimate,
         digests=tuple(digests),
         payloads={**layers.payloads, SectionType.COMPACT: tuple(payloads)},
-        coarseness=coarseness,
+        reduction=reduction,
         plain=plain,
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .class_gains import GainMap, class_quality
-from .coarseness import coarseness_for
+from .coarseness import Reduction, reduction_for
 from .parameters import QUARTERS
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class ResidualPlan:
         return None if self.gains is None else self.gains.of(box)
 
 
-def wanted_coarseness(settings: Settings, manifest: Manifest) -> int:
-    """How coarse the compact image is to be: by the quality of the classes that get the most, where classes differ.
+def wanted_reduction(settings: Settings, manifest: Manifest) -> Reduction:
+    """What the compact image can do without: by the quality of the classes that get the most, where classes differ.
 
     Args:
         settings: what was asked for.
@@ -59,7 +59,7 @@ def wanted_coarseness(settings: Settings, manifest: Manifest) -> int:
     """
     choice = _by_class(settings, manifest)
     quality = settings.quality if choice is None else choice.quality
-    return coarseness_for(quality, manifest.coarseness)
+    return reduction_for(quality, manifest.coarseness)
 
 
 def plan_residual(

@@ -17,7 +17,7 @@ from ..bundle.manifest import COMPACT_SCALE, LAYER_GRAPHS
 from ..errors import UsageError
 from ..image.arrays import Layout, fill_hidden, split, three_channels
 from ..segmentation_size import reduction_for
-from .coarseness import coarsen
+from .coarseness import reduce_compact
 from .container import (
     DIGEST_BYTES,
     Payload,
@@ -32,7 +32,7 @@ from .finishing import refinement_for
 from .layer_choice import constant_levels, has_layers, is_graphic
 from .lossless import encode_plane
 from .metadata_sections import metadata_writers
-from .residual_plan import plan_residual, wanted_coarseness
+from .residual_plan import plan_residual, wanted_reduction
 from .stage_timer import Stages
 from .stream import header_of, identity_of
 from .tile_networks import TileNetworks, compact_shape
@@ -199,7 +199,7 @@ class _RowEncoding:
         self._settings = settings
         manifest = networks.graphs.bundle.manifest
         self.plan = plan_residual(settings, networks.labels, networks.label_scale, manifest)
-        self._coarseness = wanted_coarseness(settings, manifest)
+        self._reduction = wanted_reduction(settings, manifest)
         self._plain: set[int] = set()
         self._graphic: set[int] = set()
         self.refinement = refinement_for(networks.graphs, self.plan, Stages())
@@ -233,7 +233,7 @@ class _RowEncoding:
             else:
                 color, _ = self._read(self._grid.input_box(tile))
                 self._networks.analyse(tile, three_channels(color))
-                own[:] = coarsen(own, self._coarseness, manifest.levels)
+                own[:] = reduce_compact(own, self._reduction, manifest.levels)
             return encode_plane(np.ascontiguousarray(own), self._settings.coders.lossless)
 
         for data in self._pool.run(work, self._tiles(row)):

@@ -11,7 +11,7 @@ import small_bundle
 import stream_reader
 from oslic.runtime import flif
 from oslic.runtime.codec import Codec, DriftWarning, Settings, residual
-from oslic.runtime.codec.coarseness import coarsen, coarseness_for
+from oslic.runtime.codec.coarseness import Reduction, reduce_compact, reduction_for
 from oslic.runtime.codec.container import SectionType, StreamReader
 from oslic.runtime.codec.layer_choice import constant_levels, is_graphic
 from oslic.runtime.codec.parameters import Parameters, TileRecord
@@ -57,13 +57,64 @@ def records(data):
 
 
 def test_coarse_levels_are_the_middle_ones():
-    levels = np.arange(16, dtype=np.uint8)
-    assert coarsen(levels, 1, 16).tolist() == levels.tolist()
-    assert coarsen(levels, 2, 16).tolist() == [1, 1, 3, 3, 5, 5, 7, 7, 9, 9, 11, 11, 13, 13, 15, 15]
-    assert coarsen(levels, 4, 16).tolist() == [2] * 4 + [6] * 4 + [10] * 4 + [14] * 4
-    assert coarsen(levels, 11, 16).tolist() == [5] * 11 + [15] * 5
-    assert [coarseness_for(q, COARSENESS) for q in (0, 39.75, 40, 69, 70, 100)] == [1, 1, 2, 2, 4, 4]
-    assert coarseness_for(100, ()) == 1
+    levels = np.arange(16, dtype=np.uint8).reshape(16, 1, 1)
+
+    def coarse(degree):
+        return reduce_compact(levels, Reduction(degree), 16).ravel().tolist()
+
+    assert coarse(1) == list(range(16))
+    assert coarse(2) == [1, 1, 3, 3, 5, 5, 7, 7, 9, 9, 11, 11, 13, 13, 15, 15]
+    assert coarse(4) == [2] * 4 + [6] * 4 + [10] * 4 + [14] * 4
+    assert coarse(11) == [5] * 11 + [15] * 5
+    degrees = [reduction_for(q, COARSENESS).coarseness for q in (0, 39.75, 40, 69, 70, 100)]
+    assert degrees == [1, 1, 2, 2, 4, 4]
+    assert reduction_for(100, ()) == reduction_for(0, COARSENESS) == Reduction(1, 0.0)
+    # The finer the quality, the less a compact image is of the file, and the more of it may stay.
+    costs = [reduction_for(q, ((5, 2),)).smoothing for q in (5, 30, 45, 100)]
+    assert costs == sorted(costs, reverse=True)
+    assert min(costs) > 0
+
+
+def potts_energy(cells, compact, reduction):
+    """What smoothing is to lessen, from its definition; `compact` has levels of whole cells."""
+    centers = cells.astype(float) * reduction.coarseness + (reduction.coarseness - 1) / 2
+    energy = (((compact - centers) / reduction.coarseness) ** 2).sum()
+    height, width = cells.shape[:2]
+    for down, right, weight in ((0, 1, 1.0), (1, 0, 1.0), (1, 1, 0.5), (1, -1, 0.5)):
+        here = cells[: height - down, max(0, -right) : width - max(0, right)]
+        there = cells[down:, max(0, right) : width + min(0, right)]
+        energy += reduction.smoothing * weight * (here != there).sum()
+    return energy
+
+
+def test_smoothing_lessens_the_energy_that_it_is_defined_by():
+    random = np.random.default_rng(3)
+    slope = np.add.outer(np.arange(24), np.arange(40))[..., None] / 4
+    compact = np.clip(slope + random.normal(0, 1.5, (24, 40, 3)), 0, 15).astype(np.uint8)
+    plain = reduce_compact(compact, Reduction(4), 16)
+    last = None
+    for smoothing in (0.05, 0.2, 0.6):
+        reduction = Reduction(4, smoothing)
+        smooth = reduce_compact(compact, reduction, 16)
+        assert set(np.unique(smooth)) <= {2, 6, 10, 14}
+        before, after = (potts_energy(each // 4, compact, reduction) for each in (plain, smooth))
+        assert after < before
+        size = len(flif.encode(smooth))
+        assert size < (len(flif.encode(plain)) if last is None else last)
+        last = size
+
+
+def test_smoothing_takes_a_lonely_sample_and_leaves_an_edge():
+    compact = np.full((9, 9, 3), 3, np.uint8)
+    compact[:, 5:] = 12
+    compact[4, 2] = 4  # just beyond the border of a cell of 4 levels
+    smooth = reduce_compact(compact, Reduction(4, 0.2), 16)
+    expected = np.full((9, 9, 3), 2, np.uint8)
+    expected[:, 5:] = 14
+    assert np.array_equal(smooth, expected)
+    # Far from the border it says something.
+    compact[4, 2] = 11
+    assert reduce_compact(compact, Reduction(4, 0.2), 16)[4, 2].tolist() == [10] * 3
 
 
 def test_the_coarseness_follows_the_quality(codec, photo):
@@ -71,8 +122,9 @@ def test_the_coarseness_follows_the_quality(codec, photo):
     sizes = []
     for quality, coarseness in ((30, 1), (50, 2), (80, 4)):
         encoded = codec.finish(layers, quality=quality)
-        assert encoded.layers.coarseness == coarseness
-        assert np.array_equal(encoded.layers.compact, coarsen(layers.fine, coarseness, small_bundle.LEVELS))
+        assert encoded.layers.reduction.coarseness == coarseness
+        expected = reduce_compact(layers.fine, encoded.layers.reduction, small_bundle.LEVELS)
+        assert np.array_equal(encoded.layers.compact, expected)
         # Layers that are made for the quality give the same file.
         assert codec.compress(photo, quality, effort=FAST) == encoded.data
         assert np.array_equal(codec.decompress(encoded.data), codec.reconstruct(encoded))

@@ -12,7 +12,7 @@ from typing import Final
 
 from ..runtime.backends import BACKENDS, Options, PassedOverWarning
 from ..runtime.bundle.engine_files import PRECISIONS
-from ..runtime.codec.tile_pool import usable_cores
+from ..runtime.codec.tile_pool import most_workers
 from ..runtime.errors import printable
 from ..runtime.files import descriptor
 from ..runtime.kinds.opening import Codecs
@@ -64,7 +64,7 @@ def open_codecs(args: argparse.Namespace, jobs: int = 1) -> Codecs:
             cores.
     """
     return_freed_arrays()
-    threads = args.threads or (max(1, usable_cores() // jobs) if jobs > 1 else None)
+    threads = args.threads or (max(1, most_workers() // jobs) if jobs > 1 else None)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", PassedOverWarning)
         options = Options(timeout=args.timeout, trust_engines=args.trust_engines)

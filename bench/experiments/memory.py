@@ -16,7 +16,7 @@ from ...measure.processes import run_python
 from ...runtime.bundle.folder import Bundle
 from ...runtime.codec.batch import default_jobs
 from ...runtime.codec.decoding import DECODER_GRAPHS
-from ...runtime.codec.tile_pool import usable_cores
+from ...runtime.codec.tile_pool import most_workers
 from ...runtime.errors import UsageError
 from ...runtime.image.files import read_image
 from ...runtime.image.metadata import Metadata
@@ -95,7 +95,7 @@ def run(
         scaled = source.resize((width, height), Image.Resampling.BICUBIC)
         with tempfile.TemporaryDirectory() as folder:
             commands = _commands(scaled, Path(folder), options)
-            for key, predicted in predictions(bundle, width, height, usable_cores()).items():
+            for key, predicted in predictions(bundle, width, height, most_workers()).items():
                 command, files = key
                 rows.append(
                     {
@@ -113,7 +113,7 @@ def run(
         "version": VERSION,
         "bundle": {"name": bundle.manifest.name, "fingerprint": bundle.manifest.fingerprint},
         "threads": threads,
-        "cores": usable_cores(),
+        "cores": most_workers(),
         "environment": environment.describe(),
         "rows": rows,
     }

@@ -17,7 +17,7 @@ from typing import Any, Final
 from ...measure import environment
 from ...runtime.codec import Codec
 from ...runtime.codec.batch import compress_many, decompress_many
-from ...runtime.codec.tile_pool import usable_cores
+from ...runtime.codec.tile_pool import most_workers
 from ...runtime.errors import OslicError
 
 FORMAT: Final = "oslic-bench-throughput"
@@ -71,7 +71,7 @@ def run(
     """
     with (
         Codec.open() as alone,
-        Codec.open(threads=max(1, usable_cores() // min(jobs))) as shared,
+        Codec.open(threads=max(1, most_workers() // min(jobs))) as shared,
         tempfile.TemporaryDirectory() as name,
     ):
         streams = [alone.compress(image, quality, effort=effort) for image in images]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...runtime.bundle.engine_files import PRECISIONS
 from ...runtime.bundle.finder import open_bundle
-from ...runtime.codec.tile_pool import usable_cores
+from ...runtime.codec.tile_pool import most_workers
 from ...runtime.errors import UsageError, printable
 from ...runtime.tiling import UNIT
 from ...serving.triton import names
@@ -85,7 +85,7 @@ def _plan(args: argparse.Namespace, *, exact: bool) -> Plan:
         device=args.device or ("gpu" if args.graphs == "tensorrt" else "cpu"),
         max_batch=args.max_batch or (_EXACT_BATCH if exact else 1),
         queue_delay=args.queue_delay,
-        instances=args.instances or usable_cores(),
+        instances=args.instances or most_workers(),
         threads=args.threads,
         tile=args.tile,
         queue=args.queue,

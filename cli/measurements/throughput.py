@@ -9,7 +9,7 @@ import json
 from ...runtime.codec import DEFAULT_QUALITY
 from ...runtime.codec.batch import default_jobs
 from ...runtime.codec.effort import DEFAULT_EFFORT, MAX_EFFORT
-from ...runtime.codec.tile_pool import usable_cores
+from ...runtime.codec.tile_pool import most_workers
 from ...runtime.files import write_atomically
 from ...runtime.image.files import find_images
 from ..file_arguments import output_file
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     images = find_images(args.folder)[: args.count]
     result = measure(
         images,
-        jobs=args.jobs or sorted({usable_cores(), default_jobs()}),
+        jobs=args.jobs or sorted({most_workers(), default_jobs()}),
         quality=args.quality,
         effort=args.effort,
         rounds=args.rounds,

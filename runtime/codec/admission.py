@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import LimitError
 from ..memory import MemoryBudget, MemoryUse
 from ..tiling import Grid
-from .tile_pool import TilePool, usable_cores
+from .tile_pool import TilePool, most_workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,5 +86,5 @@ class Admission:
         Args:
             need: bytes of memory for so many.
         """
-        counts = range(1, usable_cores() + 1)
+        counts = range(1, most_workers() + 1)
         return max((n for n in counts if need(n) <= self.limits.memory), default=1)

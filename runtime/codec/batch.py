@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, SupportsFloat, TypeVar
 from ..errors import OslicError, UsageError, out_of_memory
 from ..threads import Workers
 from .request import make_request
-from .tile_pool import usable_cores
+from .tile_pool import most_workers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,7 @@ _Result = TypeVar("_Result")
 
 def default_jobs() -> int:
     """How many pictures are in work at a time where nobody says: two for each core, at most 16."""
-    return min(_MOST_JOBS, _JOBS_PER_CORE * usable_cores())
+    return min(_MOST_JOBS, _JOBS_PER_CORE * most_workers())
 
 
 def in_order(

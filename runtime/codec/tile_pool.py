@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import TypeVar
 
-from ..threads import Workers
+from ..threads import Workers, usable_cores
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def usable_cores() -> int:
-    """How many cores this process may use, at least 2: there are always two kinds of work to overlap."""
-    return max(2, len(os.sched_getaffinity(0)))
+def most_workers() -> int:
+    """The cores that this process may use, or 2: there are always two kinds of work to overlap."""
+    return max(2, usable_cores())
 
 
 class TilePool:

@@ -19,7 +19,7 @@ import numpy as np
 from oslic.measure import environment
 from oslic.runtime.codec.batch import default_jobs
 from oslic.runtime.codec.request import make_request
-from oslic.runtime.codec.tile_pool import usable_cores
+from oslic.runtime.codec.tile_pool import most_workers
 from oslic.runtime.image.files import find_images
 from oslic.runtime.memory import resident_memory
 from oslic.serving import ray as serving_ray
@@ -101,7 +101,7 @@ def main() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    cores, actors = default_jobs(), usable_cores()
+    cores, actors = default_jobs(), most_workers()
     parts: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

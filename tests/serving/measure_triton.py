@@ -25,7 +25,7 @@ from oslic.runtime.bundle.finder import open_bundle
 from oslic.runtime.codec import Codec
 from oslic.runtime.codec.batch import default_jobs, in_order
 from oslic.runtime.codec.request import make_request
-from oslic.runtime.codec.tile_pool import usable_cores
+from oslic.runtime.codec.tile_pool import most_workers
 from oslic.runtime.image.files import find_images
 from oslic.serving.triton.repository import Plan, write_repository
 from PIL import Image
@@ -198,7 +198,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, Codec.open(bundle, threads=1) as codec:
         works = work_list(codec, args.requests, args.effort, 1)
         good = [work for work in works if work.wanted is not None]
-        plan = Plan(instances=usable_cores())
+        plan = Plan(instances=most_workers())
         write_repository(bundle, Path(folder) / "models", plan)
         server = Server(Path(folder) / "models", Path(folder) / "log")
         server.start()

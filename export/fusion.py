@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from onnxscript.rewriter import RewriteRule
 
+    from .rules.base import Rewriter
+
 RULES: Final[tuple[type[Rule], ...]] = (
     EmptyPadding,
     ProductWithOnes,
@@ -329,8 +331,25 @@ def fuse(
         if value.shape is None and str(value.name) in given
     }
     context = Context(Sizes(_declared(ranks, multiple), multiple), chooser(Sizes(given)))
-    hits = dict.fromkeys((rule.title for rule in rules), 0)
     sets = {rule.title: rule.rewriter(context) for rule in rules}
+    hits = _apply(sets, result)
+    passes.NameFixPass()(result)
+    context.tracing = True
+    reports = _reports(rules, hits, _near_misses(rules, sets, result, context))
+    choices = {
+        (site.rule, site.node): {"rule": site.rule, "node": site.node, "form": form, "reason": reason}
+        for site, form, reason in context.decisions
+    }
+    after = count(graph, given, partial=True)
+    if opset is not None and opset < graph.opset_imports.get("", opset):
+        result = to_opset(result, opset)
+    notes = _notes(model, result, given, before, after, freeze=freeze)
+    return result, Report(reports, tuple(choices.values()), before, after, given, multiple, notes=notes)
+
+
+def _apply(sets: Mapping[str, Rewriter], result: ir.Model) -> dict[str, int]:
+    """Rewrite until nothing changes any more; how often each rule did."""
+    hits = dict.fromkeys(sets, 0)
     for _ in range(_MOST_ROUNDS):
         changed = 0
         for title, rule_set in sets.items():
@@ -341,20 +360,31 @@ def fuse(
                 remove_identities(result)
                 # What has lost its readers reads nothing, either: rules count readers.
                 passes.RemoveUnusedNodesPass()(result)
-                graph.sort()
+                result.graph.sort()
         if not changed:
             break
-    passes.NameFixPass()(result)
-    context.tracing = True
+    return hits
+
+
+def _near_misses(
+    rules: Sequence[type[Rule]], sets: Mapping[str, Rewriter], result: ir.Model, context: Context
+) -> _Collector:
+    """Places that resemble a rule's pattern, and why they are none."""
     tracer = _Collector()
     for rule_set in sets.values():
         rule_set.apply_to_model(result, tracer=tracer)
     known = {node for found in tracer.found.values() for node, _ in found}
     known |= {site.node for site, _, _ in context.decisions}
     if ConvolutionBehindUpsampling in rules:
-        for name, reason in unknown_places(graph, known):
+        for name, reason in unknown_places(result.graph, known):
             tracer.note(ConvolutionBehindUpsampling.title, name, reason)
-    reports = tuple(
+    return tracer
+
+
+def _reports(
+    rules: Sequence[type[Rule]], hits: Mapping[str, int], tracer: _Collector
+) -> tuple[RuleReport, ...]:
+    return tuple(
         RuleReport(
             rule.title,
             rule.identity,
@@ -363,19 +393,6 @@ def fuse(
         )
         for rule in rules
     )
-    choices: dict[tuple[str, str], dict[str, str]] = {}
-    for site, form, reason in context.decisions:
-        choices[site.rule, site.node] = {
-            "rule": site.rule,
-            "node": site.node,
-            "form": form,
-            "reason": reason,
-        }
-    after = count(graph, given, partial=True)
-    if opset is not None and opset < graph.opset_imports.get("", opset):
-        result = to_opset(result, opset)
-    notes = _notes(model, result, given, before, after, freeze=freeze)
-    return result, Report(reports, tuple(choices.values()), before, after, given, multiple, notes=notes)
 
 
 def _declared(ranks: Mapping[str, ir.Shape], multiple: int) -> dict[str, tuple[Size, ...]]:

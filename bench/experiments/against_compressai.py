@@ -21,7 +21,7 @@ from ...export.compressai import from_compressai, untranslated
 from ...export.kind_bundle import export_kind
 from ...measure import environment
 from ...measure.metrics import psnr
-from ...measure.timing import Settings, measure, ratio
+from ...measure.timing import Settings, Timing, measure, ratio
 from ...networks.transform.checkpoint import read
 from ...runtime.errors import BackendError, one_line
 from ...runtime.image.files import read_image
@@ -31,6 +31,9 @@ from ..report.layer_images import as_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from ...runtime.image.arrays import Pixels
+    from ...runtime.kinds.opening import AnyCodec
 
 
 FORMAT: Final = "oslic-bench-compressai"
@@ -117,10 +120,7 @@ def run(
         pictures = {path.stem: as_rgb(read_image(path, limits).pixels) for path in images}
         np.savez(folder / "pictures.npz", **pictures)  # type: ignore[arg-type]
         if checkpoint is None:
-            first = dict(list(pictures.items())[:1])
-            np.savez(folder / "first.npz", **first)  # type: ignore[arg-type]
-            words = [python, str(_CHILD), "forward", architecture, *map(str, channels), "first.npz", "."]
-            subprocess.run(words, check=True, cwd=folder)
+            _write_random(python, architecture, channels, folder, next(iter(pictures.items())))
         else:
             found = read(checkpoint)
             channels = found.config.channels, found.config.latents
@@ -133,44 +133,9 @@ def run(
             open_codec(folder / "bundle", "onnxruntime-cpu", threads=_THREADS, limits=limits) as codec,
             _child(*child, str(folder / "pictures.npz")) as theirs,
         ):
-            rows = []
-            for name, pixels in pictures.items():
-                encoded = codec.encode(pixels)
-                other = theirs.ask(f"compress {name}")["bytes"]
-                decoded = codec.decode(encoded.data).image
-                rows.append(
-                    {
-                        "image": name,
-                        "bytes": len(encoded.data),
-                        "compressai_bytes": other,
-                        "psnr": psnr(pixels, decoded),
-                    }
-                )
-                progress(f"{name}: {len(encoded.data)} bytes, CompressAI {other}")
+            rows = [_coded(codec, theirs, name, pixels, progress) for name, pixels in pictures.items()]
             name, pixels = next(iter(pictures.items()))
-            data = codec.encode(pixels).data
-
-            def asks(what: str) -> Callable[[], None]:
-                def ask() -> None:
-                    theirs.ask(f"{what} {name}")
-
-                return ask
-
-            def compress() -> None:
-                codec.encode(pixels)
-
-            def decompress() -> None:
-                codec.decode(data)
-
-            timings = measure(
-                {
-                    "compress": compress,
-                    "compressai/compress": asks("compress"),
-                    "decompress": decompress,
-                    "compressai/decompress": asks("decompress"),
-                },
-                settings,
-            )
+            timings = _timed(codec, theirs, name, pixels, settings)
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -189,6 +154,59 @@ def run(
         },
         "timings": {key: timing.to_json() for key, timing in timings.items()},
     }
+
+
+def _write_random(
+    python: str, architecture: str, channels: tuple[int, int], folder: Path, first: tuple[str, Pixels]
+) -> None:
+    """Have CompressAI write random weights, whose tables it makes when it runs once."""
+    np.savez(folder / "first.npz", **{first[0]: first[1]})  # type: ignore[arg-type]
+    words = [python, str(_CHILD), "forward", architecture, *map(str, channels), "first.npz", "."]
+    subprocess.run(words, check=True, cwd=folder)
+
+
+def _coded(
+    codec: AnyCodec, theirs: _Child, name: str, pixels: Pixels, progress: Callable[[str], Any]
+) -> dict[str, Any]:
+    """What a picture takes with both."""
+    encoded = codec.encode(pixels)
+    other = theirs.ask(f"compress {name}")["bytes"]
+    progress(f"{name}: {len(encoded.data)} bytes, CompressAI {other}")
+    return {
+        "image": name,
+        "bytes": len(encoded.data),
+        "compressai_bytes": other,
+        "psnr": psnr(pixels, codec.decode(encoded.data).image),
+    }
+
+
+def _timed(
+    codec: AnyCodec, theirs: _Child, name: str, pixels: Pixels, settings: Settings | None
+) -> dict[str, Timing]:
+    """Both directions of both, in turn."""
+    data = codec.encode(pixels).data
+
+    def compress() -> None:
+        codec.encode(pixels)
+
+    def decompress() -> None:
+        codec.decode(data)
+
+    def asks(what: str) -> Callable[[], None]:
+        def ask() -> None:
+            theirs.ask(f"{what} {name}")
+
+        return ask
+
+    return measure(
+        {
+            "compress": compress,
+            "compressai/compress": asks("compress"),
+            "decompress": decompress,
+            "compressai/decompress": asks("decompress"),
+        },
+        settings,
+    )
 
 
 def described(result: dict[str, Any]) -> str:

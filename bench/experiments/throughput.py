@@ -22,6 +22,7 @@ from ...runtime.errors import OslicError
 
 FORMAT: Final = "oslic-bench-throughput"
 VERSION: Final = 1
+_ONE: Final = "one call after another"
 
 
 @dataclass(frozen=True)
@@ -77,26 +78,14 @@ def run(
         streams = [alone.compress(image, quality, effort=effort) for image in images]
         if _compressed(shared, images, quality, jobs=max(jobs), effort=effort) != streams:
             raise OslicError("pictures in work at the same time give other streams than one after the other")
-        one = "one call after another"
         candidates = [
             Candidate(
-                f"compress, {one}", lambda: [alone.compress(i, quality, effort=effort) for i in images]
+                f"compress, {_ONE}", lambda: [alone.compress(i, quality, effort=effort) for i in images]
             ),
-            Candidate(f"decompress, {one}", lambda: [alone.decompress(stream) for stream in streams]),
+            Candidate(f"decompress, {_ONE}", lambda: [alone.decompress(stream) for stream in streams]),
         ]
         for count in jobs:
-            candidates += [
-                Candidate(
-                    f"compress, {count} at a time",
-                    partial(_compressed, shared, images, quality, jobs=count, effort=effort),
-                    f"compress, {one}",
-                ),
-                Candidate(
-                    f"decompress, {count} at a time",
-                    partial(_decompressed, shared, streams, jobs=count),
-                    f"decompress, {one}",
-                ),
-            ]
+            candidates += _several(shared, images, streams, count, quality=quality, effort=effort)
         if commands:
             candidates += _commands(images, Path(name), jobs=max(jobs), quality=quality, effort=effort)
         before = environment.describe()
@@ -122,6 +111,30 @@ def run(
             if c.over is not None
         },
     }
+
+
+def _several(
+    shared: Codec,
+    images: Sequence[Path],
+    streams: Sequence[bytes],
+    count: int,
+    *,
+    quality: float,
+    effort: int,
+) -> list[Candidate]:
+    """So many pictures in work at a time, in both directions."""
+    return [
+        Candidate(
+            f"compress, {count} at a time",
+            partial(_compressed, shared, images, quality, jobs=count, effort=effort),
+            f"compress, {_ONE}",
+        ),
+        Candidate(
+            f"decompress, {count} at a time",
+            partial(_decompressed, shared, streams, jobs=count),
+            f"decompress, {_ONE}",
+        ),
+    ]
 
 
 def _commands(

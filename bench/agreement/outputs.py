@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ...export.precision import Half
+    from ...runtime.image.arrays import Pixels
     from ...runtime.model.samples import Sample
 
-    Pixels = npt.NDArray[np.uint8]
     Arrays = Mapping[str, npt.NDArray[Any]]
 
 FORMAT: Final = "oslic-compare"

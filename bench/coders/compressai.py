@@ -18,9 +18,7 @@ from ...runtime.errors import DependencyError
 from .registry import Coded, Coder
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Pixels = npt.NDArray[np.uint8]
+    from ...runtime.image.arrays import Pixels
 
 # The multiple of both sides that the two networks need.
 _MULTIPLE: Final = 64

@@ -24,13 +24,9 @@ from .request import make_request
 from .tile_pool import most_workers
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
+    from ..image.arrays import Pixels
     from . import Codec
     from .sources import PictureSource, StreamSource
-
-    Pixels = npt.NDArray[np.uint8]
 
 _MOST_JOBS: Final = 16
 # Networks, FLIF and AV1 of one picture leave a core idle now and then; those of another take it.

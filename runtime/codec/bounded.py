@@ -24,7 +24,8 @@ from .residual import MAX_WEIGHT, prediction
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    Pixels = npt.NDArray[np.uint8]
+    from ..image.arrays import Pixels
+
     Levels = npt.NDArray[np.int16]
 
 MAX_ERROR: Final = 16

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ..bundle.manifest import Manifest
+    from ..image.arrays import Pixels
     from ..tiling import Box
 
-    Pixels = npt.NDArray[np.uint8]
     Whole = npt.NDArray[np.int32]
 
 SIXTEENTHS: Final = 16

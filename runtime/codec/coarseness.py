@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    Pixels = npt.NDArray[np.uint8]
+    from ..image.arrays import Pixels
+
     Counts = npt.NDArray[np.int16]
 
 _SMOOTHING: Final = ((0.0, 0.3), (30.0, 0.2), (45.0, 0.1))

@@ -19,8 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, SupportsFloat
 
-import numpy as np
-
 from .. import tiling
 from ..backends import Options
 from ..bundle.finder import find_bundle, open_bundle
@@ -59,9 +57,7 @@ from .streaming import DecodedStrip, RowSource, compress_rows, decompress_rows
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    import numpy.typing as npt
-
-    Pixels = npt.NDArray[np.uint8]
+    from ..image.arrays import Pixels
 
 # Below this limit on memory, ONNX Runtime keeps none of its own from image to image: an eighth of it would be taken.
 _ROOMY: Final = 4 << 30

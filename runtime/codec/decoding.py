@@ -37,14 +37,11 @@ from .tile_residual import AnyResidual, add_samples, decode_samples
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    import numpy.typing as npt
-
     from ..bundle.folder import Bundle
+    from ..image.arrays import Pixels
     from ..image.metadata import Metadata
     from .networks import Graphs
     from .tile_pool import TilePool
-
-    Pixels = npt.NDArray[np.uint8]
 
 Layer = Literal["image", "estimate"]
 

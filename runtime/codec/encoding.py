@@ -19,17 +19,13 @@ from .tile_residual import CodedTile, encode_tile
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
-    import numpy.typing as npt
-
+    from ..image.arrays import Pixels
     from ..image.metadata import Metadata
     from ..tiling import Grid
     from .refinement import Refinement
     from .residual_plan import ResidualPlan
     from .settings import Settings
     from .tile_pool import TilePool
-
-    Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

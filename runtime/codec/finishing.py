@@ -20,14 +20,11 @@ from .stream import identity_of
 from .tile_residual import CodedTile, decode_tile
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
+    from ..image.arrays import Pixels
     from ..image.metadata import Metadata
     from .networks import Graphs
     from .settings import Settings
     from .tile_pool import TilePool
-
-    Pixels = npt.NDArray[np.uint8]
 
 
 def finish_layers(

@@ -38,9 +38,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ..bundle.manifest import ClassInfo
+    from ..image.arrays import Pixels
     from .container import Header, StreamReader
-
-    Pixels = npt.NDArray[np.uint8]
 
 Box = tuple[int, int, int, int]
 """Left, top, width and height, in pixels of the picture."""

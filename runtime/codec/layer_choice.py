@@ -7,12 +7,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from ..bundle.manifest import Manifest
+    from ..image.arrays import Pixels
     from .settings import Settings
-
-    Pixels = npt.NDArray[np.uint8]
 
 _FLAT_SHARE: Final = 0.5
 """Of 550 photographs (Kodak, BSDS500, wallpapers, everyday ones) the flattest has 0.49, of Kodak 0.12."""

@@ -24,15 +24,11 @@ from .tile_networks import TileNetworks, compact_shape
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import numpy.typing as npt
-
-    from ..image.arrays import Layout
+    from ..image.arrays import Layout, Pixels
     from ..tiling import Grid
     from .networks import Graphs
     from .settings import Settings
     from .tile_pool import TilePool
-
-    Pixels = npt.NDArray[np.uint8]
 
 
 def make_layers(

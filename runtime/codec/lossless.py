@@ -11,9 +11,7 @@ from ..errors import LimitError, StreamError
 from ..image.arrays import three_channels
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Pixels = npt.NDArray[np.uint8]
+    from ..image.arrays import Pixels
 
 
 def encode_plane(plane: Pixels, effort: int = flif.DEFAULT_EFFORT) -> bytes:

@@ -15,9 +15,7 @@ from ..errors import BundleError
 from ..image.arrays import ceil_div, extend, mirror
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Pixels = npt.NDArray[np.uint8]
+    from ..image.arrays import Pixels
 
 
 class Graphs:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from ..bundle.folder import Bundle
     from ..bundle.manifest import Manifest
+    from ..image.arrays import Pixels
     from .container import StreamReader
 
-    Pixels = npt.NDArray[np.uint8]
     Values = npt.NDArray[np.float32]
 
 _ROUNDS: Final = 2

@@ -11,13 +11,10 @@ import numpy as np
 from ..image.arrays import luma, three_channels
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
+    from ..image.arrays import Pixels
     from .class_gains import Gains
     from .networks import Graphs
     from .stage_timer import Stages
-
-    Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

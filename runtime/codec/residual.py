@@ -25,7 +25,8 @@ from .yuv import compensate_rounding
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    Pixels = npt.NDArray[np.uint8]
+    from ..image.arrays import Pixels
+
     Levels = npt.NDArray[np.int16]
 
 DEFAULT_SPEED: Final = 6

@@ -18,13 +18,8 @@ from .tile_networks import compact_shape
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
-    import numpy.typing as npt
-
-    from ..image.arrays import Layout
+    from ..image.arrays import Layout, Pixels
     from ..tiling import Grid
-
-    Pixels = npt.NDArray[np.uint8]
 
 _FINGERPRINT_BYTES: Final = 5
 _REFINEMENT_BYTES: Final = 3

@@ -42,16 +42,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
 
-    import numpy.typing as npt
-
+    from ..image.arrays import Pixels
     from ..image.metadata import Metadata
     from ..tiling import Box
     from .decoding import Decoding
     from .networks import Graphs
     from .settings import Settings
     from .tile_pool import TilePool
-
-    Pixels = npt.NDArray[np.uint8]
 
 _SPILLED_BYTES: Final = 1 << 24
 

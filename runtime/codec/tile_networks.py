@@ -11,12 +11,9 @@ from ..image.arrays import ceil_div, luma
 from ..segmentation_size import labels_on
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
+    from ..image.arrays import Pixels
     from ..tiling import Box, Grid
     from .networks import Graphs
-
-    Pixels = npt.NDArray[np.uint8]
 
 
 def compact_shape(width: int, height: int) -> tuple[int, int, int]:

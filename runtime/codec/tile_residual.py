@@ -13,14 +13,11 @@ from .container import DIGEST_BYTES, Payload, digest
 from .parameters import ResidualMode, TileRecord
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
+    from ..image.arrays import Pixels
     from .class_gains import Gains
     from .refinement import Refinement
     from .residual_plan import ResidualPlan
     from .stage_timer import Stages
-
-    Pixels = npt.NDArray[np.uint8]
 
 AnyResidual: TypeAlias = residual.CodedResidual | BoundedResidual
 """What comes on top of an estimate: by AV1, or by FLIF within a bound."""

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Pixels = npt.NDArray[np.uint8]
+    from ..image.arrays import Pixels
 
 
 def compensate_rounding(rgb: Pixels) -> Pixels:

@@ -30,17 +30,13 @@ from .runs import DecodingRun, EncodingRun
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy.typing as npt
-
     from ..bundle.folder import Bundle
     from ..codec.container import Header
     from ..codec.sources import PictureSource, StreamSource
-    from ..image.arrays import Layout
+    from ..image.arrays import Layout, Pixels
     from ..image.metadata import Metadata
     from ..limits import Limits
     from ..tiling import Box, Grid
-
-    Pixels = npt.NDArray[np.uint8]
 
 _Result = TypeVar("_Result")
 _NO_HALO: Final = 0

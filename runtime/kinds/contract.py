@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     from ..bundle.folder import Bundle
-
-    Pixels = npt.NDArray[np.uint8]
+    from ..image.arrays import Pixels
 
 
 class Run(Protocol):

@@ -21,18 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    import numpy as np
-    import numpy.typing as npt
-
     from ..codec.container import Header
     from ..codec.request import Request
     from ..codec.sources import PictureSource, StreamSource
-    from ..image.arrays import Layout
+    from ..image.arrays import Layout, Pixels
     from ..image.metadata import Metadata
     from ..memory import MemoryUse
     from ..tiling import Grid
-
-    Pixels = npt.NDArray[np.uint8]
 
 
 class AnyEncoded(Protocol):

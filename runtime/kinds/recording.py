@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ..bundle.folder import Bundle
+    from ..image.arrays import Pixels
     from ..model.feeds import Feeds
-
-    Pixels = npt.NDArray[np.uint8]
 
 _BACKEND: Final = "onnxruntime-cpu"
 

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ...bundle.folder import Bundle
+    from ...image.arrays import Pixels
     from ..contract import Run
 
-    Pixels = npt.NDArray[np.uint8]
     Floats = npt.NDArray[np.float32]
     Numbers = npt.NDArray[np.int32]
 

@@ -25,13 +25,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sizes", type=_sizes, default=(2.0, 6.0, 12.0), metavar="A,B", help="megapixels (default: 2,6,12)"
     )
+    parser.add_argument(
+        "--runs",
+        type=at_least(1),
+        default=3,
+        metavar="N",
+        help="of each command, of which the most counts (default: 3)",
+    )
     parser.add_argument("--threads", type=at_least(1), metavar="N", help="CPU threads of the networks")
 
 
 def run(args: argparse.Namespace) -> int:
     bundle = Bundle.open(args.bundle or default_bundle())
-    show = functools.partial(print, flush=True)
-    result = measure(bundle, args.image, args.sizes, args.threads, show)
+    result = measure(
+        bundle,
+        args.image,
+        args.sizes,
+        threads=args.threads,
+        runs=args.runs,
+        progress=functools.partial(print, flush=True),
+    )
     if args.output:
         write_atomically(args.output, (json.dumps(result, indent=1) + "\n").encode())
         print(f"wrote {args.output}")

@@ -10,7 +10,8 @@ from oslic.cli.main import main
 
 def test_what_processes_hold_is_measured_beside_what_is_predicted(tmp_path, samples):
     output = tmp_path / "memory.json"
-    assert main(["bench", "memory", str(samples / "coffee.png"), "--sizes", "0.02", "-o", str(output)]) == 0
+    words = ["--sizes", "0.02", "--runs", "2"]
+    assert main(["bench", "memory", str(samples / "coffee.png"), *words, "-o", str(output)]) == 0
     rows = json.loads(output.read_text())["rows"]
     assert [(row["command"], row["files"]) for row in rows] == [
         ("compress", 1),
@@ -18,6 +19,9 @@ def test_what_processes_hold_is_measured_beside_what_is_predicted(tmp_path, samp
         ("decompress", 1),
         ("decompress", 3),
     ]
+    assert all(
+        len(row["runs_bytes"]) == 2 and max(row["runs_bytes"]) == row["measured_bytes"] for row in rows
+    )
     assert all(row["measured_bytes"] > 1 << 25 and row["predicted_bytes"] > 1 << 25 for row in rows)
 
 

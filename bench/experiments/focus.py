@@ -15,7 +15,8 @@ from PIL import Image
 
 from ...measure import environment
 from ...runtime.codec import Codec
-from ...runtime.codec.request import make_request
+from ...runtime.codec.request import Request, make_request
+from ...runtime.codec.settings import Tune
 from ...runtime.errors import DataError
 from ...runtime.image.files import find_images, read_image
 from ..coders.registry import avif
@@ -94,6 +95,7 @@ def run(
     qualities: Sequence[int],
     progress: Callable[[str], Any],
     *,
+    tune: Tune = "psnr",
     limits: Limits | None = None,
 ) -> dict[str, Any]:
     """Code photographs with and without a focus, at equal bytes.
@@ -104,6 +106,7 @@ def run(
         focus: a class or a group, with or without its step.
         qualities: at which the files without focus are made.
         progress: gets a line for the user as each row is done.
+        tune: what our residual coder aims at; AVIF's is tuned for PSNR.
         limits: on streams; None for the defaults.
 
     Returns:
@@ -113,10 +116,9 @@ def run(
     """
     rows = []
     with Codec.open(bundle, threads=1, limits=limits) as codec:
-        name = focus.partition(":")[0]
         for picture in pictures:
             for quality in qualities:
-                row = _row(codec, picture, focus, name, quality)
+                row = _row(codec, picture, focus, make_request(quality, tune=tune))
                 rows.append(row)
                 progress(
                     f"{picture.name} at {quality}: inside {row['inside']:+.2f} dB, outside {row['outside']:+.2f}; "
@@ -130,6 +132,7 @@ def run(
         "settings": {
             "bundle": fingerprint,
             "focus": focus,
+            "tune": tune,
             "qualities": list(qualities),
             "avif_rates": _RATES,
         },
@@ -151,22 +154,22 @@ def _mean(rows: Sequence[dict[str, Any]], quality: int) -> dict[str, Any]:
     }
 
 
-def _row(codec: Codec, picture: Marked, focus: str, name: str, quality: int) -> dict[str, Any]:
-    plain = codec.encode(picture.image, make_request(quality, tune="psnr"))
+def _row(codec: Codec, picture: Marked, focus: str, request: Request) -> dict[str, Any]:
+    plain = codec.encode(picture.image, request)
     size = len(plain.data)
     before = _sides(picture, codec.decompress(plain.data))
 
     def focused(level: int) -> tuple[int, Pixels]:
-        data = codec.encode(picture.image, make_request(level, focus=focus, tune="psnr")).data
+        data = codec.encode(picture.image, make_request(level, focus=focus, tune=request.settings.tune)).data
         return len(data), codec.decompress(data)
 
     inside, outside = _at_size(picture, focused, size)
-    blocks = _blocks(codec, plain.data, name, picture.mask.shape)
+    blocks = _blocks(codec, plain.data, focus.partition(":")[0], picture.mask.shape)
     guides = [1.0 + (rate - 1.0) * blocks for rate in _RATES]
     theirs = max(_at_size(picture, partial(_avif, picture.image, guide), size) for guide in guides)
     return {
         "image": picture.name,
-        "quality": quality,
+        "quality": request.settings.quality,
         "bytes": size,
         "share": float(picture.mask.mean()),
         "inside": inside - before[0],

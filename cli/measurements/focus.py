@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...bench.experiments.focus import read_marked
 from ...bench.experiments.focus import run as measure
+from ...runtime.codec.settings import TUNES
 from ...runtime.files import write_atomically
 from ..file_arguments import output_file
 from ..limit_arguments import add_limit_arguments, limits_of
@@ -63,6 +64,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="default: %(default)s",
     )
+    parser.add_argument(
+        "--tune", choices=TUNES, default="psnr", help="of our residual (default: %(default)s)"
+    )
     add_limit_arguments(parser)
 
 
@@ -73,7 +77,13 @@ def run(args: argparse.Namespace) -> int:
         found[i * len(found) // min(args.count, len(found))] for i in range(min(args.count, len(found)))
     ]
     result = measure(
-        args.bundle, chosen, args.focus, args.qualities, partial(print, flush=True), limits=limits
+        args.bundle,
+        chosen,
+        args.focus,
+        args.qualities,
+        partial(print, flush=True),
+        tune=args.tune,
+        limits=limits,
     )
     for mean in result["means"]:
         print(

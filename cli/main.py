@@ -23,7 +23,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from ..runtime import ledger
 from ..runtime.dependencies import NAMESPACE, naming_missing, without_telemetry
@@ -59,6 +59,8 @@ class CommandModule(Protocol):
     def run(self, args: argparse.Namespace) -> int:
         """Do the work; return the exit code."""
 
+
+_GRACE_SECONDS: Final = 10.0
 
 COMMANDS: dict[str, Command] = {
     "compress": Command("cli.commands.compress", "compress images into .oslic files"),
@@ -166,23 +168,32 @@ def _signals_raised() -> Iterator[None]:
     """SIGTERM and SIGHUP end the call as ctrl-C does: what it was writing is taken away, no part is left.
 
     Only the first of them: `timeout` sends two, and the second must not break off the taking away. A signal that is
-    ignored (`nohup`) or handled by the program that calls us stays so.
+    ignored (`nohup`) or handled by the program that calls us stays so. What does not end within some seconds, such as a
+    graph that runs on one of our threads for good, ends with the process.
     """
-    come: list[int] = []
+    timers: list[threading.Timer] = []
 
     def raise_once(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        come.append(number)
-        if len(come) == 1:
-            raise _Terminated(number)
+        if timers:
+            return
+        timers.append(threading.Timer(_GRACE_SECONDS, os._exit, (128 + number,)))
+        timers[0].daemon = True
+        timers[0].start()
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise _Terminated(number)
 
     before = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:
+        usual = (signal.SIG_DFL, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            if signal.getsignal(number) in usual:
                 before[number] = signal.signal(number, raise_once)
     try:
         yield
     finally:
+        for timer in timers:
+            timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -13,8 +13,10 @@ import onnx_ir as ir
 
 from ..runtime.backends.onnxruntime.sessions import PRECISION_NAMES
 from ..runtime.bundle.folder import Bundle, write_bundle
-from ..runtime.bundle.manifest import GraphName
+from ..runtime.bundle.manifest import OSLIC, GraphName
 from ..runtime.errors import UsageError
+from ..runtime.kinds.recording import record
+from ..runtime.kinds.registry import kind_of
 from ..runtime.limits import Limits
 from ..runtime.model.source import model_of
 from .bundle_checks import MIXED_TOLERANCES, example_inputs, read_crops
@@ -29,11 +31,13 @@ if TYPE_CHECKING:
     from ..runtime.model.source import Model
     from .verify import Arrays
 
+MIXED_OUTPUT: Final = Tolerance(atol=2e-2, rtol=2e-2)
+"""Of outputs of networks that the toolkit does not know, in half precision."""
 _STATED: Final = {short: stated for stated, short in PRECISION_NAMES.items()}
 
 
 def half_graphs(bundle: Bundle, kind: Half) -> dict[GraphName, bytes]:
-    """A bundle's graphs, cast to half precision, see `precision.to_half`.
+    """A bundle's graphs, cast to half precision, see `precision.to_half`; those that decide how symbols are coded stay.
 
     Args:
         bundle: in float32.
@@ -45,7 +49,11 @@ def half_graphs(bundle: Bundle, kind: Half) -> dict[GraphName, bytes]:
     for name, info in bundle.manifest.graphs.items():
         if info.precision != "float32":
             raise UsageError(f"{bundle.path}: {name} is {info.precision}; only float32 graphs can be cast")
-    return {name: cast_model(model_of(bundle, name), kind) for name in bundle.manifest.graph_names}
+    fixed = () if bundle.manifest.kind == OSLIC else kind_of(bundle).entropy_graphs
+    return {
+        name: bundle.read_graph(name) if name in fixed else cast_model(model_of(bundle, name), kind)
+        for name in bundle.manifest.graph_names
+    }
 
 
 def check_half(
@@ -71,8 +79,18 @@ def check_half(
         VerificationError: one is beyond `MIXED_TOLERANCES`, as where values are beyond the range of float16.
     """
     info = bundle.manifest
-    models = {name: model_of(bundle, name) for name in info.graph_names}
     found: list[Difference] = []
+    if info.kind != OSLIC:
+        pictures = read_crops(images, info.multiple, limits) if images else _noise(info.multiple)
+        given = record(bundle, ((f"crop {i}", one[0]) for i, one in enumerate(pictures)), threads)
+        for name, samples in given.items():
+            model = model_of(bundle, name)
+            pixels = model.outputs[0].dtype == "uint8"
+            tolerance = MIXED_TOLERANCES["synthesise"] if pixels else MIXED_OUTPUT
+            for sample in samples:
+                found += check_cast(model, graphs[name], sample.feeds, tolerance, threads)
+        return found
+    models = {name: model_of(bundle, name) for name in info.graph_names}
     for image in read_crops(images, info.multiple, limits) if images else _noise(info.multiple):
         values = example_inputs(image)
         for name in info.graph_names:
@@ -118,9 +136,12 @@ def write_half(
     infos = {}
     for name, data in graphs.items():
         info = bundle.manifest.graphs[name]
-        precision = info.precision if kind is None else _STATED[kind]
+        precision = info.precision
+        if kind is not None and data != bundle.read_graph(name):
+            precision = _STATED[kind]
         infos[name] = dataclasses.replace(info, sha256=hashlib.sha256(data).hexdigest(), precision=precision)
     files = {infos[name].file: data for name, data in graphs.items()}
+    files |= {file.file: bundle.read_file(name) for name, file in bundle.manifest.files.items()}
     write_bundle(folder, dataclasses.replace(bundle.manifest, graphs=infos), files, replace=replace)
     return Bundle.open(folder)
 

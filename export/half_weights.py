@@ -12,8 +12,9 @@ import onnx
 import onnx_ir as ir
 
 from ..runtime.bundle.folder import Bundle
-from ..runtime.bundle.manifest import GraphName
+from ..runtime.bundle.manifest import OSLIC, GraphName
 from ..runtime.errors import UsageError
+from ..runtime.kinds.registry import kind_of
 from .ir_queries import serialize
 from .precision import LARGEST_FLOAT16
 
@@ -76,13 +77,16 @@ def with_half_weights(data: bytes) -> bytes:
 
 
 def graphs_with_half_weights(bundle: Bundle) -> dict[GraphName, bytes]:
-    """A bundle's graphs, those in float32 with weights stored as float16; graphs of integers as they are.
+    """A bundle's graphs, those in float32 with weights stored as float16.
+
+    Graphs of integers, and those that decide how symbols are coded, stay as they are.
 
     Raises:
         UsageError: no graph is in float32.
     """
     manifest = bundle.manifest
-    floats = [name for name, info in manifest.graphs.items() if info.precision == "float32"]
+    fixed = () if manifest.kind == OSLIC else kind_of(bundle).entropy_graphs
+    floats = [n for n, info in manifest.graphs.items() if info.precision == "float32" and n not in fixed]
     if not floats:
         raise UsageError(f"{bundle.path} has no graph in float32")
     return {

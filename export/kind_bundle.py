@@ -76,7 +76,26 @@ def export_kind_graph(graph: KindGraph, multiple: int) -> ir.Model:
                 raise VerificationError(f"axis {axis} of the input {value.name} became a constant on export")
             value.shape[axis] = symbol
     passes.ClearMetadataAndDocStringPass()(model)
+    _convert_first(model.graph)
     return model
+
+
+def _convert_first(graph: ir.Graph) -> None:
+    """Have inputs of 8 bits converted before they are transposed: TensorRT transposes no such tensor."""
+    for value in graph.inputs:
+        if value.dtype != ir.DataType.UINT8:
+            continue
+        for transpose in [user for user, _ in value.uses() if user.op_type == "Transpose"]:
+            output = transpose.outputs[0]
+            casts = [user for user, _ in output.uses()]
+            if len(casts) != 1 or casts[0].op_type != "Cast":
+                continue
+            converted = casts[0].outputs[0]
+            ir.convenience.replace_all_uses_with(converted, output, replace_graph_outputs=True)
+            casts[0].replace_input_with(0, value)
+            transpose.replace_input_with(0, converted)
+            output.type, converted.shape = converted.type, value.shape
+    graph.sort()
 
 
 def _sides(factor: int) -> tuple[str, str]:
@@ -150,7 +169,7 @@ def export_kind(
     manifest = Manifest(
         name=source.name,
         multiple=source.multiple,
-        fingerprint=source.identity(),
+        fingerprint=source.fingerprint or _fingerprint(source, infos),
         license=source.license,
         graphs=infos,
         kind=source.kind,
@@ -164,6 +183,14 @@ def export_kind(
     named = {extra[name].file: data for name, data in source.files.items()}
     write_bundle(folder, manifest, files | named, replace=replace)
     return manifest
+
+
+def _fingerprint(source: KindSource, infos: Mapping[str, GraphInfo]) -> str:
+    """Names the networks where their source does not: the graphs count, since what is no weight may differ as well."""
+    found = hashlib.sha256(source.identity().encode())
+    for name, info in sorted(infos.items()):
+        found.update(f"{name} {info.sha256}".encode())
+    return found.hexdigest()
 
 
 def _checked(name: str, graph: KindGraph, data: bytes, values: Mapping[str, npt.NDArray[Any]]) -> Difference:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -69,7 +70,7 @@ def transform_source(
     graphs["synthesis"] = KindGraph(modules["synthesis"], {"latents": latents}, "picture")
     hyperprior = "none" if config.prior == "factorized" else config.prior
     tables = tables_file(networks.prior, offsets, by_scale=hyperprior != "none")
-    return KindSource(
+    source = KindSource(
         kind="transform",
         name=config.name,
         graphs=graphs,
@@ -82,6 +83,8 @@ def transform_source(
         license=license_,
         provenance=provenance or {},
     )
+    # The networks' own code is ours: weights and tables name them, whatever exports them.
+    return replace(source, fingerprint=source.identity())
 
 
 def from_checkpoint(path: Path, calibration: Sequence[npt.NDArray[np.uint8]] | None = None) -> KindSource:

@@ -177,10 +177,11 @@ class _Work:
         require_original(picture, request)
         encoded = codec.encode(picture.pixels, request)
         stages = {"read": seconds, **encoded.stages}
+        # A stream that cannot be decoded is an error before there is a file of it.
+        quality_db = visible_psnr(encoded.image, codec.reconstruct(encoded)) if self._tells_psnr else None
         start = time.perf_counter()
         write_atomically(job.target, encoded.data, replace=job.replaces)
         stages["write"] = time.perf_counter() - start
-        quality_db = visible_psnr(encoded.image, codec.reconstruct(encoded)) if self._tells_psnr else None
         return _row(job, encoded, quality_db, stages) | {"notes": list(picture.notes)}
 
 

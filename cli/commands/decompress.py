@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image
 
 from ...runtime.codec import Codec
-from ...runtime.codec.container import HEADER_BYTES, StreamReader, read_info
+from ...runtime.codec.container import HEADER_BYTES, StreamReader, read_info, section_name
 from ...runtime.codec.label_map import label_map_of
+from ...runtime.codec.metadata_sections import METADATA_TYPES
 from ...runtime.codec.preview import read_compact, thumbnail
 from ...runtime.codec.sources import read_stream
 from ...runtime.codec.stream import bundle_for, check_stream
@@ -333,5 +334,11 @@ def _tell(report: Reporter, job: Job, row: dict[str, Any]) -> None:
         report.warn(
             f"{job.source}: {job.target.suffix} files do not hold {', '.join(row['left_out'])}; write .png"
         )
+    metadata = {section_name(kind) for kind in METADATA_TYPES}
     for name, count in row.get("missing", {}).items():
-        report.warn(f"{job.source} is truncated: {count} of {row['tiles']} tiles lack their {name}")
+        lack = (
+            f"its {name} is cut off"
+            if name in metadata
+            else f"{count} of {row['tiles']} tiles lack their {name}"
+        )
+        report.warn(f"{job.source} is truncated: {lack}")

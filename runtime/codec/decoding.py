@@ -17,7 +17,7 @@ from .bounded import BoundedResidual
 from .class_gains import GainMap
 from .container import Header, MissingError, SectionType, StreamReader, digest
 from .lossless import decode_plane
-from .metadata_sections import read_metadata
+from .metadata_sections import missing_metadata, read_metadata
 from .parameters import Parameters, ResidualMode, TileRecord
 from .preview import preview_colors
 from .refinement import Refinement
@@ -65,7 +65,7 @@ class Decoded:
         estimate: estimate of the part, uint8 (h, w, 3), or (h, w) for gray; None unless it was asked for.
         drifted: numbers of the tiles whose estimate is not, bit for bit, the encoder's.
         residual_drifted: numbers of the tiles whose decoded residual is not the encoder's.
-        missing: by section, numbers of the tiles that a truncated stream lacks.
+        missing: by section, numbers of the tiles that a truncated stream lacks; of metadata, which has no tiles, 0.
         is_wrong: whether a digest that does not match is an error, see `Decoding.is_wrong`.
         refinement_note: a message if the encoder's refinement network is not the bundle's, and the picture was
             refined by the bundle's or not at all; None if it is.
@@ -377,7 +377,7 @@ class Decoding:
             estimate,
             self.drifted,
             self.residual_drifted,
-            self.missing,
+            self.missing | dict.fromkeys(missing_metadata(self.reader), (0,)),
             self.is_wrong(layer),
             self.refinement_note,
             self.stages.seconds,

@@ -11,6 +11,9 @@ from ..image.metadata import COLOR_CHUNKS, MOST, Metadata, Resolution, Unit
 from .container import MissingError, Payload, SectionType, SectionWriter, StreamReader, sections_of
 
 _RESOLUTION: Final = struct.Struct("<BII")
+METADATA_TYPES: Final = frozenset(
+    {SectionType.ICC, SectionType.EXIF, SectionType.XMP, SectionType.COLOR, SectionType.RESOLUTION}
+)
 
 
 def metadata_sections(metadata: Metadata) -> dict[SectionType, bytes]:
@@ -50,6 +53,15 @@ def read_metadata(reader: StreamReader) -> Metadata:
         xmp=content(SectionType.XMP),
         color=_read_color(content(SectionType.COLOR)),
         resolution=_read_resolution(content(SectionType.RESOLUTION)),
+    )
+
+
+def missing_metadata(reader: StreamReader) -> tuple[str, ...]:
+    """Names of the sections of metadata that a truncated stream does not hold to their end."""
+    return tuple(
+        section.name
+        for section in reader.info.sections
+        if section.type in METADATA_TYPES and reader.total < section.end
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
@@ -259,19 +260,45 @@ class KindCodec:
         part = box.of(color)
         height, width = self._padded(box)
         run = EncodingRun(self.graphs, height, width, stages)
-        image = np.ascontiguousarray(extend(three_channels(part), height, width))
-        sections = self.kind.encode(image, run)
-        if set(sections) != set(self.kind.sections):
-            raise BundleError(
-                f"the kind {self.kind.kind!r} made the sections {sorted(sections)}, it states "
-                f"{sorted(self.kind.sections)}"
-            )
+        image = np.ascontiguousarray(extend(three_channels(part), height, width)).view()
+        image.flags.writeable = False  # it may be the caller's own
+        sections = self._encoded(image, run)
         payloads = {self.kind.sections[name]: bytes(data) for name, data in sections.items()}
         payloads[SharedSection.CHECKS] = run.digests
         if alpha is not None:
             with stages.measure("alpha"):
                 payloads[SharedSection.ALPHA] = encode_plane(np.ascontiguousarray(box.of(alpha)))
         return payloads
+
+    def _encoded(self, image: Pixels, run: EncodingRun) -> Mapping[str, bytes]:
+        """The sections that the kind makes, its own exceptions as the library's.
+
+        Raises:
+            BundleError: it fails, or makes other sections than it states.
+        """
+        name = self.kind.kind
+        try:
+            sections = self.kind.encode(image, run)
+        except (OslicError, MemoryError):
+            raise
+        except Exception as error:
+            raise BundleError(
+                f"the kind {name!r} cannot encode: {type(error).__name__}: {one_line(error, 200)}"
+            ) from error
+        if not isinstance(sections, Mapping):
+            raise BundleError(
+                f"the kind {name!r} returned {type(sections).__name__}, must be sections by name"
+            )
+        if set(sections) != set(self.kind.sections):
+            raise BundleError(
+                f"the kind {name!r} made the sections {sorted(sections)}, it states {sorted(self.kind.sections)}"
+            )
+        for section, data in sections.items():
+            if not isinstance(data, bytes | bytearray | memoryview):
+                raise BundleError(
+                    f"the kind {name!r} made {type(data).__name__} of the section {section!r}, must be bytes"
+                )
+        return sections
 
     def _padded(self, box: Box) -> tuple[int, int]:
         multiple = self.bundle.manifest.multiple

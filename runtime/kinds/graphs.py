@@ -36,9 +36,15 @@ class KindGraphs:
         self._loading = threading.Lock()
 
     def load(self, *names: str) -> None:
-        """Load graphs ahead of their first use, so that it does not count into the first image's time."""
+        """Load graphs ahead of their first use, so that it does not count into the first image's time.
+
+        Raises:
+            BundleError: the bundle has no such graph.
+        """
         with self._loading:
             for name in names:
+                if name not in self.bundle.manifest.graphs:
+                    raise BundleError(f"the bundle {self.bundle.path} has no graph {name!r}")
                 if name not in self._loaded:
                     self._loaded[name] = load(
                         model_of(self.bundle, name), self.selection.backend.name, self._options
@@ -51,14 +57,12 @@ class KindGraphs:
             BundleError: the bundle has no such graph, or its output is missing.
             BackendError: the run failed.
         """
-        info = self.bundle.manifest.graphs.get(name)
-        if info is None:
-            raise BundleError(f"the bundle {self.bundle.path} has no graph {name!r}")
+        self.load(name)
+        info = self.bundle.manifest.graphs[name]
         if set(inputs) != set(info.inputs):
             raise BackendError(
                 f"the {name} graph takes {', '.join(info.inputs)}, not {', '.join(inputs) or 'nothing'}"
             )
-        self.load(name)
         return self._loaded[name].run(inputs, [info.output])[info.output]
 
     def close(self) -> None:

@@ -23,11 +23,12 @@ def digest_of(values: npt.NDArray[Any]) -> bytes:
     """The 4-byte digest of whole numbers: as 8-byte little-endian integers in C order.
 
     Raises:
-        UsageError: they are no integers.
+        UsageError: they are no array of integers.
     """
-    if values.dtype.kind not in "biu":
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biu":
+        found = values.dtype if isinstance(values, np.ndarray) else type(values).__name__
         raise UsageError(
-            f"what is checked is {values.dtype}, must be integers: others differ from machine to machine"
+            f"what is checked is {found}, must be an array of integers: others differ from machine to machine"
         )
     whole = np.ascontiguousarray(values, _NUMBERS)
     return hashlib.blake2b(whole.tobytes(), digest_size=8).digest()[:DIGEST_BYTES]

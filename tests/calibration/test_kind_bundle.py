@@ -140,3 +140,19 @@ def test_both_are_compared_graph_by_graph(plain, quantized, samples, tmp_path, c
     printed = capsys.readouterr()
     assert "beyond the tolerance: picture" in printed.err
     assert "synthesis: first beyond the tolerance is" in printed.out
+
+
+def test_it_is_cast_but_for_what_decides_how_symbols_are_coded(plain, samples, tmp_path, photo):
+    words = ["cast", plain.path, "--images", samples, "-o"]
+    assert main([str(word) for word in (*words, tmp_path / "half")]) == 0
+    half = Bundle.open(tmp_path / "half")
+    precisions = {name: graph.precision for name, graph in half.manifest.graphs.items()}
+    assert precisions.pop("hyper_synthesis") == "float32"
+    assert set(precisions.values()) == {"float16"}
+    assert half.read_graph("hyper_synthesis") == plain.read_graph("hyper_synthesis")
+    with open_codec(half, "onnxruntime-cpu", threads=1) as codec:
+        assert psnr(photo, codec.decode(codec.encode(photo).data).image) > 25
+    assert main([str(word) for word in (*words, tmp_path / "weights", "--weights-only")]) == 0
+    assert (tmp_path / "weights" / "synthesis.onnx").stat().st_size < 0.6 * plain.graph_path(
+        "synthesis"
+    ).stat().st_size

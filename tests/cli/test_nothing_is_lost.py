@@ -401,6 +401,33 @@ def test_a_signal_during_a_batch_leaves_whole_files_only(folder):
         assert _main(folder, "verify", "new.oslic", "--checksums") == 0
 
 
+ENDLESS = """
+import os, signal, sys, threading
+signal.signal(signal.{name}, signal.default_int_handler if "{name}" == "SIGINT" else signal.SIG_DFL)
+from oslic.cli import main as cli
+from oslic.cli.commands import info
+from oslic.runtime.threads import Workers
+cli._GRACE_SECONDS = 0.5
+def endless(args):
+    # A graph that never ends runs on a thread of ours, outside of the interpreter's lock.
+    with Workers(1) as pool:
+        running = pool.submit(threading.Event().wait)
+        os.kill(os.getpid(), signal.{name})
+        running.result()
+info.run = endless
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_ends_a_graph_that_never_ends(folder, name):
+    done = subprocess.run(
+        [sys.executable, "-c", ENDLESS.format(name=name), "info", "a.oslic"],
+        cwd=folder, capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 128 + getattr(signal, name)
+
+
 def test_the_callers_signals_are_left_alone(folder):
     handler = signal.getsignal(signal.SIGTERM)
     assert _main(folder, "info", "a.oslic") == 0

@@ -21,7 +21,8 @@ class FlifAutoencoder(LearnedCodec):
         return {"latent": flif.encode(latent)}
 
     def decode(self, sections, run):
-        latent = flif.decode(sections["latent"])
-        if latent.shape != (run.height // self.scale, run.width // self.scale, 4) or latent.dtype != "uint8":
+        height, width = run.height // self.scale, run.width // self.scale
+        latent = flif.decode(sections["latent"], max_pixels=height * width)
+        if latent.shape != (height, width, 4) or latent.dtype != "uint8":
             raise StreamError(f"the latent is {latent.dtype} {latent.shape}: damaged stream")
         return run("decode", latent=latent[None])[0]

@@ -15,6 +15,7 @@ from oslic.runtime.codec.stream import check_stream, open_stream
 from oslic.runtime.codec.streaming import DecodedStrip
 from oslic.runtime.errors import BundleError, LimitError, StreamError, UsageError, VerificationError
 from oslic.runtime.image.arrays import Layout, luma
+from oslic.runtime.image.metadata import Metadata
 from oslic.runtime.limits import Limits
 from oslic.runtime.segmentation_size import labels_on, reduce_image, reduction_for
 from oslic.runtime.tiling import Box
@@ -187,6 +188,20 @@ def test_what_is_whole_of_a_truncated_stream_is_decoded(codec, stream, whole, la
         wanted = layers.estimate if tile in lost else whole[..., :3]
         box = layers.grid.box(tile)
         assert np.array_equal(box.of(decoded.image)[..., :3], box.of(wanted))
+
+
+def test_a_profile_that_is_cut_off_is_missing(photo):
+    with Codec.open(threads=1) as shipped:
+        data = shipped.compress(photo[:64, :96], 40, metadata=Metadata(icc=b"profile" * 40, xmp=b"<x/>"))
+        whole = shipped.decode(data, partial=True)
+        assert whole.missing == {}
+        assert (whole.metadata.icc, whole.metadata.xmp) == (b"profile" * 40, b"<x/>")
+        info = StreamReader.of_bytes(data, shipped.limits).info
+        for name, length in (("xmp", len(data) - 1), ("icc", info.section(SectionType.ICC).end - 1)):
+            decoded = shipped.decode(data[:length], partial=True)
+            assert decoded.missing[name] == (0,)
+            assert getattr(decoded.metadata, name) == b""
+            assert np.array_equal(decoded.image, whole.image)
 
 
 def test_the_first_kilobytes_are_a_preview(codec, stream, layers):

@@ -209,3 +209,39 @@ def test_settings_that_cannot_be_are_refused(settings, tmp_path):
     bundle = dataclasses.replace(bundle, manifest=manifest)
     with pytest.raises(BundleError):
         open_codec(bundle, "onnxruntime-cpu")
+
+
+# -- kinds that do not do what they promise ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("encode", "message"),
+    [
+        (lambda image, run: None, "returned NoneType, must be sections by name"),
+        (
+            lambda image, run: {"hyper": b"", "latents": "text"},
+            "made str of the section 'latents', must be bytes",
+        ),
+        (lambda image, run: 1 // 0, "cannot encode: ZeroDivisionError"),
+        (lambda image, run: run("nope", image=image[None]), "has no graph 'nope'"),
+        (lambda image, run: image.__setitem__(slice(None), 0), "cannot encode: ValueError"),
+    ],
+)
+def test_an_encoder_that_fails_is_told_as_an_error_of_the_bundle(
+    tmp_path, photo, monkeypatch, encode, message
+):
+    picture = np.ascontiguousarray(photo[:128, :192])
+    before = picture.copy()
+    with open_codec(write_transform(tmp_path / "kind"), "onnxruntime-cpu", threads=1) as codec:
+        monkeypatch.setattr(codec.kind, "encode", encode)
+        with pytest.raises(BundleError, match=message):
+            codec.compress(picture)
+    # The picture is the caller's.
+    assert np.array_equal(picture, before)
+
+
+def test_only_arrays_of_integers_are_checked(tmp_path, photo, monkeypatch):
+    with open_codec(write_transform(tmp_path / "kind"), "onnxruntime-cpu", threads=1) as codec:
+        monkeypatch.setattr(codec.kind, "encode", lambda image, run: run.check("numbers", [1]))
+        with pytest.raises(UsageError, match="what is checked is list, must be an array of integers"):
+            codec.compress(photo)

@@ -11,7 +11,7 @@ import contextlib
 import ctypes
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -27,11 +27,15 @@ if TYPE_CHECKING:
 _PROCESS_BYTES: Final = 50 << 20
 # Arrays of the whole image: with its file, its estimate and what the decoder will make of it; with the decoded image
 # and its file.
-_ENCODER_ARRAYS: Final = 20.0
+_ENCODER_ARRAYS: Final = 25.0
 _DECODER_ARRAYS: Final = 18.0
 # libaom's encoder and the arrays that are made for it; dav1d and its output.
 _ENCODER_BYTES: Final = 58.0
 _DECODER_BYTES: Final = 13.0
+# What two tiles in work take together, as a part of what a picture of one tile of their size takes: they are seldom in
+# their greediest phase at once, and they give their memory back.
+_ENCODER_OVERLAP: Final = 0.55
+_DECODER_OVERLAP: Final = 1.45
 
 
 _TILE_PIXELS: Final = (tiling.TILE_SIDE + 2 * tiling.HALO) ** 2
@@ -56,7 +60,8 @@ class MemoryUse:
     Attributes:
         fixed: bytes that do not depend on the image.
         per_pixel: bytes for each pixel of the image.
-        per_tile_pixel: bytes for each pixel that is worked on: all of a small image, the tiles in work of a large one.
+        per_tile_pixel: bytes for each pixel of an image of one tile.
+        overlap: what two tiles in work take together, as a part of what an image as large as one of them would take.
         per_label_pixel: bytes for each pixel of the image as the label map's network sees it, before the tiles are
             worked on.
     """
@@ -65,6 +70,7 @@ class MemoryUse:
     per_pixel: float
     per_tile_pixel: float = 0.0
     per_label_pixel: float = 0.0
+    overlap: float = 1.0
 
     def at(self, pixels: int) -> int:
         """Bytes for an image of so many pixels that is worked on whole."""
@@ -77,16 +83,20 @@ class MemoryUse:
 
     def for_grid(self, grid: tiling.Grid, tiles: int = 1) -> int:
         """Bytes for an image in tiles of any size, so many of them in work at a time."""
-        in_work = min(tiles, grid.count) * _seen_pixels(grid)
-        working = max(in_work * self.per_tile_pixel, self._labels(grid))
+        working = max(self._working(min(tiles, grid.count), grid), self._labels(grid))
         return self.fixed + _whole(grid.width * grid.height * self.per_pixel + working)
 
     def in_strips(self, grid: tiling.Grid, tiles: int = 1) -> int:
         """Bytes for an image that is never whole in memory, but in strips of a row of tiles."""
         strips = _STRIP_TILES * max(tiling.TILE_SIDE, grid.tile_height) * grid.width * _STRIP_BYTES
         small = grid.width * grid.height * _COMPACT_BYTES
-        in_work = tiles * max(_TILE_PIXELS, _seen_pixels(grid))
-        return self.fixed + _whole(strips + small + max(in_work * self.per_tile_pixel, self._labels(grid)))
+        return self.fixed + _whole(strips + small + max(self._working(tiles, grid), self._labels(grid)))
+
+    def _working(self, tiles: int, grid: tiling.Grid) -> float:
+        seen = _seen_pixels(grid)
+        if grid.count == 1:
+            return seen * self.per_tile_pixel
+        return max(1.0, tiles / 2) * self.overlap * seen * self.per_tile_pixel
 
     def _labels(self, grid: tiling.Grid) -> float:
         factor = reduction_for(grid.height, grid.width)
@@ -99,7 +109,7 @@ class MemoryUse:
         if left < _MOST_LABEL_PIXELS * (self.per_label_pixel + self.per_pixel) and self.per_label_pixel:
             most = max(self.per_label_pixel, self.per_tile_pixel)
             return max(0, int(left / (self.per_pixel + most)))
-        tiled = int((left - self.per_tile_pixel * _TILE_PIXELS) / self.per_pixel)
+        tiled = int((left - self.overlap * self.per_tile_pixel * _TILE_PIXELS) / self.per_pixel)
         if not self.per_tile_pixel or tiled > tiling.ONE_TILE_PIXELS:
             return max(0, tiled)
         return max(0, min(int(left / (self.per_pixel + self.per_tile_pixel)), tiling.ONE_TILE_PIXELS))
@@ -132,9 +142,6 @@ LABELS: Final = MemoryUse(48 << 20, 160.0)
 def networks_use(graphs: Mapping[GraphName, GraphInfo]) -> MemoryUse:
     """Memory of running an encoder's graphs one after the other, their weights and all arrays of the image included.
 
-    An encoder that refines, to tell what the decoder will make of a tile, does so one tile at a time: that takes less
-    than two tiles in the other networks.
-
     Args:
         graphs: by name.
     """
@@ -142,32 +149,38 @@ def networks_use(graphs: Mapping[GraphName, GraphInfo]) -> MemoryUse:
     fixed = _PROCESS_BYTES + sum(info.fixed_bytes for info in infos.values())
     labels = infos["segment"].working_bytes_per_pixel if "segment" in infos else 0.0
     on_tiles = max(infos[name].working_bytes_per_pixel for name in ("analyse", "synthesise"))
-    return MemoryUse(fixed, _ENCODER_ARRAYS, on_tiles, labels)
+    return MemoryUse(fixed, _ENCODER_ARRAYS, on_tiles, labels, _ENCODER_OVERLAP)
 
 
 def encoding_use(graphs: Mapping[GraphName, GraphInfo]) -> MemoryUse:
-    """Memory of compressing an image: networks first, then the residual."""
+    """Memory of compressing an image: networks first, then the residual, and what the decoder will make of both."""
     networks = networks_use(graphs)
-    working = max(networks.per_tile_pixel, _ENCODER_BYTES)
-    return MemoryUse(networks.fixed, _ENCODER_ARRAYS, working, networks.per_label_pixel)
+    decoder = [graphs[name] for name in ("synthesise", "refine") if name in graphs]
+    working = max(networks.per_tile_pixel, _ENCODER_BYTES, _beside(decoder))
+    return MemoryUse(networks.fixed, _ENCODER_ARRAYS, working, networks.per_label_pixel, _ENCODER_OVERLAP)
+
+
+def _beside(graphs: Sequence[GraphInfo]) -> float:
+    """Bytes for each pixel of graphs that share an arena: it holds arrays of all, half of the smaller ones'."""
+    most, *others = sorted((info.working_bytes_per_pixel for info in graphs), reverse=True)
+    return most + 0.5 * sum(others)
 
 
 def residual_use(graphs: Mapping[GraphName, GraphInfo]) -> MemoryUse:
     """Memory of coding a residual; the networks are loaded, and do not run."""
-    return MemoryUse(networks_use(graphs).fixed, _ENCODER_ARRAYS, _ENCODER_BYTES)
+    fixed = networks_use(graphs).fixed
+    return MemoryUse(fixed, _ENCODER_ARRAYS, _ENCODER_BYTES, overlap=_ENCODER_OVERLAP)
 
 
 def decoding_use(graphs: Mapping[GraphName, GraphInfo]) -> MemoryUse:
     """Memory of decompressing a stream: the residual is decoded beside the network.
 
     Args:
-        graphs: those that run, by name. Where a tile is refined while another one's estimate is made, the arena
-            holds arrays of both, half of the smaller graph's in the mean.
+        graphs: those that run, by name.
     """
     infos = tuple(graphs.values())
     fixed = _PROCESS_BYTES + sum(info.fixed_bytes for info in infos)
-    most, *others = sorted((info.working_bytes_per_pixel for info in infos), reverse=True)
-    return MemoryUse(fixed, _DECODER_ARRAYS, most + 0.5 * sum(others) + _DECODER_BYTES)
+    return MemoryUse(fixed, _DECODER_ARRAYS, _beside(infos) + _DECODER_BYTES, overlap=_DECODER_OVERLAP)
 
 
 def kind_use(graphs: Mapping[GraphName, GraphInfo]) -> MemoryUse:

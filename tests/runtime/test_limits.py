@@ -289,17 +289,19 @@ def test_the_command_lines_limits_hold(tmp_path, samples):
 
 
 def test_measured_peaks_lie_near_their_predictions():
-    """What is aimed at is 15 percent; which phases of the tiles in work meet is chance."""
+    """Of one file and of several: within 15 percent."""
     file = Path(__file__).parents[2] / "bench" / "results" / "memory-lite-cpu.json"
     result = json.loads(file.read_text())
-    rows, cores = [row for row in result["rows"] if row["files"] == 1], result["cores"]
-    assert sorted((row["command"], round(row["width"] * row["height"] / 1e6)) for row in rows) == [
-        (command, size) for command in ("compress", "decompress") for size in (2, 6, 12)
+    rows, cores = result["rows"], result["cores"]
+    found = sorted((row["command"], row["files"], round(row["width"] * row["height"] / 1e6)) for row in rows)
+    commands = ("compress", "decompress")
+    assert found == [
+        (command, files, size) for command in commands for files in (1, 3) for size in (2, 6, 12)
     ]
     known = Bundle.open(default_bundle())
     for row in rows:
-        now = predictions(known, row["width"], row["height"], cores)[row["command"], 1]
-        assert 0.8 <= now / row["measured_bytes"] <= 1.4
+        now = predictions(known, row["width"], row["height"], cores)[row["command"], row["files"]]
+        assert 0.85 <= now / row["measured_bytes"] <= 1.15
 
 
 def test_a_batch_holds_no_more_than_the_limit(tmp_path, photo):

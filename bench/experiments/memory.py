@@ -26,7 +26,7 @@ from ...runtime.memory import decoding_use, encoding_use, resident_memory
 from ..report.layer_images import as_rgb
 
 FORMAT: Final = "oslic-bench-memory"
-VERSION: Final = 2
+VERSION: Final = 1
 _MANY: Final = 3
 """Files of a command that has several."""
 

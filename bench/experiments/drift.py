@@ -13,6 +13,7 @@ import numpy as np
 from ...measure import environment
 from ...measure.metrics import psnr
 from ...runtime.backends import probe_all
+from ...runtime.bundle.finder import open_bundle
 from ...runtime.bundle.folder import Bundle
 from ...runtime.codec import Codec, DriftWarning, Encoded, Settings
 from ...runtime.codec.residual import CodedResidual, decode
@@ -41,7 +42,7 @@ def candidates(bundle: Bundle, others: dict[str, Path]) -> dict[str, tuple[Bundl
         others: further bundles by name (fused or naive forms, other precisions), each with its usable backends.
     """
     found = {}
-    for name, opened in {"": bundle, **{n: Bundle.open(p) for n, p in others.items()}}.items():
+    for name, opened in {"": bundle, **{n: open_bundle(p) for n, p in others.items()}}.items():
         for backend, available in probe_all(opened).items():
             if available.usable and (name or backend != _REFERENCE_BACKEND):
                 found[f"{name} {backend}".strip()] = (opened, backend)

@@ -15,7 +15,7 @@ from ...measure import environment
 from ...measure.metrics import confusion_matrix, mean_iou, psnr
 from ...measure.rate_curves import bd_rate_by_image
 from ...measure.timing import TOTAL, Candidate, Settings, Timing, measure, ratio
-from ...runtime.bundle.folder import Bundle
+from ...runtime.bundle.finder import open_bundle
 from ...runtime.codec import Codec
 from ...runtime.errors import DataError
 from ...runtime.files import write_atomically
@@ -296,7 +296,7 @@ def fingerprints(before: Path, after: Path) -> dict[str, Any]:
     Raises:
         DataError: the second was not made from the first.
     """
-    one, two = Bundle.open(before).manifest, Bundle.open(after).manifest
+    one, two = open_bundle(before).manifest, open_bundle(after).manifest
     origin = (two.quantization or {}).get("float_fingerprint")
     if origin != one.fingerprint:
         raise DataError(

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from ...bench.experiments.memory import run as measure
-from ...runtime.bundle.folder import Bundle, default_bundle
+from ...runtime.bundle.finder import open_bundle
 from ...runtime.files import write_atomically
 from ..file_arguments import output_file
 from ..numbers import at_least, positive
@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    bundle = Bundle.open(args.bundle or default_bundle())
+    bundle = open_bundle(args.bundle)
     result = measure(
         bundle,
         args.image,

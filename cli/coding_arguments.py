@@ -30,8 +30,9 @@ def add_coding_arguments(parser: Arguments) -> tuple[Arguments, Arguments]:
     by_class = parser.add_mutually_exclusive_group()
     by_class.add_argument(
         "--focus",
-        metavar="NAME[:mild]",
-        help="have a class or a group look better than the rest, at about the same size of the file: person",
+        metavar="NAME[:mild|strong]",
+        help="have a class or a group look better than the rest, at about the same size of the file if it is a "
+        "part of the picture: person",
     )
     parser.add_argument(
         "--no-refine",

@@ -58,7 +58,9 @@ class Settings:
             if value not in known:
                 raise UsageError(f"{name} is {value!r}, must be one of {', '.join(known)}")
         if self.max_error is not None and not 0 <= self.max_error <= MAX_ERROR:
-            raise UsageError(f"the largest error {self.max_error} is out of range 0..{MAX_ERROR}")
+            raise UsageError(
+                f"the largest error {self.max_error} is out of range 1..{MAX_ERROR}, or 0 for lossless"
+            )
         if self.max_error is not None and self.class_quality:
             raise UsageError(
                 "the quality of classes is for lossy coding: a bound holds for all samples alike"

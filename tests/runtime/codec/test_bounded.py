@@ -254,7 +254,7 @@ def test_auto_layers_leave_out_what_a_lossless_picture_does_not_need(codec, phot
         ({"lossless": True, "quality": 50}, "quality and lossless are ways to say one thing"),
         ({"lossless": True, "max_error": 2}, "lossless and max_error are ways to say one thing"),
         ({"max_error": 0}, "max_error is 0, must be at least 1: that is lossless"),
-        ({"max_error": 17}, "17 is out of range 0..16"),
+        ({"max_error": 17}, "17 is out of range 1..16"),
         ({"max_error": 1.5}, "max_error is 1.5: must be a whole number"),
         ({"lossless": True, "class_quality": {"1": 20}}, "the quality of classes is for lossy coding"),
     ],

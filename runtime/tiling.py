@@ -6,6 +6,7 @@ choice that an encoder makes.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -187,11 +188,16 @@ def region_box(region: tuple[int, int, int, int] | None, width: int, height: int
         height: of the picture.
 
     Raises:
-        UsageError: it is empty or not inside the picture.
+        UsageError: it is not four whole numbers, is empty, or not inside the picture.
     """
     if region is None:
         return Box(0, 0, width, height)
-    left, top, columns, rows = region
+    try:
+        left, top, columns, rows = (operator.index(number) for number in region)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"the region is {region!r:.80}, must be four whole numbers: left, top, width and height"
+        ) from None
     if left < 0 or top < 0 or columns < 1 or rows < 1 or left + columns > width or top + rows > height:
         raise UsageError(
             f"the region {left},{top},{columns},{rows} is not inside the picture of {width}x{height}: "

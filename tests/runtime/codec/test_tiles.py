@@ -190,6 +190,12 @@ def test_what_is_whole_of_a_truncated_stream_is_decoded(codec, stream, whole, la
         assert np.array_equal(box.of(decoded.image)[..., :3], box.of(wanted))
 
 
+@pytest.mark.parametrize("region", [(0, 0, 5), (1.5, 0, 2, 2), "0,0,2,2", 7])
+def test_a_region_is_four_whole_numbers(codec, stream, region):
+    with pytest.raises(UsageError, match="must be four whole numbers"):
+        codec.decompress(stream, region=region)
+
+
 def test_a_profile_that_is_cut_off_is_missing(photo):
     with Codec.open(threads=1) as shipped:
         data = shipped.compress(photo[:64, :96], 40, metadata=Metadata(icc=b"profile" * 40, xmp=b"<x/>"))

@@ -60,7 +60,8 @@ def fingerprint(manifest: Manifest, graphs: Sequence[bytes]) -> str:
     return found.hexdigest()
 
 
-def _info(info: GraphInfo, calibrated: Calibrated) -> GraphInfo:
+def calibrated_info(info: GraphInfo, calibrated: Calibrated) -> GraphInfo:
+    """What a manifest says of a graph, from what it said of the float one."""
     digest_ = hashlib.sha256(calibrated.data).hexdigest()
     return replace(info, sha256=digest_, precision="int8" if calibrated.int8 else info.precision)
 
@@ -95,15 +96,8 @@ def calibrate_bundle(
         BundleError: the bundle is quantized already, or has nothing to quantize.
         DependencyError: ONNX Runtime is missing or too old.
     """
-    options.check()
-    require_kernels()
-    require_free(folder, replace=replace_old)
-    require_another(folder, bundle.path, "calibrate", "int8")
+    require_possible(bundle, folder, options, replace_old=replace_old)
     manifest = bundle.manifest
-    if manifest.quantization is not None:
-        raise BundleError(
-            f"{bundle.path} is already quantized; calibrate the float32 bundle that it was made from"
-        )
     photographs = read_photographs(options.images, 2 * options.count, manifest.multiple, options.limits)
     networks = FloatNetworks(bundle, options.threads)
     layers = [networks.layers(photograph) for photograph in photographs]
@@ -124,8 +118,8 @@ def calibrate_bundle(
         "graphs": {name: result.report for name, result in results.items() if result.report},
         "integer": {name: made.report for name, made in integer.items()},
     }
-    quantization = _quantization(manifest, options, results, report)
-    made_manifest = _manifest(manifest, results, integer, quantization)
+    stated = quantization(manifest, options, results, report["settings"]["data_sha256"])
+    made_manifest = _manifest(manifest, results, integer, stated)
     files = {manifest.graphs[name].file: result.data for name, result in results.items()}
     write_calibrated(folder, made_manifest, files, report, replace_old=replace_old)
     if evaluate is not None:
@@ -171,6 +165,24 @@ def _report_head(manifest: Manifest, photographs: list[Photograph], options: Opt
     }
 
 
+def require_possible(bundle: Bundle, folder: Path, options: Options, *, replace_old: bool) -> None:
+    """Refuse what cannot be calibrated before any work.
+
+    Raises:
+        UsageError: a setting, or the folder.
+        BundleError: the bundle is quantized already.
+        DependencyError: ONNX Runtime is missing or too old.
+    """
+    options.check()
+    require_kernels()
+    require_free(folder, replace=replace_old)
+    require_another(folder, bundle.path, "calibrate", "int8")
+    if bundle.manifest.quantization is not None:
+        raise BundleError(
+            f"{bundle.path} is already quantized; calibrate the float32 bundle that it was made from"
+        )
+
+
 def require_kernels() -> None:
     """Refuse an ONNX Runtime that computes our graphs in float32: no layer would seem to pay.
 
@@ -190,7 +202,7 @@ def _manifest(
     manifest: Manifest,
     results: dict[GraphName, Calibrated],
     integer: dict[GraphName, IntegerGraph],
-    quantization: dict[str, Any],
+    stated: dict[str, Any],
 ) -> Manifest:
     """The manifest of the calibrated bundle, from that of the float one."""
     return replace(
@@ -198,22 +210,35 @@ def _manifest(
         fingerprint=fingerprint(manifest, [results[name].data for name in manifest.graph_names]),
         refinement=_refinement(manifest, results),
         exact=bool(integer) and all(made.certificate.exact for made in integer.values()),
-        graphs={name: _info(manifest.graphs[name], results[name]) for name in manifest.graph_names},
-        tools={**manifest.tools, **installed("oslic", "onnx", "onnxruntime", "numpy")},
-        quantization=quantization | _certificates(integer),
+        graphs={name: calibrated_info(manifest.graphs[name], results[name]) for name in manifest.graph_names},
+        tools=calibrated_tools(manifest),
+        quantization=stated | _certificates(integer),
     )
 
 
-def _quantization(
-    manifest: Manifest, options: Options, results: dict[GraphName, Calibrated], report: dict[str, Any]
+def calibrated_tools(manifest: Manifest) -> dict[str, str]:
+    """Versions of what made a bundle, those that calibrated it included."""
+    return {**manifest.tools, **installed("oslic", "onnx", "onnxruntime", "numpy")}
+
+
+def quantization(
+    manifest: Manifest, options: Options, results: Mapping[str, Calibrated], data_sha256: str
 ) -> dict[str, Any]:
+    """What a manifest says of how its graphs were quantized.
+
+    Args:
+        manifest: of the float bundle.
+        options: how.
+        results: the graphs, by name.
+        data_sha256: of what ranges were measured on.
+    """
     return {
         "scheme": f"{FORMS[options.target]}; weights per output channel, activations per tensor; biases float32",
         "target": options.target,
         "float_fingerprint": manifest.fingerprint,
         "scales": options.rule.name,
         "weight_limit": options.weight_limit,
-        "data_sha256": report["settings"]["data_sha256"],
+        "data_sha256": data_sha256,
         **{
             name: f"{sum(layer['decision'] == 'int8' for layer in result.report['layers'])} of "
             f"{len(result.report['layers'])} layers, ranges by {result.report['recipe']['ranges']}"

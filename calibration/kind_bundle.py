@@ -2,46 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from ..runtime.bundle.folder import Bundle, require_another, require_free
-from ..runtime.bundle.manifest import GraphInfo, Manifest
-from ..runtime.dependencies import installed
-from ..runtime.errors import BundleError, DataError, UsageError
+from ..runtime.bundle.folder import Bundle
+from ..runtime.errors import DataError, UsageError
 from ..runtime.image.arrays import psnr
 from ..runtime.kinds.opening import open_codec
 from ..runtime.kinds.recording import record
-from ..runtime.kinds.registry import kind_of
+from ..runtime.kinds.registry import entropy_graphs
 from ..runtime.model.source import model_of
 from .any_graph import Goal, calibrate_model, report_head
-from .calibrate import fingerprint, require_kernels, write_calibrated
+from .calibrate import (
+    calibrated_info,
+    calibrated_tools,
+    fingerprint,
+    quantization,
+    require_possible,
+    write_calibrated,
+)
+from .calibrate_graph import Calibrated
 from .images import Photograph, digest, read_photographs
 from .options import Options
-from .targets import FORMS
 
 _BACKEND: Final = "onnxruntime-cpu"
 _JUDGED: Final = 8
-
-
-@dataclass(frozen=True)
-class _Made:
-    """What became of a graph.
-
-    Attributes:
-        data: the serialized graph.
-        int8: whether there are integers in it.
-        report: what was tried; None: nothing.
-    """
-
-    data: bytes
-    int8: bool = False
-    report: dict[str, Any] | None = None
 
 
 def calibrate_kind_bundle(
@@ -76,30 +65,23 @@ def calibrate_kind_bundle(
         BundleError: the bundle is quantized already, or its kind is not installed.
         DependencyError: ONNX Runtime is missing or too old.
     """
-    options.check()
-    require_kernels()
-    require_free(folder, replace=replace_old)
-    require_another(folder, bundle.path, "calibrate", "int8")
+    require_possible(bundle, folder, options, replace_old=replace_old)
     manifest = bundle.manifest
-    if manifest.quantization is not None:
-        raise BundleError(
-            f"{bundle.path} is already quantized; calibrate the float32 bundle that it was made from"
-        )
     chosen = _chosen(bundle, graphs)
     photographs = read_photographs(options.images, 2 * options.count, manifest.multiple, options.limits)
     samples = record(bundle, ((p.name, p.pixels) for p in photographs), options.threads)
-    made: dict[str, _Made] = {}
+    made: dict[str, Calibrated] = {}
     for name in manifest.graphs:
         model = model_of(bundle, name)
         if name in chosen and name not in samples:
             progress(f"{name}: no photograph needed it; it is passed on as it came")
         if name not in chosen or name not in samples:
-            made[name] = _Made(bundle.read_graph(name))
+            made[name] = Calibrated(model.data, False, {})
             continue
         data, tried = calibrate_model(
             model, samples[name], options, goal, alone=False, progress=progress, tick=tick
         )
-        made[name] = _Made(data, data != model.data, tried["graphs"].get(name))
+        made[name] = Calibrated(data, data != model.data, tried["graphs"].get(name, {}))
     if not any(graph.int8 for graph in made.values()):
         raise DataError("no layer of any graph is left in int8; allow more with --min-sqnr, or exclude less")
     names = [photograph.name for photograph in photographs]
@@ -107,8 +89,14 @@ def calibrate_kind_bundle(
         **report_head(manifest.name, names, digest(photographs), options, goal),
         "graphs": {name: graph.report for name, graph in made.items() if graph.report},
     }
-    files = _files(bundle, {name: graph.data for name, graph in made.items()})
-    new = _manifest(manifest, made, options, report)
+    files = {manifest.graphs[name].file: graph.data for name, graph in made.items()} | bundle.read_files()
+    new = replace(
+        manifest,
+        fingerprint=fingerprint(manifest, [made[name].data for name in manifest.graphs]),
+        graphs={name: calibrated_info(manifest.graphs[name], made[name]) for name in manifest.graphs},
+        tools=calibrated_tools(manifest),
+        quantization=quantization(manifest, options, made, report["settings"]["data_sha256"]),
+    )
     write_calibrated(folder, new, files, report, replace_old=replace_old)
     judged = (photographs[1::2] or photographs)[:_JUDGED]
     report["together"] = {
@@ -120,7 +108,7 @@ def calibrate_kind_bundle(
 
 
 def _chosen(bundle: Bundle, graphs: Sequence[str] | None) -> set[str]:
-    fixed, known = set(kind_of(bundle).entropy_graphs), set(bundle.manifest.graphs)
+    fixed, known = set(entropy_graphs(bundle)), set(bundle.manifest.graphs)
     if graphs is None:
         return known - fixed
     unknown, forbidden = sorted(set(graphs) - known), sorted(set(graphs) & fixed)
@@ -131,36 +119,6 @@ def _chosen(bundle: Bundle, graphs: Sequence[str] | None) -> set[str]:
             f"--graphs {forbidden[0]}: how symbols are coded follows from what it computes, so it stays as it is"
         )
     return set(graphs)
-
-
-def _files(bundle: Bundle, graphs: Mapping[str, bytes]) -> dict[str, bytes]:
-    """What is to lie in the new folder, by file name."""
-    manifest = bundle.manifest
-    made = {manifest.graphs[name].file: data for name, data in graphs.items()}
-    return made | {file.file: bundle.read_file(name) for name, file in manifest.files.items()}
-
-
-def _manifest(
-    manifest: Manifest, made: Mapping[str, _Made], options: Options, report: Mapping[str, Any]
-) -> Manifest:
-    def info(name: str) -> GraphInfo:
-        old, graph = manifest.graphs[name], made[name]
-        sha256 = hashlib.sha256(graph.data).hexdigest()
-        return replace(old, sha256=sha256, precision="int8" if graph.int8 else old.precision)
-
-    return replace(
-        manifest,
-        fingerprint=fingerprint(manifest, [made[name].data for name in manifest.graphs]),
-        graphs={name: info(name) for name in manifest.graphs},
-        tools={**manifest.tools, **installed("oslic", "onnx", "onnxruntime", "numpy")},
-        quantization={
-            "scheme": f"{FORMS[options.target]}; weights per output channel, activations per tensor; biases float32",
-            "target": options.target,
-            "float_fingerprint": manifest.fingerprint,
-            "weight_limit": options.weight_limit,
-            "data_sha256": report["settings"]["data_sha256"],
-        },
-    )
 
 
 def _coded(bundle: Bundle, photographs: Sequence[Photograph], options: Options) -> dict[str, float]:

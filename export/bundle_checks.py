@@ -17,21 +17,24 @@ from .verify import Tolerance
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+# A rounding to whole levels can tip either way, by one.
+PLAIN_PIXELS: Final = Tolerance(atol=0, rtol=0, share=2e-3, limit=1)
+# Where the two sides compute in different precisions, more of them tip.
+MIXED_PIXELS: Final = Tolerance(atol=1, rtol=0, share=1e-2, limit=16)
+
 TOLERANCES: Final[dict[GraphName, Tolerance]] = {
     # An argmax between two classes that are equal but for rounding can tip either way.
     "segment": Tolerance(atol=0, rtol=0, share=1e-3),
-    # So can a rounding to whole levels, by one.
-    "analyse": Tolerance(atol=0, rtol=0, share=2e-3, limit=1),
-    "synthesise": Tolerance(atol=0, rtol=0, share=2e-3, limit=1),
-    "refine": Tolerance(atol=0, rtol=0, share=2e-3, limit=1),
+    "analyse": PLAIN_PIXELS,
+    "synthesise": PLAIN_PIXELS,
+    "refine": PLAIN_PIXELS,
 }
 
 MIXED_TOLERANCES: Final[dict[GraphName, Tolerance]] = {
-    # Where the two sides compute in different precisions, more roundings and argmaxes tip.
     "segment": Tolerance(atol=0, rtol=0, share=2e-2),
     "analyse": Tolerance(atol=0, rtol=0, share=5e-2, limit=1),
-    "synthesise": Tolerance(atol=1, rtol=0, share=1e-2, limit=16),
-    "refine": Tolerance(atol=1, rtol=0, share=1e-2, limit=16),
+    "synthesise": MIXED_PIXELS,
+    "refine": MIXED_PIXELS,
 }
 
 

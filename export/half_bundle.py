@@ -16,10 +16,10 @@ from ..runtime.bundle.folder import Bundle, write_bundle
 from ..runtime.bundle.manifest import OSLIC, GraphName
 from ..runtime.errors import UsageError
 from ..runtime.kinds.recording import record
-from ..runtime.kinds.registry import kind_of
+from ..runtime.kinds.registry import entropy_graphs
 from ..runtime.limits import Limits
 from ..runtime.model.source import model_of
-from .bundle_checks import MIXED_TOLERANCES, example_inputs, read_crops
+from .bundle_checks import MIXED_PIXELS, MIXED_TOLERANCES, example_inputs, read_crops
 from .half_weights import graphs_with_half_weights
 from .ir_queries import serialize
 from .precision import Half, to_half
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..runtime.model.source import Model
     from .verify import Arrays
 
-MIXED_OUTPUT: Final = Tolerance(atol=2e-2, rtol=2e-2)
+_MIXED_OUTPUT: Final = Tolerance(atol=2e-2, rtol=2e-2)
 """Of outputs of networks that the toolkit does not know, in half precision."""
 _STATED: Final = {short: stated for stated, short in PRECISION_NAMES.items()}
 
@@ -49,7 +49,7 @@ def half_graphs(bundle: Bundle, kind: Half) -> dict[GraphName, bytes]:
     for name, info in bundle.manifest.graphs.items():
         if info.precision != "float32":
             raise UsageError(f"{bundle.path}: {name} is {info.precision}; only float32 graphs can be cast")
-    fixed = () if bundle.manifest.kind == OSLIC else kind_of(bundle).entropy_graphs
+    fixed = entropy_graphs(bundle)
     return {
         name: bundle.read_graph(name) if name in fixed else cast_model(model_of(bundle, name), kind)
         for name in bundle.manifest.graph_names
@@ -63,7 +63,7 @@ def check_half(
     threads: int = 1,
     limits: Limits | None = None,
 ) -> list[Difference]:
-    """Hold cast graphs against the float32 ones, on the CPU, each on what the float32 ones before it computed.
+    """Hold cast graphs against the float32 ones, on the CPU, each on what it is given where these code pictures.
 
     Args:
         bundle: whose graphs were cast.
@@ -76,22 +76,21 @@ def check_half(
         The differences, output by output.
 
     Raises:
-        VerificationError: one is beyond `MIXED_TOLERANCES`, as where values are beyond the range of float16.
+        VerificationError: one is beyond what half precision explains, as where values are beyond the range of float16.
     """
     info = bundle.manifest
+    pictures = read_crops(images, info.multiple, limits) if images else _noise(info.multiple)
     found: list[Difference] = []
     if info.kind != OSLIC:
-        pictures = read_crops(images, info.multiple, limits) if images else _noise(info.multiple)
         given = record(bundle, ((f"crop {i}", one[0]) for i, one in enumerate(pictures)), threads)
         for name, samples in given.items():
             model = model_of(bundle, name)
-            pixels = model.outputs[0].dtype == "uint8"
-            tolerance = MIXED_TOLERANCES["synthesise"] if pixels else MIXED_OUTPUT
+            tolerance = MIXED_PIXELS if model.outputs[0].dtype == "uint8" else _MIXED_OUTPUT
             for sample in samples:
                 found += check_cast(model, graphs[name], sample.feeds, tolerance, threads)
         return found
     models = {name: model_of(bundle, name) for name in info.graph_names}
-    for image in read_crops(images, info.multiple, limits) if images else _noise(info.multiple):
+    for image in pictures:
         values = example_inputs(image)
         for name in info.graph_names:
             ports, model = info.graphs[name], models[name]
@@ -133,16 +132,15 @@ def write_half(
     """
     if graphs is None:
         graphs = graphs_with_half_weights(bundle) if kind is None else half_graphs(bundle, kind)
+    fixed = entropy_graphs(bundle)
     infos = {}
     for name, data in graphs.items():
         info = bundle.manifest.graphs[name]
-        precision = info.precision
-        if kind is not None and data != bundle.read_graph(name):
-            precision = _STATED[kind]
+        precision = info.precision if kind is None or name in fixed else _STATED[kind]
         infos[name] = dataclasses.replace(info, sha256=hashlib.sha256(data).hexdigest(), precision=precision)
     files = {infos[name].file: data for name, data in graphs.items()}
-    files |= {file.file: bundle.read_file(name) for name, file in bundle.manifest.files.items()}
-    write_bundle(folder, dataclasses.replace(bundle.manifest, graphs=infos), files, replace=replace)
+    manifest = dataclasses.replace(bundle.manifest, graphs=infos)
+    write_bundle(folder, manifest, files | bundle.read_files(), replace=replace)
     return Bundle.open(folder)
 
 

@@ -12,9 +12,9 @@ import onnx
 import onnx_ir as ir
 
 from ..runtime.bundle.folder import Bundle
-from ..runtime.bundle.manifest import OSLIC, GraphName
+from ..runtime.bundle.manifest import GraphName
 from ..runtime.errors import UsageError
-from ..runtime.kinds.registry import kind_of
+from ..runtime.kinds.registry import entropy_graphs
 from .ir_queries import serialize
 from .precision import LARGEST_FLOAT16
 
@@ -85,7 +85,7 @@ def graphs_with_half_weights(bundle: Bundle) -> dict[GraphName, bytes]:
         UsageError: no graph is in float32.
     """
     manifest = bundle.manifest
-    fixed = () if manifest.kind == OSLIC else kind_of(bundle).entropy_graphs
+    fixed = entropy_graphs(bundle)
     floats = [n for n, info in manifest.graphs.items() if info.precision == "float32" and n not in fixed]
     if not floats:
         raise UsageError(f"{bundle.path} has no graph in float32")

@@ -15,7 +15,7 @@ from ..runtime.bundle.folder import require_free, write_bundle
 from ..runtime.bundle.manifest import FileInfo, GraphInfo, Manifest
 from ..runtime.dependencies import installed
 from ..runtime.errors import VerificationError
-from .bundle_checks import read_crops
+from .bundle_checks import PLAIN_PIXELS, read_crops
 from .cost import count
 from .ir_queries import serialize
 from .onnx_export import OPSET, quiet_exporter
@@ -34,7 +34,6 @@ REFERENCE: Final = (512, 768)
 """Height and width, about, for which multiply-accumulates are counted."""
 _MOST: Final = 1 << 14
 _FLOAT: Final = Tolerance(atol=1e-3, rtol=1e-3)
-_WHOLE: Final = Tolerance(atol=0, rtol=0, share=2e-3, limit=1)  # a rounding can tip either way
 
 
 def export_kind_graph(graph: KindGraph, multiple: int) -> ir.Model:
@@ -200,7 +199,7 @@ def _checked(name: str, graph: KindGraph, data: bytes, values: Mapping[str, npt.
         VerificationError: too far.
     """
     reference = values[graph.output]
-    tolerance = _WHOLE if reference.dtype == np.uint8 else for_type(_FLOAT, reference)
+    tolerance = PLAIN_PIXELS if reference.dtype == np.uint8 else for_type(_FLOAT, reference)
     made = run(data, {port: values[port] for port in graph.inputs})[graph.output]
     difference = compare(graph.output, made, reference, tolerance)
     require([difference], f"the graph {name}", tolerance)

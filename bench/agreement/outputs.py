@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
-from ...export.bundle_checks import MIXED_TOLERANCES, TOLERANCES, example_inputs
+from ...export.bundle_checks import (
+    MIXED_PIXELS,
+    MIXED_TOLERANCES,
+    PLAIN_PIXELS,
+    TOLERANCES,
+    example_inputs,
+)
 from ...export.engines import Precision, prepare
 from ...export.half_bundle import half_graph
 from ...export.verify import Tolerance, compare
@@ -48,9 +54,6 @@ _CHAINED: Final = "synthesise"
 _PLAIN: Final = Tolerance(atol=1e-4, rtol=1e-4)
 _MIXED: Final = Tolerance(atol=1e-2, rtol=1e-2)
 _INTEGER: Final = Tolerance(atol=5e-2, rtol=5e-2, share=2e-2)
-# And of outputs that are pixels, which are rounded to levels.
-_PLAIN_PIXELS: Final = Tolerance(atol=0, rtol=0, share=2e-3, limit=1)
-_MIXED_PIXELS: Final = Tolerance(atol=1, rtol=0, share=1e-2, limit=16)
 _INTEGER_PIXELS: Final = Tolerance(atol=2, rtol=0, share=1e-1)
 _MOST_KEPT: Final = 1 << 20
 """Differences of an output that percentiles are taken of, for each set of inputs; of more, these, evenly spread."""
@@ -352,10 +355,10 @@ def pictures_for(
 def _default_tolerance(precisions: set[str], *, pixels: bool) -> Tolerance:
     """What an output of a graph that the toolkit does not know may differ between two precisions."""
     if len(precisions) == 1:
-        return _PLAIN_PIXELS if pixels else _PLAIN
+        return PLAIN_PIXELS if pixels else _PLAIN
     if any("int8" in precision for precision in precisions):
         return _INTEGER_PIXELS if pixels else _INTEGER
-    return _MIXED_PIXELS if pixels else _MIXED
+    return MIXED_PIXELS if pixels else _MIXED
 
 
 def tolerances(

@@ -78,6 +78,14 @@ class Bundle:
         _require_hash(path, data, info.sha256)
         return data
 
+    def read_files(self) -> dict[str, bytes]:
+        """What lies in the folder beside graphs, by file name.
+
+        Raises:
+            BundleError: as `read_file`.
+        """
+        return {info.file: self.read_file(name) for name, info in self.manifest.files.items()}
+
     def read_graph(self, name: GraphName) -> bytes:
         """Read a graph file, and check it against the manifest and for what a bundle's graph must not hold.
 

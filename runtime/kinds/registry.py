@@ -79,6 +79,15 @@ def kind_of(bundle: Bundle) -> LearnedCodec:
         ) from error
 
 
+def entropy_graphs(bundle: Bundle) -> tuple[str, ...]:
+    """The graphs of a bundle whose outputs decide how symbols are coded: they are changed by nobody.
+
+    Raises:
+        BundleError, DependencyError: as `kind_of`.
+    """
+    return () if bundle.manifest.kind == OSLIC else kind_of(bundle).entropy_graphs
+
+
 def _loaded(entry: EntryPoint) -> object:
     try:
         return entry.load()

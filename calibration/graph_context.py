@@ -58,7 +58,7 @@ class Subject:
         judged: its inputs on those that it is judged on.
         judge: scores it on all of these.
         quick_judge: scores it on a few: layer by layer there are many runs.
-        budget: damage that all quantized layers together may do, see `judge.Damage.value`.
+        budget: damage that all quantized layers together may do, see `evaluator.Damage.value`.
         options: how to calibrate.
         tick: gets short lines on the progress.
         alone: it is no part of a bundle: what is excluded must be found in it.
@@ -110,7 +110,7 @@ class Subject:
         return self.options.weight_limit if made.weights else None
 
     def profile(self, data: bytes, runs: int, weight_limit: int | None) -> list[Kernel]:
-        """Run a form of the graph on the first photograph that it is judged on; see `kernels.profile`."""
+        """Run a form of the graph on the first photograph that it is judged on; see `ort_profile.profile`."""
         return profile(
             data,
             self.judged[0],

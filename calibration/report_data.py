@@ -80,7 +80,7 @@ def value_figures(
     Args:
         made: the quantized graph.
         statistics: that its ranges come from.
-        values: of the float graph, by name, on photographs that no range was measured on (`statistics.values_of`).
+        values: of the float graph, by name, on photographs that no range was measured on (`observers.values_of`).
         images: how many photographs.
     """
     names = list(made.scales)

@@ -24,7 +24,7 @@ class Trial:
 
     Attributes:
         layer: which.
-        damage: what it costs, see `judge.Damage.value`.
+        damage: what it costs, see `evaluator.Damage.value`.
         float_seconds: of its kernels in float.
         int8_seconds: of its kernels in int8.
     """

@@ -267,7 +267,7 @@ class Naming:
     """How the files are called that are made of sources.
 
     Attributes:
-        kind: what they hold, see `arguments.require_ending`.
+        kind: what they hold, see `file_arguments.require_ending`.
         short: a source's name -> the usual name.
         long: a source's name -> a name that no other source's gets; for those whose usual names are the same.
     """

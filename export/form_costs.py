@@ -293,7 +293,7 @@ def work(
     """The work of a model of one site by kind.
 
     Args:
-        model: of `forms.site_model`.
+        model: of `form_selection.site_model`.
         shapes: of its inputs.
         block: channels that a convolution computes side by side.
         reader: what reads the output, see `rules.base.Site`.
@@ -308,7 +308,7 @@ def estimate(
 
     Args:
         target: the target.
-        model: of `forms.site_model`.
+        model: of `form_selection.site_model`.
         shapes: of its inputs.
         reader: what reads the output, see `rules.base.Site`.
     """

@@ -57,7 +57,7 @@ def measure(
         name: which graph.
         label_scale: S.
         multiple: what sides must be multiples of.
-        weight_limit: as for `onnxruntime_cpu.open_session`.
+        weight_limit: as for `onnxruntime.cpu.open_session`.
 
     Returns:
         None where the system does not say how much memory a process holds.

@@ -47,7 +47,7 @@ _STRIP_BYTES: Final = 8.0
 # M_MMAP_THRESHOLD of <malloc.h>, and what we set it to.
 _MMAP_THRESHOLD: Final = -3
 _ARRAY_BYTES: Final = 1 << 20
-# The largest square that the label map's network sees as it is, see `segmentation.reduction_for`.
+# The largest square that the label map's network sees as it is, see `segmentation_size.reduction_for`.
 _MOST_LABEL_PIXELS: Final = 629 * 629
 # The compact image, three bytes for 64 pixels, once as an array and once coded.
 _COMPACT_BYTES: Final = 0.1

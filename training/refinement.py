@@ -12,7 +12,7 @@ from torch import nn
 
 from ..measure.metrics import mse
 from ..runtime.codec import residual
-from ..runtime.codec.coarseness import Reduction, reduction_for
+from ..runtime.codec.coarseness import Reduction, compact_reduction_for
 from ..runtime.errors import DataError, UsageError
 from .loop import Objective
 from .quantization import IntegerForm
@@ -135,13 +135,15 @@ def decode_pictures(
         for setting, version in zip(wanted, decoded, strict=True):
             estimate = version
             if not setting.plain:
-                estimate = estimates[reductions.index(reduction_for(setting.quality, table))]
+                estimate = estimates[reductions.index(compact_reduction_for(setting.quality, table))]
             yield DecodedPicture(picture.pixels, estimate, version, setting, mse(picture.pixels, version))
 
 
 def _reductions(settings: Sequence[Setting], table: Sequence[tuple[int, int]]) -> list[Reduction]:
     """The reductions for which a picture needs an estimate, ascending."""
-    return sorted({reduction_for(setting.quality, table) for setting in settings if not setting.plain})
+    return sorted(
+        {compact_reduction_for(setting.quality, table) for setting in settings if not setting.plain}
+    )
 
 
 def _write(file: Path, networks: CodecNetworks, picture: Picture, settings: Sequence[Setting]) -> None:
@@ -152,7 +154,9 @@ def _write(file: Path, networks: CodecNetworks, picture: Picture, settings: Sequ
     for setting in settings:
         usual = residual.default_weight(setting.quality, visual=setting.visual)
         weight = 0 if setting.plain else usual
-        estimate = picture.pixels if setting.plain else estimates[reduction_for(setting.quality, table)]
+        estimate = (
+            picture.pixels if setting.plain else estimates[compact_reduction_for(setting.quality, table)]
+        )
         coded = residual.encode(
             picture.pixels, estimate, quality=setting.quality, weight=weight, visual=setting.visual
         )

@@ -342,7 +342,7 @@ def make(work: Work, engine: str, form: str, folder: Path, *, cuda_graphs: bool,
 
     Args:
         work: which network, size, precision and device.
-        engine: one of `gpu.ENGINES`.
+        engine: one of `runner.ENGINES`.
         form: one of `work.forms()`.
         folder: for graphs and engines that are used again.
         cuda_graphs: with or without.

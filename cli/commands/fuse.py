@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ...export.fusion import Report
 
 _OLDEST_OPSET = 13  # as `normal_form.OLDEST_OPSET`, which --help need not load
-# Of all places with a choice; `forms.Fixed` takes any name, and where a place has no such form its own stays.
+# Of all places with a choice; `form_selection.Fixed` takes any name, and where a place has no such form its own stays.
 _FORMS = (
     "keep",
     "merged",

@@ -95,7 +95,7 @@ def _neighbors(same: npt.NDArray[np.bool_]) -> Counts:
     return around[:, :-2] + 2 * around[:, 1:-1] + around[:, 2:] - 4 * own
 
 
-def reduction_for(quality: float, table: Sequence[tuple[int, int]]) -> Reduction:
+def compact_reduction_for(quality: float, table: Sequence[tuple[int, int]]) -> Reduction:
     """What a quality leaves out of the compact image.
 
     Args:

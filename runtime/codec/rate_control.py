@@ -61,7 +61,7 @@ def lowest_reaching(
     Args:
         codec: the codec that made `layers`.
         layers: from `Codec.layers`.
-        min_psnr: of what is to be seen, dB; see `pixels.visible_psnr`.
+        min_psnr: of what is to be seen, dB; see `image.arrays.visible_psnr`.
         metadata: to carry.
 
     Raises:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .class_gains import GainMap, class_quality
-from .coarseness import Reduction, reduction_for
+from .coarseness import Reduction, compact_reduction_for
 from .parameters import QUARTERS
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def wanted_reduction(settings: Settings, manifest: Manifest) -> Reduction:
     """
     choice = _by_class(settings, manifest)
     quality = settings.quality if choice is None else choice.quality
-    return reduction_for(quality, manifest.coarseness)
+    return compact_reduction_for(quality, manifest.coarseness)
 
 
 def plan_residual(

@@ -97,7 +97,7 @@ def _share_arena() -> bool:
 def host_runner(
     session: Any, graph: GraphName, *, timeout: float | None = None, keep_memory: bool = True
 ) -> sessions.HostRunner:
-    """Runs a session of `open_session` as one graph of a bundle; the last two as in `protocol.Options`."""
+    """Runs a session of `open_session` as one graph of a bundle; the last two as in `base.Options`."""
     onnxruntime, _ = sessions.find_onnxruntime()
     scale = COMPACT_SCALE if graph == "synthesise" else 1
     kept = KEPT_PIXELS if keep_memory else 0

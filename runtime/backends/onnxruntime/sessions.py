@@ -178,7 +178,7 @@ class Provider:
 
 
 def session_options(onnxruntime: Any, threads: int | None, *, optimize: bool = True) -> Any:
-    """Options that all our sessions have; see `protocol.Options`."""
+    """Options that all our sessions have; see `base.Options`."""
     options = onnxruntime.SessionOptions()
     if not _debugging():
         # What it calls an error is raised as well; a run that is stopped would print one.

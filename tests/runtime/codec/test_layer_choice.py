@@ -11,7 +11,7 @@ import small_bundle
 import stream_reader
 from oslic.runtime import flif
 from oslic.runtime.codec import Codec, DriftWarning, Settings, residual
-from oslic.runtime.codec.coarseness import Reduction, reduce_compact, reduction_for
+from oslic.runtime.codec.coarseness import Reduction, compact_reduction_for, reduce_compact
 from oslic.runtime.codec.container import SectionType, StreamReader
 from oslic.runtime.codec.layer_choice import constant_levels, is_graphic
 from oslic.runtime.codec.parameters import Parameters, TileRecord
@@ -66,11 +66,11 @@ def test_coarse_levels_are_the_middle_ones():
     assert coarse(2) == [1, 1, 3, 3, 5, 5, 7, 7, 9, 9, 11, 11, 13, 13, 15, 15]
     assert coarse(4) == [2] * 4 + [6] * 4 + [10] * 4 + [14] * 4
     assert coarse(11) == [5] * 11 + [15] * 5
-    degrees = [reduction_for(q, COARSENESS).coarseness for q in (0, 39.75, 40, 69, 70, 100)]
+    degrees = [compact_reduction_for(q, COARSENESS).coarseness for q in (0, 39.75, 40, 69, 70, 100)]
     assert degrees == [1, 1, 2, 2, 4, 4]
-    assert reduction_for(100, ()) == reduction_for(0, COARSENESS) == Reduction(1, 0.0)
+    assert compact_reduction_for(100, ()) == compact_reduction_for(0, COARSENESS) == Reduction(1, 0.0)
     # The finer the quality, the less a compact image is of the file, and the more of it may stay.
-    costs = [reduction_for(q, ((5, 2),)).smoothing for q in (5, 30, 45, 100)]
+    costs = [compact_reduction_for(q, ((5, 2),)).smoothing for q in (5, 30, 45, 100)]
     assert costs == sorted(costs, reverse=True)
     assert min(costs) > 0
 

@@ -77,12 +77,12 @@ def _reason(resize: ir.Node, path: tuple[ir.Node, ...]) -> str | None:
             f"{label(mixed)} ({mixed.op_type}) mixes the upsampled image of {label(resize)} with another one: two "
             "convolutions would multiply more than one does"
         )
-    if other.op_type == "Concat" and len(path) == 1:
+    if [node.op_type for node in path] in (["Concat"], ["Concat", "Pad"]):
         return None  # the rule of concatenations says why
     if other.op_type in {"Concat", "Pad"}:
         return (
-            f"{names} stand between {label(resize)} and the convolution; only a concatenation or a padding alone, or "
-            "element-wise functions before it, can be moved"
+            f"{names} stand between {label(resize)} and the convolution; only a concatenation, a padding, a "
+            "concatenation and then a padding, or element-wise functions before these, can be moved"
         )
     return None
 

@@ -219,19 +219,20 @@ class SegNet(nn.Module):
         return logits
 
 
+def reflected(inputs: int, outputs: int) -> nn.Sequential:
+    """Reflected border, convolution, ELU."""
+    return nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(inputs, outputs, 3), nn.ELU())
+
+
 class DepthDecoder(nn.Module):
-    """Monodepth2 (Godard et al.): ELU, reflected borders, upsampled features beside skips, a sigmoid."""
+    """Monodepth2 (Godard et al.), narrow: ELU, reflected borders, upsampled features beside skips, a sigmoid."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
-
-        def block(inputs: int, outputs: int) -> nn.Sequential:
-            return nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(inputs, outputs, 3), nn.ELU())
-
         self.body = Backbone(width)
-        self.before = nn.ModuleList([block(4 * width, 2 * width), block(2 * width, width)])
-        self.behind = nn.ModuleList([block(4 * width, 2 * width), block(2 * width, width)])
-        self.last = nn.ModuleList([block(width, 32), block(32, 16)])
+        self.before = nn.ModuleList([reflected(4 * width, 2 * width), reflected(2 * width, width)])
+        self.behind = nn.ModuleList([reflected(4 * width, 2 * width), reflected(2 * width, width)])
+        self.last = nn.ModuleList([reflected(width, 32), reflected(32, 16)])
         self.disparity = nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(16, 1, 3), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -244,11 +245,51 @@ class DepthDecoder(nn.Module):
         return disparity
 
 
+class ScaledDepthDecoder(nn.Module):
+    """Monodepth2 with the widths of the field, of the features of a ResNet-18, and a disparity at each scale.
+
+    Args:
+        skips: channels of the encoder's features, from those at half the size on.
+        widths: channels of the decoder at each scale, from the full size on.
+    """
+
+    def __init__(
+        self,
+        skips: tuple[int, ...] = (64, 64, 128, 256, 512),
+        widths: tuple[int, ...] = (16, 32, 64, 128, 256),
+    ) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleList(conv_norm(a, b, 3, 2) for a, b in itertools.pairwise((3, *skips)))
+        self.before = nn.ModuleList(
+            reflected(a, b) for a, b in zip((*widths[1:], skips[-1]), widths, strict=True)
+        )
+        self.behind = nn.ModuleList(
+            reflected(a + b, a) for a, b in zip(widths, (0, *skips[:-1]), strict=True)
+        )
+        self.disparity = nn.ModuleList(
+            nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(a, 1, 3), nn.Sigmoid()) for a in widths[:-1]
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        features = []
+        for layer in self.encoder:
+            x = layer(x)
+            features.append(x)
+        y, disparities = features[-1], []
+        for scale in reversed(range(len(self.before))):
+            y = up(self.before[scale](y))
+            y = self.behind[scale](torch.cat([y, features[scale - 1]], 1) if scale else y)
+            if scale < len(self.disparity):
+                disparities.append(self.disparity[scale](y))
+        return tuple(disparities)
+
+
 __all__ = [
     "DepthDecoder",
     "FeaturePyramid",
     "NestedUNet",
     "PanopticHead",
+    "ScaledDepthDecoder",
     "SegNet",
     "UNet",
     "YoloNeck",

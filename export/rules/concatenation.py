@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ..ir_queries import Convolution, NotApplicableError, label, reject
+from ..ir_queries import Convolution, NotApplicableError, Padding, label, reject
 from ..kernels import phases
 from ..symbolic_shapes.expression import describe
-from .base import Builder, NodeRule, Site, again, convolve, reader_of
+from .base import Builder, NodeRule, Rule, Site, again, convolve, reader_of
 from .elementwise import apply, following
 from .low_rate import KEEP, LowRate
+from .padding import RepeatedBorder, border_of, pad
 from .resampling import is_resized, repeat, upsampling
 
 if TYPE_CHECKING:
@@ -46,8 +47,18 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Split:
+    """What stands there.
+
+    Attributes:
+        conv: the convolution.
+        parts: what it reads.
+        padding: between the concatenation and the convolution, if there is one.
+        after: element-wise functions behind the convolution.
+    """
+
     conv: Convolution
     parts: tuple[_Part, ...]
+    padding: Padding | None
     after: tuple[ir.Node, ...]
 
     @property
@@ -60,12 +71,25 @@ class _Split:
     def others(self) -> list[_Part]:
         return [part for part in self.parts if part.factors is None]
 
+    def border(self, parts: Sequence[_Part]) -> RepeatedBorder | None:
+        """The padding as one before the upsampling of parts with the same factors; None for other parts."""
+        factors = parts[0].factors
+        return None if self.padding is None or factors is None else RepeatedBorder.of(self.padding, factors)
+
+    def padded(self, op: Any, rule: Rule, x: ir.Value, parts: Sequence[_Part]) -> ir.Value:
+        """The image of some parts with the border that belongs to it, on the tape."""
+        border = self.border(parts)
+        if border is not None:
+            return border.before(op, rule, x)
+        return x if self.padding is None else pad(op, rule, x, self.padding.pads, self.padding.mode)
+
 
 class ConvolutionOfConcatenation(NodeRule[_Split]):
     """A convolution of concat(up(l), skip) is a sum: one over up(l), computed before the upsampling, one over skip.
 
     The forms are those of `LowRate` for the upsampled part. What is upsampled by the same factors is one part, and
-    so is all the rest.
+    so is all the rest. Where the concatenation is padded with repeated borders, each part is padded by itself, the
+    upsampled ones before their upsampling (`RepeatedBorder`).
     """
 
     title = "convolution-of-concatenation"
@@ -75,9 +99,14 @@ class ConvolutionOfConcatenation(NodeRule[_Split]):
     def check(self, node: ir.Node) -> _Split:
         joined = node.inputs[0]
         before = None if joined is None else joined.producer()
+        around = before if before is not None and before.op_type == "Pad" else None
+        if around is not None:
+            joined = around.inputs[0]
+            before = None if joined is None else joined.producer()
         if before is None or before.op_type != "Concat" or not any(is_resized(x) for x in before.inputs):
             raise reject("")
         conv = Convolution.read(node)
+        padding = None if around is None else border_of(around, conv)
         conv.require_dense()
         rank = self.context.sizes.shape(joined)
         if rank is None or len(rank) != 4 or before.attributes.get_int("axis", 0) % 4 != 1:
@@ -93,7 +122,10 @@ class ConvolutionOfConcatenation(NodeRule[_Split]):
             up = None
             if is_resized(value):
                 try:
-                    up = upsampling(self, value)
+                    found = upsampling(self, value)
+                    if padding is not None:
+                        RepeatedBorder.of(padding, found.factors)
+                    up = found
                 except NotApplicableError as error:
                     misses.append(error)
             image = value if up is None else up.x
@@ -107,7 +139,7 @@ class ConvolutionOfConcatenation(NodeRule[_Split]):
             raise reject(
                 f"the strides of {conv.name}, {conv.strides}, are no multiples of the factors before it", node
             )
-        return _Split(conv, tuple(parts), tuple(following(node.outputs[0])))
+        return _Split(conv, tuple(parts), padding, tuple(following(node.outputs[0])))
 
     @staticmethod
     def _is_strided(conv: Convolution, parts: Sequence[_Part]) -> bool:
@@ -135,6 +167,7 @@ class ConvolutionOfConcatenation(NodeRule[_Split]):
             conv.bias is None,
             places,
             functions,
+            None if plan.padding is None else (plan.padding.pads, plan.padding.mode),
         )
         reader = reader_of(plan.replaced)
         return {
@@ -145,9 +178,11 @@ class ConvolutionOfConcatenation(NodeRule[_Split]):
         return lambda op, values: self._split(op, values, plan, form)
 
     def _convolution(self, plan: _Split, parts: Sequence[_Part]) -> Convolution:
-        """The convolution of some parts, without its bias."""
+        """The convolution of some parts with their border, without its bias."""
         weight = np.concatenate([part.of(plan.conv.weight) for part in parts], axis=1)
-        return replace(plan.conv, weight=np.ascontiguousarray(weight), bias=None)
+        found = replace(plan.conv, weight=np.ascontiguousarray(weight), bias=None)
+        border = plan.border(parts)
+        return found if border is None else border.cut(found)
 
     def _groups(self, plan: _Split) -> list[list[_Part]]:
         """The upsampled parts, those of the same factors and size together."""
@@ -189,7 +224,10 @@ class ConvolutionOfConcatenation(NodeRule[_Split]):
             value if part.factors is None else repeat(op, self, value, part.factors)
             for value, part in zip(values, plan.parts, strict=True)
         ]
-        return apply(op, again(op, self, op.Concat(*images, axis=1), plan.conv), plan.after)
+        whole = op.Concat(*images, axis=1)
+        if plan.padding is not None:
+            whole = pad(op, self, whole, plan.padding.pads, plan.padding.mode)
+        return apply(op, again(op, self, whole, plan.conv), plan.after)
 
     def _split(self, op: Any, values: Sequence[ir.Value], plan: _Split, form: str) -> ir.Value:
         by_part = dict(zip(plan.parts, values, strict=True))
@@ -197,7 +235,7 @@ class ConvolutionOfConcatenation(NodeRule[_Split]):
         def image(parts: Sequence[_Part]) -> ir.Value:
             images = [by_part[part] for part in parts]
             joined: ir.Value = images[0] if len(images) == 1 else op.Concat(*images, axis=1)
-            return joined
+            return plan.padded(op, self, joined, parts)
 
         groups, rest = self._groups(plan), plan.others()
         beside = replace(self._convolution(plan, rest), bias=plan.conv.bias) if rest else None

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..ir_queries import Convolution, NotApplicableError, Padding, producer, reject, require_live
+from ..ir_queries import Convolution, NotApplicableError, producer, reject, require_live
 from ..kernels import phases
 from ..symbolic_shapes.inference import is_constant
 from .base import Bound, Builder, FusionRule, NodeRule, Site, again, convolve, integers, reader_of
 from .elementwise import apply, following
 from .low_rate import KEEP, LowRate
+from .padding import RepeatedBorder, border_of, pad
 from .resampling import LARGEST_FACTOR, Upsampling, is_resized, repeat, upsampling
 
 if TYPE_CHECKING:
@@ -280,8 +281,7 @@ class ConvolutionBehindUpsampling(_Chosen):
 class PaddedConvolutionBehindUpsampling(_Chosen):
     """A convolution of the upsampled image whose border is repeated, as image-to-image networks pad.
 
-    up(l) with p repeated rows is up of l with ceil(p / f) repeated rows, less what is too much. Reflection by one row
-    repeats the border too, because the first f rows of up(l) are equal.
+    See `RepeatedBorder`.
     """
 
     title = "padded-convolution-behind-upsampling"
@@ -297,47 +297,19 @@ class PaddedConvolutionBehindUpsampling(_Chosen):
         assert before.inputs[0] is not None
         up = upsampling(self, before.inputs[0])
         found = Convolution.read(node)
-        padding = Padding.read(before)
-        if padding.mode == "constant" or not any(padding.pads):
-            raise reject("")  # the other rules'
-        top, left, bottom, right = padding.pads
-        once = all(size <= (1 if f > 1 else 0) for size, f in zip(padding.pads, up.factors * 2, strict=True))
-        if not (padding.mode == "edge" or (padding.mode == "reflect" and once)):
-            raise reject(
-                f"{padding.name} pads {padding.pads} in the mode {padding.mode}: only repeated borders, and "
-                "reflected ones of one row and column, are those of an upsampled image",
-                padding.node,
-            )
-        if found.strides != (1, 1) or any(found.pads):
-            raise reject(
-                f"{found.name} behind {padding.name} has strides {found.strides} and pads {found.pads}, must be 1 "
-                "and 0",
-                found.node,
-            )
-        f, g = up.factors
-        around = (-(-top // f), -(-left // g), -(-bottom // f), -(-right // g))
-        cut = replace(
-            found,
-            pads=(top - f * around[0], left - g * around[1], bottom - f * around[2], right - g * around[3]),
-        )
+        padding = border_of(before, found)
+        border = RepeatedBorder.of(padding, up.factors)
         after = following(node.outputs[0])
 
-        def pad(op: Any, x: ir.Value, pads: Sequence[int], mode: str) -> ir.Value:
-            sizes = integers(op, self, [0, 0, *pads[:2], 0, 0, *pads[2:]], "pads")
-            value: ir.Value = op.Pad(x, sizes, mode=mode)
-            return value
-
         def behind(build: Builder) -> Builder:
-            return lambda op, inputs: build(op, [pad(op, inputs[0], around, "edge")])
+            return lambda op, inputs: build(op, [border.before(op, self, inputs[0])])
 
-        forms = {name: behind(build) for name, build in LowRate(self, cut, up.factors, after).fused().items()}
-        forms[KEEP] = lambda op, inputs: apply(
-            op,
-            again(
-                op, self, pad(op, repeat(op, self, inputs[0], up.factors), padding.pads, padding.mode), found
-            ),
-            after,
-        )
+        def keep(op: Any, inputs: Sequence[ir.Value]) -> ir.Value:
+            image = pad(op, self, repeat(op, self, inputs[0], up.factors), padding.pads, padding.mode)
+            return apply(op, again(op, self, image, found), after)
+
+        fused = LowRate(self, border.cut(found), up.factors, after).fused()
+        forms = {KEEP: keep, **{name: behind(build) for name, build in fused.items()}}
         replaced = after[-1].outputs[0] if after else node.outputs[0]
         more = (padding.pads, padding.mode, tuple(function.op_type for function in after))
         return _Choice(Upsampled(found, up), replaced, (up.x,), forms, more)

@@ -9,6 +9,7 @@ import pytest
 from onnx_builders import Builder
 from oslic.export.form_selection import Fixed
 from oslic.export.fusion import check, fuse, random_inputs
+from oslic.export.rules.padding import RepeatedBorder, pad
 from oslic.export.verify import Tolerance
 
 CONV, CONCAT, FUNCTIONS = (
@@ -121,6 +122,175 @@ def test_concatenations_that_cannot_be_split_are_named():
     )
     assert any("group of" in r for r in reason(joined(group=3)))
     assert any("are no multiples of the factors" in r for r in reason(joined(strides=[3, 3])))
+
+
+def padded(
+    pads,
+    mode,
+    *,
+    factors=(2, 2),
+    kernel=3,
+    order=("up", "skip"),
+    behind=("Elu",),
+    value=0.0,
+    conv_pads=0,
+    opset=17,
+    **settings,
+):
+    """conv(pad(concat(up(l), skip))); pads are (top, left, bottom, right)."""
+    b = Builder(shape=("N", 8, "H", "W"))
+    b.inputs["s"] = (
+        "N",
+        4,
+        *(name if f == 1 else f"{f}*{name}" for f, name in zip(factors, "HW", strict=True)),
+    )
+    parts = {
+        "up": b.up(b.op("Abs", "x"), *factors),
+        "skip": b.op("Neg", "s"),
+        "other": b.up(b.op("Sin", "x"), *factors),
+    }
+    channels = {"up": 8, "skip": 4, "other": 8}
+    sizes = b.weight(np.array([0, 0, *pads[:2], 0, 0, *pads[2:]]))
+    y = b.op("Concat", *(parts[name] for name in order), axis=1)
+    y = b.op("Pad", y, sizes, *([b.weight(np.float32(value))] if mode == "constant" else []), mode=mode)
+    y = b.conv(y, sum(channels[name] for name in order), 6, kernel, pads=[conv_pads] * 4, **settings)
+    for kind in behind:
+        y = b.op(kind, y)
+    return b.model(y, opset=opset)
+
+
+def fused_padded(model, form, factors=(2, 2)):
+    """The fused graph, compared at odd, even and the smallest sizes."""
+
+    def shapes(n, h, w):
+        return {"x": (n, 8, h, w), "s": (n, 4, factors[0] * h, factors[1] * w)}
+
+    result, report = fuse(model, lambda _: Fixed(form), shapes=shapes(1, 5, 7))
+    onnx.checker.check_model(ir.to_proto(result))
+    feeds = [
+        random_inputs(model, shapes(*size), i) for i, size in enumerate(((1, 5, 7), (2, 4, 3), (1, 3, 6)))
+    ]
+    report = check(model, result, report, feeds, EXACT)
+    return result, report
+
+
+@pytest.mark.parametrize(
+    ("pads", "mode", "settings"),
+    [
+        ((1, 1, 1, 1), "reflect", {}),
+        ((1, 1, 1, 1), "edge", {}),
+        ((1, 0, 0, 1), "reflect", {"behind": ()}),
+        ((0, 1, 1, 0), "edge", {"bias": False}),
+        ((1, 1, 1, 1), "reflect", {"bias": False, "behind": ("Relu", "Sigmoid")}),
+        ((2, 1, 0, 3), "edge", {"kernel": 5}),
+        ((2, 2, 2, 2), "edge", {"kernel": 5, "order": ("skip", "up")}),
+        ((1, 1, 1, 1), "reflect", {"kernel": 4}),
+        ((1, 1, 1, 1), "edge", {"kernel": 1}),
+        ((1, 1, 1, 1), "reflect", {"factors": (3, 3)}),
+        ((1, 2, 3, 4), "edge", {"factors": (3, 3)}),
+        ((1, 1, 1, 1), "reflect", {"factors": (2, 3), "bias": False}),
+        ((4, 3, 2, 5), "edge", {"factors": (3, 2), "kernel": 5}),
+        ((0, 1, 0, 1), "reflect", {"factors": (1, 2)}),
+        ((1, 1, 2, 1), "edge", {"factors": (2, 1)}),
+        ((1, 1, 1, 1), "reflect", {"order": ("up", "skip", "other")}),
+        ((1, 1, 1, 1), "edge", {"order": ("up", "other")}),
+        ((1, 1, 1, 1), "reflect", {"order": ("up", "other"), "bias": False, "behind": ()}),
+    ],
+)
+@pytest.mark.parametrize("form", ["transposed", "pooled", "keep"])
+def test_a_concatenation_with_repeated_borders_is_split(form, pads, mode, settings):
+    result, report = fused_padded(padded(pads, mode, **settings), form, settings.get("factors", (2, 2)))
+    assert all(d.ok for d in report.differences), [str(d) for d in report.differences]
+    assert report.hits[CONCAT] == (form != "keep")
+    if form != "keep":
+        # What is upsampled alike is padded once, before it is; so is the rest, as it stood.
+        rest = "skip" in settings.get("order", "skip")
+        modes = [n.attributes.get_string("mode", "constant") for n in result.graph if n.op_type == "Pad"]
+        assert sorted(modes) == sorted(["edge", *([mode] if rest else [])])
+        assert (count(result, "Resize"), count(result, "ConvTranspose")) == (0, 1)
+
+
+def test_a_border_that_is_not_the_same_is_noticed(monkeypatch):
+    def zeros(border, op, rule, x):
+        return pad(op, rule, x, border.around, "constant")
+
+    monkeypatch.setattr(RepeatedBorder, "before", zeros)
+    _, report = fused_padded(padded((1, 1, 1, 1), "reflect"), "pooled")
+    assert report.hits[CONCAT] == 1
+    assert not any(d.ok for d in report.differences)
+
+
+def test_the_multiplications_of_a_padded_concatenation_are_those_of_its_parts():
+    _, report = fused_padded(padded((1, 1, 1, 1), "reflect"), "pooled")
+    high, low = 10 * 14, 7 * 9  # a row and a column more around l
+    assert report.before.macs == high * 12 * 6 * 9
+    assert report.after.macs == high * 4 * 6 * 9 + low * 8 * 6 * 9
+
+
+@pytest.mark.parametrize("mode", ["reflect", "edge"])
+@pytest.mark.parametrize("form", ["transposed", "pooled"])
+def test_parts_of_several_factors_have_borders_of_their_own(form, mode):
+    b = Builder(shape=("N", 8, "H", "W"))
+    b.inputs |= {"c": ("N", 8, "2*H", "2*W"), "s": ("N", 4, "4*H", "4*W")}
+    parts = [b.up(b.op("Abs", "x"), 4, 4), b.op("Neg", "s"), b.up(b.op("Sin", "c"))]
+    y = b.op("Pad", b.op("Concat", *parts, axis=1), b.weight(np.array([0, 0, 1, 1, 0, 0, 1, 1])), mode=mode)
+    y = b.op("Elu", b.conv(y, 20, 6, pads=[0] * 4))
+    shapes = {"x": (1, 8, 4, 6), "c": (1, 8, 8, 12), "s": (1, 4, 16, 24)}
+    result, report = fused(b.model(y), form, shapes=shapes)
+    assert report.hits[CONCAT] == 1
+    assert (count(result, "Resize"), count(result, "Pad"), count(result, "ConvTranspose")) == (0, 3, 2)
+
+
+def test_a_part_whose_border_is_not_repeated_stays_upsampled():
+    b = Builder(shape=("N", 8, "H", "W"))
+    b.inputs["c"] = ("N", 8, "2*H", "W")
+    parts = [b.up(b.op("Abs", "x")), b.up(b.op("Sin", "c"), 1, 2)]
+    y = b.op(
+        "Pad", b.op("Concat", *parts, axis=1), b.weight(np.array([0, 0, 1, 1, 0, 0, 1, 1])), mode="reflect"
+    )
+    y = b.conv(y, 16, 6, pads=[0] * 4)
+    result, report = fused(b.model(y), "pooled", shapes={"x": (1, 8, 4, 6), "c": (1, 8, 8, 6)})
+    assert report.hits[CONCAT] == 1
+    assert (count(result, "Resize"), count(result, "Pad"), count(result, "ConvTranspose")) == (1, 2, 1)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_zeros_around_a_concatenation_are_the_convolutions_own(form):
+    result, report = fused_padded(padded((1, 1, 1, 1), "constant"), form)
+    assert all(d.ok for d in report.differences), [str(d) for d in report.differences]
+    assert (report.hits["zero-padded-convolution"], report.hits[CONCAT]) == (1, 1)
+    assert count(result, "Pad", "Resize") == 0
+
+
+@pytest.mark.parametrize(
+    ("pads", "mode", "settings", "reason"),
+    [
+        ((2, 2, 2, 2), "reflect", {"kernel": 5}, "in the mode reflect: only repeated borders"),
+        ((1, 1, 1, 1), "wrap", {"opset": 19}, "in the mode wrap: only repeated borders"),
+        (
+            (1, 1, 1, 1),
+            "reflect",
+            {"conv_pads": 1},
+            "has strides (1, 1) and pads (1, 1, 1, 1), must be 1 and 0",
+        ),
+        (
+            (1, 1, 1, 1),
+            "edge",
+            {"strides": [2, 2]},
+            "has strides (2, 2) and pads (0, 0, 0, 0), must be 1 and 0",
+        ),
+        ((1, 1, 1, 1), "constant", {"value": 1.0}, "pads with 1, a convolution with 0"),
+        ((0, 1, -1, 1), "edge", {}, "cuts"),
+        ((1, 1, 1, 1), "reflect", {"group": 2}, "group of"),
+    ],
+)
+def test_padded_concatenations_that_stay_are_named(pads, mode, settings, reason):
+    _, report = fused_padded(padded(pads, mode, **settings), "pooled")
+    assert all(d.ok for d in report.differences)
+    assert report.hits[CONCAT] == 0
+    (miss,) = [m.reason for r in report.rules for m in r.near_misses]
+    assert reason in miss
+    assert "\n" not in miss
 
 
 @pytest.mark.parametrize("factors", [(3, 3), (4, 4), (2, 3), (1, 2), (2, 1)])
@@ -321,9 +491,10 @@ def test_every_place_that_resembles_a_pattern_is_told_and_why_it_is_none():
         up = b.up(b.op("Abs", "x"), **settings)
         if kind == "sum":
             y = b.op("Relu", b.op("Add", up, "s"))
-        elif kind == "padded concatenation":
-            both = b.op("Concat", up, "s", axis=1)
-            y = b.op("Pad", both, b.weight(np.array([0, 0, 1, 1, 0, 0, 1, 1])), mode="reflect")
+        elif kind == "concatenation of padded":
+            sizes = b.weight(np.array([0, 0, 1, 1, 0, 0, 1, 1]))
+            images = [b.op("Pad", image, sizes, mode="reflect") for image in (up, "s")]
+            y = b.op("Concat", *images, axis=1)
         elif kind == "function":
             y = b.op("Relu", up)
             b.op("Add", y, "s")
@@ -337,8 +508,8 @@ def test_every_place_that_resembles_a_pattern_is_told_and_why_it_is_none():
     ((node, reason),) = near_misses(nodes("sum"), shapes)
     assert node.startswith("Conv")
     assert "(Add) mixes the upsampled image of Resize_1 with another one" in reason
-    ((_, reason),) = near_misses(nodes("padded concatenation"), shapes)
-    assert "(Concat) and Pad_3 (Pad) stand between Resize_1 and the convolution" in reason
+    ((_, reason),) = near_misses(nodes("concatenation of padded"), shapes)
+    assert "Pad_2 (Pad) and Concat_4 (Concat) stand between Resize_1 and the convolution" in reason
     ((_, reason),) = near_misses(nodes("function", mode="linear"), shapes)
     assert reason == "Resize_1 before Relu_2 (Relu) is linear, not nearest"
     # A mean over channels and a product with it resemble nothing.

@@ -120,7 +120,9 @@ def calibrate_bundle(
     }
     stated = quantization(manifest, options, results, report["settings"]["data_sha256"])
     made_manifest = _manifest(manifest, results, integer, stated)
-    files = {manifest.graphs[name].file: result.data for name, result in results.items()}
+    files = {
+        manifest.graphs[name].file: result.data for name, result in results.items()
+    } | bundle.read_files()
     write_calibrated(folder, made_manifest, files, report, replace_old=replace_old)
     if evaluate is not None:
         report["evaluation"] = evaluate(folder)

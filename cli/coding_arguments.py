@@ -76,6 +76,14 @@ def _add_encoder(parser: Arguments) -> None:
         help=f"0..{MAX_EFFORT}: larger takes longer and saves bytes (default: {DEFAULT_EFFORT})",
     )
     parser.add_argument(
+        "--rate-weight",
+        type=positive,
+        default=Settings.rate_weight,
+        metavar="W",
+        help="of layers alone, at an effort that searches for better ones: what a bit is worth; more makes smaller "
+        f"files (default: {Settings.rate_weight:g})",
+    )
+    parser.add_argument(
         "--layers",
         choices=LAYER_MODES,
         default=Settings.layers,
@@ -105,6 +113,7 @@ def requested(args: argparse.Namespace, **more: Any) -> Request:
         bpp=args.bpp,
         psnr=args.psnr,
         effort=args.effort,
+        rate_weight=args.rate_weight,
         layers=args.layers,
         tune=args.tune,
         refine=args.refine,

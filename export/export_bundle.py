@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -12,17 +13,21 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from ..networks.deploy import Synthesise
 from ..runtime.bundle.folder import require_free, write_bundle
-from ..runtime.bundle.manifest import GraphInfo, GraphName, Manifest
+from ..runtime.bundle.manifest import SEARCH_FILE, FileInfo, GraphInfo, GraphName, Manifest
 from ..runtime.dependencies import installed
+from ..runtime.errors import UsageError
 from ..runtime.limits import Limits
 from .bundle_checks import TOLERANCES, example_inputs, read_crops
 from .cost import count
 from .form_selection import CostModel, Fixed
 from .fusion import LOWERINGS, Report, fuse, fuse_measured
+from .half_weights import with_half_weights
 from .ir_queries import serialize
 from .memory import GraphMemory, measure
 from .onnx_export import OPSET, export_graph, ports
+from .search_graph import search_graph
 from .verify import Difference, compare, require, run
 
 if TYPE_CHECKING:
@@ -182,6 +187,7 @@ def export_bundle(
     threads: int = 1,
     replace: bool = False,
     limits: Limits | None = None,
+    search: bool = False,
     progress: Callable[[str], Any] = print,
 ) -> Manifest:
     """Export networks to a bundle.
@@ -194,6 +200,7 @@ def export_bundle(
         threads: threads when measuring.
         replace: replace a bundle that is already there.
         limits: on the photographs; None for the defaults.
+        search: add the graph that a search for better compact images asks; see `search_graph`.
         progress: gets lines for the user.
 
     Returns:
@@ -201,11 +208,13 @@ def export_bundle(
 
     Raises:
         VerificationError: a graph does not match PyTorch.
-        UsageError: the folder cannot be written.
+        UsageError: the folder cannot be written, or a search graph of networks that are not `CodecNetworks`.
+        DependencyError: what a search graph needs is not installed.
         ImageError: an image cannot be read.
         LimitError: an image is beyond the limits.
     """
     require_free(folder, replace=replace)
+    extra = _search_file(source, progress) if search else {}
     crops = read_crops(list(images), source.multiple, limits)
     batches = [_references(source, batch) for batch in crops]
     graphs: dict[GraphName, Exported] = {}
@@ -223,7 +232,23 @@ def export_bundle(
             )
         if built.report.timing:
             progress(f"    {built.report.timing}")
-    text = manifest(source, graphs)
+    text = replace_fields(
+        manifest(source, graphs),
+        files={
+            name: FileInfo(f"{name}.onnx", hashlib.sha256(data).hexdigest()) for name, data in extra.items()
+        },
+    )
     files = {text.graphs[name].file: serialize(g.model) for name, g in graphs.items()}
+    files |= {f"{name}.onnx": data for name, data in extra.items()}
     write_bundle(folder, text, files, replace=replace)
     return text
+
+
+def _search_file(source: Source, progress: Callable[[str], Any]) -> dict[str, bytes]:
+    """The search graph by its name in the manifest; nothing depends on the last digits of its weights: float16."""
+    synthesise = source.graphs["synthesise"]
+    if not isinstance(synthesise, Synthesise):
+        raise UsageError("a search graph can be made of a checkpoint or of CodecNetworks only")
+    progress("search: tracing the gradients, some minutes")
+    made = search_graph(synthesise.gnet, source.label_scale, source.multiple)
+    return {SEARCH_FILE: with_half_weights(serialize(made))}

@@ -115,18 +115,22 @@ class GNet(nn.Module):
         rows = [[float(gain * matrix[i, j]) for j in range(3)] for i in range(3)]
         return tuple((a, b, c, float(offset[i])) for i, (a, b, c) in enumerate(rows))
 
-    def forward(self, compact: Tensor, labels: Tensor) -> Tensor:
-        """The estimate before its rounding.
+    def colors(self, compact: Tensor) -> Tensor:
+        """The colors that the correction is added to, before they are upsampled.
 
         Args:
-            compact: float, N x 3 x H/8 x W/8, values 0..L-1; H and W multiples of the configuration's `multiple`.
-            labels: uint8 or int64, N x H/label_scale x W/label_scale, values 0..K-1.
+            compact: float, N x 3 x H/8 x W/8, values 0..L-1.
 
         Returns:
-            float, N x 3 x H x W, gray levels / 256, not clipped.
+            float, of the same shape, gray levels / 256.
         """
-        scaled = compact * (1.0 / self.levels)
-        x = scaled - 0.5
+        # Center of level q: (q + 1/2) / L, minus half a gray level.
+        centered = compact * (1.0 / self.levels) + (0.5 / self.levels - 1.0 / 512.0)
+        return centered if self.mix is None else self.mix(centered - 0.5) + 0.5
+
+    def correction(self, compact: Tensor, labels: Tensor) -> Tensor:
+        """What is added to the upsampled colors; arguments and result as in `forward`."""
+        x = compact * (1.0 / self.levels) - 0.5
         if self.entry_factor > 1:
             x = F.interpolate(x, scale_factor=float(self.entry_factor), mode="bilinear", align_corners=False)
         if self.embedding is not None:
@@ -139,11 +143,17 @@ class GNet(nn.Module):
         for layer, blocks in zip(self.up, self.up_blocks, strict=True):
             features = blocks(layer(features))
         correction: Tensor = self.head(features).high * HEAD_GAIN
-        if self.head_scale > 1:
-            correction = F.pixel_shuffle(correction, self.head_scale)
-        # Center of level q: (q + 1/2) / L, minus half a gray level.
-        centered = scaled + (0.5 / self.levels - 1.0 / 512.0)
-        if self.mix is not None:
-            centered = self.mix(centered - 0.5) + 0.5
-        base = F.interpolate(centered, scale_factor=8.0, mode="bilinear", align_corners=False)
-        return base + correction
+        return F.pixel_shuffle(correction, self.head_scale) if self.head_scale > 1 else correction
+
+    def forward(self, compact: Tensor, labels: Tensor) -> Tensor:
+        """The estimate before its rounding.
+
+        Args:
+            compact: float, N x 3 x H/8 x W/8, values 0..L-1; H and W multiples of the configuration's `multiple`.
+            labels: uint8 or int64, N x H/label_scale x W/label_scale, values 0..K-1.
+
+        Returns:
+            float, N x 3 x H x W, gray levels / 256, not clipped.
+        """
+        base = F.interpolate(self.colors(compact), scale_factor=8.0, mode="bilinear", align_corners=False)
+        return base + self.correction(compact, labels)

@@ -12,7 +12,7 @@ import ctypes
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -40,6 +40,9 @@ _DECODER_OVERLAP: Final = 1.45
 
 _TILE_PIXELS: Final = (tiling.TILE_SIDE + 2 * tiling.HALO) ** 2
 """The most pixels that the work on one of the encoder's own tiles sees."""
+# The graph of a search as it is loaded, and its arrays: measured, see `codec.search`.
+_SEARCH_BYTES: Final = 70 << 20
+_SEARCH_PIXEL_BYTES: Final = 540.0
 # Two rows of tiles, and what is read ahead of them.
 _STRIP_TILES: Final = 3
 # Samples as they were read, and the parts of them that are worked on.
@@ -150,6 +153,14 @@ def networks_use(graphs: Mapping[GraphName, GraphInfo]) -> MemoryUse:
     labels = infos["segment"].working_bytes_per_pixel if "segment" in infos else 0.0
     on_tiles = max(infos[name].working_bytes_per_pixel for name in ("analyse", "synthesise"))
     return MemoryUse(fixed, _ENCODER_ARRAYS, on_tiles, labels, _ENCODER_OVERLAP)
+
+
+def searching_use(graphs: Mapping[GraphName, GraphInfo]) -> MemoryUse:
+    """Memory of making layers alone with a search for better compact images."""
+    networks = networks_use(graphs)
+    return replace(
+        networks, fixed=networks.fixed + _SEARCH_BYTES, per_tile_pixel=_SEARCH_PIXEL_BYTES, overlap=1.0
+    )
 
 
 def encoding_use(graphs: Mapping[GraphName, GraphInfo]) -> MemoryUse:

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..networks.comnet import quantize
 from ..networks.dnet import DNet
+from ..networks.ssimulacra2 import Ssimulacra2
 from ..runtime.codec.coarseness import Reduction, reduce_compact
 from ..runtime.errors import DataError, UsageError
 from .data import Picture, pad
@@ -22,8 +23,10 @@ from .losses import (
     Reconstruction,
     ResidualRate,
     StreamRate,
+    VisualLoss,
     clamp_inwards,
     l1,
+    lattice,
     log_mse,
     ms_ssim,
     mse,
@@ -32,7 +35,6 @@ from .losses import (
 )
 from .scoring import score_codec, score_layers
 from .segmentation import network_labels, predict
-from .ssimulacra2 import Ssimulacra2, VisualLoss
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,6 +52,7 @@ TERMS = (
     "l1",
     "mse",
     "log_mse",
+    "lattice",
     "ms_ssim",
     "ssimulacra2",
     "perceptual",
@@ -222,6 +225,7 @@ class CodecTask:
             "l1": l1,
             "mse": mse,
             "log_mse": log_mse,
+            "lattice": lattice,
             "ms_ssim": ms_ssim,
             "compact_rate": self.module.compact_rate,
             "residual_rate": self.residual_rate,

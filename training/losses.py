@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..networks.compact_bits import CompactBits
+from ..networks.ms_ssim import ms_ssim_index
 from ..runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..networks.dnet import DNet
+    from ..networks.ssimulacra2 import Ssimulacra2
     from .vgg import Vgg16Features
 
 
@@ -104,70 +107,31 @@ def log_mse(x: Reconstruction) -> Tensor:
     return 0.18 * torch.log10(errors + 1.0).mean()
 
 
+def lattice(x: Reconstruction) -> Tensor:
+    """Patterns of two pixels that stand still over 16x16 pixels, in gray levels: what the phases of a head leave.
+
+    The estimate's error is multiplied by the alternating signs of columns, rows and both (Nyquist's frequency) and
+    averaged over windows. Texture changes its phase and vanishes; the grid that networks with heads at half the size
+    leave (Odena et al., Distill 2016), adversarial ones before all, does not.
+    """
+    error = 256.0 * (x.image - x.estimate)
+    height, width = error.shape[2:]
+    rows = 1.0 - 2.0 * (torch.arange(height, device=error.device) % 2)[:, None]
+    columns = 1.0 - 2.0 * (torch.arange(width, device=error.device) % 2)[None]
+    patterns = (rows.expand(height, width), columns.expand(height, width), rows * columns)
+    total = error.new_zeros(())
+    for pattern in patterns:
+        total = total + F.avg_pool2d(error * pattern, 16, 8).abs().mean()
+    return total
+
+
 def ms_ssim(x: Reconstruction) -> Tensor:
     """1 - MS-SSIM (Wang et al., Asilomar 2003) of the estimate; see `ms_ssim_index`."""
     return 1.0 - ms_ssim_index(x.image, x.estimate, 255.0 / 256.0).mean()
 
 
-_SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-
-
-def ms_ssim_index(a: Tensor, b: Tensor, peak: float) -> Tensor:
-    """MS-SSIM with the published five scales and an 11x11 Gaussian window of sigma 1.5, without padding.
-
-    Negative contrast terms, which have no real power, count as 0.
-
-    Args:
-        a: N x C x H x W, H and W above 160.
-        b: the same shape.
-        peak: difference between the largest and the smallest value that can occur.
-
-    Returns:
-        N, the mean over the channels.
-    """
-    channels = a.shape[1]
-    offsets = torch.arange(11, dtype=a.dtype, device=a.device) - 5
-    window = torch.exp(-(offsets**2) / (2 * 1.5**2))
-    window = window / window.sum()
-    rows = window.view(1, 1, 11, 1).expand(channels, 1, 11, 1)
-    columns = window.view(1, 1, 1, 11).expand(channels, 1, 1, 11)
-
-    def blur(x: Tensor) -> Tensor:
-        return F.conv2d(F.conv2d(x, rows, groups=channels), columns, groups=channels)
-
-    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
-    result = torch.ones(a.shape[:2], dtype=a.dtype, device=a.device)
-    for scale, weight in enumerate(_SCALE_WEIGHTS):
-        mean_a, mean_b = blur(a), blur(b)
-        variance_a = blur(a * a) - mean_a**2
-        variance_b = blur(b * b) - mean_b**2
-        covariance = blur(a * b) - mean_a * mean_b
-        contrast = (2 * covariance + c2) / (variance_a + variance_b + c2)
-        if scale == len(_SCALE_WEIGHTS) - 1:
-            contrast = contrast * (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
-        value = contrast.mean((2, 3)).clamp_min(1e-6)
-        result = result * value**weight
-        a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
-    return result.mean(1)
-
-
-class CompactRate(nn.Module):
-    """Estimate of the compact image's bits as FLIF, differentiable.
-
-    As FLIF does: YCoCg planes, each sample predicted from its left, upper and upper left neighbors (the median of
-    the two and their gradient), the prediction error coded with an adaptive model. Here: a Laplace distribution,
-    integrated over the sample's cell, whose scale is a learned affine function of the errors' magnitudes
-    around the sample and, for Co and Cg, of the same sample's errors in the planes before. The parameters learn
-    along with the networks, towards the shortest code.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        # Per plane: constant, left, upper, upper right, upper left, first plane, second plane; softplus of ten times
-        # these, so that they move faster than the networks whose rate they tell.
-        start = torch.full((3, 7), -0.15)
-        start[:, 0] = -0.1
-        self.scales = nn.Parameter(start)
+class CompactRate(CompactBits):
+    """What the compact image costs as FLIF, estimated, in bpp; its parameters learn along with the networks."""
 
     def forward(self, x: Reconstruction) -> Tensor:
         """Bits per pixel of the image, the mean of the batch."""
@@ -177,66 +141,21 @@ class CompactRate(nn.Module):
         """Bits per pixel of each image: N."""
         return self.bits(x.compact / x.coarseness) / (x.image.shape[2] * x.image.shape[3])
 
-    def bits(self, compact: Tensor) -> Tensor:
-        """Bits of each compact image of a batch.
 
-        Args:
-            compact: N x 3 x h x w, whole levels as floats; the first row and column cost as if continued.
-
-        Returns:
-            N.
-        """
-        red, green, blue = compact.unbind(1)
-        middle = 0.5 * (red + blue)
-        planes = torch.stack([0.5 * (middle + green), red - blue, green - middle], dim=1)
-        padded = F.pad(planes, (1, 1, 1, 0), mode="replicate")
-        left, upper, corner = padded[:, :, 1:, :-2], padded[:, :, :-1, 1:-1], padded[:, :, :-1, :-2]
-        gradient = left + upper - corner
-        predicted = torch.maximum(
-            torch.minimum(torch.maximum(left, upper), gradient), torch.minimum(left, upper)
-        )
-        error = planes - predicted
-        magnitude = error.abs()
-        around = F.pad(magnitude, (1, 1, 1, 0), mode="replicate")
-        height, width = magnitude.shape[2:]
-        weights = F.softplus(10.0 * self.scales)
-        total = magnitude.new_zeros(len(compact))
-        neighbors = (
-            around[:, :, 1:, :width],
-            around[:, :, :height, 1:-1],
-            around[:, :, :height, 2:],
-            around[:, :, :height, :width],
-        )
-        for plane in range(3):
-            scale = weights[plane, 0] + sum(
-                weights[plane, 1 + i] * value[:, plane] for i, value in enumerate(neighbors)
-            )
-            for before in range(plane):
-                scale = scale + weights[plane, 5 + before] * magnitude[:, before]
-            # The half steps of Y and Cg carry no bits of their own: their parity is known from the other planes.
-            total = total + laplace_bits(error[:, plane], scale).sum((1, 2))
-        return total
-
-
-def laplace_bits(error: Tensor, scale: Tensor) -> Tensor:
-    """Bits of a whole number under a Laplace distribution integrated over [error - 1/2, error + 1/2].
+class VisualLoss(nn.Module):
+    """How far estimates are from perfect by `Ssimulacra2`, in hundreds of points.
 
     Args:
-        error: whole numbers, or any values.
-        scale: the distribution's scale, above 0, of the same shape.
-
-    Returns:
-        -log2 of the probability, of the same shape, at most about 30.
+        score: the measure.
     """
 
-    def cumulative(value: Tensor) -> Tensor:
-        tail = 0.5 * torch.exp(-value.abs() / scale)
-        return torch.where(value < 0, tail, 1.0 - tail)
+    def __init__(self, score: Ssimulacra2) -> None:
+        super().__init__()
+        self.score = score
 
-    # By symmetry on the negative side, where the difference of the tails loses no digits.
-    low = -error.abs()
-    probability = cumulative(low + 0.5) - cumulative(low - 0.5)
-    return -torch.log2(probability.clamp_min(1e-9))
+    def forward(self, x: Reconstruction) -> Tensor:
+        """The mean over the batch; 0 for equal pictures, 1 at a score of 0."""
+        return self.score.distance(x.image, x.estimate).mean() / 100.0
 
 
 def dct_matrix(size: int) -> Tensor:

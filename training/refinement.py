@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from ..measure.metrics import mse
+from ..networks.ssimulacra2 import Ssimulacra2
 from ..runtime.codec import residual
 from ..runtime.codec.coarseness import Reduction, compact_reduction_for
 from ..runtime.errors import DataError, UsageError
 from .loop import Objective
 from .quantization import IntegerForm
 from .scoring import layers
-from .ssimulacra2 import Ssimulacra2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

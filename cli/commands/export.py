@@ -48,6 +48,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="photographs for the check against PyTorch"
     )
+    parser.add_argument(
+        "--search",
+        action="store_true",
+        help="of checkpoints: add the gradients with which the encoder looks for better layers at higher efforts",
+    )
     add_threads(parser)
     parser.add_argument("--force", action="store_true", help="replace a bundle that is already there")
     add_limit_arguments(parser)
@@ -99,11 +104,14 @@ def run(args: argparse.Namespace) -> int:
     from ...export.export_bundle import export_bundle
     from ...export.kind_bundle import export_kind
     from ...export.kind_source import KindSource
+    from ...runtime.errors import UsageError
     from ...runtime.image.files import find_images
 
     images = samples() if args.images is None else find_images(args.images)
     source = _source(args, images)
     if isinstance(source, KindSource):
+        if args.search:
+            raise UsageError(f"--search is for networks of the kind oslic, not of the kind {source.kind}")
         made = export_kind(
             source,
             args.output,
@@ -125,6 +133,7 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads,
         replace=args.force,
         limits=limits_of(args),
+        search=args.search,
         progress=lambda line: print(line, flush=True),
     )
     total = sum(info.macs_per_pixel for name, info in text.graphs.items() if name != "refine") * 512 * 768

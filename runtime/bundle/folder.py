@@ -15,7 +15,7 @@ from ..files import read_regular_file
 from ..folders import restore, write_folder
 from ..ledger import note_inputs
 from .graph_safety import require_self_contained
-from .manifest import FORMAT, MANIFEST_NAME, GraphName, Manifest
+from .manifest import FORMAT, MANIFEST_NAME, OSLIC, SEARCH_FILE, GraphName, Manifest
 
 ENGINES_NAME: Final = "engines"
 REPORT_NAMES: Final = ("calibration.json", "calibration.html")
@@ -76,6 +76,8 @@ class Bundle:
         path = self.path / info.file
         data = read_regular_file(path, name, _MAX_FILE_BYTES, BundleError)
         _require_hash(path, data, info.sha256)
+        if name == SEARCH_FILE and self.manifest.kind == OSLIC:
+            require_self_contained(data, f"{path}: the {name} graph")
         return data
 
     def read_files(self) -> dict[str, bytes]:

@@ -31,6 +31,8 @@ GRAPH_NAMES: Final[tuple[GraphName, ...]] = ("segment", "analyse", "synthesise",
 LAYER_GRAPHS: Final[tuple[GraphName, ...]] = ("segment", "analyse", "synthesise")
 """The graphs that make the layers; every bundle of the kind `oslic` has them."""
 OPTIONAL_GRAPHS: Final = frozenset(GRAPH_NAMES) - frozenset(LAYER_GRAPHS)
+SEARCH_FILE: Final = "search"
+"""The one file that a bundle of the kind `oslic` may have beside its graphs; see `runtime.codec.search`."""
 
 CERTIFICATE_FIGURES: Final = (
     "nodes",
@@ -65,7 +67,7 @@ _OF_OSLIC: Final = (
     "refinement",
 )
 """Fields of a manifest that only the kind `oslic` has."""
-_OF_OTHERS: Final = ("package", "settings", "files")
+_OF_OTHERS: Final = ("package", "settings")
 """Fields that only the other kinds have."""
 _Demand: TypeAlias = tuple[bool, object, str]
 """Whether a field is as it must be, what it is, and what it must be."""
@@ -155,7 +157,8 @@ class Manifest:
         kind: of codec: `oslic`, or one that a package registers (docs/guides/codecs.md).
         package: distribution that brings another kind; "": this one.
         settings: what another kind has to say, plain JSON types.
-        files: what another kind needs beside graphs, by name.
+        files: what there is beside graphs, by name: what another kind needs; of the kind `oslic` at most
+            `SEARCH_FILE`.
         groups: names for several classes together, none of them a class's (docs/guides/labels.md).
         exact: whether `synthesise`, and `refine` where there is one, give the same on every machine.
         provenance: where the weights come from: checkpoint, data, scores, command, revision.
@@ -199,6 +202,8 @@ class Manifest:
         body = {"format": FORMAT, "version": VERSION, **asdict(self)}
         for name in _OF_OTHERS if self.kind == OSLIC else _OF_OSLIC:
             del body[name]
+        if not self.files:
+            del body["files"]
         for graph in body["graphs"].values():
             if not graph["scales"]:
                 del graph["scales"]
@@ -241,7 +246,9 @@ class Manifest:
                 raise BundleError(f"{where}: {name} is {_shown(value)}, must be {wanted}")
 
     def _shared_demands(self) -> dict[str, _Demand]:
+        taken = [g.file for g in self.graphs.values()] + [f.file for f in self.files.values()]
         demands: dict[str, _Demand] = {
+            "names of files": (len(set(taken)) == len(taken), taken, "all different"),
             "fingerprint": (bool(_HEX256.fullmatch(self.fingerprint)), self.fingerprint, "64 hex digits"),
             "kind": (
                 is_kind_name(self.kind),
@@ -258,7 +265,6 @@ class Manifest:
 
     def _demands_of_others(self) -> dict[str, _Demand]:
         foreign = [name for name in _OF_OSLIC if getattr(self, name)]
-        taken = [g.file for g in self.graphs.values()] + [f.file for f in self.files.values()]
         return {
             "multiple": (1 <= self.multiple <= _MAX_MULTIPLE, self.multiple, f"1 to {_MAX_MULTIPLE}"),
             "graphs": (
@@ -266,7 +272,6 @@ class Manifest:
                 sorted(self.graphs),
                 "at least one, under names of letters, digits and underscores",
             ),
-            "names of files": (len(set(taken)) == len(taken), taken, "all different"),
             "fields": (not foreign, foreign, f"those of the kind {self.kind!r}, not of {OSLIC!r}"),
         }
 
@@ -275,6 +280,11 @@ class Manifest:
         foreign = [name for name in _OF_OTHERS if getattr(self, name)]
         demands: dict[str, _Demand] = {
             "fields": (not foreign, foreign, f"those of the kind {OSLIC!r}"),
+            "files": (
+                set(self.files) <= {SEARCH_FILE},
+                sorted(self.files),
+                f"at most {SEARCH_FILE!r}",
+            ),
             "preview": (len(self.preview) == 3, self.preview, "3 rows of 4 numbers"),
             "levels": (2 <= self.levels <= 256, self.levels, "2..256"),
             "label_scale": (self.label_scale in LABEL_SCALES, self.label_scale, "1, 2 or 4"),
@@ -352,6 +362,7 @@ def _parse(body: dict[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(values.get("exact", False), bool):
         raise BundleError(f"{where}: exact is {_shown(values['exact'])}, must be true or false")
     (_parse_of_oslic if kind == OSLIC else _parse_of_others)(values, where)
+    values["files"] = _files(values.get("files", {}), f"{where}: files")
     for name in ("provenance", "tools", "quantization"):
         if not isinstance(values.get(name) or {}, dict):
             raise BundleError(f"{where}: {name} is {_shown(values[name])}, must be an object")
@@ -378,13 +389,15 @@ def _parse_of_others(values: dict[str, Any], where: str) -> None:
     _require_text(values.get("package", ""), f"{where}: package")
     if not isinstance(values.get("settings", {}), dict):
         raise BundleError(f"{where}: settings is {_shown(values['settings'])}, must be an object")
-    files = values.get("files", {})
-    if not isinstance(files, dict) or len(files) > _MAX_FILES:
-        raise BundleError(f"{where}: files is {_shown(files)}, must be an object of at most {_MAX_FILES}")
-    for name, entry in files.items():
-        for text in _known(FileInfo, entry, f"{where}: files.{name}").values():
-            _require_text(text, f"{where}: files.{name}")
-    values["files"] = {name: FileInfo(**entry) for name, entry in files.items()}
+
+
+def _files(value: Any, what: str) -> dict[str, FileInfo]:
+    if not isinstance(value, dict) or len(value) > _MAX_FILES:
+        raise BundleError(f"{what} is {_shown(value)}, must be an object of at most {_MAX_FILES}")
+    for name, entry in value.items():
+        for text in _known(FileInfo, entry, f"{what}.{name}").values():
+            _require_text(text, f"{what}.{name}")
+    return {name: FileInfo(**entry) for name, entry in value.items()}
 
 
 def _check_certificate(value: Any, what: str) -> None:

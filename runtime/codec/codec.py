@@ -33,6 +33,7 @@ from ..memory import (
     encoding_use,
     networks_use,
     residual_use,
+    searching_use,
 )
 from .admission import Admission
 from .container import Header, StreamReader
@@ -44,6 +45,7 @@ from .layering import make_layers
 from .networks import Graphs
 from .rate_control import highest_within, lowest_reaching
 from .request import Request, make_request, require_original
+from .search import wanted_search
 from .settings import LayerMode, Settings, Tune
 from .sources import PictureSource, StreamSource, read_picture, read_stream
 from .stream import (
@@ -121,6 +123,7 @@ class Codec:
         self.encoding = encoding_use(infos)
         self.decoding = decoding_use({name: infos[name] for name in DECODER_GRAPHS if name in infos})
         self._networks = networks_use(infos)
+        self._searching = searching_use(infos)
         self._residual = residual_use(infos)
         self._admission = Admission(limits, self.bundle.manifest.multiple, self._networks.fixed)
         self._open_other = open_other
@@ -216,13 +219,14 @@ class Codec:
         layout = layout_of(image)
         height, width = image.shape[:2]
         grid = tiling.choose(width, height, tile, halo)
-        self._admission.check_grid(grid, self.encoding)
         settings = settings or Settings()
+        searches = wanted_search(settings, self.bundle.manifest).steps > 0
+        self._admission.check_grid(grid, self._searching if searches else self.encoding)
         if layout.has_alpha and not (keep_invisible or settings.keeps_all):
             color, alpha = split(image, layout)
             assert alpha is not None
             image = join(fill_hidden(color, alpha), alpha)
-        with self._admission.pool(grid, self._networks) as pool:
+        with self._admission.pool(grid, self._searching if searches else self._networks) as pool:
             return make_layers(self.graphs, image, layout=layout, grid=grid, settings=settings, pool=pool)
 
     def finish(
@@ -268,6 +272,7 @@ class Codec:
         focus: str | None = None,
         lossless: bool = False,
         max_error: SupportsFloat | None = None,
+        rate_weight: SupportsFloat = Settings.rate_weight,
         metadata: Metadata | None = None,
         keep_invisible: bool = False,
     ) -> bytes:
@@ -292,6 +297,8 @@ class Codec:
                 file size, "person" or "person:mild".
             lossless: instead of a quality: the picture comes back bit for bit, color under alpha 0 included.
             max_error: 1..16, instead of a quality: no sample of the decoded picture is off by more.
+            rate_weight: of layers alone at an effort that searches for better ones: what a bit per pixel is worth, see
+                `Settings`.
             metadata: metadata to store. None: that of the Pillow image or the file; `Metadata()`: none.
             keep_invisible: whether to keep color under alpha 0; otherwise it is replaced by what costs least.
 
@@ -318,6 +325,7 @@ class Codec:
             focus=focus,
             lossless=lossless,
             max_error=max_error,
+            rate_weight=rate_weight,
             metadata=metadata,
             keep_invisible=keep_invisible,
         )
@@ -387,13 +395,16 @@ class Codec:
             LimitError: too many pixels, or not even strips fit into the memory.
             UsageError: the layers are "auto", which strips cannot do.
         """
-        with self._admission.strip_pool(tiling.choose(source.width, source.height), self.encoding) as pool:
+        settings = settings or Settings()
+        searches = wanted_search(settings, self.bundle.manifest).steps > 0
+        use = self._searching if searches else self.encoding
+        with self._admission.strip_pool(tiling.choose(source.width, source.height), use) as pool:
             return compress_rows(
                 self.graphs,
                 pool,
                 source,
                 target,
-                settings=settings or Settings(),
+                settings=settings,
                 metadata=metadata,
                 keep_invisible=keep_invisible,
             )

@@ -18,6 +18,7 @@ from .layer_choice import constant_levels, has_layers, is_graphic
 from .lossless import encode_plane
 from .preview import preview_colors
 from .residual_plan import wanted_reduction
+from .search import wanted_search
 from .stage_timer import Stages
 from .tile_networks import TileNetworks, compact_shape
 
@@ -55,7 +56,8 @@ def make_layers(
         labels = graphs.segment(reduce_image(three_channels(color), factor))
     label_scale = graphs.bundle.manifest.label_scale * factor
     fine = np.zeros(compact_shape(width, height), np.uint8)
-    networks = TileNetworks(graphs, grid, labels, label_scale, fine)
+    search = wanted_search(settings, graphs.bundle.manifest)
+    networks = TileNetworks(graphs, grid, labels, label_scale, fine, search=search)
 
     def analyse(tile: int) -> None:
         with stages.measure("analyse"):

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from ..backends import Options, Runner, select
+from ..backends.onnxruntime.cpu import thrifty_runner
 from ..backends.onnxruntime.sessions import HostRunner
 from ..bundle.folder import Bundle
-from ..bundle.manifest import COMPACT_SCALE, GraphName, Manifest
+from ..bundle.manifest import COMPACT_SCALE, SEARCH_FILE, GraphName, Manifest
 from ..errors import BundleError
 from ..image.arrays import ceil_div, extend, mirror
+from .search import SMALLEST_SIDE, search
 
 if TYPE_CHECKING:
     from ..image.arrays import Pixels
+    from .search import SearchSettings
 
 
 class Graphs:
@@ -40,7 +43,9 @@ class Graphs:
     def __init__(self, bundle: Bundle, backend: str, options: Options) -> None:
         self.bundle = bundle
         self.selection = select(backend, bundle, options)
+        self._options = options
         self._runners: dict[GraphName, Runner] = {}
+        self._searching: HostRunner | None = None
         self._loading = threading.Lock()
 
     def close(self) -> None:
@@ -48,6 +53,9 @@ class Graphs:
         for runner in self._runners.values():
             runner.close()
         self._runners.clear()
+        if self._searching is not None:
+            self._searching.close()
+            self._searching = None
 
     def __enter__(self) -> Self:
         return self
@@ -122,6 +130,45 @@ class Graphs:
         return np.ascontiguousarray(
             compact[: ceil_div(height, COMPACT_SCALE), : ceil_div(width, COMPACT_SCALE)]
         )
+
+    def search(self, compact: Pixels, labels: Pixels, image: Pixels, settings: SearchSettings) -> Pixels:
+        """Return a better compact image, where one is found; see `search`.
+
+        Args:
+            compact: as `analyse` returns it.
+            labels: as for `analyse`.
+            image: as for `analyse`.
+            settings: how long, and for what.
+
+        Returns:
+            uint8, in the shape of `compact`.
+
+        Raises:
+            BackendError: ONNX Runtime, which runs the bundle's search graph, is not there.
+        """
+        sides = [max(side, SMALLEST_SIDE) for side in image.shape[:2]]
+        padded = self._padded(*sides)
+        found = search(
+            self._search_graph(),
+            extend(compact, padded[0] // COMPACT_SCALE, padded[1] // COMPACT_SCALE),
+            self._extended_labels(labels, padded),
+            extend(image, *padded),
+            levels=self.bundle.manifest.levels,
+            settings=settings,
+        )
+        return np.ascontiguousarray(found[: compact.shape[0], : compact.shape[1]])
+
+    def _search_graph(self) -> HostRunner:
+        """The graph that a search asks; whatever the backend is, ONNX Runtime runs it on the CPU."""
+        with self._loading:
+            if self._searching is None:
+                self._searching = thrifty_runner(
+                    self.bundle.read_file(SEARCH_FILE),
+                    SEARCH_FILE,
+                    self._options.threads,
+                    timeout=self._options.timeout,
+                )
+            return self._searching
 
     def synthesise(self, compact: Pixels, labels: Pixels, height: int, width: int) -> Pixels:
         """Return the estimate.

@@ -51,6 +51,7 @@ def make_request(
     focus: str | None = None,
     lossless: bool = False,
     max_error: SupportsFloat | None = None,
+    rate_weight: SupportsFloat = Settings.rate_weight,
     keep_invisible: bool = False,
     metadata: Metadata | None = None,
 ) -> Request:
@@ -86,6 +87,7 @@ def make_request(
             refine,
             changes,
             0 if lossless else _bound(max_error),
+            real_number(rate_weight, "rate_weight"),
         ),
         None if bpp is None else _above_zero(bpp, "bpp"),
         None if psnr is None else _above_zero(psnr, "psnr"),

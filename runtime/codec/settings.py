@@ -9,8 +9,10 @@ from ..errors import UsageError
 from . import residual
 from .bounded import MAX_ERROR
 from .effort import DEFAULT_EFFORT, EFFORTS, MAX_EFFORT, Effort
+from .search import DEFAULT_RATE_WEIGHT, SearchSettings
 
 DEFAULT_QUALITY: Final = 60
+_MOST_RATE_WEIGHT: Final = 1000
 
 LayerMode = Literal["always", "auto", "never"]
 LAYER_MODES: Final[tuple[LayerMode, ...]] = get_args(LayerMode)
@@ -34,6 +36,8 @@ class Settings:
             points.
         max_error: the largest error of any sample, color under alpha 0 included: 0 is lossless, 1..16 near-lossless.
             The quality is then 100, and tune and refinement have no effect. None: the quality decides.
+        rate_weight: of layers alone (quality 0), where the effort searches for better compact images: what a bit per
+            pixel is worth. More makes smaller files.
 
     Raises:
         UsageError: a value out of its range.
@@ -46,6 +50,7 @@ class Settings:
     refine: bool = True
     class_quality: tuple[tuple[str, float], ...] = ()
     max_error: int | None = None
+    rate_weight: float = DEFAULT_RATE_WEIGHT
 
     def __post_init__(self) -> None:
         if self.max_error is not None:
@@ -70,6 +75,15 @@ class Settings:
                 raise UsageError(
                     f"the quality of {name} changes by {change:+g}, must be by at most {residual.MAX_QUALITY}"
                 )
+        if not 0 < self.rate_weight <= _MOST_RATE_WEIGHT:
+            raise UsageError(
+                f"the rate weight {self.rate_weight:g} is out of range: above 0, up to {_MOST_RATE_WEIGHT}"
+            )
+        if self.rate_weight != DEFAULT_RATE_WEIGHT and not self.search.steps:
+            raise UsageError(
+                "the rate weight is for layers alone, which a search makes: give quality 0 and an effort of "
+                f"{next(i for i, effort in enumerate(EFFORTS) if effort.search)} or more"
+            )
         if self.layers == "never" and not self.quality:
             raise UsageError("quality 0 without layers leaves nothing of the picture: give a quality above 0")
 
@@ -77,6 +91,12 @@ class Settings:
     def coders(self) -> Effort:
         """What the effort means for the coders."""
         return EFFORTS[self.effort]
+
+    @property
+    def search(self) -> SearchSettings:
+        """How to look for a better compact image, if the bundle has a graph for that."""
+        alone = not self.quality and not self.class_quality
+        return SearchSettings(self.coders.search if alone else 0, self.rate_weight)
 
     @property
     def visual(self) -> bool:

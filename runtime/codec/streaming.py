@@ -33,6 +33,7 @@ from .layer_choice import constant_levels, has_layers, is_graphic
 from .lossless import encode_plane
 from .metadata_sections import metadata_writers
 from .residual_plan import plan_residual, wanted_reduction
+from .search import wanted_search
 from .stage_timer import Stages
 from .stream import header_of, identity_of
 from .tile_networks import TileNetworks, compact_shape
@@ -145,7 +146,8 @@ def compress_rows(
     labels = graphs.segment(source.reduced(factor))
     compact = np.zeros(compact_shape(grid.width, grid.height), np.uint8)
     label_scale = graphs.bundle.manifest.label_scale * factor
-    networks = TileNetworks(graphs, grid, labels, label_scale, compact)
+    search = wanted_search(settings, graphs.bundle.manifest)
+    networks = TileNetworks(graphs, grid, labels, label_scale, compact, search=search)
     with (
         tempfile.SpooledTemporaryFile(_SPILLED_BYTES) as compact_file,
         tempfile.SpooledTemporaryFile(_SPILLED_BYTES) as residual_file,

@@ -9,6 +9,7 @@ import numpy as np
 from ..bundle.manifest import COMPACT_SCALE
 from ..image.arrays import ceil_div, luma
 from ..segmentation_size import labels_on
+from .search import SearchSettings
 
 if TYPE_CHECKING:
     from ..image.arrays import Pixels
@@ -30,14 +31,25 @@ class TileNetworks:
         labels: uint8 (ceil(H/S), ceil(W/S)).
         label_scale: S.
         compact: uint8 (ceil(H/8), ceil(W/8), 3) of the whole picture; what `analyse` fills, and `estimate` reads.
+        search: how `analyse` looks for a better one.
     """
 
-    def __init__(self, graphs: Graphs, grid: Grid, labels: Pixels, label_scale: int, compact: Pixels) -> None:
+    def __init__(
+        self,
+        graphs: Graphs,
+        grid: Grid,
+        labels: Pixels,
+        label_scale: int,
+        compact: Pixels,
+        *,
+        search: SearchSettings | None = None,
+    ) -> None:
         self.graphs = graphs
         self.grid = grid
         self.labels = labels
         self.label_scale = label_scale
         self.compact = compact
+        self.search = search or SearchSettings()
 
     def analyse(self, tile: int, rgb: Pixels) -> None:
         """Make the compact image of a tile and put it into that of the picture.
@@ -47,7 +59,10 @@ class TileNetworks:
             rgb: uint8 (h, w, 3), the picture on the tile's input box.
         """
         box, inner = self.grid.input_box(tile), self.grid.box(tile)
-        made = self.graphs.analyse(rgb, self._labels(box))
+        labels = self._labels(box)
+        made = self.graphs.analyse(rgb, labels)
+        if self.search.steps:
+            made = self.graphs.search(made, labels, rgb, self.search)
         own = inner.scaled(COMPACT_SCALE)
         own.of(self.compact)[:] = made[own.within(box.scaled(COMPACT_SCALE))]
 

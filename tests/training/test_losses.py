@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from oslic.measure import metrics
+from oslic.networks.compact_bits import laplace_bits
 from oslic.networks.config import EVERYDAY_CLASSES, preset
 from oslic.networks.dnet import DNet
+from oslic.networks.ms_ssim import ms_ssim_index
 from oslic.runtime.errors import DataError, UsageError
 from oslic.training.data import PERSON, SKIN_HAIR, VOID
 from oslic.training.losses import (
@@ -20,10 +22,8 @@ from oslic.training.losses import (
     clamp_inwards,
     dct_matrix,
     l1,
-    laplace_bits,
     log_mse,
     ms_ssim,
-    ms_ssim_index,
     mse,
     straight_through,
 )

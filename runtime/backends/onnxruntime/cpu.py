@@ -33,6 +33,7 @@ def open_session(
     profile: str | None = None,
     optimize: bool = True,
     timeout: float | None = None,
+    arena: bool = True,
 ) -> Any:
     """A session of ONNX Runtime on the CPU.
 
@@ -44,6 +45,7 @@ def open_session(
         profile: path prefix of the profile that the session writes when it ends; None: none.
         optimize: whether the graph may be rewritten.
         timeout: seconds that it may take; None: no limit.
+        arena: whether memory is kept for the next run.
 
     Raises:
         BackendError: ONNX Runtime is missing, or cannot take the model.
@@ -63,7 +65,9 @@ def open_session(
             # Without VNNI the kernels add two products of uint8 and int8 in 16 bits, which saturate. This option
             # takes other kernels on such machines (slower, exact), and changes nothing elsewhere.
             options.add_session_config_entry("session.x64quantprecision", "1")
-    if _share_arena():
+    if not arena:
+        options.enable_cpu_mem_arena = False
+    elif _share_arena():
         options.add_session_config_entry("session.use_env_allocators", "1")
     return sessions.open_session(
         onnxruntime, data, sessions.Provider(sessions.CPU, {}), options, timeout=timeout
@@ -106,6 +110,27 @@ def host_runner(
         return math.prod(shape[:3]) * scale * scale > kept
 
     return sessions.HostRunner(onnxruntime, session, graph, timeout=timeout, gives_back=gives_back)
+
+
+def thrifty_runner(
+    data: bytes, name: str, threads: int | None, *, timeout: float | None = None
+) -> sessions.HostRunner:
+    """Runs a graph of any inputs and outputs, and holds no memory between its runs.
+
+    Args:
+        data: a serialized ONNX model.
+        name: of the graph, for messages.
+        threads: as for `open_session`.
+        timeout: as in `base.Options`.
+
+    Raises:
+        BackendError: ONNX Runtime is missing, or cannot take the model.
+        BundleError: no valid model.
+        LimitError: the time was up.
+    """
+    session = open_session(data, threads, timeout=timeout, arena=False)
+    onnxruntime, _ = sessions.find_onnxruntime()
+    return sessions.HostRunner(onnxruntime, session, name, timeout=timeout)
 
 
 class OnnxRuntimeCpu:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from oslic.bench.experiments.rate_distortion import METRICS
-from oslic.training.losses import Reconstruction
-from oslic.training.ssimulacra2 import Ssimulacra2, VisualLoss
+from oslic.networks.ssimulacra2 import Ssimulacra2
+from oslic.training.losses import Reconstruction, VisualLoss
 from PIL import Image
 
 pytest.importorskip("ssimulacra2")

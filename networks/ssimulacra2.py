@@ -1,4 +1,4 @@
-"""SSIMULACRA 2 (Sneyers 2023) in PyTorch, so that a network can be trained by it.
+"""SSIMULACRA 2 (Sneyers 2023) in PyTorch, so that networks can be trained by it and compact images searched.
 
 Six scales of an XYB picture; at each the structural difference and the edges gained and lost, as a mean and as a fourth
 root of the mean of the fourth powers; a weighted sum of these, and a curve that puts it on a scale on which 100 is
@@ -18,8 +18,6 @@ from ..runtime.errors import DependencyError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .losses import Reconstruction
-
 _RADIUS = 5
 _SIGMA = 1.5
 _SMALLEST = 8
@@ -29,12 +27,16 @@ _TINY = 1e-12
 class Ssimulacra2(nn.Module):
     """The score, differentiable.
 
+    Args:
+        skipped: so many of the finest scales count as equal, and take no time.
+
     Raises:
         DependencyError: the package with the weights is not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, skipped: int = 0) -> None:
         super().__init__()
+        self.skipped = skipped
         try:
             from ssimulacra2 import ssimulacra2 as published
         except ImportError as error:
@@ -78,6 +80,8 @@ class Ssimulacra2(nn.Module):
                 a, b = _halve(a), _halve(b)
                 if min(a.shape[2:]) < _SMALLEST:
                     break
+            if scale < self.skipped:
+                continue
             found = self._differences(self._xyb(a), self._xyb(b))
             total = total + torch.einsum("nctk,ctk->n", found, weights[:, scale])
         s = 0.9562382616834844 * total
@@ -129,22 +133,6 @@ class Ssimulacra2(nn.Module):
         # The fourth root has no derivative at 0.
         fourth = (maps.pow(4).mean((3, 4)) + _TINY**3).pow(0.25)
         return torch.stack([mean, fourth], dim=2)
-
-
-class VisualLoss(nn.Module):
-    """How far estimates are from perfect by `Ssimulacra2`, in hundreds of points.
-
-    Args:
-        score: the measure.
-    """
-
-    def __init__(self, score: Ssimulacra2) -> None:
-        super().__init__()
-        self.score = score
-
-    def forward(self, x: Reconstruction) -> Tensor:
-        """The mean over the batch; 0 for equal pictures, 1 at a score of 0."""
-        return self.score.distance(x.image, x.estimate).mean() / 100.0
 
 
 def _linear(srgb: Tensor) -> Tensor:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from typing import TypeVar
+
+_Number = TypeVar("_Number", int, float)
 
 
 def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
@@ -24,10 +27,10 @@ def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
     return whole
 
 
-def several(number: Callable[[str], int]) -> Callable[[str], tuple[int, ...]]:
+def several(number: Callable[[str], _Number]) -> Callable[[str], tuple[_Number, ...]]:
     """Return a type of argument: numbers of the given type with commas between them."""
 
-    def numbers(text: str) -> tuple[int, ...]:
+    def numbers(text: str) -> tuple[_Number, ...]:
         return tuple(number(part) for part in text.split(","))
 
     return numbers

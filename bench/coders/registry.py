@@ -390,6 +390,7 @@ def ours(
     *,
     threads: int | None = None,
     effort: int = DEFAULT_EFFORT,
+    rate_weight: float = Settings.rate_weight,
     variant: str = "",
     name: str = "",
     qualities: tuple[float, ...] = _QUALITIES,
@@ -401,6 +402,7 @@ def ours(
         backend: a name from `oslic backends`, or "auto".
         threads: CPU threads of the networks; None leaves it to the backend.
         effort: of the encoder, 0..9.
+        rate_weight: where the quality is 0 alone, see `Settings`.
         variant: a key of `VARIANTS`; "": the default settings.
         name: in results and plots; "": by the variant.
         qualities: settings to sweep.
@@ -411,14 +413,17 @@ def ours(
         BundleError: no bundle there, or a damaged one.
     """
     manifest = open_bundle(bundle).manifest
+    # Layers alone are searched as they are made; what stands before a residual is not.
+    alone: dict[str, Any] = {"quality": 0, "rate_weight": rate_weight} if qualities == (0,) else {}
     options = {
         "bundle": bundle,
         "backend": backend,
         "threads": threads,
         "effort": effort,
-        "settings": VARIANTS[variant] if variant else {},
+        "settings": (VARIANTS[variant] if variant else {}) | alone,
         "fingerprint": manifest.fingerprint,
         "graphs": {name: info.sha256 for name, info in manifest.graphs.items()},
+        "files": {name: info.sha256 for name, info in manifest.files.items()},
     }
     return CoderSpec(name or (f"{OURS}-{variant}" if variant else OURS), OURS, qualities, options)
 

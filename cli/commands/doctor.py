@@ -157,6 +157,7 @@ def _bundles() -> Iterator[Finding]:
     for bundle in known_bundles():
         for name in bundle.manifest.graphs:
             bundle.read_graph(name)
+        bundle.read_files()
         count += 1
         yield Finding(
             f"bundle {bundle.manifest.name}",

@@ -31,22 +31,22 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         bundle: an opened bundle.
 
     Returns:
-        The manifest's fields as plain JSON types, for each graph also `bytes` and `intact` (the hash was
-        computed again), and the `engines` with their sidecars.
+        The manifest's fields as plain JSON types, for each graph and each other file also `bytes` and `intact` (the
+        hash was computed again), and the `engines` with their sidecars.
     """
     from ...runtime.bundle.engine_files import EngineInfo, sidecars
     from ...runtime.errors import BackendError, BundleError
 
     found: dict[str, Any] = json.loads(json.dumps(asdict(bundle.manifest)))
-    for name in bundle.manifest.graph_names:
-        path = bundle.graph_path(name)
-        entry = found["graphs"][name]
-        entry["bytes"] = path.stat().st_size if path.is_file() else None
-        try:
-            bundle.read_graph(name)
-            entry["intact"] = True
-        except BundleError as error:
-            entry["intact"], entry["damage"] = False, str(error)
+    for entries, read in ((found["graphs"], bundle.read_graph), (found["files"], bundle.read_file)):
+        for name, entry in entries.items():
+            path = bundle.path / entry["file"]
+            entry["bytes"] = path.stat().st_size if path.is_file() else None
+            try:
+                read(name)
+                entry["intact"] = True
+            except BundleError as error:
+                entry["intact"], entry["damage"] = False, str(error)
     engines = []
     for sidecar in sidecars(bundle):
         try:
@@ -121,7 +121,8 @@ def run(args: argparse.Namespace) -> int:
         for line in lines:
             print(printable(line))
     if source.bundle is not None:
-        damaged = [graph["damage"] for graph in found["graphs"].values() if not graph["intact"]]
+        entries = (*found["graphs"].values(), *found["files"].values())
+        damaged = [entry["damage"] for entry in entries if not entry["intact"]]
         if damaged:
             raise BundleError(damaged[0])
     return 0
@@ -133,13 +134,13 @@ def _lines(path: Path, found: dict[str, Any]) -> Iterator[str]:
     yield f"  license      {found['license']}"
     yield from _lines_of_oslic(found) if found["kind"] == OSLIC else _lines_of_another(found)
     for name, graph in found["graphs"].items():
-        state = "" if graph["intact"] else "   DAMAGED"
-        size = "missing" if graph["bytes"] is None else f"{graph['bytes'] / 1e6:.2f} MB"
         yield (
             f"  {name:<11} {', '.join(graph['inputs'])} -> {graph['output']}: {graph['form']}, {graph['precision']}, "
             f"opset {graph['opset']}, IR {graph['ir_version']}, {graph['parameters'] / 1e6:.3f} M weights, "
-            f"{graph['macs_per_pixel'] * 768 * 512 / 1e9:.3f} GMAC at 768x512, {size}{state}"
+            f"{graph['macs_per_pixel'] * 768 * 512 / 1e9:.3f} GMAC at 768x512, {_size(graph)}"
         )
+    for name, file in found["files"].items():
+        yield f"  {name:<11} {file['file']}, {_size(file)}"
     for engine in found["engines"]:
         yield f"  engine {engine['file']}: {engine.get('backend', '?')} {engine.get('precision', '?')}"
     yield from _certificate_lines(found)
@@ -166,8 +167,11 @@ def _lines_of_another(found: dict[str, Any]) -> Iterator[str]:
     yield f"  multiple {found['multiple']}"
     for name, value in found["settings"].items():
         yield f"  settings.{name}: {value}"
-    for name, file in found["files"].items():
-        yield f"  {name:<11} {file['file']}"
+
+
+def _size(entry: dict[str, Any]) -> str:
+    size = "missing" if entry["bytes"] is None else f"{entry['bytes'] / 1e6:.2f} MB"
+    return size if entry["intact"] else f"{size}   DAMAGED"
 
 
 def _certificate_lines(found: dict[str, Any]) -> Iterator[str]:

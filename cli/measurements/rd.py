@@ -12,12 +12,16 @@ from ...bench.experiments import low_rates
 from ...bench.experiments.rate_bands import described
 from ...bench.experiments.rate_distortion import METRICS, Job, check_sizes, measure, write_result
 from ...measure.rate_curves import read_anchors
-from ...runtime.codec.effort import DEFAULT_EFFORT
+from ...runtime.bundle.finder import open_bundle
+from ...runtime.bundle.manifest import SEARCH_FILE
+from ...runtime.codec.effort import DEFAULT_EFFORT, MAX_EFFORT
+from ...runtime.codec.search import DEFAULT_RATE_WEIGHT
+from ...runtime.codec.settings import Settings
 from ...runtime.errors import UsageError
 from ...runtime.image.files import find_images
 from ..file_arguments import output_file
 from ..limit_arguments import add_limit_arguments, limits_of
-from ..numbers import at_least
+from ..numbers import at_least, positive, several
 from ..peer_arguments import add_peers, chosen_peers
 
 if TYPE_CHECKING:
@@ -67,6 +71,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_EFFORT,
         metavar="E",
         help="of our encoder (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--efforts",
+        type=several(at_least(0, MAX_EFFORT)),
+        default=(),
+        metavar="E,E",
+        help="with --low: several of them beside each other",
+    )
+    parser.add_argument(
+        "--rate-weights",
+        type=several(positive),
+        default=(DEFAULT_RATE_WEIGHT,),
+        metavar="W,W",
+        help=f"with --low: of layers at efforts that search for better ones (default: {DEFAULT_RATE_WEIGHT:g})",
     )
     parser.add_argument(
         "--variants",
@@ -134,9 +152,15 @@ def _run_low(args: argparse.Namespace) -> int:
     wanted = _metrics(chosen, (), args.vgg16)
     own = [
         ours(
-            name, args.backend, threads=1, name=f"{OURS}-{Path(name).name}" if name else OURS, qualities=(0,)
+            name,
+            args.backend,
+            threads=1,
+            effort=effort,
+            rate_weight=weight,
+            name=_low_name(name, effort, weight),
+            qualities=(0,),
         )
-        for name in args.bundle or [None]
+        for name, effort, weight in _low_setups(args)
     ]
     points, settings = _measured(args, own, peers, wanted)
     output = Path(args.output)
@@ -145,6 +169,25 @@ def _run_low(args: argparse.Namespace) -> int:
     print(low_rates.described(scores, rows))
     print(f"wrote {output}")
     return 0
+
+
+def _low_setups(args: argparse.Namespace) -> list[tuple[str | None, int, float]]:
+    """Bundle, effort and rate weight of each of our coders: weights only where the effort searches with a graph."""
+    setups: list[tuple[str | None, int, float]] = []
+    for name in args.bundle or [None]:
+        files = open_bundle(name).manifest.files
+        for effort in args.efforts or (args.effort,):
+            searches = SEARCH_FILE in files and Settings(0, effort).search.steps
+            weights = args.rate_weights if searches else (DEFAULT_RATE_WEIGHT,)
+            setups += [(name, effort, weight) for weight in weights]
+    return list(dict.fromkeys(setups))
+
+
+def _low_name(bundle: str | None, effort: int, weight: float) -> str:
+    name = f"{OURS}-{Path(bundle).name}" if bundle else OURS
+    if effort != DEFAULT_EFFORT:
+        name += f"-effort-{effort}"
+    return name if weight == DEFAULT_RATE_WEIGHT else f"{name}-weight-{weight:g}"
 
 
 def _metrics(names: str, always: tuple[str, ...], vgg16: str | None) -> tuple[str, ...]:

@@ -246,6 +246,7 @@ class KindCodec:
             "--focus and --class-quality": bool(settings.class_quality),
             "--layers": settings.layers != plain.layers,
             "--effort": settings.effort != plain.effort,
+            "--rate-weight": settings.rate_weight != plain.rate_weight,
             "--tune": settings.tune != plain.tune,
             "--no-refine": not settings.refine,
         }

@@ -45,13 +45,14 @@ def picture(source: Image.Image, megapixels: float) -> Image.Image:
 
 
 def measured(arguments: Sequence[str]) -> dict[str, float]:
-    """Wall-clock seconds and peak memory of a command in a process of its own.
+    """Wall-clock seconds and peak memory of a command in a process of its own, which may keep compiled bytecode.
 
     Raises:
         OslicError: it fails.
     """
     code = (
-        "import resource, subprocess, sys, time; start = time.perf_counter();"
+        "import os, resource, subprocess, sys, time; os.environ.pop('PYTHONDONTWRITEBYTECODE', None);"
+        "start = time.perf_counter();"
         "done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True);"
         "print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss,"
         "resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime);"

@@ -19,6 +19,7 @@ _ENCODE: Final[dict[str, type | tuple[type, ...]]] = {
     "tune": str,
     "refine": bool,
     "focus": str,
+    "rate_weight": (int, float),
     "keep_invisible": bool,
 }
 _DECODE: Final[dict[str, type | tuple[type, ...]]] = {

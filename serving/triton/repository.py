@@ -145,7 +145,7 @@ def _models(bundle: Bundle, plan: Plan) -> dict[str, dict[str, bytes]]:
         models[names.model_name(plan.prefix, graph)] = _files(*make(bundle, graph, plan))
     for part, kind in ((names.ENCODE, "EncodeModel"), (names.DECODE, "DecodeModel")):
         code = _MODEL.format(module="codec_models", kind=kind).encode()
-        files = {"model.py": code, MANIFEST_NAME: manifest}
+        files = {"model.py": code, MANIFEST_NAME: manifest, **bundle.read_files()}
         models[names.model_name(plan.prefix, part)] = _files(_codec_config(part, plan), files)
     return models
 

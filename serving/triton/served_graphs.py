@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ...runtime.backends import Options
 from ...runtime.codec.networks import Graphs
 
 if TYPE_CHECKING:
@@ -18,16 +19,18 @@ Call: TypeAlias = Callable[[str, Mapping[str, Any], str], Any]
 
 
 class ServedGraphs(Graphs):
-    """Runs each graph by a call of the model that holds it.
+    """Runs each graph by a call of the model that holds it; a search asks its graph in this process.
 
     Args:
-        bundle: its manifest is enough.
+        bundle: its manifest is enough, and for searches the file of their graph.
         model: name of a graph -> name of its model.
         call: calls a model; safe to use from several threads.
     """
 
     def __init__(self, bundle: Bundle, model: Callable[[GraphName], str], call: Call) -> None:
         self.bundle = bundle
+        self._options = Options(threads=1)
+        self._searching = None
         self._loading = threading.Lock()
         self._runners = {
             name: _ModelCall(model(name), info, call) for name, info in bundle.manifest.graphs.items()

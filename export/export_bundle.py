@@ -23,11 +23,10 @@ from .bundle_checks import TOLERANCES, example_inputs, read_crops
 from .cost import count
 from .form_selection import CostModel, Fixed
 from .fusion import LOWERINGS, Report, fuse, fuse_measured
-from .half_weights import with_half_weights
 from .ir_queries import serialize
 from .memory import GraphMemory, measure
 from .onnx_export import OPSET, export_graph, ports
-from .search_graph import search_graph
+from .search_graph import compacted, search_graph
 from .verify import Difference, compare, require, run
 
 if TYPE_CHECKING:
@@ -245,10 +244,10 @@ def export_bundle(
 
 
 def _search_file(source: Source, progress: Callable[[str], Any]) -> dict[str, bytes]:
-    """The search graph by its name in the manifest; nothing depends on the last digits of its weights: float16."""
+    """The search graph by its name in the manifest."""
     synthesise = source.graphs["synthesise"]
     if not isinstance(synthesise, Synthesise):
         raise UsageError("a search graph can be made of a checkpoint or of CodecNetworks only")
     progress("search: tracing the gradients, some minutes")
     made = search_graph(synthesise.gnet, source.label_scale, source.multiple)
-    return {SEARCH_FILE: with_half_weights(serialize(made))}
+    return {SEARCH_FILE: compacted(made)}

@@ -23,6 +23,7 @@ from ..networks.ssimulacra2 import Ssimulacra2
 from ..runtime.bundle.manifest import COMPACT_SCALE
 from ..runtime.codec.search import INPUTS, OUTPUTS, SMALLEST_SIDE
 from ..runtime.errors import VerificationError
+from .byte_weights import with_byte_weights
 from .ir_queries import serialize
 from .onnx_export import OPSET, quiet_exporter
 from .verify import run
@@ -176,6 +177,20 @@ def search_graph(gnet: GNet, label_scale: int, multiple: int, weights: Weights |
     return model
 
 
+def compacted(model: ir.Model) -> bytes:
+    """A search graph as bundles have it: weights as bytes, no sizes of what lies between the nodes.
+
+    Args:
+        model: from `search_graph`; changed.
+    """
+    with_byte_weights(model)
+    for node in model.graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = value.type = None
+    return serialize(model)
+
+
 def _require_same(model: ir.Model, feeds: Mapping[str, Tensor], expected: Sequence[Tensor]) -> None:
     """Compare what the graph gives with PyTorch's gradients, whose kinks a rounding can move.
 
@@ -279,4 +294,4 @@ _GRADIENTS: Final[dict[Any, Callable[..., Any]]] = {
 """Gradients in operators that ONNX has, and that runtimes are fast at."""
 
 
-__all__ = ["LayersLoss", "Weights", "enlarge", "search_graph"]
+__all__ = ["LayersLoss", "Weights", "compacted", "enlarge", "search_graph"]

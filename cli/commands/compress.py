@@ -79,6 +79,8 @@ def _class_quality(text: str) -> tuple[tuple[str, float], ...]:
     changes: dict[str, float] = {}
     for part in text.split(","):
         name, _, number = part.partition("=")
+        if name.strip() in changes:
+            raise argparse.ArgumentTypeError(f"{name.strip()!r} is named twice")
         try:
             changes[name.strip()] = float(number)
         except ValueError:

@@ -177,7 +177,8 @@ def _size(entry: dict[str, Any]) -> str:
 def _certificate_lines(found: dict[str, Any]) -> Iterator[str]:
     """What is proved of the graphs that decode."""
     if found["exact"]:
-        yield "  exact        the estimate is the same on every machine (docs/concepts/exactness.md)"
+        what = "the estimate is" if found["kind"] == OSLIC else "what decides how symbols are coded is"
+        yield f"  exact        {what} the same on every machine (docs/concepts/exactness.md)"
     for name, proof in ((found["quantization"] or {}).get("certificate") or {}).items():
         yield (
             f"  certificate  {name}: {proof['nodes']} nodes, {proof['convolutions']} convolutions with "

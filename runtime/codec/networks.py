@@ -12,7 +12,7 @@ from ..backends.onnxruntime.cpu import thrifty_runner
 from ..backends.onnxruntime.sessions import HostRunner
 from ..bundle.folder import Bundle
 from ..bundle.manifest import COMPACT_SCALE, SEARCH_FILE, GraphName, Manifest
-from ..errors import BundleError
+from ..errors import BundleError, UsageError
 from ..image.arrays import ceil_div, extend, mirror
 from .search import SMALLEST_SIDE, search
 
@@ -44,12 +44,14 @@ class Graphs:
         self.bundle = bundle
         self.selection = select(backend, bundle, options)
         self._options = options
+        self._closed = False
         self._runners: dict[GraphName, Runner] = {}
         self._searching: HostRunner | None = None
         self._loading = threading.Lock()
 
     def close(self) -> None:
-        """Give back what the backend holds."""
+        """Give back what the backend holds. The graphs cannot be used afterwards."""
+        self._closed = True
         for runner in self._runners.values():
             runner.close()
         self._runners.clear()
@@ -66,6 +68,8 @@ class Graphs:
     def load(self, *graphs: GraphName) -> None:
         """Load graphs ahead of their first use, so that it does not count into the first image's time."""
         with self._loading:
+            if self._closed:
+                raise UsageError("the codec was closed: open it again")
             for graph in graphs:
                 if graph not in self._runners:
                     self._runners[graph] = self.selection.backend.load(graph)

@@ -71,10 +71,16 @@ def make_request(
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} are ways to say one thing: give one of them")
     level = DEFAULT_QUALITY if quality is None else real_number(quality, "quality")
+    if not isinstance(class_quality or {}, Mapping):
+        raise UsageError(
+            f"class_quality is {class_quality!r}, must map names of classes to points: {{'person': 25}}"
+        )
     changes = tuple(
         (name, real_number(value, f"the change of {name}")) for name, value in (class_quality or {}).items()
     )
     if focus is not None:
+        if not isinstance(focus, str):
+            raise UsageError(f"focus is {focus!r}, must be the name of a class or a group")
         if changes:
             raise UsageError("focus and class_quality are two ways to say one thing: give one of them")
         level, changes = focused(level, focus)

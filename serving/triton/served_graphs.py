@@ -31,6 +31,7 @@ class ServedGraphs(Graphs):
         self.bundle = bundle
         self._options = Options(threads=1)
         self._searching = None
+        self._closed = False
         self._loading = threading.Lock()
         self._runners = {
             name: _ModelCall(model(name), info, call) for name, info in bundle.manifest.graphs.items()

@@ -7,7 +7,6 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-
 _LARGEST: Final = 127
 _FEWEST: Final = 1024
 """Weights that are worth two more nodes."""

@@ -13,7 +13,7 @@ help:
 	@echo "make test       the test suite (test-slow, test-gpu, test-serving, test-compressai: what it leaves out)"
 	@echo "make figures    the figures of README and site from bench/results"
 	@echo "make docs       the site, into build/docs (linkcheck: its links to other sites)"
-	@echo "make bundle     the shipped bundle from the checkpoint: float, calibrated, exact"
+	@echo "make bundle     a shipped bundle from its checkpoint (NAME=lite): float, calibrated, exact"
 	@echo "make lint types sanitize"
 
 install: $(STAMP)
@@ -77,16 +77,19 @@ $(COMPRESSAI)/.installed: $(STAMP)
 # GRAPHS=segment,analyse quantizes the encoder's graphs as well: on an idle machine, since times decide about layers.
 PHOTOS ?= ../shared/data/photos
 GRAPHS ?= synthesise
+# make bundle NAME=lite-preview: that one has a graph for the search of higher efforts.
+NAME ?= lite
+SEARCH := $(if $(filter lite-preview%,$(NAME)),--search)
 
 bundle: $(STAMP)
 	mkdir -p out
-	$(BIN)/oslic export checkpoints/lite -o out/lite-float --force
-	$(BIN)/oslic calibrate out/lite-float --integer --graphs $(GRAPHS) --images $(PHOTOS) -o out/lite-exact --force
-	$(BIN)/python -c "from oslic.runtime.bundle.folder import Bundle; assert Bundle.open('out/lite-exact').manifest.exact"
-	$(BIN)/oslic cast out/lite-exact --weights-only -o out/lite-shipped --force
-	rm -rf runtime/bundles/lite
-	cp -r out/lite-shipped runtime/bundles/lite
-	rm -f runtime/bundles/lite/calibration.*
+	$(BIN)/oslic export checkpoints/$(NAME) $(SEARCH) -o out/$(NAME)-float --force
+	$(BIN)/oslic calibrate out/$(NAME)-float --integer --graphs $(GRAPHS) --images $(PHOTOS) -o out/$(NAME)-exact --force
+	$(BIN)/python -c "from oslic.runtime.bundle.folder import Bundle; assert Bundle.open('out/$(NAME)-exact').manifest.exact"
+	$(BIN)/oslic cast out/$(NAME)-exact --weights-only -o out/$(NAME)-shipped --force
+	rm -rf runtime/bundles/$(NAME)
+	cp -r out/$(NAME)-shipped runtime/bundles/$(NAME)
+	rm -f runtime/bundles/$(NAME)/calibration.*
 	$(BIN)/python tests/vectors/make.py --shipped
 
 # The figures of README and site, and the charts that they show, from the result files.

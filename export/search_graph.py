@@ -144,12 +144,7 @@ def search_graph(gnet: GNet, label_scale: int, multiple: int, weights: Weights |
         VerificationError: what the graph gives is not what PyTorch does.
     """
     module = LayersLoss(gnet, weights or Weights()).eval()
-    units = tuple(max(side, -(-SMALLEST_SIDE // multiple)) for side in (10, 12))
-    height, width = (side * multiple for side in units)
-    generator = torch.Generator().manual_seed(0)
-    compact = 15.0 * torch.rand(1, height // COMPACT_SCALE, width // COMPACT_SCALE, 3, generator=generator)
-    labels = torch.zeros(1, height // label_scale, width // label_scale, dtype=torch.uint8)
-    image = torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8, generator=generator)
+    examples = _examples(label_scale, multiple)
     least = -(-SMALLEST_SIDE // multiple)
     h, w = (torch.export.Dim(side, min=least, max=_MOST_UNITS) for side in "hw")
     scales = (COMPACT_SCALE, label_scale, 1)
@@ -157,8 +152,8 @@ def search_graph(gnet: GNet, label_scale: int, multiple: int, weights: Weights |
     with quiet_exporter(), torch.no_grad():
         traced = make_fx(
             module, decomposition_table=_GRADIENTS, tracing_mode="symbolic", _allow_non_fake_inputs=True
-        )(compact, labels, image)
-        program = torch.export.export(traced, (compact, labels, image), dynamic_shapes=sizes, strict=False)
+        )(*examples)
+        program = torch.export.export(traced, examples, dynamic_shapes=sizes, strict=False)
         found = torch.onnx.export(
             program,
             dynamo=True,
@@ -172,9 +167,21 @@ def search_graph(gnet: GNet, label_scale: int, multiple: int, weights: Weights |
     model = found.model
     passes.ClearMetadataAndDocStringPass()(model)
     with torch.no_grad():
-        expected = module(compact, labels, image)
-    _require_same(model, dict(zip(INPUTS, (compact, labels, image), strict=True)), expected)
+        expected = module(*examples)
+    _require_same(model, dict(zip(INPUTS, examples, strict=True)), expected)
     return model
+
+
+def _examples(label_scale: int, multiple: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A compact image, a label map and a picture of a size that the graph takes, not square."""
+    least = -(-SMALLEST_SIDE // multiple)
+    height, width = multiple * max(10, least), multiple * max(12, least + 1)
+    generator = torch.Generator().manual_seed(0)
+    return (
+        15.0 * torch.rand(1, height // COMPACT_SCALE, width // COMPACT_SCALE, 3, generator=generator),
+        torch.zeros(1, height // label_scale, width // label_scale, dtype=torch.uint8),
+        torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8, generator=generator),
+    )
 
 
 def compacted(model: ir.Model) -> bytes:

@@ -19,7 +19,7 @@ from .options import Options
 from .outputs import Metric, OutputJudge
 from .preparation import prepare
 from .qdq_placement import NothingToQuantizeError
-from .report_data import summary
+from .report_data import slower, summary
 
 _JUDGED: Final = 8
 
@@ -92,6 +92,10 @@ def calibrate_model(
         report["note"] = f"no layer of {subject.where} is left in int8; the graph is passed on as it came"
         progress(report["note"])
         return model.data, report
+    note = slower(made.report)
+    if note is not None:
+        report["note"] = note
+        progress(f"note: {note}")
     return made.data, report
 
 
@@ -106,7 +110,15 @@ def _subject(
     # Ranges are measured on every other sample, and judged on the rest.
     seen, judged = every[::2][: options.count], (every[1::2] or every)[:_JUDGED]
     judge, quick_judge = (
-        OutputJudge(data, part, options.threads, where=where, metric=goal.metric, name=goal.name)
+        OutputJudge(
+            data,
+            part,
+            options.threads,
+            where=where,
+            metric=goal.metric,
+            name=goal.name,
+            as_written=options.as_written,
+        )
         for part in (judged, judged[:FEW])
     )
     return Subject(

@@ -17,7 +17,7 @@ from ..runtime.bundle.manifest import GraphInfo, GraphName, Manifest
 from ..runtime.dependencies import installed
 from ..runtime.errors import BundleError, DataError, DependencyError
 from .calibrate_graph import Calibrated, calibrate_graph
-from .evaluator import FloatNetworks, Judge
+from .evaluator import FloatNetworks
 from .graph import Graph
 from .graph_context import Subject, Work
 from .images import Photograph, digest, read_photographs
@@ -26,7 +26,7 @@ from .integer.graphs import IntegerGraph
 from .options import Options
 from .qdq_placement import NothingToQuantizeError
 from .report import html
-from .report_data import summary
+from .report_data import slower, summary
 from .targets import FORMS
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def calibrate_bundle(
     }
     report = {
         **_report_head(manifest, photographs, options),
-        "together": Judge(networks, work.judged, options.threads).together(models),
+        "together": work.judge(work.judged).together(models),
         "graphs": {name: result.report for name, result in results.items() if result.report},
         "integer": {name: made.report for name, made in integer.items()},
     }
@@ -145,6 +145,9 @@ def _calibrated(
         progress(f"{error}; it is passed on as it came")
         return Calibrated(work.bundle.read_graph(name), False, {})
     progress(summary(name, made.report))
+    note = slower(made.report)
+    if note is not None:
+        progress(f"note: {name}: {note}")
     return made
 
 

@@ -62,7 +62,7 @@ def calibrate_graph(subject: Subject) -> Calibrated:
     )
     decision = replace(decision, reasons=excluded | decision.reasons)
     made, kernels = _write(subject, variant, decision)
-    missing = set(not_int8(kernels, frozenset(made.weights)))
+    missing = set(not_int8(kernels, frozenset(made.weights))) if subject.options.runs_here else set()
     if missing:
         # What ONNX Runtime would run in float anyway is float in the graph, and is said to be.
         names = {layer.name for layer in decision.int8 if missing & set(layer.convolutions)}
@@ -73,19 +73,22 @@ def calibrate_graph(subject: Subject) -> Calibrated:
     data, times = subject.data, {}
     if decision.int8:
         data = made.graph.model.SerializeToString()
-        times = _times(subject, data)
+        if subject.options.runs_here:
+            times = _times(subject, data)
     report = describe(subject, choice, trials, decision, made, kernels=kernels)
     return Calibrated(data, bool(decision.int8), report | {"latency": times})
 
 
 def _write(subject: Subject, variant: Variant, decision: Decision) -> tuple[Quantized, list[Kernel]]:
-    """Write the chosen layers; what stays in float stays as it is. Run the result once."""
+    """Write the chosen layers; what stays in float stays as it is. If it is for ONNX Runtime, run the result once."""
     lowered = variant.prepared.base.copy()
     layers = decision.int8
     lower_transposed(lowered, {name for layer in layers for name in transposed_of(subject.graph, layer)})
     interleave_channels_last(lowered, {name for layer in layers for name in layer.convolutions})
     placement = Placement(lowered, subject.where)
     made = quantize(placement, placement.plan(layers), variant.recipe)
+    if not subject.options.runs_here:
+        return made, []
     return made, subject.profile(made.graph.model.SerializeToString(), 1, subject.weight_limit(made))
 
 

@@ -175,12 +175,16 @@ class Judge:
         networks: the float graphs.
         layers: of the photographs to judge on.
         threads: threads per run.
+        as_written: quantized graphs are run in the form that they are in, not in uint8.
     """
 
-    def __init__(self, networks: FloatNetworks, layers: list[Layers], threads: int) -> None:
+    def __init__(
+        self, networks: FloatNetworks, layers: list[Layers], threads: int, *, as_written: bool = False
+    ) -> None:
         self._networks = networks
         self._layers = layers
         self._threads = threads
+        self._as_written = as_written
 
     def float_db(self) -> float:
         """Mean PSNR of the float estimate."""
@@ -194,7 +198,7 @@ class Judge:
             data: the serialized model.
             weight_limit: see `open_session`.
         """
-        session = Session(data, self._threads, where=_quantized(graph), weight_limit=weight_limit)
+        session = self._session(graph, data, weight_limit)
         outputs = [session.run(layer.feeds(graph))[0] for layer in self._layers]
         if graph == "segment":
             same = float(
@@ -217,10 +221,7 @@ class Judge:
         Args:
             models: serialized model and weight limit of each graph.
         """
-        sessions = {
-            name: Session(data, self._threads, where=_quantized(name), weight_limit=limit)
-            for name, (data, limit) in models.items()
-        }
+        sessions = {name: self._session(name, data, limit) for name, (data, limit) in models.items()}
         same, changed, estimates = [], [], []
         for layer in self._layers:
             (label_map,) = sessions["segment"].run({"image": layer.seen})
@@ -236,9 +237,14 @@ class Judge:
             "compact_changed": float(np.mean(changed)),
         }
 
-
-def _quantized(graph: GraphName) -> str:
-    return f"the quantized graph '{graph}'"
+    def _session(self, graph: GraphName, data: bytes, weight_limit: int | None) -> Session:
+        return Session(
+            data,
+            self._threads,
+            where=f"the quantized graph '{graph}'",
+            weight_limit=weight_limit,
+            as_written=self._as_written,
+        )
 
 
 def _psnr(image: Pixels, other: Pixels) -> float:

@@ -44,6 +44,10 @@ class Work:
     networks: FloatNetworks
     tick: Callable[[str], Any]
 
+    def judge(self, layers: list[Layers]) -> Judge:
+        """Who scores graphs on some photographs, in the form in which they are written."""
+        return Judge(self.networks, layers, self.options.threads, as_written=self.options.as_written)
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -97,8 +101,8 @@ class Subject:
             graph=graph,
             seen=[layers.feeds(name) for layers in work.seen],
             judged=[layers.feeds(name) for layers in work.judged],
-            judge=BundleGraphJudge(Judge(work.networks, work.judged, options.threads), name),
-            quick_judge=BundleGraphJudge(Judge(work.networks, work.judged[:FEW], options.threads), name),
+            judge=BundleGraphJudge(work.judge(work.judged), name),
+            quick_judge=BundleGraphJudge(work.judge(work.judged[:FEW]), name),
             budget=options.budget_labels if name == "segment" else options.budget_db / sharing,
             options=options,
             tick=work.tick,

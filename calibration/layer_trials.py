@@ -22,21 +22,21 @@ _TELLABLE: Final = 0.02
 
 
 def try_layers(subject: Subject, variant: Variant) -> list[Trial]:
-    """Time all layers in both forms, and score each one quantized alone.
+    """Time all layers in both forms, if the target is ONNX Runtime, and score each one quantized alone.
 
     Args:
         subject: the graph.
         variant: the recipe taken.
     """
     placement = variant.prepared.placement
-    everything, after = _profile_int8(subject, variant, placement.layers)
+    int8 = _profile_int8(subject, variant, placement.layers) if subject.options.runs_here else None
     before = subject.profile(subject.data, _RUNS, None)
     trials: list[Trial] = []
     for i, layer in enumerate(placement.layers):
         damage = subject.score(placement, [layer], variant.recipe, quick=True)
         names = {*layer.convolutions, *transposed_of(subject.graph, layer)}
         float_seconds = seconds_of(before, subject.graph, names)
-        int8_seconds = seconds_of(after, everything, layer.convolutions)
+        int8_seconds = None if int8 is None else seconds_of(int8[1], int8[0], layer.convolutions)
         trials.append(Trial(layer, damage.value, float_seconds, int8_seconds))
         subject.tick(f"{subject.name}: layer {i + 1}/{len(placement.layers)} {layer.name}")
     return _reconsidered(subject, variant, trials) if subject.options.times_layers else trials

@@ -58,7 +58,21 @@ class Options:
     @property
     def times_layers(self) -> bool:
         """Whether times on this machine decide what stays in float: they say nothing of a GPU."""
-        return self.time_decides and (self.target == "cpu" or self.integer)
+        return self.time_decides and self.runs_here
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether what is written is made for ONNX Runtime, so that its kernels and times count."""
+        return self.target == "cpu" or self.integer
+
+    @property
+    def as_written(self) -> bool:
+        """Whether results are judged with int8 activations: as TensorRT computes them, which clip at 127.
+
+        The uint8 form that CPUs make of a bundle's graphs goes on to 255 where values are never negative, and so looks
+        better than what is written.
+        """
+        return self.target == "tensorrt"
 
     @property
     def weight_limit(self) -> int:

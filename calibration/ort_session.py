@@ -23,6 +23,7 @@ class Session:
         threads: threads per run.
         where: names the model in messages.
         weight_limit: see `open_session`.
+        as_written: see `open_session`.
 
     Raises:
         BackendError: ONNX Runtime cannot load the model.
@@ -36,9 +37,12 @@ class Session:
         *,
         where: str,
         weight_limit: int | None = None,
+        as_written: bool = False,
     ) -> None:
         self._where = where
-        self._open = functools.partial(open_session, data, threads, weight_limit=weight_limit)
+        self._open = functools.partial(
+            open_session, data, threads, weight_limit=weight_limit, as_written=as_written
+        )
         try:
             self._session = self._open()
         except (BackendError, BundleError) as error:

@@ -71,6 +71,7 @@ class OutputJudge:
         where: names the graph in messages.
         metric: of the user's; None: none.
         name: of the metric.
+        as_written: quantized graphs are run in the form that they are in, not in uint8.
     """
 
     def __init__(
@@ -82,11 +83,13 @@ class OutputJudge:
         where: str,
         metric: Metric | None = None,
         name: str = "",
+        as_written: bool = False,
     ) -> None:
         self._samples = samples
         self._threads = threads
         self._where = where
         self._metric = metric
+        self._as_written = as_written
         self.measure = "SQNR of the worst output, dB" if metric is None else name
         session = Session(data, threads, where=where)
         self._names = session.outputs
@@ -99,7 +102,13 @@ class OutputJudge:
 
     def damage(self, data: bytes, weight_limit: int | None) -> Damage:
         """See `GraphJudge.damage`."""
-        session = Session(data, self._threads, where=f"{self._where} (quantized)", weight_limit=weight_limit)
+        session = Session(
+            data,
+            self._threads,
+            where=f"{self._where} (quantized)",
+            weight_limit=weight_limit,
+            as_written=self._as_written,
+        )
         outputs = [dict(zip(self._names, session.run(feeds), strict=True)) for feeds in self._samples]
         noise = max(self._noise(name, outputs) for name in self._names)
         agreement = min(_MOST_DB, -10 * math.log10(max(noise, _LEAST_NOISE)))

@@ -37,15 +37,17 @@ def _cell(value: Any) -> str:
 
 def _damage_chart(name: str, layers: Sequence[dict[str, Any]]) -> str:
     lines = []
+    timed = all(layer["int8_ms"] is not None for layer in layers)
     for decision in ("int8", "float32"):
         points = [
-            (layer["float_ms"] - layer["int8_ms"], layer["damage_alone"])
+            (layer["float_ms"] - (layer["int8_ms"] if timed else 0.0), layer["damage_alone"])
             for layer in layers
             if layer["decision"] == decision
         ]
         if points:
             lines.append(Line(f"stays {decision}" if decision == "float32" else "int8", points, joined=False))
-    return line_chart(f"{name}: what each layer wins and costs", "won by int8, ms", "damage alone", lines)
+    axis = "won by int8, ms" if timed else "in float32 on this CPU, ms"
+    return line_chart(f"{name}: what each layer wins and costs", axis, "damage alone", lines)
 
 
 def _histogram_chart(value: dict[str, Any]) -> str:
@@ -70,12 +72,13 @@ def _graph_section(name: str, report: dict[str, Any]) -> str:
     if report["left"]:
         left = _table(("node", "why"), list(report["left"].items()))
         parts.append(_details("Other heavy nodes, in float", left))
-    kernels = _table(("kernel", "number"), list(report["kernels"].items()))
     parts += [
         _details("Values", _value_table(values)),
         _details("What was tried", _variant_table(report["variants"])),
-        _details("Kernels in ONNX Runtime", kernels),
     ]
+    if report["kernels"]:
+        kernels = _table(("kernel", "number"), list(report["kernels"].items()))
+        parts.append(_details("Kernels in ONNX Runtime", kernels))
     # Values that share a scale share their histogram.
     by_scale = {v["threshold"]: v for v in reversed(measured) if not v["always_zero"]}
     shown = list(reversed(by_scale.values()))[:_SHOWN_HISTOGRAMS]
@@ -96,7 +99,9 @@ def _facts(report: dict[str, Any]) -> list[tuple[str, Any]]:
         ("equalization", "yes" if recipe["equalization"] else "did not pay"),
         ("largest integer weight", recipe["weight_limit"]),
         ("layers in int8", f"{sum(layer['decision'] == 'int8' for layer in layers)} of {len(layers)}"),
-        ("int8 convolutions in ONNX Runtime", f"{done['run']} of {done['meant']} meant to be"),
+        ("int8 convolutions", done["meant"])
+        if done["run"] is None
+        else ("int8 convolutions in ONNX Runtime", f"{done['run']} of {done['meant']} meant to be"),
         ("damage", f"{report['damage_text']} (budget {report['budget_text']})"),
         (report["score"]["measure"], f"{report['score']['before']:.3f} → {report['score']['after']:.3f}"),
         ("written for", f"{report['target']}: {report['form']}"),

@@ -133,7 +133,7 @@ def describe(
         trials: of all layers.
         decision: which of them are int8.
         made: the quantized graph.
-        kernels: that ONNX Runtime ran for it.
+        kernels: that ONNX Runtime ran for it; none if it is not for ONNX Runtime.
     """
     prepared, recipe = choice.taken.prepared, choice.taken.recipe
     graph = prepared.placement.graph
@@ -159,7 +159,7 @@ def describe(
         "kernels": kernel_counts(kernels),
         "int8_convolutions": {
             "meant": len(made.weights),
-            "run": sum(kernel.operator == INT8_CONVOLUTION for kernel in kernels),
+            "run": sum(kernel.operator == INT8_CONVOLUTION for kernel in kernels) if kernels else None,
         },
     }
 
@@ -189,7 +189,7 @@ def _describe_layers(
             "rank": ranked.index(trial.layer.name) + 1,
             "damage_alone": trial.damage,
             "float_ms": 1e3 * trial.float_seconds,
-            "int8_ms": 1e3 * trial.int8_seconds,
+            "int8_ms": None if trial.int8_seconds is None else 1e3 * trial.int8_seconds,
             "weight_sqnr_db": weight_sqnr(trial.layer, graph, made),
         }
         for trial in trials
@@ -198,6 +198,21 @@ def _describe_layers(
 
 def _decibel(signal: float, noise: float) -> float | None:
     return None if signal == 0 or noise == 0 else 10 * float(np.log10(signal / noise))
+
+
+_SLOWER: Final = 0.97
+"""Speed-ups from here on up to 1 are noise."""
+
+
+def slower(report: dict[str, Any]) -> str | None:
+    """What to say of a graph that is slower in int8 than in float on this machine; None: it is not, or nobody knows."""
+    if not report["latency"] or report["latency"]["speedup"] >= _SLOWER:
+        return None
+    medians = report["latency"]["median_ms"]
+    return (
+        f"the quantized graph is slower than the original here ({medians['int8']:.3f} ms, original "
+        f"{medians['float32']:.3f} ms): quantized for another machine it may pay; on this one it does not"
+    )
 
 
 def summary(name: str, report: dict[str, Any]) -> str:

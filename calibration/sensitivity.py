@@ -26,23 +26,23 @@ class Trial:
         layer: which.
         damage: what it costs, see `evaluator.Damage.value`.
         float_seconds: of its kernels in float.
-        int8_seconds: of its kernels in int8.
+        int8_seconds: of its kernels in int8; None: the target is not ONNX Runtime, and its times say nothing.
     """
 
     layer: Layer
     damage: float
     float_seconds: float
-    int8_seconds: float
+    int8_seconds: float | None
 
     @property
     def won(self) -> float:
-        """Seconds that int8 wins."""
-        return self.float_seconds - self.int8_seconds
+        """Seconds that int8 wins; where nobody knows, those in float, which say how much there is to compute."""
+        return self.float_seconds - (self.int8_seconds or 0.0)
 
     @property
     def pays(self) -> bool:
         """Whether its kernels are not clearly slower in int8."""
-        return self.int8_seconds <= _CLEARLY_SLOWER * self.float_seconds
+        return self.int8_seconds is None or self.int8_seconds <= _CLEARLY_SLOWER * self.float_seconds
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def decide(
     whole = sum(trial.float_seconds for trial in trials)
     reasons: dict[str, str] = {}
     for t in trials:
-        if time_decides and not t.pays:
+        if time_decides and t.int8_seconds is not None and not t.pays:
             reasons[t.layer.name] = (
                 f"int8 takes {1e3 * t.int8_seconds:.3f} ms, float {1e3 * t.float_seconds:.3f} ms"
             )

@@ -139,6 +139,50 @@ def test_openvino_gives_the_float_graphs_outputs_on_processors_with_and_without_
             assert sqnr(found["tensorrt"], found["unet"]) > 25
 
 
+def branching():
+    """A value that is never negative, read by two convolutions."""
+    w = small_bundle.Writer(5)
+    x = w.op("Relu", w.conv("input", (8, 3, 3, 3), name="stem"))
+    left, right = (w.conv(x, (8, 8, 3, 3), name=name) for name in ("left", "right"))
+    w.conv(w.op("Relu", w.op("Add", left, right)), (4, 8, 3, 3), name="head", output="y")
+    w.nodes[-1].output[0] = "y"
+    return foreign_networks.finish(
+        w, {"input": (TensorProto.FLOAT, ["N", 3, 16, 16])}, {"y": ["N", 4, 16, 16]}
+    )
+
+
+@pytest.mark.parametrize("target", ["cpu", "tensorrt"])
+@pytest.mark.parametrize("ranges", ["auto", "mse"])
+def test_what_is_judged_is_the_file_that_is_written(here, target, ranges):
+    """Samples beyond the range that was measured: int8 clips them, the uint8 form of the same graph does not."""
+    foreign_networks.save(branching(), here / "net.onnx")
+    x = np.random.default_rng(3).standard_normal((8, 3, 16, 16)).astype(np.float32)
+    x[1::2] *= 3  # those that are judged
+    np.savez("x.npz", input=x)
+    words = f"--data x.npz -o q.onnx --target {target} --ranges {ranges} --min-sqnr 0 {QUICK}"
+    assert oslic(f"calibrate net.onnx {words}") == 0
+    judged = {"input": x[1::2]}
+    found = sqnr(plain("q.onnx", judged), plain("net.onnx", judged))
+    report = json.loads((here / "q.calibration.json").read_text())["graphs"]["net"]
+    assert report["score"]["after"] == pytest.approx(found, abs=0.5)
+
+
+def test_kernels_and_times_of_onnxruntime_decide_nothing_for_tensorrt(here, capsys):
+    foreign_networks.save(branching(), here / "net.onnx")
+    np.savez("x.npz", input=np.random.default_rng(3).random((6, 3, 16, 16), np.float32))
+    words = "--data x.npz -o q.onnx --threads 1 --cache cache --min-sqnr 5 --ranges minmax"
+    assert oslic(f"calibrate net.onnx {words} --target tensorrt") == 0
+    said = capsys.readouterr().out
+    assert "4 of 4 layers in int8" in said
+    assert "as fast here" not in said
+    report = json.loads((here / "q.calibration.json").read_text())["graphs"]["net"]
+    assert report["latency"] == report["kernels"] == {}
+    assert {layer["int8_ms"] for layer in report["layers"]} == {None}
+    # ONNX Runtime leaves some of them in float, and is not asked.
+    assert kernels(here / "q.onnx", {"input": np.ones((1, 3, 16, 16), np.float32)})["QLinearConv"] < 4
+    assert "in float32 on this CPU, ms" in (here / "q.calibration.html").read_text()
+
+
 def test_layers_are_left_out_by_name_type_and_budget(here, data, capsys):
     command = f"calibrate unet.onnx --data {data} {QUICK} --ranges minmax --json"
     assert oslic(f"{command} -o a.onnx --exclude enc* --exclude head --exclude-type ConvTranspose") == 0

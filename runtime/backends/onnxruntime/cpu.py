@@ -30,6 +30,7 @@ def open_session(
     threads: int | None,
     *,
     weight_limit: int | None = None,
+    as_written: bool = False,
     profile: str | None = None,
     optimize: bool = True,
     timeout: float | None = None,
@@ -42,6 +43,7 @@ def open_session(
         threads: threads to use; None leaves it the choice.
         weight_limit: largest magnitude of the int8 weights of a quantized graph, whose activations are then brought
             to uint8 (see `runtime.bundle.uint8_form`); None: the graph is not quantized.
+        as_written: activations of a quantized graph stay what they are, int8 ones too.
         profile: path prefix of the profile that the session writes when it ends; None: none.
         optimize: whether the graph may be rewritten.
         timeout: seconds that it may take; None: no limit.
@@ -60,7 +62,8 @@ def open_session(
         options.enable_profiling = True
         options.profile_file_prefix = profile
     if weight_limit is not None:
-        data = uint8_activations(data, "the graph")
+        if not as_written:
+            data = uint8_activations(data, "the graph")
         if weight_limit > EXACT_WEIGHT_LIMIT:
             # Without VNNI the kernels add two products of uint8 and int8 in 16 bits, which saturate. This option
             # takes other kernels on such machines (slower, exact), and changes nothing elsewhere.

@@ -60,6 +60,7 @@ def site_model(
     else:
         output = form(tape, inputs)
     output.type = ir.TensorType(kind)
+    _copy_constants(tape)
     graph = ir.Graph(
         inputs,
         [output],
@@ -70,6 +71,20 @@ def site_model(
     )
     ir.passes.common.NameFixPass()(model := ir.Model(graph, ir_version=_IR_VERSION))
     return model, shapes
+
+
+def _copy_constants(tape: Tape) -> None:
+    """Give the nodes of a tape copies of the constants that belong to the graph that the site is in."""
+    own = set(tape.initializers)
+    copies: dict[ir.Value, ir.Value] = {}
+    for node in tape.nodes:
+        for i, value in enumerate(node.inputs):
+            if value is None or value.const_value is None or value in own:
+                continue
+            if value not in copies:
+                name = f"site.constant{len(copies)}"
+                copies[value] = tape.initializer(value.const_value, name=name)
+            node.replace_input_with(i, copies[value])
 
 
 def _stand_in(value: ir.Value, name: str, site: Site, sizes: Sizes) -> ir.Value:

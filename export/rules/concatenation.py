@@ -227,7 +227,7 @@ class ConvolutionOfConcatenation(NodeRule[_Split]):
         whole = op.Concat(*images, axis=1)
         if plan.padding is not None:
             whole = pad(op, self, whole, plan.padding.pads, plan.padding.mode)
-        return apply(op, again(op, self, whole, plan.conv), plan.after)
+        return apply(op, self, again(op, self, whole, plan.conv), plan.after)
 
     def _split(self, op: Any, values: Sequence[ir.Value], plan: _Split, form: str) -> ir.Value:
         by_part = dict(zip(plan.parts, values, strict=True))
@@ -253,7 +253,7 @@ class ConvolutionOfConcatenation(NodeRule[_Split]):
         for group in more:
             found = self._convolution(plan, group)
             total = op.Add(total, self._low(op, image(group), found, group[0].factors, form))
-        return apply(op, total, plan.after)
+        return apply(op, self, total, plan.after)
 
     def _biased(self, plan: _Split, group: Sequence[_Part], beside: Convolution | None) -> Convolution:
         """The convolution of upsampled parts; it has the bias where there are no others."""

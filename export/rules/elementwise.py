@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from ..symbolic_shapes.inference import is_constant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import onnx_ir as ir
+
+    from .base import Rule
 
 UNARY: Final = frozenset(
     {
@@ -63,11 +67,31 @@ def _graph(value: ir.Value) -> object:
     return value.graph if node is None else node.graph
 
 
-def apply(op: Any, value: ir.Value, nodes: Sequence[ir.Node]) -> ir.Value:
-    """Functions of another value, on the tape."""
+def apply(op: Any, rule: Rule, value: ir.Value, nodes: Sequence[ir.Node], copies: int = 1) -> ir.Value:
+    """Functions of another value, on the tape.
+
+    Args:
+        op: the tape.
+        rule: for the names of new constants.
+        value: what they are of.
+        nodes: the functions.
+        copies: how often the channels that the functions are of lie behind one another in the value.
+    """
     for node in nodes:
-        value = getattr(op, node.op_type)(value, *node.inputs[1:], **dict(node.attributes))
+        constants = [_repeated(op, rule, x, copies) for x in node.inputs[1:]]
+        value = getattr(op, node.op_type)(value, *constants, **dict(node.attributes))
     return value
+
+
+def _repeated(op: Any, rule: Rule, value: ir.Value | None, copies: int) -> ir.Value | None:
+    """A constant by channel, for channels that lie behind one another several times."""
+    if value is None or copies == 1:
+        return value
+    assert value.const_value is not None
+    values = value.const_value.numpy()
+    if values.ndim < 3 or values.shape[-3] == 1:
+        return value
+    return rule.weight(op, np.concatenate([values] * copies, axis=-3), f"{value.name}.repeated")
 
 
 __all__ = ["BINARY", "UNARY", "apply", "following", "is_function", "is_per_channel"]

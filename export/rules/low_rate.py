@@ -120,7 +120,7 @@ class LowRate:
         """The whole from the convolution of the upsampled image."""
         if self._beside is not None:
             value = op.Add(again(op, self._rule, inputs[1], self._beside), value)
-        return apply(op, value, self._after)
+        return apply(op, self._rule, value, self._after)
 
     def _joined(self, op: Any, value: ir.Value, inputs: Sequence[ir.Value]) -> ir.Value:
         """The whole from phases that have been interleaved, behind the functions if nothing is added."""
@@ -144,7 +144,7 @@ class LowRate:
             group=self._found.group,
             dtype=self._found.dtype,
         )
-        return y if self._beside is not None else apply(op, y, self._after)
+        return y if self._beside is not None else apply(op, self._rule, y, self._after, copies)
 
     def _each(
         self,
@@ -158,7 +158,9 @@ class LowRate:
         for at, small in sorted(parts.items()):
             y = self._small(op, inputs[0], small, f"{at[0]}{at[1]}")
             if others is not None:
-                y = apply(op, op.Add(again(op, self._rule, inputs[1], others[at]), y), self._after)
+                y = apply(
+                    op, self._rule, op.Add(again(op, self._rule, inputs[1], others[at]), y), self._after
+                )
             made[at] = y
         return made
 
@@ -192,7 +194,7 @@ class LowRate:
         channels = self._found.weight.shape[0]
         ones = np.ones((channels, 1, 1, 1), np.float32)
         y = convolve(op, self._rule, image, ones, None, stem="ones", group=channels, dtype=self._found.dtype)
-        return apply(op, y, self._after)
+        return apply(op, self._rule, y, self._after)
 
     def _paired(self, op: Any, x: ir.Value, parts: Mapping[Pair, Small], grid: Pair) -> ir.Value:
         lines = []

@@ -306,7 +306,7 @@ class PaddedConvolutionBehindUpsampling(_Chosen):
 
         def keep(op: Any, inputs: Sequence[ir.Value]) -> ir.Value:
             image = pad(op, self, repeat(op, self, inputs[0], up.factors), padding.pads, padding.mode)
-            return apply(op, again(op, self, image, found), after)
+            return apply(op, self, again(op, self, image, found), after)
 
         fused = LowRate(self, border.cut(found), up.factors, after).fused()
         forms = {KEEP: keep, **{name: behind(build) for name, build in fused.items()}}

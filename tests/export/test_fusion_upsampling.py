@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx_builders import Builder
-from oslic.export.form_selection import Fixed
+from oslic.export.form_selection import Fixed, Measured
 from oslic.export.fusion import check, fuse, random_inputs
 from oslic.export.rules.padding import RepeatedBorder, pad
 from oslic.export.verify import Tolerance
@@ -306,6 +306,34 @@ def test_any_whole_factors(factors, form):
         return
     assert report.hits[CONV] == 1
     assert not count(result, "Resize")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("shape", [(6, 1, 1), (1, 6, 1, 1), (1, 1, 1), (1,)])
+@pytest.mark.parametrize("beside", ["nothing", "convolution", "concatenation"])
+def test_functions_with_a_constant_for_each_channel(form, shape, beside):
+    b = Builder(shape=("N", 8, "H", "W"))
+    up = b.up(b.op("Abs", "x"), 2, 2)
+    shapes = {"x": (1, 8, 6, 8)}
+    if beside == "nothing":
+        y = b.conv(up, 8, 6, 3)
+    else:
+        b.inputs["s"] = ("N", 4, "2*H", "2*W")
+        shapes["s"] = (1, 4, 12, 16)
+        if beside == "convolution":
+            y = b.op("Add", b.conv(up, 8, 6, 3), b.conv("s", 4, 6, 3))
+        else:
+            y = b.conv(b.op("Concat", up, "s", axis=1), 12, 6, 3)
+    result, report = fused(b.model(b.op("PRelu", y, b.normal(*shape))), form, shapes=shapes)
+    assert not count(result, "Resize")
+    assert form in {choice["form"] for choice in report.choices}
+
+
+def test_forms_of_functions_with_constants_are_measured():
+    b = Builder(shape=(1, 8, 6, 8))
+    y = b.op("PRelu", b.conv(b.up(b.op("Abs", "x"), 2, 2), 8, 6, 3), b.normal(6, 1, 1))
+    _, report = fuse(b.model(y), lambda sizes: Measured(sizes, 1, 0.0), shapes={"x": (1, 8, 6, 8)})
+    assert any("phases-stacked" in choice["reason"] for choice in report.choices)
 
 
 @pytest.mark.parametrize("form", ["phases-channels-last", "phases", "transposed", "pooled"])

@@ -71,6 +71,25 @@ def calibrate_model(
     """
     options.check()
     require_kernels()
+    try:
+        return _calibrated(model, samples, options, goal, alone=alone, progress=progress, tick=tick)
+    except BundleError as error:
+        if not alone:
+            raise
+        raise UsageError(str(error)) from error
+
+
+def _calibrated(
+    model: Model,
+    samples: Sequence[Sample],
+    options: Options,
+    goal: Goal,
+    *,
+    alone: bool,
+    progress: Callable[[str], Any],
+    tick: Callable[[str], Any],
+) -> tuple[bytes, dict[str, Any]]:
+    """See `calibrate_model`."""
     subject = replace(_subject(model, samples, options, goal, tick), alone=alone)
     same = "others" if len(samples) > 1 else "(the same)"
     progress(f"ranges on {len(subject.seen)} samples, judged on {len(subject.judged)} {same}")
@@ -84,8 +103,6 @@ def calibrate_model(
         report["note"] = f"{error}; the graph is passed on as it came"
         progress(report["note"])
         return model.data, report
-    except BundleError as error:
-        raise UsageError(str(error)) from error
     report["graphs"][model.name] = made.report
     progress(summary(model.name, made.report))
     if not made.int8:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from onnx import NodeProto
 
-from .graph import Graph, attributes
+from .graph import Graph, attributes, reads
 from .ort_session import Session
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class _Channels:
                 of(node.input[0]).readers.append(node)
                 of(node.output[0]).producers.append(node)
             elif node.op_type != "Shape" and not self._passes(node):
-                for name in (*node.input, *node.output):
+                for name in (*reads(node), *node.output):
                     of(name).closed = False
         return [r for r in regions.values() if r.closed and r.producers and r.readers]
 

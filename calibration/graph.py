@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -21,6 +22,46 @@ QUANTIZERS: Final = frozenset(
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     """A node's attributes as Python values."""
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _inner(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs inside a node: branches of an `If`, the body of a `Loop`."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def reads(node: onnx.NodeProto) -> list[str]:
+    """What a node reads: its inputs, and what the graphs inside it take from the graph around them."""
+    found = dict.fromkeys(node.input)
+    for graph in _inner(node):
+        own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+        own |= {name for inner in graph.node for name in inner.output}
+        names = [name for inner in graph.node for name in reads(inner)]
+        found |= dict.fromkeys(
+            name for name in (*names, *(value.name for value in graph.output)) if name not in own
+        )
+    return list(found)
+
+
+def rename_reads(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    """Let a node, and the nodes inside it, read other values: old names to new ones."""
+    for i, name in enumerate(node.input):
+        node.input[i] = names.get(name, name)
+    for graph in _inner(node):
+        for inner in graph.node:
+            rename_reads(inner, names)
+
+
+def _all_names(graph: onnx.GraphProto) -> Iterator[str]:
+    """The names of all values that a graph and those inside it make or hold."""
+    yield from (value.name for value in graph.input)
+    yield from (tensor.name for tensor in graph.initializer)
+    for node in graph.node:
+        yield from node.output
+        for inner in _inner(node):
+            yield from _all_names(inner)
 
 
 class Graph:
@@ -63,11 +104,11 @@ class Graph:
             node.name = node.name or f"{node.op_type}({node.output[0]})"
             for name in node.output:
                 self.producers[name] = node
-            for name in dict.fromkeys(node.input):
+            for name in reads(node):
                 self.readers.setdefault(name, []).append(node)
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
         self.outputs = {value.name for value in graph.output}
-        self._names |= self._tensors.keys() | self.producers.keys() | {v.name for v in graph.input}
+        self._names.update(_all_names(graph))
 
     @property
     def inputs(self) -> list[str]:
@@ -127,7 +168,7 @@ class Graph:
         kept = [_copy(node) for node in nodes]
         del graph.node[:]
         graph.node.extend(kept)
-        used = {name for node in kept for name in node.input} | self.outputs
+        used = {name for node in kept for name in reads(node)} | self.outputs
         tensors = [_copy(t) for t in graph.initializer if t.name in used]
         del graph.initializer[:]
         graph.initializer.extend(tensors)
@@ -140,7 +181,7 @@ class Graph:
         kept = []
         for node in reversed(self.nodes):
             if needed & set(node.output):
-                needed.update(node.input)
+                needed.update(reads(node))
                 kept.append(node)
         self.replace_nodes(kept[::-1])
 

@@ -10,7 +10,7 @@ from onnx import NodeProto, helper
 
 from ..runtime.bundle.uint8_form import SIGNED_ZERO_POINT, UINT8_ZERO_POINTS, UNSIGNED_ZERO_POINT
 from ..runtime.errors import DataError
-from .graph import Graph
+from .graph import Graph, reads, rename_reads
 from .int8_rewrites import depthwise
 from .observers import Histogram
 from .qdq_placement import Group, Placement, Plan
@@ -101,10 +101,16 @@ def quantize(placement: Placement, plan: Plan, recipe: Recipe) -> Quantized:
     for node in nodes:
         if node.op_type == "QuantizeLinear":
             continue
-        for i, name in enumerate(node.input):
-            if name in result.scales and node.name not in plan.float_readers.get(name, ()):
-                # A shape is the same of the integers, and needs no dequantized copy.
-                node.input[i] = f"{name}.int8" if node.op_type == "Shape" else f"{name}.dequantized"
+        # A shape is the same of the integers, and needs no dequantized copy.
+        form = "int8" if node.op_type == "Shape" else "dequantized"
+        rename_reads(
+            node,
+            {
+                name: f"{name}.{form}"
+                for name in reads(node)
+                if name in result.scales and node.name not in plan.float_readers.get(name, ())
+            },
+        )
     graph.replace_nodes(nodes)
     return result
 

@@ -183,6 +183,60 @@ def test_kernels_and_times_of_onnxruntime_decide_nothing_for_tensorrt(here, caps
     assert "in float32 on this CPU, ms" in (here / "q.calibration.html").read_text()
 
 
+def branches():
+    """Weights, a folded normalization's output and a quantized value that only the branches of an `If` read."""
+    w = small_bundle.Writer(6)
+    x = w.op("Relu", w.conv("input", (8, 3, 3, 3), name="stem"))
+    y = w.conv(x, (8, 8, 3, 3), name="body")
+    ones = [w.constant(np.full(8, v, np.float32)) for v in (1.5, 0.1, 0, 1)]
+    y = w.op("BatchNormalization", y, *ones)
+    y = w.op("Relu", y)
+    y = w.op("Relu", w.conv(y, (8, 8, 3, 3), name="end"))
+    weight = w.weight((4, 8, 3, 3))
+    w.op("Constant", output="shared", value=numpy_helper.from_array(np.float32(0.5)))
+    big = w.op("Greater", w.op("ReduceMean", "input", keepdims=0), w.constant(np.float32(0.5)))
+    then = [
+        helper.make_node("Conv", [y, weight], ["inner"], name="inner", pads=[1, 1, 1, 1]),
+        helper.make_node("Mul", ["inner", "shared"], ["then"], name="scaled"),
+    ]
+    other = [helper.make_node("Conv", [x, weight], ["else"], name="other", pads=[1, 1, 1, 1])]
+    graphs = [
+        helper.make_graph(nodes, name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)])
+        for nodes, name in ((then, "then"), (other, "else"))
+    ]
+    w.op("If", big, output="y", then_branch=graphs[0], else_branch=graphs[1])
+    return foreign_networks.finish(
+        w, {"input": (TensorProto.FLOAT, ["N", 3, 16, 16])}, {"y": ["N", 4, 16, 16]}
+    )
+
+
+@pytest.mark.parametrize("target", ["cpu", "tensorrt"])
+@pytest.mark.parametrize("level", [0, 0.5])
+def test_what_the_branches_of_an_if_read_is_kept_and_quantized(here, target, level):
+    foreign_networks.save(branches(), here / "net.onnx")
+    x = np.random.default_rng(3).random((8, 3, 16, 16), np.float32) * 0.5 + np.float32(level)
+    np.savez("x.npz", input=x)
+    assert oslic(f"calibrate net.onnx --data x.npz -o q.onnx --target {target} --min-sqnr 5 {QUICK}") == 0
+    onnx.checker.check_model(onnx.load("q.onnx"))
+    found = sqnr(plain("q.onnx", {"input": x[1::2]}), plain("net.onnx", {"input": x[1::2]}))
+    report = json.loads((here / "q.calibration.json").read_text())["graphs"]["net"]
+    assert report["score"]["after"] == pytest.approx(found, abs=1)
+    assert {layer["decision"] for layer in report["layers"]} == {"int8"}
+    assert len(report["layers"]) == 3
+    if target == "cpu":
+        assert report["int8_convolutions"]["run"] == 3
+        assert report["kernels"].get("BatchNormalization") is None
+
+
+def test_a_graph_that_is_not_valid_is_an_error_of_usage(here, capsys):
+    model = branching()
+    model.graph.node[0].input[0] = "nothing"
+    (here / "net.onnx").write_bytes(model.SerializeToString())
+    np.savez("x.npz", input=np.ones((2, 3, 16, 16), np.float32))
+    assert oslic(f"calibrate net.onnx --data x.npz -o q.onnx {QUICK}") == 2
+    assert "nothing" in capsys.readouterr().err
+
+
 def test_layers_are_left_out_by_name_type_and_budget(here, data, capsys):
     command = f"calibrate unet.onnx --data {data} {QUICK} --ranges minmax --json"
     assert oslic(f"{command} -o a.onnx --exclude enc* --exclude head --exclude-type ConvTranspose") == 0

@@ -278,7 +278,7 @@ def open_session(
     except LimitError:
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base but this
-        invalid = type(error).__name__ in _NO_MODEL or "invalid model" in str(error)
+        invalid = type(error).__name__ in _NO_MODEL or "invalid model" in str(error).lower()
         kind = BundleError if invalid else BackendError
         raise kind(f"ONNX Runtime cannot load the graph on {provider.name}: {one_line(error)}") from error
     session.disable_fallback()

@@ -99,7 +99,7 @@ def one_core() -> dict[str, float]:
     def seconds(name: str) -> float:
         return float(np.median(rates["samples"][name]["processor_seconds"])) / megapixels
 
-    stages = _json("latency-lite-cpu.json")["timings"]["lite/compress"]
+    stages = _json("latency-lite-cpu.json")["timings"]["oslic/compress"]
     networks = sum(stages["stage_cpu"][name]["p50_ms"] for name in ("segment", "analyse", "synthesise"))
     coded = [
         point["bpp"]

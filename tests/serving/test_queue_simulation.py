@@ -44,3 +44,10 @@ def test_batches_that_cannot_keep_up_are_said_to_have_no_end(monkeypatch):
     rows = queue_simulation.queue_rows(lambda batch: 1.2 * batch if batch > 1 else 1.0)
     assert rows[2][3:] == ["no end", "no end"]
     assert all(cell != "no end" for cell in rows[1])
+
+
+def test_the_page_has_the_tables_of_the_committed_results():
+    """After measuring anew: `python docs/site/queue_simulation.py --write`."""
+    page = (ROOT / "docs" / "results" / "scaling.md").read_text(encoding="utf-8")
+    for name, table in queue_simulation.tables().items():
+        assert f"<!-- table: {name} -->\n\n{table}\n\n<!-- end -->" in page, name

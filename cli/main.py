@@ -30,6 +30,7 @@ from ..runtime.dependencies import NAMESPACE, naming_missing, without_telemetry
 from ..runtime.errors import LimitError, OslicError, UsageError, out_of_memory, printable, told
 from .examples import add_examples
 from .file_arguments import parse
+from .streams import discard, lasting_output
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -140,6 +141,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         # Names of files may hold what the output's encoding does not.
         sys.stdout.reconfigure(errors="backslashreplace")
+    with lasting_output():
+        return _main(arguments)
+
+
+def _main(arguments: list[str]) -> int:
     try:
         with _signals_raised(), without_telemetry(), ledger.opened():
             code = _run(arguments)
@@ -149,9 +155,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit:  # by argparse: --help, or wrong arguments
         _flush()
         raise
-    except BrokenPipeError:  # by argparse before Python 3.11.3, which printed help as it came
-        _discard_output()
-        return 0
     return _flush() or code
 
 
@@ -203,18 +206,11 @@ def _flush() -> int:
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of our output went away (`oslic info x | head`): not an error of ours.
-        _discard_output()
     except OSError as error:
-        _discard_output()
+        discard(sys.stdout.fileno())
         print(f"oslic: error: cannot write the output: {error.strerror}", file=sys.stderr)
         return UsageError.exit_code
     return 0
-
-
-def _discard_output() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: list[str]) -> int:
@@ -274,9 +270,6 @@ def _call(command: str, rest: list[str], *, debug: bool) -> int:
         message = printable(told(error))
         print(f"oslic {command}: error: {message}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:
-        _discard_output()
-        return 0
     except OSError as error:
         # What no command foresaw: folders that may not be entered, names that are too long, output on a full disk.
         if debug:

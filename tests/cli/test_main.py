@@ -11,8 +11,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 from label_streams import label_stream, named_bundle
+from onnx_builders import Builder
 from oslic.cli import main as cli
 from oslic.runtime.bundle.folder import default_bundle
 from oslic.runtime.codec import Codec
@@ -321,6 +324,52 @@ def test_a_reader_that_goes_away_is_no_error(arguments, unbuffered):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def without_reader(*arguments, both=False, unbuffered=False):
+    """Run `oslic` with a standard output, or an error, too, that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        return subprocess.run(
+            [sys.executable, *(["-u"] if unbuffered else []), "-m", "oslic.cli.main", *map(str, arguments)],
+            stdout=writing,
+            stderr=writing if both else subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("unbuffered", [False, True])
+def test_work_goes_on_without_a_reader(tmp_path, small, both, unbuffered):
+    target = tmp_path / "out.oslic"
+    words = ("compress", small, "-o", target, "--effort", "0", "--json")
+    done = without_reader(*words, both=both, unbuffered=unbuffered)
+    assert (done.returncode, done.stderr or "") == (0, "")
+    assert cli.main(["verify", str(target)]) == 0
+    done = without_reader("verify", small, target, both=both, unbuffered=unbuffered)
+    assert done.returncode == 4
+    assert both or done.stderr.count("\n") == 1
+
+
+def test_results_and_verdicts_outlive_the_reader(tmp_path):
+    for name, gain in (("a", 1.0), ("b", 2.0)):
+        b = Builder(shape=(1, 8, 6, 8))
+        y = b.conv(b.up(b.op("Mul", "x", b.weight(np.float32(gain))), 2, 2), 8, 6, 3)
+        onnx.save(ir.to_proto(b.model(y)), tmp_path / f"{name}.onnx")
+    one, two, out, verdict = (tmp_path / name for name in ("a.onnx", "b.onnx", "f.onnx", "verdict.json"))
+    for unbuffered in (False, True):
+        done = without_reader("fuse", one, "-o", out, "--form", "phases", unbuffered=unbuffered)
+        assert (done.returncode, done.stderr) == (0, "")
+        onnx.checker.check_model(str(out))
+        done = without_reader("compare", one, two, "-o", verdict, unbuffered=unbuffered)
+        assert done.returncode == 9
+        json.loads(verdict.read_text())
+        out.unlink()
+        verdict.unlink()
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_output_that_cannot_be_written_is_one_line(unbuffered):
     with Path("/dev/full").open("w") as output:

@@ -70,6 +70,7 @@ def calibrate_model(
         DependencyError: ONNX Runtime is missing or too old.
     """
     options.check()
+    model.require_tensors()
     require_kernels()
     try:
         return _calibrated(model, samples, options, goal, alone=alone, progress=progress, tick=tick)

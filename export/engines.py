@@ -24,6 +24,7 @@ from ..runtime.files import read_regular_file, write_atomically
 from ..runtime.model.feeds import require_names
 from ..runtime.model.header import shape_text
 from ..runtime.model.source import bundle_shapes, kind_shapes
+from .graph_files import parse_graph
 from .ir_queries import serialize
 from .precision import require_buildable, rest_to_half, to_half
 from .quantized import int8_form
@@ -216,7 +217,7 @@ def bridge_casts(data: bytes) -> bytes:
     Args:
         data: a serialized ONNX model.
     """
-    model = ir.from_proto(_proto(data))
+    model = parse_graph(data)
     graph = model.graph
     changed = False
     for node in [node for node in graph if node.op_type == "Cast" and not node.domain]:
@@ -304,7 +305,7 @@ def prepare(data: bytes, precision: Precision) -> bytes:
     Raises:
         UsageError: the graph does not fit the precision, or has what TensorRT lacks.
     """
-    model = ir.from_proto(_proto(data))
+    model = parse_graph(data)
     signed = int8_form(model)
     if signed is not None:
         if precision == "int8-fp16":
@@ -319,12 +320,6 @@ def prepare(data: bytes, precision: Precision) -> bytes:
     if precision == "int8-fp16":
         return serialize(rest_to_half(model, "fp16"))
     return data
-
-
-def _proto(data: bytes) -> Any:
-    import onnx
-
-    return onnx.load_model_from_string(data)
 
 
 def profiles_of(

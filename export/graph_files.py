@@ -40,6 +40,11 @@ def read_graph(path: Path) -> ir.Model:
         model = ir.load(path)  # not from the bytes: weights may lie beside it
     except Exception as error:  # protobuf's and onnx-ir's exceptions have no common base but this
         raise UsageError(f"{path} is not an ONNX graph: {one_line(error)}") from error
+    # In the words of `runtime.model.header`.
+    if not model.ir_version:
+        raise UsageError(f"{path} is not an ONNX graph: it holds no graph with an IR version")
+    if not model.graph.outputs:
+        raise UsageError(f"the graph {path} has no outputs: there is nothing to compute; export it again")
     for file in _external_files(path, model):
         require_regular_file(file, "weights")
     try:
@@ -49,6 +54,26 @@ def read_graph(path: Path) -> ir.Model:
             f"weights of {path} that lie in files beside it cannot be read: {one_line(error)}"
         ) from error
     _require_sound(path, model)
+    return model
+
+
+def parse_graph(data: bytes, what: str = "the graph") -> ir.Model:
+    """A serialized graph that holds its weights.
+
+    Args:
+        data: of an ONNX model.
+        what: names it in messages.
+
+    Raises:
+        UsageError: as `read_graph`.
+    """
+    import onnx
+
+    try:
+        model = ir.from_proto(onnx.load_model_from_string(data))
+    except Exception as error:  # protobuf's and onnx-ir's exceptions have no common base but this
+        raise UsageError(f"{what} is not an ONNX graph: {one_line(error)}") from error
+    _require_sound(what, model)
     return model
 
 
@@ -91,7 +116,7 @@ def _external_files(path: Path, model: ir.Model) -> set[Path]:
     return found
 
 
-def _require_sound(path: Path, model: ir.Model) -> None:
+def _require_sound(path: Path | str, model: ir.Model) -> None:
     """Refuse what no runtime could load, and what the rules take for granted."""
     for graph in _graphs(model):
         for name, tensor in _tensors(graph):
@@ -207,4 +232,4 @@ def loadable(model: ir.Model, largest: int = LARGEST_FILE) -> Iterator[bytes | s
         yield str(path)
 
 
-__all__ = ["LARGEST_FILE", "is_large", "loadable", "read_graph", "write_graph"]
+__all__ = ["LARGEST_FILE", "is_large", "loadable", "parse_graph", "read_graph", "write_graph"]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import onnx_ir as ir
 
 from ..runtime.backends.onnxruntime.sessions import PRECISION_NAMES
 from ..runtime.bundle.folder import Bundle, write_bundle
@@ -20,6 +19,7 @@ from ..runtime.kinds.registry import entropy_graphs
 from ..runtime.limits import Limits
 from ..runtime.model.source import model_of
 from .bundle_checks import MIXED_PIXELS, MIXED_TOLERANCES, example_inputs, read_crops
+from .graph_files import parse_graph
 from .half_weights import graphs_with_half_weights
 from .ir_queries import serialize
 from .precision import Half, to_half
@@ -146,10 +146,7 @@ def write_half(
 
 def half_graph(data: bytes, kind: Half) -> bytes:
     """A serialized float32 graph, cast to half precision and serialized again."""
-    import onnx
-
-    model = to_half(ir.from_proto(onnx.load_model_from_string(data)), kind)
-    return serialize(model)
+    return serialize(to_half(parse_graph(data), kind))
 
 
 def cast_model(model: Model, kind: Half) -> bytes:

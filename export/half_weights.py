@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from ..runtime.bundle.folder import Bundle
 from ..runtime.bundle.manifest import GraphName
 from ..runtime.errors import UsageError
 from ..runtime.kinds.registry import entropy_graphs
+from .graph_files import parse_graph
 from .ir_queries import serialize
 from .precision import LARGEST_FLOAT16
 
@@ -35,7 +35,7 @@ def with_half_weights(data: bytes) -> bytes:
     Raises:
         UsageError: no weight is large enough, or one is beyond the range of float16.
     """
-    model = ir.from_proto(onnx.load_model_from_string(data))
+    model = parse_graph(data)
     graph = model.graph
     # Weights of integers are stored in one byte; scales and biases beside them stay.
     weights = [

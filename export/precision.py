@@ -178,6 +178,34 @@ def is_quantized(model: ir.Model) -> bool:
     return any(node.op_type in _QUANTIZING for node in model.graph)
 
 
+def _computes_in(model: ir.Model) -> set[ir.DataType]:
+    """The types that the convolutions and matrix products of a graph compute in, as far as they are known."""
+    halves = set(_HALF.values())
+    if not any(value.dtype in halves for value in model.graph.initializers.values()) and not any(
+        value.dtype in halves for value in model.graph.inputs
+    ):
+        return set()
+    typed = ir.from_proto(ir.to_proto(model))
+    passes.ShapeInferencePass(check_type=False, strict_mode=False)(typed)
+    return {
+        value.dtype
+        for node in typed.graph
+        if node.op_type in _HEAVY
+        for value in node.inputs[:2]
+        if value is not None and value.dtype is not None
+    }
+
+
+def _require_precision(model: ir.Model, precision: str) -> None:
+    """Refuse to build what computes in half precision under another name: engines take the types of the graph."""
+    for kind, half in _HALF.items():
+        if precision != kind and half in _computes_in(model):
+            raise UsageError(
+                f"the graph computes in {kind} already, and so would the engine: build it with --precision {kind}, or "
+                f"the float32 graph with --precision {precision}"
+            )
+
+
 def require_buildable(model: ir.Model, precision: str) -> None:
     """Say before a build what TensorRT would refuse or, worse, compute differently.
 
@@ -195,6 +223,8 @@ def require_buildable(model: ir.Model, precision: str) -> None:
         raise UsageError(
             "INT8 needs a graph with Q/DQ nodes: `oslic calibrate --target tensorrt` makes one of this"
         )
+    if not int8:
+        _require_precision(model, precision)
     for node in model.graph:
         if node.op_type in _QUANTIZING:
             _require_symmetric(node)

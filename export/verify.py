@@ -155,6 +155,7 @@ def run(
     Raises:
         DependencyError: ONNX Runtime is not installed.
         VerificationError: it cannot load or run the model.
+        UsageError: an output is no tensor.
     """
     onnxruntime = require_onnxruntime("comparing graphs")
     options = session_options(onnxruntime, threads)
@@ -162,9 +163,16 @@ def run(
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         names = [o.name for o in session.get_outputs()] if outputs is None else list(outputs)
-        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+        found = dict(zip(names, session.run(names, dict(feeds)), strict=True))
     except Exception as error:  # ONNX Runtime's exceptions have no common base but this
         raise VerificationError(f"ONNX Runtime cannot run the graph: {one_line(error)}") from error
+    for name, value in found.items():
+        if not isinstance(value, np.ndarray):
+            raise UsageError(
+                f"the output {name} is no tensor (a sequence, a map, or optional), and only tensors can be compared: "
+                "do without the comparison (--no-check), or export the graph without it"
+            )
+    return found
 
 
 def register_operators(options: Any, libraries: Sequence[str]) -> None:

@@ -27,6 +27,9 @@ _NUMPY: Final = frozenset(
     {"bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
 )  # fmt: skip
 _EXTERNAL: Final = 1
+
+NO_TENSOR: Final = "no tensor"
+"""Element type of a port that is a sequence, a map, or optional."""
 _SUBGRAPHS: Final = {6: False, 11: True}
 
 Dimension = int | str | None
@@ -178,7 +181,7 @@ class _Reader:
         tensor = None if kind is None else self.one(self.span(kind), 1)
         label = "" if name is None else self.text(name)
         if tensor is None:
-            return Port(label, "undefined" if kind is None else "no tensor")
+            return Port(label, "undefined" if kind is None else NO_TENSOR)
         element, shape = self.one(self.span(tensor), 1), self.one(self.span(tensor), 2)
         dims = (
             None

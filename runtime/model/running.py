@@ -64,6 +64,7 @@ def load(subject: Model | EngineFile, backend: str = AUTO, options: Options | No
     options = options or Options()
     if isinstance(subject, EngineFile):
         return _load_engine(subject, backend, options)
+    subject.require_tensors()
     name = first_for_graphs(options) if backend == AUTO else backend
     found = backend_class(name).probe(None, options) if backend != AUTO else None
     if found is not None and not found.usable:

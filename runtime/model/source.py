@@ -16,7 +16,7 @@ from ..bundle.manifest import COMPACT_SCALE, MANIFEST_NAME, OSLIC, GraphName
 from ..bundle.uint8_form import weight_limit
 from ..errors import BackendError, BundleError, DependencyError, UsageError, one_line
 from ..files import read_regular_file, require_regular_file
-from .header import Header, Port, read_header
+from .header import NO_TENSOR, Header, Port, read_header
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,6 +69,19 @@ class Model:
             return "int8"
         weights = self.header.parameters
         return next((short for kind, short in _HALVES.items() if weights.get(kind)), "fp32")
+
+    def require_tensors(self) -> None:
+        """Refuse a graph whose outputs are sequences, maps or optional values.
+
+        Raises:
+            UsageError: naming the output.
+        """
+        for port in self.outputs:
+            if port.dtype == NO_TENSOR:
+                raise UsageError(
+                    f"{self.path}: the output {port.name} is no tensor (a sequence, a map, or optional), and only "
+                    "tensors can be given out: export the graph without it"
+                )
 
     def with_data(self, data: bytes) -> Model:
         """The same graph in another form, such as other types; its inputs and outputs keep their names."""

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 from foreign_networks import oslic
-from oslic.export.engines import profiles_of
+from oslic.export.engines import prepare, profiles_of
+from oslic.export.half_weights import with_half_weights
 from oslic.runtime.bundle import engine_trust
 from oslic.runtime.bundle.engine_files import EngineInfo, choose_engine_of, rebuild_model_command
 from oslic.runtime.errors import BackendError, UsageError
@@ -99,6 +100,21 @@ def test_what_cannot_be_built_is_one_line(here, capsys, words, message):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", ["fp16", "bf16"])
+def test_an_engine_is_called_what_the_graph_computes_in(here, kind):
+    data = read_model(here / "unet.onnx").data
+    half = prepare(data, kind)
+    for precision in sorted({"fp32", "tf32", "fp16", "bf16"} - {kind}):
+        with pytest.raises(
+            UsageError, match=f"computes in {kind} already.*--precision {kind}, .* --precision {precision}"
+        ):
+            prepare(half, precision)
+    prepare(half, kind)
+    # Weights that are stored in half precision alone are read in float32.
+    stored = with_half_weights(data)
+    assert prepare(stored, "fp32") == stored
 
 
 def test_the_toolkit_for_graphs_needs_no_torch():

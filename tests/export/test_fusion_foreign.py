@@ -233,7 +233,7 @@ def dangling():
     return ir.to_proto(b.model())
 
 
-@pytest.mark.parametrize(
+BROKEN = pytest.mark.parametrize(
     ("proto", "message"),
     [
         (broken_weight([9, 8, 3, 3]), r"does not hold what its dimensions 9x8x3x3 say"),
@@ -243,6 +243,30 @@ def dangling():
     ],
     ids=["wrong dimensions", "huge dimensions", "cycle", "dangling"],
 )
+
+
+@BROKEN
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cast {graph} -o {out}.onnx --no-check",
+        "cast {graph} -o {out}.onnx --no-check --weights-only",
+        "build {graph} -o {out} --backend tensorrt-rtx --shapes x=1x8x16x16",
+    ],
+)
+def test_a_broken_graph_is_told_in_one_line_by_all(command, proto, message, tmp_path, capsys):
+    if command.startswith("build"):
+        pytest.importorskip("tensorrt_rtx")
+    (tmp_path / "in.onnx").write_bytes(proto.SerializeToString())
+    words = command.format(graph=tmp_path / "in.onnx", out=tmp_path / "out").split()
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(message, error)
+    assert not list(tmp_path.glob("out*"))
+
+
+@BROKEN
 def test_a_broken_graph_is_told_in_one_line(proto, message, tmp_path, capsys):
     (tmp_path / "in.onnx").write_bytes(proto.SerializeToString())
     assert main(["fuse", str(tmp_path / "in.onnx"), "-o", str(tmp_path / "out.onnx")]) == 2
@@ -250,6 +274,41 @@ def test_a_broken_graph_is_told_in_one_line(proto, message, tmp_path, capsys):
     assert error.count("\n") == 1
     assert re.search(message, error)
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_graph_that_is_none_is_told_in_one_line(tmp_path, capsys):
+    proto = ir.to_proto(upsampled().model())
+    del proto.graph.output[:]
+    for data, message in ((b"", "is not an ONNX graph"), (proto.SerializeToString(), "has no outputs")):
+        (tmp_path / "in.onnx").write_bytes(data)
+        for command in (["fuse"], ["cast"], ["inspect"]):
+            output = [] if command == ["inspect"] else ["-o", str(tmp_path / "out.onnx"), "--no-check"]
+            assert main([*command, str(tmp_path / "in.onnx"), *output]) == 2
+            error = capsys.readouterr().err
+            assert message in error
+            assert error.count("\n") == 1
+
+
+def test_outputs_that_are_no_tensors_are_told_in_one_line(tmp_path, capsys):
+    b = Builder(shape=(1, 8, 4, 4))
+    b.nodes.append(make("SequenceConstruct", [b.op("Relu", "x")], ["s"]))
+    proto = ir.to_proto(b.model(b.nodes[0].output[0]))
+    proto.graph.output[0].CopyFrom(helper.make_tensor_sequence_value_info("s", 1, None))
+    path = str(tmp_path / "in.onnx")
+    onnx.save(proto, path)
+    np.savez(tmp_path / "x.npz", x=np.zeros((2, 8, 4, 4), np.float32))
+    out = ["-o", str(tmp_path / "out.onnx")]
+    for words in (
+        ["run"],
+        ["compare", path],
+        ["fuse", *out],
+        ["calibrate", *out, "--data", str(tmp_path / "x.npz")],
+    ):
+        assert main([words[0], path, *words[1:]]) == 2
+        error = capsys.readouterr().err
+        assert "the output s is no tensor (a sequence" in error
+        assert error.count("\n") == 1
+    assert main(["fuse", path, *out, "--no-check"]) == 0
 
 
 def test_weights_in_a_pipe_are_refused_at_once(tmp_path, capsys):

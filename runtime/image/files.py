@@ -158,6 +158,8 @@ def _decode(
             if conversion is None:
                 _refuse_several(image, name)
             else:
+                if (several := _several(image)) is not None:
+                    notes.append(f"{name} {several}: page {conversion.page} is taken")
                 turn_to(image, conversion.page, name)
                 check(image.width, image.height)
             kind = "a 16-bit PNG" if is_deep_png(data) else _kind_beyond_rgb(image)
@@ -252,16 +254,19 @@ def _color_of_info(info: Mapping[Any, Any]) -> tuple[tuple[bytes, bytes], ...]:
 
 def _refuse_several(image: Image.Image, name: str) -> None:
     """Raise ImageError if a file holds several pictures."""
+    if (several := _several(image)) is not None:
+        raise ImageError(
+            f"{name} {several}: only single still pictures are coded; {_CONVERT} --page N takes one"
+        )
+
+
+def _several(image: Image.Image) -> str | None:
+    """What a file holds that has several pictures, in words; None: one."""
     if image.format == "TIFF":
         # Counting them would walk a chain of any length.
-        if _has_second_page(image):
-            raise ImageError(
-                f"{name} has several pages: only single pictures are coded; {_CONVERT} --page N takes one"
-            )
-    elif image.format not in _PARTS_OF_ONE and (frames := getattr(image, "n_frames", 1)) > 1:
-        raise ImageError(
-            f"{name} is an animation of {frames} frames: only still pictures are coded; {_CONVERT} --page N takes one"
-        )
+        return "has several pages" if _has_second_page(image) else None
+    frames = 1 if image.format in _PARTS_OF_ONE else getattr(image, "n_frames", 1)
+    return f"is an animation of {frames} frames" if frames > 1 else None
 
 
 def _kind_beyond_rgb(image: Image.Image) -> str | None:

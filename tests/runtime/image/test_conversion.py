@@ -119,7 +119,9 @@ def test_a_page_of_several(photo, kind):
     more = {"lossless": True} if kind == "WEBP" else {}
     data = _bytes(frames[0], kind, save_all=True, append_images=frames[1:], **more)
     for page in (1, 3):
-        pixels = _converted(data, page).pixels
+        picture = _converted(data, page)
+        assert any(f"page {page} is taken" in note for note in picture.notes)
+        pixels = picture.pixels
         gray = pixels if pixels.ndim == 2 else pixels[:, :, 0]
         assert np.array_equal(gray, np.asarray(frames[page - 1]))
     with pytest.raises(UsageError, match="has no page 4"):

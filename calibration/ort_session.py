@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ..runtime.backends.base import LayerTime
 from ..runtime.backends.onnxruntime.cpu import open_session
 from ..runtime.backends.onnxruntime.sessions import layer_times
-from ..runtime.errors import BackendError, BundleError
+from ..runtime.errors import BackendError, BundleError, UsageError, one_line
+from ..runtime.model.feeds import is_misfit
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -64,12 +65,14 @@ class Session:
 
         Raises:
             BackendError: ONNX Runtime fails.
+            UsageError: the arrays do not fit the graph.
         """
         try:
             outputs: list[npt.NDArray[Any]] = self._session.run(names, dict(feeds))
         except Exception as error:  # ONNX Runtime's exceptions have no common base but this
             shapes = ", ".join(f"{name} {value.dtype} {value.shape}" for name, value in feeds.items())
-            raise BackendError(f"{self._where}: ONNX Runtime cannot run it on {shapes}: {error}") from error
+            kind = UsageError if is_misfit(str(error)) else BackendError
+            raise kind(f"{self._where}: ONNX Runtime cannot run it on {shapes}: {one_line(error)}") from error
         return outputs
 
     def layer_times(self, feeds: Mapping[str, npt.NDArray[Any]], runs: int) -> list[LayerTime]:

@@ -19,13 +19,14 @@ from ..runtime.backends.tensorrt.bindings import load_product as import_product
 from ..runtime.bundle import engine_trust
 from ..runtime.bundle.engine_files import LAYERS_SUFFIX, EngineInfo, Product, Shapes
 from ..runtime.bundle.manifest import OSLIC
-from ..runtime.errors import BackendError, DependencyError, UsageError
+from ..runtime.errors import BackendError, DependencyError, DeviceError, UsageError
 from ..runtime.files import read_regular_file, write_atomically
 from ..runtime.model.feeds import require_names
-from ..runtime.model.header import shape_text
+from ..runtime.model.header import read_header, shape_text
 from ..runtime.model.source import bundle_shapes, kind_shapes
 from .graph_files import parse_graph
 from .ir_queries import serialize
+from .normal_form import OLDEST_OPSET
 from .precision import require_buildable, rest_to_half, to_half
 from .quantized import int8_form
 
@@ -43,6 +44,8 @@ _CHANGES_NUMBERS: Final = re.compile(
 )
 
 
+# How TensorRT says that the sizes of a profile do not fit the graph.
+_SIZES_DIFFER: Final = re.compile(r"dimensions? (must be equal|mismatch)|broadcast", re.IGNORECASE)
 # What TensorRT converts uint8 from and to.
 _OF_UINT8: Final = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
 
@@ -146,6 +149,7 @@ def require_supported(trt: Any, product: Product, precision: Precision, options:
 
     Raises:
         UsageError: naming the option.
+        DeviceError: an option needs a GPU, and there is none.
     """
     if options.timing_cache is not None and product == "tensorrt-rtx":
         raise UsageError("tensorrt-rtx compiles its kernels on the target; it has no timing cache to share")
@@ -154,7 +158,7 @@ def require_supported(trt: Any, product: Product, precision: Precision, options:
             "engines of tensorrt-rtx run on all GPUs that it supports; leave --hardware-compatible out"
         )
     if options.layers and compute_capability() is None:
-        raise UsageError(
+        raise DeviceError(
             "what became of the layers is read from the loaded engine: --layers needs a GPU, here is none"
         )
     flags = {"version_compatible": "VERSION_COMPATIBLE", "stripped": "STRIP_PLAN"}
@@ -255,6 +259,7 @@ def build_plan(
 
     Raises:
         BackendError: the product refuses the graph, or would compute other numbers than it.
+        UsageError: the shapes do not fit the graph.
     """
     log = Log()
     talk = logger(trt, log)
@@ -264,7 +269,9 @@ def build_plan(
     parser = trt.OnnxParser(network, talk)
     if not parser.parse(bridge_casts(data)):
         reasons = [str(parser.get_error(i).desc()) for i in range(parser.num_errors)]
-        raise BackendError(f"{trt.__name__} cannot read the graph: {'; '.join(reasons or log.errors)}")
+        raise BackendError(
+            f"{trt.__name__} cannot read the graph: {'; '.join(reasons or log.errors)}{_hint(data)}"
+        )
     changing = [message for message in log.warnings if _CHANGES_NUMBERS.search(message)]
     if changing:
         raise BackendError(f"{trt.__name__} would compute other numbers than the graph: {changing[0]}")
@@ -280,17 +287,31 @@ def build_plan(
         for name, (least, best, most) in shapes.items():
             profile.set_shape(name, least, best, most)
         if config.add_optimization_profile(profile) < 0:
-            raise BackendError(f"{trt.__name__} refuses the shapes {dict(shapes)}: {'; '.join(log.errors)}")
+            raise UsageError(f"{trt.__name__} refuses the shapes {dict(shapes)}: {'; '.join(log.errors)}")
     monitor = None
     if progress is not None:
         monitor = _monitor(trt, progress)
         config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise BackendError(f"{trt.__name__} could not build the engine: {log.reasons()}")
+        why = log.reasons()
+        if _SIZES_DIFFER.search(why):
+            raise UsageError(f"{trt.__name__} could not build an engine for these --shapes: {why}")
+        raise BackendError(f"{trt.__name__} could not build the engine: {why}")
     if cache is not None and options.timing_cache is not None:
         write_atomically(options.timing_cache, bytes(cache.serialize()))
     return bytes(plan)
+
+
+def _hint(data: bytes) -> str:
+    """What may help where a parser does not read a graph of an old operator set."""
+    opset = read_header(data, "the graph").opsets.get("", OLDEST_OPSET)
+    if opset >= OLDEST_OPSET:
+        return ""
+    return (
+        f"; its operator set is {opset}, an old one: `oslic fuse IN.onnx -o OUT.onnx --form keep` writes the graph in "
+        f"version {OLDEST_OPSET}, or export it again with a newer one"
+    )
 
 
 def compute_capability() -> str | None:
@@ -452,13 +473,14 @@ def build_engine(
         UsageError: what the product cannot do, the folder cannot be made, or no record can be kept of engines built
             here.
         DependencyError: it is not installed.
+        DeviceError: what is asked for needs a GPU, and there is none.
     """
     trt = load_product(product)
     require_supported(trt, product, precision, options)
     engine_trust.require_recordable()
     gpu = compute_capability()
     if product == "tensorrt" and gpu is None:
-        raise BackendError("tensorrt builds engines only on the GPU that they are for; here is none")
+        raise DeviceError("tensorrt builds engines only on the GPU that they are for; here is none")
     try:
         data = prepare(model.data, precision)
         start = time.perf_counter()

@@ -46,7 +46,7 @@ from .rules.upsampling import (
 )
 from .symbolic_shapes.expression import Size
 from .symbolic_shapes.inference import Sizes
-from .verify import Difference, Tolerance, compare, for_type
+from .verify import NO_BFLOAT16, Difference, Tolerance, compare, for_type
 from .verify import run as run_graph
 
 if TYPE_CHECKING:
@@ -527,6 +527,7 @@ def check(
         The report with the differences.
 
     Raises:
+        UsageError: the inputs do not fit the graph.
         VerificationError: one of the graphs does not run.
     """
     real = without_quantization(model), without_quantization(fused)
@@ -555,18 +556,38 @@ def _both(
     model: ir.Model, fused: ir.Model, inputs: Mapping[str, npt.NDArray[Any]], libraries: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Outputs of both graphs."""
-    with loadable(model) as before:
-        try:
-            references = run_graph(before, inputs, libraries=libraries)
-        except VerificationError as error:
-            shapes = ", ".join(f"{name}={'x'.join(map(str, a.shape))}" for name, a in inputs.items())
-            raise VerificationError(
-                f"the graph as it was given does not run with {shapes}; give shapes that fit together (--shape) or "
-                "inputs (--inputs), a library for operators that are not ONNX's own (--custom-ops), or do without the "
-                f"comparison (--no-check). {error}"
-            ) from error
+    references = _run_given(model, inputs, libraries, "the comparison (--no-check)")
     with loadable(fused) as after:
         return references, run_graph(after, inputs, libraries=libraries)
+
+
+def _run_given(
+    model: ir.Model, inputs: Mapping[str, npt.NDArray[Any]], libraries: Sequence[str], without: str
+) -> dict[str, Any]:
+    """Outputs of the graph as it came.
+
+    Args:
+        model: the graph.
+        inputs: by name.
+        libraries: with custom operators.
+        without: what the user can do without, in words.
+
+    Raises:
+        UsageError: the inputs do not fit it.
+        VerificationError: it does not run.
+    """
+    shapes = ", ".join(f"{name}={'x'.join(map(str, a.shape))}" for name, a in inputs.items()) or "no inputs"
+    with loadable(model) as data:
+        try:
+            return run_graph(data, inputs, libraries=libraries, given=True)
+        except (UsageError, VerificationError) as error:
+            if NO_BFLOAT16 in str(error):
+                raise VerificationError(f"{NO_BFLOAT16}: do without {without}. {error.__cause__}") from error
+            raise type(error)(
+                f"the graph as it was given does not run with {shapes}; give shapes that fit together (--shape) or "
+                "inputs (--inputs), a library for operators that are not ONNX's own (--custom-ops), or do without "
+                f"{without}. {error}"
+            ) from error
 
 
 def fuse_measured(
@@ -600,10 +621,13 @@ def fuse_measured(
         The fastest model and its report; `kept` says that it is the graph as it was.
 
     Raises:
-        UsageError: as `fuse`.
+        UsageError: as `fuse`; or the inputs do not fit the graph.
+        VerificationError: the graph does not run.
         DependencyError: ONNX Runtime is not installed.
     """
     before = normalize(model, opset=opset, freeze=freeze)
+    feeds = random_inputs(before, sample_shapes(before.graph, multiple, shapes))
+    _run_given(before, feeds, libraries, "measuring (--measure) and the comparison (--no-check)")
     choosers: dict[str, ChooserFactory] = {
         "forms measured one by one": lambda sizes: Measured(sizes, threads),
         "forms by the cost model": lambda sizes: CostModel("onnxruntime", sizes),
@@ -613,10 +637,10 @@ def fuse_measured(
         for name, chooser in choosers.items()
     }
     report = next(iter(fused.values()))[1]
-    unchanged = replace(report, choices=(), after=report.before, kept=True)
+    nothing = tuple(replace(rule, hits=0, near_misses=()) for rule in report.rules)
+    unchanged = replace(report, rules=nothing, choices=(), after=report.before, kept=True)
     candidates = {_AS_IT_WAS: (before, unchanged), **fused}
     models = {name: candidate for name, (candidate, _) in candidates.items()}
-    feeds = random_inputs(before, report.shapes)
     times = measure(models, feeds, threads, seconds, libraries=libraries)
     name = times.best(_AS_IT_WAS)
     result, report = candidates[name]

@@ -180,8 +180,9 @@ def check_cast(
 
     Raises:
         VerificationError: one is beyond the tolerance, as where values are beyond the range of float16.
+        UsageError: the inputs do not fit the graph.
     """
-    references = run(model.data, feeds, threads=threads)
+    references = run(model.data, feeds, threads=threads, given=True)
     found = run(data, feeds, threads=threads)
     differences = [compare(name, found[name], reference, tolerance) for name, reference in references.items()]
     require(differences, f"the graph {model.name}", tolerance)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from ..runtime.backends.onnxruntime.sessions import require_onnxruntime, session_options
 from ..runtime.errors import UsageError, VerificationError, one_line
+from ..runtime.model.feeds import is_misfit
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     Arrays = Mapping[str, npt.NDArray[Any]]
+
+NO_BFLOAT16: Final = "ONNX Runtime has no kernels in bfloat16 for this graph on the CPU"
+"""What is said where it refuses a graph for that."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Difference:
         exceeding: share of elements beyond the tolerance.
         nans: elements that are NaN in one of both, or infinite in one alone.
         ok: within the tolerance.
+        reference_nans: those of `nans` that are NaN in the reference.
     """
 
     name: str
@@ -80,6 +85,7 @@ class Difference:
     exceeding: float
     nans: int
     ok: bool
+    reference_nans: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types; what is not finite is None, as JSON has no word for it."""
@@ -93,7 +99,11 @@ class Difference:
             f"{self.name} {'x'.join(map(str, self.shape))}: maximum {self.maximum:.3g}, mean {self.mean:.3g} "
             f"of values up to {self.magnitude:.3g}, {100 * self.exceeding:.4f} % beyond tolerance"
         )
-        return f"{text}, {self.nans} NaN or infinite" if self.nans else text
+        if self.nans:
+            text += f", {self.nans} NaN or infinite"
+        if self.reference_nans:
+            text += f" ({self.reference_nans} of them NaN in the original, too)"
+        return text
 
 
 def compare(name: str, y: npt.NDArray[Any], reference: npt.NDArray[Any], tolerance: Tolerance) -> Difference:
@@ -116,6 +126,7 @@ def compare(name: str, y: npt.NDArray[Any], reference: npt.NDArray[Any], toleran
         distance = np.where(left == right, 0.0, np.abs(left - right))
         beyond = odd | (distance > tolerance.atol + tolerance.rtol * np.abs(right))
     nans = int(odd.sum())
+    given = int((odd & np.isnan(right)).sum())
     share = float(beyond.mean()) if beyond.size else 0.0
     plain = distance[~odd]
     maximum = float("nan") if nans else float(distance.max(initial=0.0))
@@ -130,6 +141,7 @@ def compare(name: str, y: npt.NDArray[Any], reference: npt.NDArray[Any], toleran
         share,
         nans,
         ok=nans == 0 and share <= tolerance.share and bounded,
+        reference_nans=given,
     )
 
 
@@ -139,6 +151,8 @@ def run(
     outputs: Sequence[str] | None = None,
     threads: int = 1,
     libraries: Sequence[str] = (),
+    *,
+    given: bool = False,
 ) -> dict[str, Any]:
     """Run a model with ONNX Runtime on the CPU.
 
@@ -148,6 +162,7 @@ def run(
         outputs: names of the outputs wanted; None: all.
         threads: threads to use.
         libraries: shared libraries with custom operators; their code is run.
+        given: the model is the user's own: inputs that do not fit are an error of usage.
 
     Returns:
         Outputs by name.
@@ -155,17 +170,25 @@ def run(
     Raises:
         DependencyError: ONNX Runtime is not installed.
         VerificationError: it cannot load or run the model.
-        UsageError: an output is no tensor.
+        UsageError: an output is no tensor, or the inputs do not fit a model that was given.
     """
     onnxruntime = require_onnxruntime("comparing graphs")
     options = session_options(onnxruntime, threads)
     register_operators(options, libraries)
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+        if "bfloat16" in str(error):
+            raise VerificationError(
+                f"{NO_BFLOAT16}: do without the comparison (--no-check). {one_line(error)}"
+            ) from error
+        raise VerificationError(f"ONNX Runtime cannot run the graph: {one_line(error)}") from error
+    try:
         names = [o.name for o in session.get_outputs()] if outputs is None else list(outputs)
         found = dict(zip(names, session.run(names, dict(feeds)), strict=True))
     except Exception as error:  # ONNX Runtime's exceptions have no common base but this
-        raise VerificationError(f"ONNX Runtime cannot run the graph: {one_line(error)}") from error
+        kind = UsageError if given and is_misfit(str(error)) else VerificationError
+        raise kind(f"ONNX Runtime cannot run the graph: {one_line(error)}") from error
     for name, value in found.items():
         if not isinstance(value, np.ndarray):
             raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,12 +22,20 @@ if TYPE_CHECKING:
 Feeds = dict[str, "npt.NDArray[Any]"]
 """Arrays by input name."""
 
+_MISFIT: Final = re.compile(
+    r"dimension|shape|broadcast|out of data bounds|kernel channels|non concat axis", re.IGNORECASE
+)
 _WHOLE_BYTES: Final = {"uint8": (0, 255), "int8": (-128, 127)}
 
 
 def expectation(ports: Sequence[Port]) -> str:
     """What a graph takes, in words."""
     return f"the graph takes {', '.join(map(str, ports)) or 'no inputs'}"
+
+
+def is_misfit(message: str) -> bool:
+    """Whether a runtime says that a graph failed at the sizes, or at the values, of its inputs."""
+    return _MISFIT.search(message) is not None
 
 
 def require_names(names: Sequence[str], ports: Sequence[Port], where: str) -> None:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..backends import BACKENDS, backend_class
 from ..backends.base import ModelRunner, Options
+from ..backends.cuda import driver as cuda_driver
 from ..bundle.engine_files import PRODUCTS
-from ..errors import BackendError, UsageError
-from .feeds import Feeds
+from ..errors import BackendError, DeviceError, UsageError
+from .feeds import Feeds, is_misfit
 from .header import Port
 from .source import EngineFile, Model
 
@@ -40,8 +41,17 @@ class Loaded:
     model: Model | None
 
     def run(self, feeds: Feeds, names: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
-        """Run once; see `ModelRunner.run`."""
-        return self.runner.run(feeds, names)
+        """Run once; see `ModelRunner.run`.
+
+        Raises:
+            UsageError: in place of BackendError, where the sizes of the arrays do not fit the graph.
+        """
+        try:
+            return self.runner.run(feeds, names)
+        except BackendError as error:
+            if is_misfit(str(error.__cause__)):  # not our words, which name the graph
+                raise UsageError(f"{error}; give sizes that the graph takes (--shapes, or arrays)") from error
+            raise
 
     def close(self) -> None:
         """Give back what the graph holds."""
@@ -60,6 +70,7 @@ def load(subject: Model | EngineFile, backend: str = AUTO, options: Options | No
     Raises:
         BackendError: unknown, not usable, or it cannot take the graph or the engine.
         UsageError: the graph is no valid model, or an engine was to run on another backend than its own.
+        DeviceError: an engine, and there is no GPU.
     """
     options = options or Options()
     if isinstance(subject, EngineFile):
@@ -77,6 +88,9 @@ def _load_engine(engine: EngineFile, backend: str, options: Options) -> Loaded:
     product = engine.info.backend
     if backend not in {AUTO, product}:
         raise UsageError(f"{engine.path} is an engine of {product}; {backend} cannot run it")
+    found, reason = cuda_driver.gpus()
+    if not found:
+        raise DeviceError(f"{engine.path} is an engine, which needs a GPU, and none can be used: {reason}")
     from ..backends.tensorrt.backend import TensorRt, TensorRtRtx
 
     runner = (TensorRt if product == "tensorrt" else TensorRtRtx).open_engine(engine, options)

@@ -25,7 +25,7 @@ from oslic.runtime.bundle import engine_trust
 from oslic.runtime.bundle.engine_files import EngineInfo, choose_engine, read_engine
 from oslic.runtime.bundle.folder import Bundle, default_bundle
 from oslic.runtime.bundle.manifest import LAYER_GRAPHS
-from oslic.runtime.errors import BackendError, DependencyError, UsageError
+from oslic.runtime.errors import BackendError, DependencyError, DeviceError, UsageError
 from oslic.runtime.model.source import bundle_shapes, model_of
 from test_fusion import SHAPE, export
 
@@ -147,7 +147,7 @@ def test_options_that_the_product_lacks_are_named_before_the_build(tmp_path):
     with pytest.raises(UsageError, match="all GPUs"):
         require_supported(trt, "tensorrt-rtx", "fp16", Options(hardware_compatible=True))
     if engines.compute_capability() is None:
-        with pytest.raises(UsageError, match="--layers needs a GPU"):
+        with pytest.raises(DeviceError, match="--layers needs a GPU"):
             require_supported(trt, "tensorrt-rtx", "fp16", Options(layers=True))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -309,6 +311,77 @@ def test_outputs_that_are_no_tensors_are_told_in_one_line(tmp_path, capsys):
         assert "the output s is no tensor (a sequence" in error
         assert error.count("\n") == 1
     assert main(["fuse", path, *out, "--no-check"]) == 0
+
+
+def test_what_measuring_keeps_is_not_called_rewritten(tmp_path, monkeypatch, capsys):
+    ir.save(upsampled().model(), tmp_path / "in.onnx")
+    monkeypatch.setattr("oslic.export.form_timing.CLEAR", 1.0)  # nothing is that much faster
+    words = ["--measure", "--shape", "x=1x8x16x16", "-o", str(tmp_path / "out.onnx")]
+    assert main(["fuse", str(tmp_path / "in.onnx"), *words]) == 0
+    said = capsys.readouterr().out
+    assert "taken as it was" in said
+    assert "rewritten" not in said
+    assert [n.op_type for n in ir.load(tmp_path / "out.onnx").graph] == [
+        n.op_type for n in ir.load(tmp_path / "in.onnx").graph
+    ]
+
+
+def unequal():
+    """Halved and doubled again, and added to what it was: odd sizes do not fit."""
+    b = Builder(shape=("N", 8, "H", "W"))
+    low = b.op("MaxPool", "x", kernel_shape=[2, 2], strides=[2, 2])
+    b.op("Concat", "x", b.conv(b.up(low, 2, 2), 8, 8), axis=1)
+    return b.model()
+
+
+def test_sizes_that_a_graph_does_not_take_are_an_error_of_usage(tmp_path, capsys):
+    path, out = str(tmp_path / "in.onnx"), str(tmp_path / "out.onnx")
+    ir.save(unequal(), path)
+    np.savez(tmp_path / "odd.npz", x=np.zeros((2, 8, 15, 15), np.float32))
+    commands = [
+        ["fuse", path, "-o", out, "--shape", "x=1x8x15x15"],
+        ["fuse", path, "-o", out, "--shape", "x=1x8x15x15", "--measure"],
+        ["run", path, "--shapes", "x=1x8x15x15"],
+        ["compare", path, path, "--shapes", "x=1x8x15x15"],
+        ["cast", path, "-o", out, "--shapes", "x=1x8x15x15"],
+        ["calibrate", path, "-o", out, "--data", str(tmp_path / "odd.npz")],
+    ]
+    if importlib.util.find_spec("openvino"):
+        commands.append(["run", path, "--shapes", "x=1x8x15x15", "--backend", "openvino"])
+    if importlib.util.find_spec("tensorrt_rtx"):
+        commands.append(["build", path, "-o", out, "--shapes", "x=1x8x15x15", "--backend", "tensorrt-rtx"])
+    for words in commands:
+        assert main(words) == 2, words
+        assert capsys.readouterr().err.count("\n") == 1
+        assert not (tmp_path / "out.onnx").exists()
+    assert main(["run", path, "--shapes", "x=1x8x16x16"]) == 0
+
+
+def test_bfloat16_that_the_cpu_lacks_is_told_with_what_to_do_without(tmp_path, capsys):
+    ir.save(upsampled(dtype=ml_dtypes.bfloat16).model(), tmp_path / "in.onnx")
+    path, out = str(tmp_path / "in.onnx"), str(tmp_path / "out.onnx")
+    shape = ["--shape", "x=1x8x16x16"]
+    assert main(["fuse", path, "-o", out, *shape]) == 9
+    assert (
+        "in bfloat16 for this graph on the CPU: do without the comparison (--no-check)"
+        in capsys.readouterr().err
+    )
+    assert main(["fuse", path, "-o", out, *shape, "--measure"]) == 9
+    assert "do without measuring (--measure) and the comparison (--no-check)" in capsys.readouterr().err
+    assert main(["fuse", path, "-o", out, *shape, "--no-check", "--form", "phases"]) == 0
+
+
+def test_nans_of_the_original_are_said_to_be_its_own(tmp_path, capsys):
+    b = upsampled()
+    b.op("Log", b.nodes[-1].output[0])
+    ir.save(b.model(), tmp_path / "in.onnx")
+    words = ["-o", str(tmp_path / "out.onnx"), "--shape", "x=1x8x16x16", "--form", "phases"]
+    assert main(["fuse", str(tmp_path / "in.onnx"), *words]) == 9
+    found = re.search(
+        r", (\d+) NaN or infinite \((\d+) of them NaN in the original, too\)", capsys.readouterr().err
+    )
+    assert found is not None
+    assert found[1] == found[2] != "0"
 
 
 def test_weights_in_a_pipe_are_refused_at_once(tmp_path, capsys):

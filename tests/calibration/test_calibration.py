@@ -35,7 +35,7 @@ from oslic.export.precision import require_buildable
 from oslic.runtime.backends.onnxruntime.cpu import open_session
 from oslic.runtime.bundle.manifest import LAYER_GRAPHS
 from oslic.runtime.bundle.uint8_form import SIGNED_ZERO_POINT, UNSIGNED_ZERO_POINT, uint8_activations
-from oslic.runtime.errors import BackendError, BundleError, DataError
+from oslic.runtime.errors import BundleError, DataError, UsageError
 
 FLOAT = TensorProto.FLOAT
 
@@ -600,7 +600,7 @@ def test_onnx_runtimes_failures_name_the_graph():
     node = helper.make_node("Relu", ["x"], ["y"])
     data = float_graph([node], {}, {"x": [1, 2, 4, 4]}).model.SerializeToString()
     session = Session(data, 1, where="graphs/some.onnx")
-    with pytest.raises(BackendError, match=r"graphs/some\.onnx.*x float32 \(1, 3, 4, 4\)"):
+    with pytest.raises(UsageError, match=r"graphs/some\.onnx.*x float32 \(1, 3, 4, 4\)"):
         session.run({"x": np.zeros((1, 3, 4, 4), np.float32)})
     with pytest.raises(BundleError, match=r"graphs/some\.onnx"):
         Session(b"no model", 1, where="graphs/some.onnx")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 INPUTS: Final = ("compact", "labels", "image")
 OUTPUTS: Final = ("rate", "distortion", "rate_gradient", "distortion_gradient")
-DEFAULT_RATE_WEIGHT: Final = 2.0
+DEFAULT_RATE_WEIGHT: Final = 1.0
 SMALLEST_SIDE: Final = 256
 """Of pictures that the graph takes: its measures look at them at 1/32 of their size."""
 

@@ -74,6 +74,7 @@ class LargeImage:
         if self._image.get_n_pages() > 1:
             raise ImageError(f"{path} has several pages: only single pictures are supported")
         self.layout = Layout(self._image.bands)
+        self._lines = self._vips.Region.new(self._image)
         self._row = 0
 
     def _open(self) -> Any:
@@ -118,16 +119,25 @@ class LargeImage:
         Raises:
             ImageError: the file is damaged.
         """
-        strip = self._pixels(self._image.crop(0, self._row, self.width, count))
+        # Not a crop: at the end of each evaluation libvips forgets the lines that it has read ahead, to which it cannot
+        # go back.
+        try:
+            data = self._lines.fetch(0, self._row, self.width, count)
+        except self._vips.Error as error:
+            raise ImageError(f"{self._path} is damaged: {one_line(error)}") from error
         self._row += count
-        return strip
+        return self._array(data, count, self.width, self._image.bands)
 
     def _pixels(self, image: Any) -> Pixels:
         try:
             data = image.write_to_memory()
         except self._vips.Error as error:
             raise ImageError(f"{self._path} is damaged: {one_line(error)}") from error
-        shape = (image.height, image.width, image.bands) if image.bands > 1 else (image.height, image.width)
+        return self._array(data, image.height, image.width, image.bands)
+
+    @staticmethod
+    def _array(data: Any, height: int, width: int, bands: int) -> Pixels:
+        shape = (height, width, bands) if bands > 1 else (height, width)
         return np.frombuffer(data, np.uint8).reshape(shape)
 
 

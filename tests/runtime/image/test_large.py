@@ -1,0 +1,133 @@
+"""Pictures in strips by libvips against what Pillow reads and writes whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from oslic.runtime.errors import ImageError, LimitError, UsageError
+from oslic.runtime.image.arrays import Layout
+from oslic.runtime.image.files import read_image
+from oslic.runtime.image.large import LargeImage, strips_kind, write_strips
+from oslic.runtime.image.metadata import Metadata
+from oslic.runtime.limits import Limits
+from PIL import Image, ImageCms
+
+pytest.importorskip("pyvips")
+LIMITS = Limits()
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def picture(photo, mode):
+    return np.array(Image.fromarray(photo).convert(mode))
+
+
+def strips_of(path, *counts):
+    source = LargeImage(path, LIMITS)
+    return source, np.concatenate([source.rows(count) for count in counts])
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_strips_are_the_picture(photo, tmp_path, mode, ending):
+    pixels = picture(photo, mode)
+    Image.fromarray(pixels).save(tmp_path / f"x.{ending}")
+    source, read = strips_of(tmp_path / f"x.{ending}", 100, 1, 199)
+    assert (source.width, source.height) == (451, 300)
+    assert source.layout == Layout({"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}[mode])
+    assert np.array_equal(read, pixels)
+
+
+def test_a_turned_picture_is_upright(photo, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(photo).save(tmp_path / "x.png", exif=exif)
+    upright = read_image(tmp_path / "x.png", LIMITS).pixels
+    assert upright.shape == (451, 300, 3)
+    _, read = strips_of(tmp_path / "x.png", 200, 251)
+    assert np.array_equal(read, upright)
+
+
+def test_reduced_is_the_mean_of_squares(photo, tmp_path):
+    pixels = picture(photo, "RGBA")
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    reduced = LargeImage(tmp_path / "x.png", LIMITS).reduced(4)
+    assert reduced.shape == (75, 113, 3)
+    means = pixels[:, :448, :3].reshape(75, 4, 112, 4, 3).mean((1, 3))
+    assert np.abs(reduced[:, :112] - means).max() <= 1
+    assert LargeImage(tmp_path / "x.png", LIMITS).reduced(1).shape == (300, 451, 3)
+
+
+def test_profile_and_exif_come_along(photo, tmp_path):
+    exif = Image.Exif()
+    exif[0x010E] = "a cat"
+    Image.fromarray(photo).save(tmp_path / "x.png", icc_profile=PROFILE, exif=exif)
+    metadata = LargeImage(tmp_path / "x.png", LIMITS).metadata
+    assert metadata.icc == PROFILE
+    assert b"a cat" in metadata.exif
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda photo, path: path.write_bytes(b"no image"), ImageError, "cannot be read"),
+        (lambda photo, path: Image.fromarray(photo).convert("CMYK").save(path, "TIFF"), ImageError, "cmyk"),
+        (
+            lambda photo, path: Image.fromarray(photo[:, :, 0].astype(np.uint16)).save(path, "TIFF"),
+            ImageError,
+            "ushort",
+        ),
+        (
+            lambda photo, path: Image.fromarray(photo).save(
+                path, "TIFF", save_all=True, append_images=[Image.fromarray(photo)]
+            ),
+            ImageError,
+            "several pages",
+        ),
+    ],
+)
+def test_what_is_no_picture_of_8_bits_is_refused(photo, tmp_path, make, error, message):
+    make(photo, tmp_path / "x.tif")
+    with pytest.raises(error, match=message):
+        LargeImage(tmp_path / "x.tif", LIMITS)
+
+
+def test_a_damaged_file_is_told_where_its_rows_end(photo, tmp_path):
+    Image.fromarray(photo).save(tmp_path / "x.png")
+    data = (tmp_path / "x.png").read_bytes()
+    (tmp_path / "x.png").write_bytes(data[: len(data) // 2])
+    source = LargeImage(tmp_path / "x.png", LIMITS)
+    with pytest.raises(ImageError, match="is damaged"):
+        [source.rows(100) for _ in range(3)]
+
+
+def test_the_limit_on_pixels_holds(photo, tmp_path):
+    Image.fromarray(photo).save(tmp_path / "x.png")
+    with pytest.raises(LimitError, match="451x300"):
+        LargeImage(tmp_path / "x.png", Limits(pixels=100_000))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+@pytest.mark.parametrize("ending", [".png", ".tif", ".tiff"])
+def test_written_strips_are_the_picture(photo, tmp_path, mode, ending):
+    pixels = picture(photo, mode)
+    layout = Layout(1 if pixels.ndim == 2 else pixels.shape[2])
+    # libvips leaves out profiles of other kinds of color than the picture's.
+    metadata = Metadata(icc=PROFILE if layout in {Layout.RGB, Layout.RGBA} else b"")
+    path = tmp_path / f"x{ending}"
+    with path.open("w+b") as target:
+        write_strips(
+            [pixels[:120], pixels[120:]],
+            (451, 300),
+            layout,
+            metadata=metadata,
+            kind=strips_kind(path),
+            target=target,
+        )
+    with Image.open(path) as image:
+        assert np.array_equal(np.array(image), pixels)
+        assert image.info.get("icc_profile", b"") == metadata.icc
+
+
+def test_other_formats_cannot_be_written_in_strips(tmp_path):
+    with pytest.raises(UsageError, match=r"is written to \.png"):
+        strips_kind(tmp_path / "x.jpg")

@@ -14,7 +14,7 @@ import small_bundle
 from oslic.cli.main import main
 from oslic.runtime.backends import Options, probe, select
 from oslic.runtime.codec import Codec
-from oslic.runtime.errors import BackendError
+from oslic.runtime.errors import BackendError, UsageError
 from oslic.runtime.model import random_feeds, read_model
 from oslic.runtime.model.running import load
 
@@ -103,7 +103,7 @@ def test_what_it_cannot_do_is_said(graphs, tmp_path, capsys):
     with pytest.raises(BackendError, match="no running it unoptimized"):
         outputs(graphs["unet"], {}, "openvino", optimize=False)
     loaded = load(graphs["unet"], "openvino")
-    with pytest.raises(BackendError, match="OpenVINO failed in the unet graph on inputs"):
+    with pytest.raises(UsageError, match="OpenVINO failed in the unet graph on inputs"):
         loaded.run({"input": np.zeros((1, 5, 8, 8), np.float32)})
     model = foreign_networks.arithmetic()
     model.graph.node[0].op_type = "NoSuchOperator"

@@ -128,7 +128,9 @@ def test_a_quantized_bundle_is_not_quantized_again(quantized, samples, tmp_path,
 def test_both_are_compared_graph_by_graph(plain, quantized, samples, tmp_path, capsys):
     out = tmp_path / "r.json"
     words = ["compare", plain.path, quantized.path, "--images", samples, "--crop", 192, "-o", out]
-    assert main([str(word) for word in words]) == 0
+    # In int8 latents are off by up to half a step of their rounding, and pictures by some levels.
+    allowed = ["--atol", "latents:0.5", "--atol", "picture:32"]
+    assert main([*map(str, words), *allowed]) == 0
     rows = {row["output"]: row for row in json.loads(out.read_text())["outputs"]}
     assert set(rows) == {"latents", "hyper", "parameters", "picture"}
     # Each graph gets what the first side's gave: what is not quantized gives the same.
@@ -136,7 +138,7 @@ def test_both_are_compared_graph_by_graph(plain, quantized, samples, tmp_path, c
     assert rows["picture"]["differing"] > 0
     assert rows["picture"]["psnr"] > 30
     capsys.readouterr()
-    assert main([*map(str, words[:-2]), "--atol", "picture:0", "--bisect"]) == 9
+    assert main([*map(str, words[:-2]), *allowed[:2], "--atol", "picture:0", "--bisect"]) == 9
     printed = capsys.readouterr()
     assert "beyond the tolerance: picture" in printed.err
     assert "synthesis: first beyond the tolerance is" in printed.out

@@ -22,6 +22,7 @@ from oslic.training.losses import (
     clamp_inwards,
     dct_matrix,
     l1,
+    lattice,
     log_mse,
     ms_ssim,
     mse,
@@ -63,6 +64,27 @@ def test_distances_are_those_of_the_metrics():
     assert float(mse(x)) == pytest.approx(expected / 100, rel=1e-5)
     assert float(log_mse(x)) == pytest.approx(0.18 * math.log10(expected + 1), rel=1e-5)
     assert float(l1(x)) == pytest.approx(np.abs(image.astype(int) - other).mean(), rel=1e-5)
+
+
+def test_a_lattice_is_told_from_texture():
+    """A pattern of two pixels has its amplitude; noise of the same strength, or a shift of all, next to nothing."""
+    image = torch.full((1, 3, 64, 64), 0.5)
+    signs = 1.0 - 2.0 * (torch.arange(64) % 2)
+    noise = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(4)).sign()
+    patterns = {
+        "columns": signs[None].expand(64, 64),
+        "both": torch.outer(signs, signs),
+        "noise": noise,
+        "shift": 1.0,
+    }
+    found = {
+        name: float(lattice(Reconstruction(image, None, None, image + 4.0 / 256.0 * pattern)))
+        for name, pattern in patterns.items()
+    }
+    assert found["columns"] == pytest.approx(4.0, rel=1e-4)
+    assert found["both"] == pytest.approx(4.0, rel=1e-4)
+    assert found["noise"] < 1.0
+    assert found["shift"] == pytest.approx(0.0, abs=1e-4)
 
 
 def test_ms_ssim_is_that_of_the_metrics():

@@ -41,6 +41,7 @@ _SCALES: Final = (
 _SKIPPED: Final = 1
 """The finest scale is three quarters of the work, and what a compact image of 1/8 of the size can least change."""
 _MOST_OFF: Final = 0.02
+"""What the graph's results may be off from PyTorch's, as a share of their norm."""
 _MOST_UNITS: Final = 64
 """Of `multiple` pixels, in height and in width."""
 

@@ -29,6 +29,7 @@ from ..image.arrays import fill_hidden, join, layout_of, split
 from ..image.metadata import Metadata
 from ..limits import Limits
 from ..memory import (
+    MemoryUse,
     decoding_use,
     encoding_use,
     networks_use,
@@ -189,6 +190,10 @@ class Codec:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _use(self, settings: Settings, otherwise: MemoryUse) -> MemoryUse:
+        """What making layers takes: that of a search, where there is one."""
+        return self._searching if wanted_search(settings, self.bundle.manifest).steps else otherwise
+
     # -- encoding --------------------------------------------------------------------------------------------
 
     def layers(
@@ -220,13 +225,12 @@ class Codec:
         height, width = image.shape[:2]
         grid = tiling.choose(width, height, tile, halo)
         settings = settings or Settings()
-        searches = wanted_search(settings, self.bundle.manifest).steps > 0
-        self._admission.check_grid(grid, self._searching if searches else self.encoding)
+        self._admission.check_grid(grid, self._use(settings, self.encoding))
         if layout.has_alpha and not (keep_invisible or settings.keeps_all):
             color, alpha = split(image, layout)
             assert alpha is not None
             image = join(fill_hidden(color, alpha), alpha)
-        with self._admission.pool(grid, self._searching if searches else self._networks) as pool:
+        with self._admission.pool(grid, self._use(settings, self._networks)) as pool:
             return make_layers(self.graphs, image, layout=layout, grid=grid, settings=settings, pool=pool)
 
     def finish(
@@ -396,8 +400,7 @@ class Codec:
             UsageError: the layers are "auto", which strips cannot do.
         """
         settings = settings or Settings()
-        searches = wanted_search(settings, self.bundle.manifest).steps > 0
-        use = self._searching if searches else self.encoding
+        use = self._use(settings, self.encoding)
         with self._admission.strip_pool(tiling.choose(source.width, source.height), use) as pool:
             return compress_rows(
                 self.graphs,

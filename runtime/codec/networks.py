@@ -40,13 +40,14 @@ class Graphs:
         PassedOverWarning: "auto" took a slower backend than this machine or this bundle is meant for.
     """
 
+    _closed = False
+    _searching: HostRunner | None = None
+
     def __init__(self, bundle: Bundle, backend: str, options: Options) -> None:
         self.bundle = bundle
         self.selection = select(backend, bundle, options)
         self._options = options
-        self._closed = False
         self._runners: dict[GraphName, Runner] = {}
-        self._searching: HostRunner | None = None
         self._loading = threading.Lock()
 
     def close(self) -> None:

@@ -30,8 +30,6 @@ class ServedGraphs(Graphs):
     def __init__(self, bundle: Bundle, model: Callable[[GraphName], str], call: Call) -> None:
         self.bundle = bundle
         self._options = Options(threads=1)
-        self._searching = None
-        self._closed = False
         self._loading = threading.Lock()
         self._runners = {
             name: _ModelCall(model(name), info, call) for name, info in bundle.manifest.graphs.items()

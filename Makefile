@@ -90,6 +90,9 @@ bundle: $(STAMP)
 	rm -rf runtime/bundles/$(NAME)
 	cp -r out/$(NAME)-shipped runtime/bundles/$(NAME)
 	rm -f runtime/bundles/$(NAME)/calibration.*
+	# What the default bundle holds too is taken from there.
+	test $(NAME) = lite || for f in runtime/bundles/$(NAME)/*.onnx; do \
+		if cmp -s $$f runtime/bundles/lite/$$(basename $$f); then rm $$f; fi; done
 	$(BIN)/python tests/vectors/make.py --shipped
 
 # The figures of README and site, and the charts that they show, from the result files.

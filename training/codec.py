@@ -25,6 +25,7 @@ from .losses import (
     StreamRate,
     VisualLoss,
     clamp_inwards,
+    color_shift,
     l1,
     lattice,
     log_mse,
@@ -53,6 +54,7 @@ TERMS = (
     "mse",
     "log_mse",
     "lattice",
+    "color_shift",
     "ms_ssim",
     "ssimulacra2",
     "perceptual",
@@ -226,18 +228,19 @@ class CodecTask:
             "mse": mse,
             "log_mse": log_mse,
             "lattice": lattice,
+            "color_shift": color_shift,
             "ms_ssim": ms_ssim,
             "compact_rate": self.module.compact_rate,
             "residual_rate": self.residual_rate,
             "stream_rate": StreamRate(self.module.compact_rate, self.residual_rate),
         }
         if vgg is not None:
-            available["perceptual"] = Perceptual(vgg)
+            available["perceptual"] = Perceptual(vgg.lowered() if options.bfloat16 else vgg)
         if "ssimulacra2" in asked:
             available["ssimulacra2"] = VisualLoss(Ssimulacra2())
         if asked & _OF_DISCRIMINATOR:
             self.dnet = DNet(self.config, options.discriminator)
-            self.adversarial = Adversarial(self.dnet)
+            self.adversarial = Adversarial(self.dnet, bfloat16=options.bfloat16)
             available["adversarial"] = self.adversarial.generator
             available["feature_matching"] = self.adversarial.feature_matching
         self.asked = frozenset(asked)

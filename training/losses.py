@@ -7,7 +7,7 @@ what a stream costs and needs no weighting.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,8 @@ from ..networks.ms_ssim import ms_ssim_index
 from ..runtime.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from ..networks.dnet import DNet
     from ..networks.ssimulacra2 import Ssimulacra2
     from .vgg import Vgg16Features
+
+
+_COLOR_BLOCK: Final = 64
+"""Side in pixels of the blocks that `color_shift` compares."""
 
 
 class Reconstruction(NamedTuple):
@@ -123,6 +129,18 @@ def lattice(x: Reconstruction) -> Tensor:
     for pattern in patterns:
         total = total + F.avg_pool2d(error * pattern, 16, 8).abs().mean()
     return total
+
+
+def color_shift(x: Reconstruction) -> Tensor:
+    """Mean absolute difference of the mean colors of 64x64 blocks, in gray levels: what features do not see.
+
+    Raises:
+        UsageError: the images are smaller than a block.
+    """
+    error = 256.0 * (x.image - x.estimate)
+    if min(error.shape[2:]) < _COLOR_BLOCK:
+        raise UsageError(f"the loss term color_shift needs crops of {_COLOR_BLOCK} or more")
+    return F.avg_pool2d(error, _COLOR_BLOCK, _COLOR_BLOCK // 2).abs().mean()
 
 
 def ms_ssim(x: Reconstruction) -> Tensor:
@@ -270,6 +288,30 @@ class StreamRate(nn.Module):
         return (total / x.picture_rates)[:, x.steps].mean()
 
 
+class _MeanAbsoluteDifference(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, wanted: Tensor, found: Tensor) -> Tensor:
+        difference = found - wanted
+        ctx.save_for_backward(difference)
+        return difference.abs().mean(dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (difference,) = ctx.saved_tensors
+        (gradient,) = gradients
+        return None, difference.sign().mul_(gradient / difference.numel())
+
+
+def mean_absolute_difference(wanted: Tensor, found: Tensor) -> Tensor:
+    """Of two tensors of one shape, float32; its gradient is `found`'s alone.
+
+    One pass each way over the features of VGG16, whose first stage has 64 channels at the size of the image: what
+    autograd makes of the plain formula takes as long as the convolutions.
+    """
+    result: Tensor = _MeanAbsoluteDifference.apply(wanted, found)  # type: ignore[no-untyped-call]
+    return result
+
+
 class Perceptual(nn.Module):
     """Relative difference of VGG16 features (Johnson et al., ECCV 2016; stages weighted as in pix2pixHD).
 
@@ -282,13 +324,23 @@ class Perceptual(nn.Module):
         self.features = features
 
     def forward(self, x: Reconstruction) -> Tensor:
-        """Per stage the mean absolute difference over the image's mean feature; deeper stages count double."""
+        """The distance of the estimate from the image, see `distance`."""
         with torch.no_grad():
             wanted = self.features(x.image)
-        found = self.features(x.estimate)
-        total = x.estimate.new_zeros(())
+        return self.distance(wanted, x.estimate)
+
+    def distance(self, wanted: Sequence[Tensor], estimate: Tensor) -> Tensor:
+        """Per stage the mean absolute difference over the image's mean feature; deeper stages count double.
+
+        Args:
+            wanted: the image's features.
+            estimate: N x 3 x H x W, gray levels / 256.
+        """
+        found = self.features(estimate)
+        total = estimate.new_zeros(())
         for i, (a, b) in enumerate(zip(wanted, found, strict=True)):
-            total = total + (a - b).abs().mean() / (a.mean() + 1e-6) / 2.0 ** (len(wanted) - 1 - i)
+            size = a.mean(dtype=torch.float32) + 1e-6
+            total = total + mean_absolute_difference(a, b) / size / 2.0 ** (len(wanted) - 1 - i)
         return total
 
 
@@ -297,33 +349,40 @@ class Adversarial:
 
     Args:
         dnet: the discriminators.
+        bfloat16: run them under autocast.
     """
 
-    def __init__(self, dnet: DNet) -> None:
+    def __init__(self, dnet: DNet, *, bfloat16: bool = False) -> None:
         self.dnet = dnet
+        self.bfloat16 = bfloat16
+
+    def _judged(self, image: Tensor, labels: Tensor) -> list[list[Tensor]]:
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bfloat16):
+            judged: list[list[Tensor]] = self.dnet(image, labels)
+        return judged
 
     def generator(self, x: Reconstruction) -> Tensor:
         """How far the discriminators are from taking the estimate for real."""
-        scores = [outputs[-1] for outputs in self.dnet(x.estimate, x.labels)]
+        scores = [outputs[-1].float() for outputs in self._judged(x.estimate, x.labels)]
         return sum(((s - 1.0).square().mean() for s in scores), x.estimate.new_zeros(())) / len(scores)
 
     def feature_matching(self, x: Reconstruction) -> Tensor:
         """Mean absolute difference of the discriminators' features of image and estimate."""
         with torch.no_grad():
-            real = self.dnet(x.image, x.labels)
-        fake = self.dnet(x.estimate, x.labels)
+            real = self._judged(x.image, x.labels)
+        fake = self._judged(x.estimate, x.labels)
         total, count = x.estimate.new_zeros(()), 0
         for a, b in zip(real, fake, strict=True):
             for wanted, found in zip(a[:-1], b[:-1], strict=True):
-                total = total + (wanted - found).abs().mean()
+                total = total + mean_absolute_difference(wanted, found)
                 count += 1
         return total / count
 
     def discriminator(self, x: Reconstruction) -> Tensor:
         """How badly the discriminators tell the image (1) from the estimate (0)."""
-        real = self.dnet(x.image, x.labels)
-        fake = self.dnet(x.estimate.detach(), x.labels)
+        real = self._judged(x.image, x.labels)
+        fake = self._judged(x.estimate.detach(), x.labels)
         total = x.estimate.new_zeros(())
         for a, b in zip(real, fake, strict=True):
-            total = total + 0.5 * ((a[-1] - 1.0).square().mean() + b[-1].square().mean())
+            total = total + 0.5 * ((a[-1].float() - 1.0).square().mean() + b[-1].float().square().mean())
         return total / len(real)

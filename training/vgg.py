@@ -109,11 +109,21 @@ class Vgg16Features(nn.Module):
                 channels = width
             self.stages.append(stage)
         self.register_buffer("mean", torch.tensor(_MEAN_BGR).view(1, 3, 1, 1), persistent=False)
+        self.dtype = torch.float32
         self.requires_grad_(requires_grad=False)
 
+    def lowered(self) -> Vgg16Features:
+        """The same with weights of bfloat16, channels last: several times as fast, for training."""
+        self.stages.to(torch.bfloat16).to(memory_format=torch.channels_last)
+        self.dtype = torch.bfloat16
+        return self
+
     def forward(self, image: Tensor) -> list[Tensor]:
-        """N x 3 x H x W, red, green, blue, gray levels / 256, to the stages' outputs, each at half the size."""
-        x = image.flip(1) * 256.0 - self.get_buffer("mean")
+        """N x 3 x H x W, red, green, blue, gray levels / 256, to the stages' outputs, each at half the size.
+
+        The outputs are of the weights' dtype.
+        """
+        x = (image.flip(1) * 256.0 - self.get_buffer("mean")).to(self.dtype)
         outputs = []
         for i, stage in enumerate(self.stages):
             if i:

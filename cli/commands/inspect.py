@@ -40,7 +40,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(json.dumps(asdict(bundle.manifest)))
     for entries, read in ((found["graphs"], bundle.read_graph), (found["files"], bundle.read_file)):
         for name, entry in entries.items():
-            path = bundle.path / entry["file"]
+            path = bundle.graph_path(name) if name in bundle.manifest.graphs else bundle.path / entry["file"]
             entry["bytes"] = path.stat().st_size if path.is_file() else None
             try:
                 read(name)

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -59,8 +60,13 @@ class Bundle:
         return bundle
 
     def graph_path(self, name: GraphName) -> Path:
-        """Return the path of a graph file. The file is not checked."""
-        return self.path / self.manifest.graphs[name].file
+        """Return the path of a graph file. The file is not checked.
+
+        A graph that the folder lacks is the default bundle's, where that has the same one: shipped bundles share files.
+        """
+        graph = self.manifest.graphs[name]
+        own = self.path / graph.file
+        return own if own.exists() else _default_graphs().get(graph.sha256, own)
 
     def read_file(self, name: str) -> bytes:
         """Read a file that is no graph, and check it against the manifest.
@@ -212,6 +218,15 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes], *
         write_folder(folder, {**files, MANIFEST_NAME: text})
     except OSError as error:
         raise UsageError(f"cannot write {folder}: {error.strerror}; nothing was left behind") from error
+
+
+@lru_cache(maxsize=1)
+def _default_graphs() -> dict[str, Path]:
+    """The graph files of the default bundle, by the hash that its manifest states."""
+    folder = default_bundle()
+    data = read_regular_file(folder / MANIFEST_NAME, "manifest", _MAX_MANIFEST_BYTES, BundleError)
+    manifest = Manifest.from_json(data, str(folder / MANIFEST_NAME))
+    return {graph.sha256: folder / graph.file for graph in manifest.graphs.values()}
 
 
 def default_bundle() -> Path:

@@ -36,9 +36,12 @@ def preview_colors(levels: Pixels | Values, manifest: Manifest) -> Pixels:
         uint8 (..., 3), RGB.
     """
     matrix = np.asarray(manifest.preview, np.float32)
-    # Three products and no matrix library: that would take memory of its own for a table this small.
-    colors = sum(levels[..., k : k + 1].astype(np.float32) * matrix[:, k] for k in range(3)) + matrix[:, 3]
-    nearest: Pixels = np.clip(np.rint(colors), 0, 255).astype(np.uint8)
+    # Products of planes and no matrix library: that would take memory of its own for a table this small.
+    planes = [np.ascontiguousarray(levels[..., k], np.float32) for k in range(3)]
+    nearest = np.empty(levels.shape, np.uint8)
+    for i, row in enumerate(matrix):
+        color = sum(plane * factor for plane, factor in zip(planes, row[:3], strict=True)) + row[3]
+        nearest[..., i] = np.clip(np.rint(color), 0, 255)
     return nearest
 
 
@@ -76,19 +79,20 @@ def smoothed(levels: Pixels) -> Values:
     Returns:
         float32, of the same shape.
     """
-    result = levels.astype(np.float32)
+    result = np.empty(levels.shape, np.float32)
     for channel in range(levels.shape[2]):
-        plane = result[:, :, channel]
-        occurring = np.flatnonzero(np.bincount(levels[:, :, channel].ravel())).astype(np.float32)
-        halves = np.diff(occurring) / 2
-        if not len(halves):
-            continue
-        place = np.searchsorted(occurring, plane)
-        below, above = (
-            occurring + side for side in (-np.append(halves[0], halves), np.append(halves, halves[-1]))
-        )
-        for _ in range(_ROUNDS):
-            plane[:] = np.clip(_means(plane), below[place], above[place])
+        stored = np.ascontiguousarray(levels[:, :, channel])
+        plane = stored.astype(np.float32)
+        occurring = np.flatnonzero(np.bincount(stored.ravel(), minlength=256))
+        halves = np.diff(occurring.astype(np.float32)) / 2
+        if len(halves):
+            lowest, highest = np.empty((2, 256), np.float32)
+            lowest[occurring] = occurring - np.append(halves[0], halves)
+            highest[occurring] = occurring + np.append(halves, halves[-1])
+            below, above = lowest[stored], highest[stored]
+            for _ in range(_ROUNDS):
+                np.clip(_means(plane), below, above, out=plane)
+        result[:, :, channel] = plane
     return result
 
 

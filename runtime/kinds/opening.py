@@ -13,7 +13,6 @@ from ..codec import Codec
 from ..codec.codec import backend_options
 from ..errors import BundleError
 from ..limits import Limits
-from .codec import KindCodec
 from .registry import find_kind
 from .stream import package_of
 
@@ -133,6 +132,8 @@ def open_codec(
     if opened.manifest.kind == OSLIC:
         return Codec.open(opened, backend, threads, limits, precision, options=options)
     limits = limits or Limits()
+    from .codec import KindCodec  # streams of the kind `oslic` start faster without it
+
     return KindCodec(opened, backend, limits, backend_options(threads, precision, limits, options))
 
 

@@ -20,10 +20,12 @@ from oslic.training.losses import (
     ResidualRate,
     StreamRate,
     clamp_inwards,
+    color_shift,
     dct_matrix,
     l1,
     lattice,
     log_mse,
+    mean_absolute_difference,
     ms_ssim,
     mse,
     straight_through,
@@ -85,6 +87,32 @@ def test_a_lattice_is_told_from_texture():
     assert found["both"] == pytest.approx(4.0, rel=1e-4)
     assert found["noise"] < 1.0
     assert found["shift"] == pytest.approx(0.0, abs=1e-4)
+
+
+def test_a_shift_of_color_counts_as_it_stands_in_blocks():
+    """One color channel off by 6 gray levels in all of the picture, or in its left half; noise next to nothing."""
+    image = torch.full((1, 3, 128, 128), 0.5)
+    shifted, half = image.clone(), image.clone()
+    shifted[:, 0] += 6.0 / 256.0
+    half[:, 0, :, :64] += 6.0 / 256.0
+    noise = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(5)) * 6.0 / 256.0
+    found = [float(color_shift(Reconstruction(image, None, None, x))) for x in (shifted, half, image + noise)]
+    # Blocks overlap by half: those at 0, 32 and 64 hold all, half and nothing of the left half.
+    assert found[:2] == pytest.approx([2.0, 1.0], rel=1e-4)
+    assert found[2] < 0.2
+    with pytest.raises(UsageError, match="crops of 64"):
+        color_shift(Reconstruction(image[..., :48], None, None, image[..., :48]))
+
+
+def test_a_mean_absolute_difference_has_the_gradient_that_autograd_gives():
+    generator = torch.Generator().manual_seed(6)
+    wanted = torch.randn(2, 5, 7, 3, generator=generator)
+    found = torch.randn(2, 5, 7, 3, generator=generator).requires_grad_(requires_grad=True)
+    (plain,) = torch.autograd.grad(3.0 * (wanted - found).abs().mean(), found)
+    value = mean_absolute_difference(wanted, found)
+    (own,) = torch.autograd.grad(3.0 * value, found)
+    assert float(value) == pytest.approx(float((wanted - found).abs().mean()), rel=1e-6)
+    torch.testing.assert_close(own, plain)
 
 
 def test_ms_ssim_is_that_of_the_metrics():
@@ -245,6 +273,7 @@ def test_perceptual_is_a_relative_difference_of_frozen_features():
     expected = 0.5 * (a[0] - b[0]).abs().mean() / a[0].mean() + (a[1] - b[1]).abs().mean() / a[1].mean()
     assert float(Perceptual(features)(x)) == pytest.approx(float(expected), rel=1e-4)
     assert not any(p.requires_grad for p in features.parameters())
+    assert float(Perceptual(features.lowered())(x)) == pytest.approx(float(expected), rel=0.01)
 
 
 def test_class_weights_are_median_frequency_balancing():

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 from oslic.runtime import Codec, read_labels
-from oslic.runtime.bundle.folder import default_bundle
+from oslic.runtime.bundle.folder import Bundle, default_bundle
+from oslic.runtime.errors import BundleError
 from PIL import Image
 
 SHIPPED = sorted(path.name for path in default_bundle().parent.iterdir() if path.is_dir())
@@ -35,3 +39,16 @@ def test_a_shipped_bundle_opens_by_name_and_shows_the_cat(name, samples):
 def test_a_shipped_bundle_takes_at_most_12_megabytes(name):
     folder = default_bundle().parent / name
     assert sum(path.stat().st_size for path in folder.iterdir()) < 12e6
+
+
+def test_a_graph_that_a_bundle_shares_with_the_default_one_is_taken_from_there(tmp_path):
+    """And one that it does not share is missing, whatever its file is called."""
+    shared = shutil.copytree(default_bundle(), tmp_path / "copy")
+    (shared / "segment.onnx").unlink()
+    bundle = Bundle.open(shared)
+    assert bundle.read_graph("segment") == (default_bundle() / "segment.onnx").read_bytes()
+    described = json.loads((shared / "manifest.json").read_text())
+    described["graphs"]["segment"]["sha256"] = "ab" * 32
+    (shared / "manifest.json").write_text(json.dumps(described))
+    with pytest.raises(BundleError, match="segment"):
+        Bundle.open(shared).read_graph("segment")

@@ -28,6 +28,8 @@ _YCBCR: Final = np.array(
     [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], dtype=np.float64
 )
 
+_COLOR_BLOCK: Final = 64
+
 
 def _check_pair(image: Pixels, other: Pixels) -> None:
     if image.shape != other.shape:
@@ -59,6 +61,25 @@ def psnr_ycbcr(image: Pixels, other: Pixels) -> float:
     difference = (image.astype(np.float64) - other) @ _YCBCR.T
     y, cb, cr = (_decibel(float(e)) for e in np.mean(difference * difference, axis=(0, 1)))
     return (6 * y + cb + cr) / 8
+
+
+def color_shift(image: Pixels, other: Pixels) -> float:
+    """Return the mean absolute difference of the mean colors of blocks, in gray levels: 0 for equal images.
+
+    Blocks of 64x64 pixels from the upper left, narrower ones at the right and at the bottom; all count alike.
+
+    Args:
+        image: uint8 (H, W) or (H, W, C).
+        other: the same shape.
+    """
+    _check_pair(image, other)
+    difference = np.atleast_3d(image.astype(np.float64) - other)
+    starts = [np.arange(0, side, _COLOR_BLOCK) for side in difference.shape[:2]]
+    sums = np.add.reduceat(np.add.reduceat(difference, starts[0], axis=0), starts[1], axis=1)
+    rows, columns = (
+        np.diff(np.append(start, side)) for start, side in zip(starts, difference.shape[:2], strict=True)
+    )
+    return float(np.abs(sums / np.multiply.outer(rows, columns)[:, :, None]).mean())
 
 
 def _blur(planes: Values, kernel: Values) -> Values:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 FORMAT: Final = "oslic-bench-low-rates"
 LOW_METRICS: Final = ("ms_ssim", "ssimulacra2", "vgg16")
+"""Measures by which bytes are compared."""
+SHOWN_METRICS: Final = (*LOW_METRICS, "color_shift")
 BEST_AVIF: Final = "best AVIF"
 
 

@@ -64,6 +64,7 @@ METRICS: Final[dict[str, Callable[[Pixels, Pixels], float]]] = {
     "psnr_ycbcr": metrics.psnr_ycbcr,
     "ms_ssim": metrics.ms_ssim,
     "ssimulacra2": _ssimulacra2,
+    "color_shift": lambda image, other: -metrics.color_shift(image, other),
 }
 
 

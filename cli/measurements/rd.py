@@ -100,7 +100,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--metrics",
         metavar="A,B",
         help=f"of {', '.join(METRICS)}, vgg16 (default: {_DEFAULT_METRICS}; with --low "
-        f"{','.join(low_rates.LOW_METRICS)})",
+        f"{','.join(low_rates.SHOWN_METRICS)})",
     )
     parser.add_argument(
         "--vgg16",
@@ -148,7 +148,7 @@ def _run_low(args: argparse.Namespace) -> int:
             "--low measures the layers alone, which have no --variants, and no --anchors reach there"
         )
     peers = chosen_peers(args, {**PEERS, **low_rates.LOW_PEERS}, ",".join(low_rates.LOW_PEERS))
-    chosen = args.metrics or ",".join(m for m in low_rates.LOW_METRICS if m != "vgg16" or args.vgg16)
+    chosen = args.metrics or ",".join(m for m in low_rates.SHOWN_METRICS if m != "vgg16" or args.vgg16)
     wanted = _metrics(chosen, (), args.vgg16)
     own = [
         ours(

@@ -1,4 +1,4 @@
-"""Previews beside the best AVIF of the same size: parts of twelve photographs of Kodak, as one picture.
+"""Previews of both bundles, searched for, beside the best AVIF of the same size: parts of twelve photographs of Kodak.
 
 python docs/site/preview_sheet.py KODAK_FOLDER docs/pictures/previews.jpg
 """
@@ -30,7 +30,9 @@ PARTS = (
     ("kodim20", 280, 150),
 )
 SIDE, GAP, HEAD = 240, 6, 22
-COLUMNS = ("original", "lite-preview", "best AVIF")
+BUNDLES = ("lite-preview", "lite-preview-sharp")
+COLUMNS = ("original", *BUNDLES, "best AVIF")
+EFFORT = 7
 
 
 def best_avif(image: Image.Image, size: int) -> Image.Image:
@@ -71,15 +73,20 @@ def main(folder: Path, output: Path) -> None:
     for half in (0, width // 2):
         for column, text in enumerate(COLUMNS):
             draw.text((half + GAP + column * (SIDE + GAP), 5), text, fill="black")
-    with Codec.open("lite-preview") as codec:
+    with Codec.open(BUNDLES[0]) as first, Codec.open(BUNDLES[1]) as second:
         for number, (name, x0, y0) in enumerate(PARTS):
             image = Image.open(folder / f"{name}.png").convert("RGB")
             left, top = min(x0, image.width - SIDE), min(y0, image.height - SIDE)
-            stream = codec.compress(np.asarray(image), quality=0)
+            streams = [
+                codec.compress(np.asarray(image), quality=0, effort=EFFORT) for codec in (first, second)
+            ]
             shown = (
                 image,
-                Image.fromarray(codec.decompress(stream)),
-                best_avif(image, len(stream)),
+                *(
+                    Image.fromarray(codec.decompress(stream))
+                    for codec, stream in zip((first, second), streams, strict=True)
+                ),
+                best_avif(image, max(map(len, streams))),
             )
             x, y = (number % 2) * (width // 2) + GAP, HEAD + (number // 2) * (SIDE + GAP)
             for column, picture in enumerate(shown):

@@ -32,6 +32,18 @@ def test_psnr_of_equal_images_is_infinite(pair):
     assert metrics.psnr(pair[0], pair[0]) == float("inf")
 
 
+def test_a_color_shift_is_the_mean_over_blocks_of_what_their_means_differ():
+    image = np.full((70, 130, 3), 100, np.uint8)
+    assert metrics.color_shift(image, image) == 0
+    # Six blocks, of which the lower right one is 2x6: one channel of it, and noise that cancels within blocks.
+    other = image.copy()
+    other[64:, 128:, 1] += 9
+    other[:64:2, :64] += 5
+    other[1:64:2, :64] -= 5
+    assert metrics.color_shift(image, other) == pytest.approx(9 / 6 / 3)
+    assert metrics.color_shift(image[..., 0], other[..., 1]) == pytest.approx(9 / 6)
+
+
 def test_psnr_ycbcr_of_a_gray_shift_counts_luma_alone():
     image = np.full((8, 8, 3), 100, np.uint8)
     other = image.copy()

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from .vgg import Vgg16Features
 
 
-_COLOR_BLOCK: Final = 64
-"""Side in pixels of the blocks that `color_shift` compares."""
+_BLOCK: Final = 64
+"""Side in pixels of the blocks that `lattice` and `color_shift` look at."""
+_LATTICE_PERIOD: Final = 4
+"""Pixels: networks of two upsamplings leave patterns of two and of four."""
 
 
 class Reconstruction(NamedTuple):
@@ -114,21 +116,21 @@ def log_mse(x: Reconstruction) -> Tensor:
 
 
 def lattice(x: Reconstruction) -> Tensor:
-    """Patterns of two pixels that stand still over 16x16 pixels, in gray levels: what the phases of a head leave.
+    """Patterns of two and four pixels that stand still over blocks of 64x64, in gray levels.
 
-    The estimate's error is multiplied by the alternating signs of columns, rows and both (Nyquist's frequency) and
-    averaged over windows. Texture changes its phase and vanishes; the grid that networks with heads at half the size
-    leave (Odena et al., Distill 2016), adversarial ones before all, does not.
+    They are what upsampling leaves (Odena et al., Distill 2016), in adversarial networks before all. The means of the
+    estimate's error over the pixels of a block that lie alike in cells of 4x4 differ by such a pattern; texture, which
+    changes its phase, vanishes from them.
+
+    Raises:
+        UsageError: the images are smaller than a block.
     """
     error = 256.0 * (x.image - x.estimate)
-    height, width = error.shape[2:]
-    rows = 1.0 - 2.0 * (torch.arange(height, device=error.device) % 2)[:, None]
-    columns = 1.0 - 2.0 * (torch.arange(width, device=error.device) % 2)[None]
-    patterns = (rows.expand(height, width), columns.expand(height, width), rows * columns)
-    total = error.new_zeros(())
-    for pattern in patterns:
-        total = total + F.avg_pool2d(error * pattern, 16, 8).abs().mean()
-    return total
+    _require_blocks(error, "lattice")
+    phases = F.pixel_unshuffle(error, _LATTICE_PERIOD)
+    cells = _BLOCK // _LATTICE_PERIOD
+    means = F.avg_pool2d(phases, cells, cells // 2).unflatten(1, (error.shape[1], -1))
+    return (means - means.mean(2, keepdim=True)).abs().mean()
 
 
 def color_shift(x: Reconstruction) -> Tensor:
@@ -138,9 +140,13 @@ def color_shift(x: Reconstruction) -> Tensor:
         UsageError: the images are smaller than a block.
     """
     error = 256.0 * (x.image - x.estimate)
-    if min(error.shape[2:]) < _COLOR_BLOCK:
-        raise UsageError(f"the loss term color_shift needs crops of {_COLOR_BLOCK} or more")
-    return F.avg_pool2d(error, _COLOR_BLOCK, _COLOR_BLOCK // 2).abs().mean()
+    _require_blocks(error, "color_shift")
+    return F.avg_pool2d(error, _BLOCK, _BLOCK // 2).abs().mean()
+
+
+def _require_blocks(error: Tensor, term: str) -> None:
+    if min(error.shape[2:]) < _BLOCK:
+        raise UsageError(f"the loss term {term} needs crops of {_BLOCK} or more")
 
 
 def ms_ssim(x: Reconstruction) -> Tensor:

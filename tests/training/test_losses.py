@@ -69,24 +69,32 @@ def test_distances_are_those_of_the_metrics():
 
 
 def test_a_lattice_is_told_from_texture():
-    """A pattern of two pixels has its amplitude; noise of the same strength, or a shift of all, next to nothing."""
-    image = torch.full((1, 3, 64, 64), 0.5)
-    signs = 1.0 - 2.0 * (torch.arange(64) % 2)
-    noise = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(4)).sign()
+    """Dots and lines that stand still count with what they differ by; noise of the same strength next to nothing."""
+    image = torch.full((1, 3, 128, 128), 0.5)
+    place = torch.arange(128)
+    lines = 1.0 - 2.0 * (place % 2)
+    dots = ((place % 4 == 0)[:, None] & (place % 4 == 1)[None]).float() * 8.0
     patterns = {
-        "columns": signs[None].expand(64, 64),
-        "both": torch.outer(signs, signs),
-        "noise": noise,
+        "lines": lines[None].expand(128, 128),
+        "checks": torch.outer(lines, lines),
+        "dots": dots,
+        "noise": torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(4)).sign(),
         "shift": 1.0,
+        "waves of eight": torch.sin(place * math.pi / 4)[None].expand(128, 128),
     }
     found = {
         name: float(lattice(Reconstruction(image, None, None, image + 4.0 / 256.0 * pattern)))
         for name, pattern in patterns.items()
     }
-    assert found["columns"] == pytest.approx(4.0, rel=1e-4)
-    assert found["both"] == pytest.approx(4.0, rel=1e-4)
-    assert found["noise"] < 1.0
+    assert found["lines"] == pytest.approx(4.0, rel=1e-3)
+    assert found["checks"] == pytest.approx(4.0, rel=1e-3)
+    # One pixel of sixteen stands out by h: the means differ from theirs by 15 h/16 once and by h/16 otherwise.
+    assert found["dots"] == pytest.approx(4.0 * 8.0 * 2 * 15 / 256, rel=1e-3)
+    assert found["noise"] < 0.5
     assert found["shift"] == pytest.approx(0.0, abs=1e-4)
+    assert found["waves of eight"] == pytest.approx(0.0, abs=1e-3)
+    with pytest.raises(UsageError, match="lattice needs crops of 64"):
+        lattice(Reconstruction(image[..., :48], None, None, image[..., :48]))
 
 
 def test_a_shift_of_color_counts_as_it_stands_in_blocks():

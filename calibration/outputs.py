@@ -134,6 +134,8 @@ class OutputJudge:
 
     def text(self, value: float) -> str:
         """See `GraphJudge.text`."""
+        if not math.isfinite(value):
+            return "outputs that are not finite"
         if self._metric is not None:
             return f"{self.measure} -{value:.4g}"
         return f"SQNR {min(_MOST_DB, -10 * math.log10(max(value, _LEAST_NOISE))):.1f} dB"

@@ -42,10 +42,12 @@ def _damage_chart(name: str, layers: Sequence[dict[str, Any]]) -> str:
         points = [
             (layer["float_ms"] - (layer["int8_ms"] if timed else 0.0), layer["damage_alone"])
             for layer in layers
-            if layer["decision"] == decision
+            if layer["decision"] == decision and layer["damage_alone"] is not None
         ]
         if points:
             lines.append(Line(f"stays {decision}" if decision == "float32" else "int8", points, joined=False))
+    if not lines:
+        return ""
     axis = "won by int8, ms" if timed else "in float32 on this CPU, ms"
     return line_chart(f"{name}: what each layer wins and costs", axis, "damage alone", lines)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ..measure.timing import Candidate, Settings, measure, ratio
+from .evaluator import stated
 from .graph import Graph
 from .graph_context import Subject
 from .observers import Statistics, values_of
@@ -187,7 +188,7 @@ def _describe_layers(
             "decision": "float32" if trial.layer.name in decision.reasons else "int8",
             "reason": decision.reasons.get(trial.layer.name, "within the budget"),
             "rank": ranked.index(trial.layer.name) + 1,
-            "damage_alone": trial.damage,
+            "damage_alone": stated(trial.damage),
             "float_ms": 1e3 * trial.float_seconds,
             "int8_ms": None if trial.int8_seconds is None else 1e3 * trial.int8_seconds,
             "weight_sqnr_db": weight_sqnr(trial.layer, graph, made),

@@ -1,10 +1,13 @@
 """Calibration and comparison of bundles of other kinds than `oslic`, by the commands."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from oslic.calibration.evaluator import stated
+from oslic.calibration.report import html
 from oslic.cli.main import main
 from oslic.runtime.bundle.folder import Bundle
 from oslic.runtime.image.arrays import psnr
@@ -91,6 +94,24 @@ def test_the_report_tells_bytes_and_psnr(quantized):
     assert after["bpp"] == pytest.approx(before["bpp"], rel=0.1)
     assert "PSNR of the picture" in (quantized.path / "calibration.html").read_text()
     assert "hyper_synthesis" not in report["graphs"]
+
+
+def test_layers_whose_outputs_are_not_finite_have_no_damage_and_no_place_in_the_chart(quantized):
+    """Quantized alone they overflow, or a root becomes that of a negative number: they stay in float."""
+    assert stated(math.inf) is None
+    assert stated(0.5) == 0.5
+    report = json.loads((quantized.path / "calibration.json").read_text())
+    title, graphs = "what each layer wins and costs", report["graphs"]
+    name = max(graphs, key=lambda graph: len(graphs[graph]["layers"]))
+    report["graphs"] = {name: graphs[name]}
+    first, *others = graphs[name]["layers"]
+    first["damage_alone"] = None
+    assert html(report).count(f"{name}: {title}") == 1
+    for layer in others:
+        layer["damage_alone"] = None
+    page = html(report)
+    assert title not in page
+    assert first["name"] in page
 
 
 def test_only_chosen_graphs_are_quantized(plain, samples, tmp_path):

@@ -16,7 +16,7 @@ SHIPPED = sorted(path.name for path in default_bundle().parent.iterdir() if path
 
 
 def test_these_are_shipped():
-    assert SHIPPED == ["lite", "lite-preview"]
+    assert SHIPPED == ["lite", "lite-preview", "lite-preview-sharp"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)

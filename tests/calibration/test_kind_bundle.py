@@ -106,7 +106,7 @@ def test_layers_whose_outputs_are_not_finite_have_no_damage_and_no_place_in_the_
     report["graphs"] = {name: graphs[name]}
     first, *others = graphs[name]["layers"]
     first["damage_alone"] = None
-    assert html(report).count(f"{name}: {title}") == 1
+    assert f"{name}: {title}" in html(report)
     for layer in others:
         layer["damage_alone"] = None
     page = html(report)

@@ -85,7 +85,7 @@ def run(
         megapixels: sizes that are compressed and decompressed at the default settings.
         strips: sizes that are compressed and decompressed in strips, within `memory`.
         memory: as `--max-memory` takes it.
-        positions: of regions of 512x512, in the largest of `megapixels`.
+        positions: of regions of 512x512, in the largest of `megapixels`, if they fit into it.
         progress: gets a line for the user as each row is done.
 
     Returns:
@@ -114,7 +114,7 @@ def run(
                     row["overhead_bytes"] = _overhead(stream)
                 rows.append(row)
                 progress(describe(row))
-            if size == max(megapixels, default=0):
+            if size == max(megapixels, default=0) and min(made.size) > _REGION:
                 parts = _regions(bundle, stream, positions)
                 progress(
                     f"a region of {_REGION}x{_REGION} takes {100 * parts['share_of_whole']:.1f} % of the whole picture"

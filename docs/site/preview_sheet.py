@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,8 @@ PARTS = (
     ("kodim20", 280, 150),
 )
 SIDE, GAP, HEAD = 240, 6, 22
-BUNDLES = ("lite-preview", "lite-preview-sharp")
+# With what a bit is worth, so that the files of both have about the same size.
+BUNDLES = {"lite-preview": 1.0, "lite-preview-sharp": 2.0}
 COLUMNS = ("original", *BUNDLES, "best AVIF")
 EFFORT = 7
 
@@ -73,20 +75,19 @@ def main(folder: Path, output: Path) -> None:
     for half in (0, width // 2):
         for column, text in enumerate(COLUMNS):
             draw.text((half + GAP + column * (SIDE + GAP), 5), text, fill="black")
-    with Codec.open(BUNDLES[0]) as first, Codec.open(BUNDLES[1]) as second:
+    with ExitStack() as stack:
+        codecs = {stack.enter_context(Codec.open(name)): weight for name, weight in BUNDLES.items()}
         for number, (name, x0, y0) in enumerate(PARTS):
             image = Image.open(folder / f"{name}.png").convert("RGB")
             left, top = min(x0, image.width - SIDE), min(y0, image.height - SIDE)
-            streams = [
-                codec.compress(np.asarray(image), quality=0, effort=EFFORT) for codec in (first, second)
-            ]
+            streams = {
+                codec: codec.compress(np.asarray(image), quality=0, effort=EFFORT, rate_weight=weight)
+                for codec, weight in codecs.items()
+            }
             shown = (
                 image,
-                *(
-                    Image.fromarray(codec.decompress(stream))
-                    for codec, stream in zip((first, second), streams, strict=True)
-                ),
-                best_avif(image, max(map(len, streams))),
+                *(Image.fromarray(codec.decompress(stream)) for codec, stream in streams.items()),
+                best_avif(image, max(map(len, streams.values()))),
             )
             x, y = (number % 2) * (width // 2) + GAP, HEAD + (number // 2) * (SIDE + GAP)
             for column, picture in enumerate(shown):

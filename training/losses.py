@@ -129,7 +129,8 @@ def lattice(x: Reconstruction) -> Tensor:
     _require_blocks(error, "lattice")
     phases = F.pixel_unshuffle(error, _LATTICE_PERIOD)
     cells = _BLOCK // _LATTICE_PERIOD
-    means = F.avg_pool2d(phases, cells, cells // 2).unflatten(1, (error.shape[1], -1))
+    means = F.avg_pool2d(phases, cells, cells // 2)
+    means = means.view(len(error), error.shape[1], -1, *means.shape[2:])
     return (means - means.mean(2, keepdim=True)).abs().mean()
 
 

@@ -113,7 +113,7 @@ class Vgg16Features(nn.Module):
         self.requires_grad_(requires_grad=False)
 
     def lowered(self) -> Vgg16Features:
-        """The same with weights of bfloat16, channels last: several times as fast, for training."""
+        """Turn the weights into bfloat16, channels last: several times as fast. Returns itself."""
         for parameter in self.stages.parameters():
             parameter.data = parameter.data.to(torch.bfloat16)
             if parameter.ndim == 4:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ from oslic.runtime.tiling import single
 from stream_tools import changed, put_together, take_apart, with_record
 
 FAST = 0
+VECTORS = Path(__file__).parents[2] / "vectors/bundle"
 
 
 @pytest.fixture(scope="module")
@@ -342,10 +344,12 @@ def copy(tmp_path):
     return shutil.copytree(default_bundle(), tmp_path / "bundle")
 
 
-def test_a_missing_graph_is_named(copy, photo):
-    (copy / "synthesise.onnx").unlink()
+def test_a_missing_graph_is_named(photo, tmp_path):
+    """Of a bundle that shares none with the default one, which would lend it."""
+    folder = shutil.copytree(VECTORS, tmp_path / "copy")
+    (folder / "synthesise.onnx").unlink()
     with (
-        Codec.open(copy) as broken,
+        Codec.open(folder) as broken,
         pytest.raises(BundleError, match=r"cannot read the synthesise graph .*synthesise\.onnx"),
     ):
         broken.compress(photo[:32, :32])

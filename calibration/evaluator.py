@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -115,11 +114,6 @@ class Damage:
     value: float
     score: float
     agreement: float
-
-
-def stated(value: float) -> float | None:
-    """A damage or a score as reports have it: None where outputs were not finite, for JSON has no infinity."""
-    return value if math.isfinite(value) else None
 
 
 class GraphJudge(Protocol):

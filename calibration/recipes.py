@@ -7,7 +7,7 @@ from typing import Any
 
 from ..runtime.errors import VerificationError
 from .equalization import ROUNDINGS, differing_share, equalize
-from .evaluator import Damage, stated
+from .evaluator import Damage
 from .graph import Graph
 from .graph_context import Subject
 from .int8_rewrites import interleave_channels_last, lower_transposed
@@ -58,8 +58,8 @@ class Variant:
             "ranges": self.recipe.ranges.method,
             "bias_correction": self.recipe.correct_biases,
             "equalization": self.prepared.equalized_regions > 0,
-            "damage": stated(self.damage.value),
-            "agreement": stated(self.damage.agreement),
+            "damage": self.damage.value,
+            "agreement": self.damage.agreement,
         }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ..measure.timing import Candidate, Settings, measure, ratio
-from .evaluator import stated
+from ..runtime.plain_json import with_nulls
 from .graph import Graph
 from .graph_context import Subject
 from .observers import Statistics, values_of
@@ -143,7 +143,7 @@ def describe(
     damage = decision.damage
     return {
         "recipe": _describe_recipe(choice),
-        "variants": [variant.to_dict() for variant in choice.variants],
+        "variants": with_nulls([variant.to_dict() for variant in choice.variants]),
         "statistics_from_cache": any(variant.prepared.cached for variant in choice.variants),
         "target": recipe.target,
         "form": FORMS[recipe.target],
@@ -153,7 +153,7 @@ def describe(
         "budget_text": subject.judge.text(subject.budget),
         "agreement": damage.agreement,
         "score": {"measure": subject.judge.measure, "before": subject.judge.before(), "after": damage.score},
-        "layers": _describe_layers(trials, decision, graph, made),
+        "layers": with_nulls(_describe_layers(trials, decision, graph, made)),
         "transposed_left": prepared.kept_transposed,
         "left": prepared.placement.left() | prepared.kept_transposed,
         "values": value_figures(made, prepared.statistics, values, len(feeds)),
@@ -188,7 +188,7 @@ def _describe_layers(
             "decision": "float32" if trial.layer.name in decision.reasons else "int8",
             "reason": decision.reasons.get(trial.layer.name, "within the budget"),
             "rank": ranked.index(trial.layer.name) + 1,
-            "damage_alone": stated(trial.damage),
+            "damage_alone": trial.damage,
             "float_ms": 1e3 * trial.float_seconds,
             "int8_ms": None if trial.int8_seconds is None else 1e3 * trial.int8_seconds,
             "weight_sqnr_db": weight_sqnr(trial.layer, graph, made),

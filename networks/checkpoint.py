@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
@@ -19,7 +18,7 @@ from safetensors.torch import save_file
 
 from ..runtime.errors import BundleError, OslicError, one_line
 from ..runtime.files import require_regular_file
-from ..runtime.plain_json import parse_object
+from ..runtime.plain_json import parse_object, with_nulls
 from .codec import CodecNetworks
 from .config import ModelConfig
 
@@ -194,8 +193,8 @@ def write(
         "format": FORMAT,
         "version": VERSION,
         "config": checkpoint.config.to_json(),
-        "provenance": json.dumps(_finite(checkpoint.provenance), sort_keys=True),
-        "scores": json.dumps(_finite(checkpoint.scores), sort_keys=True),
+        "provenance": json.dumps(with_nulls(checkpoint.provenance), sort_keys=True),
+        "scores": json.dumps(with_nulls(checkpoint.scores), sort_keys=True),
         "shards": str(len(shards)),
     }
     names = (
@@ -218,15 +217,6 @@ def write(
     except OSError as error:
         raise BundleError(f"cannot write the checkpoint to {folder}: {error}") from error
     return paths
-
-
-def _finite(value: Any) -> Any:
-    """Plain JSON types with null for numbers that JSON does not have: a score may be of nothing."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _halved(name: str) -> bool:

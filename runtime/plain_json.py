@@ -1,4 +1,7 @@
-"""JSON from files that nobody vouches for: parsed into plain values, within bounds that every reader can rely on."""
+"""JSON from files that nobody vouches for: parsed into plain values, within bounds that every reader can rely on.
+
+And numbers that JSON does not have, for what is written.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,18 @@ def parse_object(text: str | bytes, where: str, error: type[OslicError]) -> dict
     if not isinstance(value, dict):
         raise error(f"{where} is not a JSON object")
     return value
+
+
+def with_nulls(value: Any) -> Any:
+    """Plain JSON types with null for numbers that JSON does not have.
+
+    A score may be of nothing, and a damage without bound.
+    """
+    if isinstance(value, dict):
+        return {key: with_nulls(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [with_nulls(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _whole(digits: str) -> int:

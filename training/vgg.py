@@ -109,7 +109,6 @@ class Vgg16Features(nn.Module):
                 channels = width
             self.stages.append(stage)
         self.register_buffer("mean", torch.tensor(_MEAN_BGR).view(1, 3, 1, 1), persistent=False)
-        self.dtype = torch.float32
         self.requires_grad_(requires_grad=False)
 
     def lowered(self) -> Vgg16Features:
@@ -118,7 +117,6 @@ class Vgg16Features(nn.Module):
             parameter.data = parameter.data.to(torch.bfloat16)
             if parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-        self.dtype = torch.bfloat16
         return self
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -126,7 +124,7 @@ class Vgg16Features(nn.Module):
 
         The outputs are of the weights' dtype.
         """
-        x = (image.flip(1) * 256.0 - self.get_buffer("mean")).to(self.dtype)
+        x = (image.flip(1) * 256.0 - self.get_buffer("mean")).to(next(self.stages.parameters()).dtype)
         outputs = []
         for i, stage in enumerate(self.stages):
             if i:

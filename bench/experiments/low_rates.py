@@ -24,6 +24,7 @@ FORMAT: Final = "oslic-bench-low-rates"
 LOW_METRICS: Final = ("ms_ssim", "ssimulacra2", "vgg16")
 """Measures by which bytes are compared."""
 SHOWN_METRICS: Final = (*LOW_METRICS, "color_shift")
+"""Measures that are stated of our coders."""
 BEST_AVIF: Final = "best AVIF"
 
 

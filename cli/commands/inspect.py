@@ -38,9 +38,12 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     from ...runtime.errors import BackendError, BundleError
 
     found: dict[str, Any] = json.loads(json.dumps(asdict(bundle.manifest)))
-    for entries, read in ((found["graphs"], bundle.read_graph), (found["files"], bundle.read_file)):
+    for entries, place, read in (
+        (found["graphs"], bundle.graph_path, bundle.read_graph),
+        (found["files"], bundle.file_path, bundle.read_file),
+    ):
         for name, entry in entries.items():
-            path = bundle.graph_path(name) if name in bundle.manifest.graphs else bundle.path / entry["file"]
+            path = place(name)
             entry["bytes"] = path.stat().st_size if path.is_file() else None
             try:
                 read(name)

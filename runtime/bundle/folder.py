@@ -54,8 +54,7 @@ class Bundle:
             )
         if not file.exists():
             raise BundleError(f"no bundle at {folder}: it has no {MANIFEST_NAME}")
-        data = read_regular_file(file, "manifest", _MAX_MANIFEST_BYTES, BundleError)
-        bundle = cls(folder, Manifest.from_json(data, str(file)))
+        bundle = cls(folder, _read_manifest(file))
         note_inputs(file, *map(bundle.graph_path, bundle.manifest.graphs))
         return bundle
 
@@ -68,6 +67,10 @@ class Bundle:
         own = self.path / graph.file
         return own if own.exists() else _default_graphs().get(graph.sha256, own)
 
+    def file_path(self, name: str) -> Path:
+        """Return the path of a file that is no graph. The file is not checked."""
+        return self.path / self.manifest.files[name].file
+
     def read_file(self, name: str) -> bytes:
         """Read a file that is no graph, and check it against the manifest.
 
@@ -79,7 +82,7 @@ class Bundle:
             raise BundleError(
                 f"{self.path} has no file {name!r}, which its kind needs: export the bundle again"
             )
-        path = self.path / info.file
+        path = self.file_path(name)
         data = read_regular_file(path, name, _MAX_FILE_BYTES, BundleError)
         _require_hash(path, data, info.sha256)
         if name == SEARCH_FILE and self.manifest.kind == OSLIC:
@@ -105,6 +108,12 @@ class Bundle:
         _require_hash(path, data, self.manifest.graphs[name].sha256)
         require_self_contained(data, f"{path}: the {name} graph")
         return data
+
+
+def _read_manifest(file: Path) -> Manifest:
+    return Manifest.from_json(
+        read_regular_file(file, "manifest", _MAX_MANIFEST_BYTES, BundleError), str(file)
+    )
 
 
 def _require_hash(path: Path, data: bytes, wanted: str) -> None:
@@ -224,8 +233,7 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes], *
 def _default_graphs() -> dict[str, Path]:
     """The graph files of the default bundle, by the hash that its manifest states."""
     folder = default_bundle()
-    data = read_regular_file(folder / MANIFEST_NAME, "manifest", _MAX_MANIFEST_BYTES, BundleError)
-    manifest = Manifest.from_json(data, str(folder / MANIFEST_NAME))
+    manifest = _read_manifest(folder / MANIFEST_NAME)
     return {graph.sha256: folder / graph.file for graph in manifest.graphs.values()}
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from oslic.calibration.evaluator import stated
 from oslic.calibration.report import html
 from oslic.cli.main import main
 from oslic.runtime.bundle.folder import Bundle
@@ -15,6 +14,7 @@ from oslic.runtime.kinds.opening import open_codec
 from oslic.runtime.kinds.recording import record
 from oslic.runtime.model.running import load
 from oslic.runtime.model.source import model_of
+from oslic.runtime.plain_json import with_nulls
 
 CHECKPOINT = Path(__file__).resolve().parents[2] / "checkpoints/hyperprior-64"
 LATENTS = 96
@@ -98,8 +98,8 @@ def test_the_report_tells_bytes_and_psnr(quantized):
 
 def test_layers_whose_outputs_are_not_finite_have_no_damage_and_no_place_in_the_chart(quantized):
     """Quantized alone they overflow, or a root becomes that of a negative number: they stay in float."""
-    assert stated(math.inf) is None
-    assert stated(0.5) == 0.5
+    assert with_nulls(math.inf) is None
+    assert with_nulls(0.5) == 0.5
     report = json.loads((quantized.path / "calibration.json").read_text())
     title, graphs = "what each layer wins and costs", report["graphs"]
     name = max(graphs, key=lambda graph: len(graphs[graph]["layers"]))

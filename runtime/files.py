@@ -9,7 +9,6 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -142,7 +141,7 @@ def atomic_file(path: str | Path, *, replace: bool = True) -> Iterator[BinaryIO]
     if status is not None and not replace:
         raise exists_already(path)
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".oslic-{secrets.token_hex(8)}.part")
+    temporary = target.with_name(f".oslic-{os.urandom(8).hex()}.part")
     try:
         handle = _open_without_name(target.parent)
         nameless = handle is not None

@@ -8,17 +8,19 @@ import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..runtime.backends import BACKENDS, Options, PassedOverWarning
 from ..runtime.bundle.engine_files import PRECISIONS
 from ..runtime.codec.tile_pool import most_workers
 from ..runtime.errors import printable
 from ..runtime.files import descriptor
-from ..runtime.kinds.opening import Codecs
 from ..runtime.memory import return_freed_arrays
 from .limit_arguments import add_limit_arguments, limits_of
 from .trust_argument import add_trust_argument
+
+if TYPE_CHECKING:
+    from ..runtime.kinds.opening import Codecs
 
 STREAM_SUFFIX: Final = ".oslic"
 STREAM_KIND: Final = "an OSLIC stream"
@@ -26,11 +28,23 @@ _LEAST_SHARE: Final = 0.01
 
 
 def add_codec_arguments(
-    parser: argparse.ArgumentParser, json_help: str = "print one JSON document instead of lines"
+    parser: argparse.ArgumentParser,
+    json_help: str = "print one JSON document instead of lines",
+    *,
+    decodes: bool = False,
 ) -> None:
-    """Add what every command needs that opens a codec."""
+    """Add what every command needs that opens a codec.
+
+    Args:
+        parser: of the command.
+        json_help: what `--json` does.
+        decodes: whether streams name the networks.
+    """
+    default = "those that the stream names" if decodes else "the shipped `lite`"
     parser.add_argument(
-        "--bundle", metavar="FOLDER", help="the networks (default: the shipped `lite` bundle)"
+        "--bundle",
+        metavar="BUNDLE",
+        help=f"the networks: a shipped bundle's name, or a folder (default: {default})",
     )
     parser.add_argument("--backend", default="auto", metavar="NAME", help=f"auto, {', '.join(BACKENDS)}")
     parser.add_argument(
@@ -63,6 +77,8 @@ def open_codecs(args: argparse.Namespace, jobs: int = 1) -> Codecs:
         jobs: files that are in work at a time; unless the user says how many threads networks have, they share the
             cores.
     """
+    from ..runtime.kinds.opening import Codecs  # commands start faster that need no networks
+
     return_freed_arrays()
     threads = args.threads or (max(1, most_workers() // jobs) if jobs > 1 else None)
     with warnings.catch_warnings(record=True) as caught:

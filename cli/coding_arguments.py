@@ -73,7 +73,8 @@ def _add_encoder(parser: Arguments) -> None:
         type=int,
         default=DEFAULT_EFFORT,
         metavar="E",
-        help=f"0..{MAX_EFFORT}: larger takes longer and saves bytes (default: {DEFAULT_EFFORT})",
+        help=f"0..{MAX_EFFORT}: larger takes longer and saves bytes, or at quality 0 makes better layers (default: "
+        f"{DEFAULT_EFFORT})",
     )
     parser.add_argument(
         "--rate-weight",

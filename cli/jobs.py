@@ -134,6 +134,17 @@ def add_target_arguments(parser: argparse.ArgumentParser, what: str) -> None:
         metavar="OUT",
         help=f"{what}, a folder, or - for standard output (default: beside each input, under its whole name)",
     )
+    add_existing_arguments(parser)
+    add_work_arguments(parser)
+
+
+def add_existing_arguments(parser: argparse.ArgumentParser, *, skip: bool = True) -> None:
+    """Add what becomes of files that are there already.
+
+    Args:
+        parser: of the command.
+        skip: whether inputs may be left out whose output is there.
+    """
     existing = parser.add_mutually_exclusive_group()
     for option, value, text in (
         ("--overwrite", "replace", "replace files that are there (the default with -o)"),
@@ -148,8 +159,13 @@ def add_target_arguments(parser: argparse.ArgumentParser, what: str) -> None:
             "leave out inputs whose output is there: a job that was interrupted goes on",
         ),
     ):
-        existing.add_argument(option, dest="existing", action="store_const", const=value, help=text)
-    add_work_arguments(parser)
+        if skip or value != "skip":
+            existing.add_argument(option, dest="existing", action="store_const", const=value, help=text)
+
+
+def policy_for(existing: Existing | None, output: Output | None) -> Existing:
+    """What becomes of targets that are there: what was said, else they are replaced if `output` was given."""
+    return existing or ("refuse" if output is None else "replace")
 
 
 def add_work_arguments(parser: argparse.ArgumentParser) -> None:
@@ -293,7 +309,7 @@ def plan_jobs(
         UsageError: several sources for one file, two that would become the same one, a target that is one of the
             sources, or a name that promises another kind of file.
     """
-    policy: Existing = existing or ("refuse" if output is None else "replace")
+    policy = policy_for(existing, output)
     sources = found.sources
     if output is None and any(source.is_standard_input for source in sources):
         if len(sources) > 1 or found.folders:

@@ -16,8 +16,9 @@ Names are loaded when they are first used, so that `import oslic.runtime` costs 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from .bundle.folder import Bundle, default_bundle
@@ -40,28 +41,18 @@ __all__ = [
     "read_labels",
 ]
 
-_HOMES = {
-    "Bundle": "bundle.folder",
-    "Codec": "codec",
-    "LabelMap": "codec",
-    "Metadata": "image.metadata",
-    "OslicError": "errors",
-    "compress_many": "codec.batch",
-    "decompress_many": "codec.batch",
-    "default_bundle": "bundle.folder",
-    "open_codec": "kinds.opening",
-    "read_labels": "codec",
-}
-
-
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{home}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Bundle": "bundle.folder",
+        "Codec": "codec",
+        "LabelMap": "codec",
+        "Metadata": "image.metadata",
+        "OslicError": "errors",
+        "compress_many": "codec.batch",
+        "decompress_many": "codec.batch",
+        "default_bundle": "bundle.folder",
+        "open_codec": "kinds.opening",
+        "read_labels": "codec",
+    },
+)

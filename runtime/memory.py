@@ -89,6 +89,18 @@ class MemoryUse:
         working = max(self._working(min(tiles, grid.count), grid), self._labels(grid))
         return self.fixed + _whole(grid.width * grid.height * self.per_pixel + working)
 
+    def for_part(self, part: tiling.Grid, whole: tiling.Grid, tiles: int = 1) -> int:
+        """Bytes for some tiles of an image, whose labels and compact image are there as a whole.
+
+        Args:
+            part: the tiles.
+            whole: all tiles of the image.
+            tiles: that are in work at a time.
+        """
+        small = whole.width * whole.height * _COMPACT_BYTES
+        working = self._working(min(tiles, part.count), whole)
+        return self.fixed + _whole(part.width * part.height * self.per_pixel + small + working)
+
     def in_strips(self, grid: tiling.Grid, tiles: int = 1) -> int:
         """Bytes for an image that is never whole in memory, but in strips of a row of tiles."""
         strips = _STRIP_TILES * max(tiling.TILE_SIDE, grid.tile_height) * grid.width * _STRIP_BYTES

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from .errors import UsageError
@@ -132,6 +132,16 @@ class Grid:
     def input_box(self, tile: int) -> Box:
         """The rectangle that a tile's estimate depends on: the tile and its halo, inside the picture."""
         return self.box(tile).grown(self.halo, self.width, self.height)
+
+    def part(self, box: Box) -> Grid:
+        """The tiles that have pixels of a rectangle inside the picture, as a picture of their own."""
+        left, top = (
+            box.left // self.tile_width * self.tile_width,
+            box.top // self.tile_height * self.tile_height,
+        )
+        right = min(self.width, -(-box.right // self.tile_width) * self.tile_width)
+        bottom = min(self.height, -(-box.bottom // self.tile_height) * self.tile_height)
+        return replace(self, width=right - left, height=bottom - top)
 
     def touching(self, box: Box) -> Iterator[int]:
         """The numbers of the tiles that have pixels of a rectangle inside the picture."""

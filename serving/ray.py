@@ -104,7 +104,7 @@ class Decompress:
             if isinstance(outcome, OslicError):
                 errors[number] = str(outcome)
             else:
-                images[number], matches[number] = outcome.image, outcome.digest_matches
+                images[number], matches[number] = outcome.image, bool(outcome.digest_matches)
         return _with(batch, image=_objects(images), digest_matches=matches, error=_objects(errors))
 
 

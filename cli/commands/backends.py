@@ -14,7 +14,7 @@ from ..trust_argument import add_trust_argument
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--bundle", metavar="FOLDER", help="say it for this bundle (default: the shipped one)"
+        "--bundle", metavar="BUNDLE", help="say it for this bundle (default: the shipped one)"
     )
     parser.add_argument("--precision", choices=PRECISIONS, help="say it for engines of this precision")
     add_trust_argument(parser)

@@ -62,7 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     add_coding_arguments(parser.add_argument_group("how pictures are coded, as by oslic compress"))
     codec = parser.add_argument_group("networks")
-    codec.add_argument("--bundle", metavar="FOLDER", help="the networks (default: the shipped `lite` bundle)")
+    codec.add_argument("--bundle", metavar="BUNDLE", help="the networks (default: the shipped `lite` bundle)")
     codec.add_argument("--backend", default="auto", metavar="NAME", help=f"auto, {', '.join(BACKENDS)}")
     codec.add_argument(
         "--threads", type=at_least(1), default=1, metavar="N",

@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from ...runtime.codec import Codec
+from ...runtime.bundle.manifest import SEARCH_FILE
+from ...runtime.codec import Codec, Encoded
+from ...runtime.codec.effort import EFFORTS
 from ...runtime.codec.request import Request, require_original
 from ...runtime.errors import UsageError
 from ...runtime.files import write_atomically
@@ -184,7 +186,26 @@ class _Work:
         start = time.perf_counter()
         write_atomically(job.target, encoded.data, replace=job.replaces)
         stages["write"] = time.perf_counter() - start
-        return _row(job, encoded, quality_db, stages) | {"notes": list(picture.notes)}
+        return _row(job, encoded, quality_db, stages) | {
+            "notes": [*picture.notes, *self._unsearched(encoded)]
+        }
+
+    def _unsearched(self, encoded: AnyEncoded) -> list[str]:
+        """What to say of layers alone at an effort that would search for better ones, where nothing was searched."""
+        effort = self._request.settings.effort
+        if not isinstance(encoded, Encoded) or encoded.quality or not EFFORTS[effort].search:
+            return []
+        if SEARCH_FILE not in self._codec.bundle.manifest.files:
+            return [
+                f"effort {effort} looks for no better layers, as the bundle has no graph for that; lite-preview has"
+            ]
+        if (
+            encoded.plan.settings.search.steps == 0
+            or self._request.bpp is not None
+            or self._request.psnr is not None
+        ):
+            return [f"effort {effort} looks for better layers with --quality 0 alone"]
+        return []
 
 
 def _length(source: Path) -> int | None:
@@ -217,9 +238,12 @@ def _tell(report: Reporter, job: Job, row: dict[str, Any]) -> None:
     for note in row.get("notes", ()):
         report.warn(f"{job.source}: {note}")
     if row["input_bytes"] is not None and row["bytes"] > row["input_bytes"]:
+        advice = "keep the file as it is"
+        if row.get("quality"):
+            advice = f"give a lower --quality, or {advice}"
         report.warn(
             f"{job.source}: the stream is larger than its input, {row['bytes']} bytes against "
-            f"{row['input_bytes']}: give a lower --quality, or keep the file as it is"
+            f"{row['input_bytes']}: {advice}"
         )
     line = f"{job.source} -> {job.target}: {row['bytes']} bytes, {row['bpp']:.4f} bpp"
     if "psnr" in row:

@@ -9,33 +9,34 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from PIL import Image
 
-from ...runtime.codec import Codec
 from ...runtime.codec.container import HEADER_BYTES, StreamReader, read_info, section_name
 from ...runtime.codec.label_map import label_map_of
 from ...runtime.codec.metadata_sections import METADATA_TYPES
-from ...runtime.codec.preview import read_compact, thumbnail
+from ...runtime.codec.preview import read_compact, thumbnail_of
 from ...runtime.codec.sources import read_stream
 from ...runtime.codec.stream import bundle_for, check_stream
 from ...runtime.errors import UsageError, VerificationError
 from ...runtime.files import write_atomically
 from ...runtime.image.metadata import Metadata
 from ...runtime.image.writing import FORMATS, Writer, lossless_writer_for, writer_for
-from ...runtime.kinds.opening import AnyCodec, Codecs
 from ..codec_arguments import STREAM_SUFFIX, add_codec_arguments, image_name, milliseconds, open_codecs
 from ..jobs import Job, Naming, add_source_arguments, add_target_arguments, find_sources, jobs_for, plan_jobs
 from ..label_images import encode_labels, label_image_kind
 from ..limit_arguments import limits_of
 from ..numbers import at_least
 from ..reporting import Reporter
-from ..strips import decompress_strips, exceeds
+
+if TYPE_CHECKING:
+    from ...runtime.kinds.opening import AnyCodec, Codecs
 
 _LAYERS: Final = ("image", "estimate", "compact", "labels")
 _SCALES: Final = {"1": 1, "1/2": 2, "1/4": 4, "1/8": 8}
+_DIGESTS: Final = {True: ", digest ok", False: ", digest DIFFERS", None: ", digest not checked"}
 
 
 def _region(text: str) -> tuple[int, int, int, int]:
@@ -90,7 +91,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="decode what is there of a truncated file, and say what is missing",
     )
-    add_codec_arguments(parser)
+    add_codec_arguments(parser, decodes=True)
 
 
 @dataclass(frozen=True)
@@ -241,6 +242,10 @@ class _Work:
                 raise VerificationError(decoded.drift)
             if wanted.strict:
                 raise VerificationError(f"{decoded.drift}; leave --strict out to accept that")
+        if wanted.strict and decoded.digest_matches is None:
+            raise VerificationError(
+                "what the file lacks cannot be compared with the encoder's; leave --strict out to accept that"
+            )
         pixels = decoded.image
         if wanted.scale > 1:
             pixels = np.asarray(Image.fromarray(pixels).reduce(wanted.scale))
@@ -269,16 +274,17 @@ class _Work:
         reader = StreamReader.of_bytes(data, self._limits, partial=wanted.partial)
         check_stream(reader)
         bundle = bundle_for(reader.header, self._bundle)
+        missing: tuple[int, ...] = ()
         if wanted.layer == "labels":
             labels = label_map_of(reader, bundle)
             content = encode_labels(labels, label_image_kind(job.target))
             size = labels.width, labels.height
         else:
+            levels, missing = read_compact(reader, bundle)
             if wanted.layer == "compact":
-                levels = read_compact(reader, bundle)
                 pixels = np.rint(levels * (255.0 / (bundle.manifest.levels - 1))).astype(np.uint8)
             else:
-                pixels = thumbnail(reader, bundle)
+                pixels = thumbnail_of(levels, bundle.manifest, gray=reader.header.layout.is_gray)
             content = self._format.writer(job.target).encode(pixels, Metadata(), job.target)
             size = pixels.shape[1], pixels.shape[0]
         decoded = time.perf_counter()
@@ -288,6 +294,8 @@ class _Work:
             "height": size[1],
             "layout": reader.header.layout.name.lower(),
             "bytes": len(content),
+            "missing": {"compact": len(missing)} if missing else {},
+            "tiles": reader.header.grid.count,
             "stages_ms": {wanted.layer: decoded - start, "write": time.perf_counter() - decoded},
         }
 
@@ -296,6 +304,9 @@ class _Work:
         source = job.source
         if self._codecs is None or not self._wanted.is_whole or not source.is_file():
             return None
+        from ...runtime.codec import Codec  # here, as thumbnails start faster without it
+        from ..strips import decompress_strips, exceeds
+
         with contextlib.suppress(OSError), source.open("rb") as file:
             header = read_info(file.read(HEADER_BYTES), self._limits).header
             codec = self._codecs.for_stream(header)
@@ -325,7 +336,7 @@ def run(args: argparse.Namespace) -> int:
 def _tell(report: Reporter, job: Job, row: dict[str, Any]) -> None:
     digest = ""
     if "digest_matches" in row:
-        digest = ", digest ok" if row["digest_matches"] else ", digest DIFFERS"
+        digest = _DIGESTS[row["digest_matches"]]
     report.done(row, f"{job.source} -> {job.target}: {row['width']}x{row['height']}{digest}")
     for name in ("drift", "refinement"):
         if row.get(name):

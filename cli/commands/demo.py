@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", required=True, metavar="FOLDER", help="where streams and pictures go"
     )
     parser.add_argument(
-        "--bundle", metavar="FOLDER", help="the networks (default: the shipped `lite` bundle)"
+        "--bundle", metavar="BUNDLE", help="the networks (default: the shipped `lite` bundle)"
     )
     parser.add_argument("--backend", default="auto", metavar="NAME")
     parser.add_argument("--quality", type=int, default=DEFAULT_QUALITY, metavar="Q", help="0..100")

@@ -131,10 +131,12 @@ def _table(facts: dict[str, Any]) -> str:
     if facts["kind"] == OSLIC:
         _show_oslic(shown, facts)
     rows = table((name.replace("_", " "), str(value)) for name, value in shown.items())
-    sections = table(
-        (f"section {s['name']}", f"{s['bytes']} bytes, {s['bpp']:.4f} bpp") for s in facts["sections"]
-    )
-    return f"{rows}\n{sections}"
+    return f"{rows}\n{table(_section(section) for section in facts['sections'])}"
+
+
+def _section(section: dict[str, Any]) -> tuple[str, str]:
+    index = f" and {section['index_bytes']} of their index" if section["index_bytes"] else ""
+    return f"section {section['name']}", f"{section['bytes']} bytes{index}, {section['bpp']:.4f} bpp"
 
 
 def _show_oslic(shown: dict[str, Any], facts: dict[str, Any]) -> None:

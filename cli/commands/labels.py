@@ -19,15 +19,18 @@ from ...runtime.ledger import declare_outputs
 from ..codec_arguments import STREAM_SUFFIX, largest_shares
 from ..file_arguments import Word, output_file, output_place
 from ..jobs import (
+    Existing,
     Found,
     Job,
     Naming,
     Source,
+    add_existing_arguments,
     add_source_arguments,
     add_work_arguments,
     find_sources,
     jobs_for,
     plan_jobs,
+    policy_for,
 )
 from ..label_images import encode_labels, encode_mask, label_image_kind, safe_names
 from ..limit_arguments import add_limit_arguments, limits_of
@@ -42,7 +45,6 @@ _NAMING: Final = Naming("an image", lambda name: Path(name).stem + _SUFFIX, lamb
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_source_arguments(parser, ".oslic files", "FILE")
-    add_work_arguments(parser)
     parser.add_argument(
         "-o",
         "--output",
@@ -50,6 +52,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="an existing folder, or for the label map of one file an image file (default: beside each input)",
     )
+    add_existing_arguments(parser, skip=False)
+    add_work_arguments(parser)
     parser.add_argument(
         "--png",
         action="store_true",
@@ -107,6 +111,7 @@ class _Wanted:
     statistics: bool
     partial: bool
     bundle: str | None
+    replace: bool
 
     @property
     def files(self) -> bool:
@@ -119,7 +124,13 @@ def _wanted(args: argparse.Namespace) -> _Wanted:
     if args.compress_counts and args.coco is None:
         raise UsageError("--compress-counts goes with --coco FILE")
     return _Wanted(
-        args.png or not others, args.masks, tuple(map(str, args.mask)), args.json, args.partial, args.bundle
+        args.png or not others,
+        args.masks,
+        tuple(map(str, args.mask)),
+        args.json,
+        args.partial,
+        args.bundle,
+        policy_for(args.existing, args.output) == "replace",
     )
 
 
@@ -138,7 +149,9 @@ def _plan(args: argparse.Namespace, wanted: _Wanted, found: Found) -> list[tuple
             if _has_no_folder(source):
                 raise UsageError(f"{source.path} has no folder for what is written: name one with -o")
     plan: list[tuple[Path, Job | None]] = []
-    for job in plan_jobs(found, args.output, _NAMING, "replace"):
+    # Masks are named after the label map's file, which need not be written itself.
+    existing: Existing = policy_for(args.existing, args.output) if wanted.png else "replace"
+    for job in plan_jobs(found, args.output, _NAMING, existing):
         if not job.target.name.endswith(_SUFFIX) and (wanted.masks or wanted.mask):
             raise UsageError(
                 f"masks are several files: -o must name an existing folder, and {job.target} is none"
@@ -173,7 +186,7 @@ def _one(wanted: _Wanted, limits: Limits, files: tuple[Path, Job | None]) -> tup
         }
     declare_outputs(*(path for path in made if path != target))
     for path, content in made.items():
-        write_atomically(path, content)
+        write_atomically(path, content, replace=wanted.replace)
     return row | {"outputs": [str(path) for path in made]}, labels
 
 

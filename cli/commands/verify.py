@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checksums", action="store_true", help="check the checksums alone, without running the networks"
     )
-    add_codec_arguments(parser, json_help="print one JSON object per line, one for each file")
+    add_codec_arguments(parser, json_help="print one JSON object per line, one for each file", decodes=True)
 
 
 def _check(codecs: Codecs | None, limits: Limits, source: Source) -> dict[str, Any]:

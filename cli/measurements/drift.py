@@ -19,7 +19,7 @@ from ..numbers import at_least
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="FOLDER", help="photographs")
     parser.add_argument("-o", "--output", type=output_file("JSON"), metavar="JSON", help="write the result")
-    parser.add_argument("--bundle", metavar="FOLDER", help="the reference (default: the shipped bundle)")
+    parser.add_argument("--bundle", metavar="BUNDLE", help="the reference (default: the shipped bundle)")
     parser.add_argument(
         "--other", action="append", default=[], metavar="NAME=FOLDER", help="a further bundle"
     )

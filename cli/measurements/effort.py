@@ -25,7 +25,7 @@ _QUALITIES: Final = "25,45,65,80"
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="FOLDER", help="photographs")
     parser.add_argument("-o", "--output", type=output_file("JSON"), metavar="JSON", help="write the result")
-    parser.add_argument("--bundle", metavar="FOLDER", help="the networks (default: the shipped bundle)")
+    parser.add_argument("--bundle", metavar="BUNDLE", help="the networks (default: the shipped bundle)")
     parser.add_argument(
         "--every", type=at_least(1), default=1, metavar="N", help="take every N-th image (default: 1)"
     )

@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of the label maps, what people marked: 7,8,254",
     )
     parser.add_argument("-o", "--output", type=output_file("JSON"), metavar="JSON", help="write the result")
-    parser.add_argument("--bundle", metavar="FOLDER", help="the networks (default: the shipped bundle)")
+    parser.add_argument("--bundle", metavar="BUNDLE", help="the networks (default: the shipped bundle)")
     parser.add_argument(
         "--focus",
         default="person",

@@ -21,7 +21,7 @@ def _sizes(text: str) -> tuple[float, ...]:
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", type=Path, metavar="IMAGE", help="a photograph; it is scaled to every size")
     parser.add_argument("-o", "--output", type=output_file("JSON"), metavar="JSON", help="write the result")
-    parser.add_argument("--bundle", metavar="FOLDER", help="the networks (default: the shipped bundle)")
+    parser.add_argument("--bundle", metavar="BUNDLE", help="the networks (default: the shipped bundle)")
     parser.add_argument(
         "--sizes", type=_sizes, default=(2.0, 6.0, 12.0), metavar="A,B", help="megapixels (default: 2,6,12)"
     )

@@ -53,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--visual", nargs="*", default=[], metavar="IMAGE", help="photographs to compare by slider"
     )
-    parser.add_argument("--bundle", metavar="FOLDER", help="for --visual (default: the shipped bundle)")
+    parser.add_argument("--bundle", metavar="BUNDLE", help="for --visual (default: the shipped bundle)")
     parser.add_argument("--title", default="OSLIC: measured figures")
     add_limit_arguments(parser)
 

@@ -17,7 +17,7 @@ from ..numbers import at_least, positive
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", type=Path, metavar="IMAGE", help="a photograph")
     parser.add_argument("-o", "--output", type=output_file("JSON"), metavar="JSON", help="write the result")
-    parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="default: the shipped bundle")
+    parser.add_argument("--bundle", type=Path, metavar="BUNDLE", help="default: the shipped bundle")
     parser.add_argument(
         "--runs", type=at_least(1), default=20, metavar="N", help="comparisons of each kind (default: 20)"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from oslic.runtime import Codec
 from PIL import Image
 
-output, *photographs = map(Path, sys.argv[1:])
+output, *photographs = map(Path, sys.argv[1:] or sys.exit(__doc__))
 output.mkdir(parents=True, exist_ok=True)
 figures = []
 with Codec.open("lite-preview") as codec:

@@ -55,11 +55,28 @@ class Admission:
                 f"need {-(-need >> 20)} MiB of memory, the limit is {self.limits.memory >> 20} MiB (--max-memory)"
             )
 
+    def check_part(self, part: Grid, whole: Grid, use: MemoryUse) -> None:
+        """As `check_grid`, for some tiles of an image."""
+        self.limits.check_pixels(whole.width, whole.height)
+        need = use.for_part(part, whole)
+        if need > self.limits.memory:
+            raise LimitError(
+                f"the region's tiles are {part.width}x{part.height}: they would need {-(-need >> 20)} MiB of memory, "
+                f"the limit is {self.limits.memory >> 20} MiB (--max-memory)"
+            )
+
     @contextmanager
-    def pool(self, grid: Grid, use: MemoryUse) -> Iterator[TilePool]:
-        """Threads for an image's tiles, when there is memory for it beside those that other threads work on."""
-        tiles = self._most_tiles(partial(use.for_grid, grid))
-        with self._budget.reserve(use.for_grid(grid, tiles) - use.fixed):
+    def pool(self, grid: Grid, use: MemoryUse, part: Grid | None = None) -> Iterator[TilePool]:
+        """Threads for an image's tiles, when there is memory for it beside those that other threads work on.
+
+        Args:
+            grid: all tiles of the image.
+            use: what the work takes.
+            part: the tiles that are worked on; None: all of them.
+        """
+        need = partial(use.for_grid, grid) if part is None else partial(use.for_part, part, grid)
+        tiles = self._most_tiles(need)
+        with self._budget.reserve(need(tiles) - use.fixed):
             yield TilePool(tiles)
 
     @contextmanager

@@ -291,7 +291,7 @@ class Codec:
                 counted.
             psnr: instead of the quality: the lowest quality that reaches so many dB, over the visible colors; it
                 implies the tune "psnr".
-            effort: 0..9: larger takes longer and saves bytes.
+            effort: 0..9: larger takes longer and saves bytes, or makes better layers where these are all.
             layers: "always", "auto" or "never", see `Settings`.
             tune: "visual" or "psnr", see `Settings`.
             refine: whether the decoder refines the picture, if the bundle has a network for that.
@@ -486,8 +486,13 @@ class Codec:
         reader = open_stream(read_stream(data, self.limits), self.limits, partial=partial)
         header = reader.header
         graphs = self._graphs_for(header)
-        self._admission.check_grid(header.grid, self.decoding)
-        with self._admission.pool(header.grid, self.decoding) as pool:
+        grid = header.grid
+        part = None if region is None else grid.part(tiling.region_box(region, grid.width, grid.height))
+        if part is None:
+            self._admission.check_grid(grid, self.decoding)
+        else:
+            self._admission.check_part(part, grid, self.decoding)
+        with self._admission.pool(grid, self.decoding, part) as pool:
             return Decoding(graphs, reader, pool).decode(region, layer=layer, with_estimate=with_estimate)
 
     async def decompress_async(self, data: StreamSource, **options: Any) -> Pixels:

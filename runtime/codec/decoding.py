@@ -89,14 +89,19 @@ class Decoded:
     processor: dict[str, float]
 
     @property
-    def digest_matches(self) -> bool:
-        """Whether all estimates and residuals are, bit for bit, the encoder's."""
-        return not self.drifted and not self.residual_drifted
+    def digest_matches(self) -> bool | None:
+        """Whether all estimates and residuals are, bit for bit, the encoder's.
+
+        None: all that was compared is, and what a truncated stream lacks was not.
+        """
+        if self.drifted or self.residual_drifted:
+            return False
+        return None if self.missing else True
 
     @property
     def drift(self) -> str | None:
         """A message if a digest does not match; None if all do."""
-        return None if self.digest_matches else drift_message(estimate=bool(self.drifted))
+        return drift_message(estimate=bool(self.drifted)) if self.digest_matches is False else None
 
 
 def drift_message(*, estimate: bool) -> str:
@@ -212,6 +217,19 @@ class Decoding:
         self._unread -= needed
         missing = {tile for tile in self.pool.run(self._read_compact, sorted(needed)) if tile is not None}
         self._absent |= missing
+        for tile in sorted(missing):
+            self._continue_into(tile)
+
+    def _continue_into(self, tile: int) -> None:
+        """Continue a neighbor's compact image into a tile that lacks its own: the estimates around it look there.
+
+        A truncated stream has the first tiles, row by row, so that the neighbor above is there, or was continued.
+        """
+        box, compact = self.grid.box(tile).scaled(COMPACT_SCALE), self.networks.compact
+        if tile >= self.grid.columns:
+            box.of(compact)[:] = compact[box.top - 1, box.left : box.right]
+        elif tile:
+            box.of(compact)[:] = compact[box.top : box.bottom, box.left - 1 : box.left]
 
     def _read_compact(self, tile: int) -> int | None:
         """Decode the compact image of a tile; returns its number if a truncated stream lacks it."""
@@ -234,7 +252,7 @@ class Decoding:
         gray, box = self.header.layout.is_gray, self.grid.box(number)
         shape = (box.height, box.width) if gray else (box.height, box.width, 3)
         alpha, missing = self._alpha(number, box)
-        if not self._absent.isdisjoint(self.grid.touching(self.grid.input_box(number))):
+        if number in self._absent:
             flat = np.full(shape, _GRAY, np.uint8)
             return DecodedTile(flat, flat, alpha, missing=(*missing, "compact"))
         try:

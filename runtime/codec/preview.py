@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
 from ..bundle.manifest import COMPACT_SCALE
 from ..image.arrays import luma
+from .container import MissingError
 from .stream import check_identity, read_compact_tile
 from .tile_networks import compact_shape
 
@@ -45,15 +46,24 @@ def preview_colors(levels: Pixels | Values, manifest: Manifest) -> Pixels:
     return nearest
 
 
-def read_compact(reader: StreamReader, bundle: Bundle) -> Pixels:
+class CompactImage(NamedTuple):
     """The compact image of a stream.
+
+    Attributes:
+        levels: uint8 (ceil(H/8), ceil(W/8), 3), values 0..L-1.
+        missing: numbers of the tiles that a truncated stream lacks; their levels are the middle one.
+    """
+
+    levels: Pixels
+    missing: tuple[int, ...]
+
+
+def read_compact(reader: StreamReader, bundle: Bundle) -> CompactImage:
+    """The compact image of a stream, without the networks.
 
     Args:
         reader: of the stream, its sections checked.
         bundle: that it was made with.
-
-    Returns:
-        uint8 (ceil(H/8), ceil(W/8), 3), values 0..L-1.
 
     Raises:
         BundleError: it was made with another one.
@@ -61,10 +71,14 @@ def read_compact(reader: StreamReader, bundle: Bundle) -> Pixels:
     """
     check_identity(reader.header, bundle)
     grid = reader.header.grid
-    compact = np.empty(compact_shape(grid.width, grid.height), np.uint8)
+    levels = np.full(compact_shape(grid.width, grid.height), bundle.manifest.levels // 2, np.uint8)
+    missing = []
     for tile in range(grid.count):
-        grid.box(tile).scaled(COMPACT_SCALE).of(compact)[:] = read_compact_tile(reader, tile, bundle)
-    return compact
+        try:
+            grid.box(tile).scaled(COMPACT_SCALE).of(levels)[:] = read_compact_tile(reader, tile, bundle)
+        except MissingError:
+            missing.append(tile)
+    return CompactImage(levels, tuple(missing))
 
 
 def smoothed(levels: Pixels) -> Values:
@@ -112,10 +126,26 @@ def thumbnail(reader: StreamReader, bundle: Bundle) -> Pixels:
         bundle: that it was made with.
 
     Returns:
-        uint8 (ceil(H/8), ceil(W/8), 3), or (ceil(H/8), ceil(W/8)) for gray layouts.
+        As `thumbnail_of`.
 
     Raises:
         BundleError, StreamError: as `read_compact`.
     """
-    picture = preview_colors(smoothed(read_compact(reader, bundle)), bundle.manifest)
-    return luma(picture) if reader.header.layout.is_gray else picture
+    return thumbnail_of(
+        read_compact(reader, bundle).levels, bundle.manifest, gray=reader.header.layout.is_gray
+    )
+
+
+def thumbnail_of(levels: Pixels, manifest: Manifest, *, gray: bool) -> Pixels:
+    """The picture that a compact image is of, at 1/8 of its size.
+
+    Args:
+        levels: uint8 (ceil(H/8), ceil(W/8), 3), values 0..L-1.
+        manifest: of the networks.
+        gray: whether the picture is.
+
+    Returns:
+        uint8 (ceil(H/8), ceil(W/8), 3), or (ceil(H/8), ceil(W/8)) of a gray one.
+    """
+    picture = preview_colors(smoothed(levels), manifest)
+    return luma(picture) if gray else picture

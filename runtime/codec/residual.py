@@ -35,6 +35,7 @@ MAX_WEIGHT: Final = 8
 MAX_SPEED: Final = 10
 # Pillow's AVIF quality, of which the residual takes 1..100; 0 stands for "no residual at all" in the codec.
 MAX_QUALITY: Final = 100
+LEAST_QUALITY: Final = 1
 
 # The encoder's bits depend on whether it runs in rows (more than one thread), not on how many threads there are:
 # with a fixed number the same image gives the same file on any number of cores.
@@ -179,8 +180,8 @@ def encode(
         UsageError: quality or speed out of range.
         BackendError: Pillow cannot encode.
     """
-    if not 1 <= quality <= MAX_QUALITY:
-        raise UsageError(f"residual quality {quality} is out of range 1..{MAX_QUALITY}")
+    if not LEAST_QUALITY <= quality <= MAX_QUALITY:
+        raise UsageError(f"residual quality {quality} is out of range {LEAST_QUALITY}..{MAX_QUALITY}")
     if not 0 <= speed <= MAX_SPEED:
         raise UsageError(f"residual speed {speed} is out of range 0..{MAX_SPEED}")
     check_available()

@@ -25,8 +25,9 @@ class Settings:
     """How a picture is coded.
 
     Attributes:
-        quality: of the residual, 0..100. At 0 there is no residual, and the picture is the estimate.
-        effort: 0..9: larger takes longer and saves bytes.
+        quality: of the residual, 0..100. At 0 there is no residual, and the picture is the estimate; what lies between
+            0 and 1 becomes 1, the least that the residual's coder knows.
+        effort: 0..9: larger takes longer and saves bytes, or makes better layers where these are all.
         layers: which tiles have layers, that is, a compact image and an estimate: "always": all tiles that are
             photographic; "auto": those whose layers make them smaller at equal distortion; "never": none. The label
             map is always stored.
@@ -57,6 +58,8 @@ class Settings:
             object.__setattr__(self, "quality", residual.MAX_QUALITY)
         if not 0 <= self.quality <= residual.MAX_QUALITY:
             raise UsageError(f"quality {self.quality} is out of range 0..{residual.MAX_QUALITY}")
+        if 0 < self.quality < residual.LEAST_QUALITY:
+            object.__setattr__(self, "quality", residual.LEAST_QUALITY)
         if not 0 <= self.effort <= MAX_EFFORT:
             raise UsageError(f"effort {self.effort} is out of range 0..{MAX_EFFORT}")
         for name, value, known in (("layers", self.layers, LAYER_MODES), ("tune", self.tune, TUNES)):

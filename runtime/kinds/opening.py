@@ -63,7 +63,7 @@ class AnyDecoded(Protocol):
     @property
     def missing(self) -> Mapping[str, tuple[int, ...]]: ...  # noqa: D102
     @property
-    def digest_matches(self) -> bool: ...  # noqa: D102
+    def digest_matches(self) -> bool | None: ...  # noqa: D102
     @property
     def drift(self) -> str | None: ...  # noqa: D102
     @property

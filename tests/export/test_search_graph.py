@@ -81,13 +81,20 @@ def test_gradients_of_selections(index):
 
 def test_gradients_of_pools_and_upsamplings():
     x = torch.rand(1, 2, 6, 4, requires_grad=True)
-    pooled, repeated = F.avg_pool2d(x, 2), F.interpolate(x, scale_factor=2.0, mode="nearest")
-    for y, operator in ((pooled, "avg_pool2d_backward"), (repeated, "upsample_nearest2d_backward")):
-        upstream = torch.rand(y.shape)
-        (wanted,) = torch.autograd.grad(y, x, upstream)
-        gradient = search_graph._GRADIENTS[getattr(ATEN, operator).default]
-        found = gradient(upstream, x, [2, 2]) if y is pooled else gradient(upstream, None, None)
-        assert torch.allclose(found, wanted)
+    y = F.avg_pool2d(x, 2)
+    upstream = torch.rand(y.shape)
+    (wanted,) = torch.autograd.grad(y, x, upstream)
+    found = search_graph._GRADIENTS[ATEN.avg_pool2d_backward.default](upstream, x, [2, 2])
+    assert torch.allclose(found, wanted)
+    y = F.interpolate(x, scale_factor=2.0, mode="nearest")
+    with search_graph._NearestByRepeating():
+        repeated = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        with pytest.raises(NotImplementedError):
+            F.interpolate(x, scale_factor=3.0, mode="nearest")
+    assert torch.equal(repeated, y)
+    upstream = torch.rand(y.shape)
+    (wanted,) = torch.autograd.grad(y, x, upstream)
+    assert torch.allclose(torch.autograd.grad(repeated, x, upstream)[0], wanted)
 
 
 @pytest.mark.parametrize("operator", ["avg_pool2d_backward", "slice_backward"])

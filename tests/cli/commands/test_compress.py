@@ -17,6 +17,55 @@ def test_quality_0_says_what_the_file_is_good_for(tmp_path, photo, capsys):
     assert "preview" not in capsys.readouterr().out
 
 
+@pytest.fixture
+def small(tmp_path, photo, monkeypatch):
+    """A folder with `photo.png`, the current one."""
+    Image.fromarray(photo[:128, :96]).save(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("quality", ["0.1", "0.5", "0.75"])
+def test_between_0_and_1_is_1(small, quality):
+    assert cli.main(["compress", "photo.png", "-q", quality, "-o", "least.oslic"]) == 0
+    assert cli.main(["compress", "photo.png", "-q", "1", "-o", "one.oslic"]) == 0
+    assert (small / "least.oslic").read_bytes() == (small / "one.oslic").read_bytes()
+
+
+def test_an_effort_that_searches_nothing_says_so(small, capsys):
+    assert cli.main(["compress", "photo.png", "-q", "0", "--effort", "5"]) == 0
+    assert (
+        "effort 5 looks for no better layers, as the bundle has no graph for that" in capsys.readouterr().err
+    )
+    words = ["compress", "photo.png", "--psnr", "5", "--effort", "5", "--bundle", "lite-preview"]
+    assert cli.main([*words, "-o", "other.oslic"]) == 0
+    assert "effort 5 looks for better layers with --quality 0 alone" in capsys.readouterr().err
+    assert cli.main(["compress", "photo.png", "-q", "0", "--overwrite"]) == 0
+    assert cli.main(["compress", "photo.png", "-q", "30", "--effort", "5", "--overwrite"]) == 0
+    assert "effort" not in capsys.readouterr().err
+
+
+def test_what_grows_at_quality_0_is_told_to_stay_as_it_is(tmp_path, capsys):
+    Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
+    assert cli.main(["compress", str(tmp_path / "dot.png"), "-q", "0"]) == 0
+    assert capsys.readouterr().err.endswith("bytes against 69: keep the file as it is\n")
+
+
+def test_what_a_truncated_file_lacks_is_told(small, capsys):
+    assert cli.main(["compress", "photo.png", "-q", "0"]) == 0
+    data = (small / "photo.png.oslic").read_bytes()
+    (small / "cut.oslic").write_bytes(data[:-40])
+    capsys.readouterr()
+    assert cli.main(["decompress", "cut.oslic", "--partial", "-o", "cut.png"]) == 0
+    assert "digest not checked" in capsys.readouterr().out
+    assert cli.main(["decompress", "cut.oslic", "--partial", "--strict", "-o", "strict.png"]) == 9
+    assert "what the file lacks cannot be compared with the encoder's" in capsys.readouterr().err
+    assert not (small / "strict.png").exists()
+    assert cli.main(["decompress", "cut.oslic", "--partial", "--scale", "1/8", "-o", "eighth.png"]) == 0
+    assert "compact" in capsys.readouterr().err
+    assert Image.open("eighth.png").size == (12, 16)
+
+
 @pytest.mark.shared
 def test_the_first_5_kilobytes_of_a_500_kilobyte_file_are_a_picture_of_the_whole(tmp_path, shared):
     source, stream, start = (

@@ -144,6 +144,22 @@ def test_nothing_is_written_where_nothing_can_be_read(folder):
     assert _files(folder) == before
 
 
+@pytest.mark.parametrize("words", [[], ["--masks"]])
+def test_files_that_are_there_stay_unless_they_may_go(folder, capsys, words):
+    name = "a.mask.sky.png" if words else "a.labels.png"
+    (folder / name).write_text("precious")
+    assert cli.main(["labels", "a.oslic", *words]) == 2
+    assert f"{name} exists already: it is not replaced" in capsys.readouterr().err
+    assert (folder / name).read_text() == "precious"
+    assert cli.main(["labels", "a.oslic", *words, "-o", ".", "--no-overwrite"]) == 2
+    assert (folder / name).read_text() == "precious"
+    assert cli.main(["labels", "a.oslic", *words, "--overwrite"]) == 0
+    assert Image.open(folder / name).size == (10, 7)
+    (folder / name).write_text("not so precious")
+    assert cli.main(["labels", "a.oslic", *words, "-o", "."]) == 0
+    assert Image.open(folder / name).size == (10, 7)
+
+
 def test_a_truncated_stream_is_taken_where_that_is_asked_for(folder, capsys):
     data = (folder / "a.oslic").read_bytes()
     section = read_info(data, Limits(memory=1)).section(SectionType.LABELS)

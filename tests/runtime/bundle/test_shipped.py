@@ -6,6 +6,7 @@ import json
 import shutil
 
 import numpy as np
+import onnx
 import pytest
 from oslic.runtime import Codec, read_labels
 from oslic.runtime.bundle.folder import Bundle, default_bundle
@@ -39,6 +40,18 @@ def test_a_shipped_bundle_opens_by_name_and_shows_the_cat(name, samples):
 def test_a_shipped_bundle_takes_at_most_12_megabytes(name):
     folder = default_bundle().parent / name
     assert sum(path.stat().st_size for path in folder.iterdir()) < 12e6
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in SHIPPED if (default_bundle().parent / name / "search.onnx").exists()]
+)
+def test_searches_repeat_themselves(name, photo):
+    """Sums by scattering depend on how ONNX Runtime's threads meet."""
+    graph = onnx.load(default_bundle().parent / name / "search.onnx").graph
+    assert not [node.name for node in graph.node if node.op_type.startswith("Scatter")]
+    with Codec.open(name, threads=2) as codec:
+        streams = {codec.compress(photo[:256, :256], 0, effort=5) for _ in range(3)}
+    assert len(streams) == 1
 
 
 def test_a_graph_that_a_bundle_shares_with_the_default_one_is_taken_from_there(tmp_path):

@@ -94,6 +94,7 @@ def smoothed(levels: Pixels) -> Values:
         float32, of the same shape.
     """
     result = np.empty(levels.shape, np.float32)
+    means, below, above = np.empty((3, *levels.shape[:2]), np.float32)
     for channel in range(levels.shape[2]):
         stored = np.ascontiguousarray(levels[:, :, channel])
         plane = stored.astype(np.float32)
@@ -103,19 +104,31 @@ def smoothed(levels: Pixels) -> Values:
             lowest, highest = np.empty((2, 256), np.float32)
             lowest[occurring] = occurring - np.append(halves[0], halves)
             highest[occurring] = occurring + np.append(halves, halves[-1])
-            below, above = lowest[stored], highest[stored]
+            lowest.take(stored, out=below, mode="clip")
+            highest.take(stored, out=above, mode="clip")
             for _ in range(_ROUNDS):
-                np.clip(_means(plane), below, above, out=plane)
+                _take_means(plane, means)
+                np.clip(means, below, above, out=plane)
         result[:, :, channel] = plane
     return result
 
 
-def _means(plane: Values) -> Values:
-    """The means of 3x3 values, the edges repeated: float32, of the same shape."""
-    tall: Values = np.pad(plane, ((1, 1), (0, 0)), mode="edge")
-    wide: Values = np.pad(tall[:-2] + tall[1:-1] + tall[2:], ((0, 0), (1, 1)), mode="edge")
-    means: Values = (wide[:, :-2] + wide[:, 1:-1] + wide[:, 2:]) / np.float32(9)
-    return means
+def _take_means(plane: Values, means: Values) -> None:
+    """The means of 3x3 values of `plane`, the edges repeated, into `means`; `plane` is spoiled.
+
+    In place: the pages of new arrays take longer than the sums.
+    """
+    _sum_of_three(plane, means)
+    _sum_of_three(means.T, plane.T)
+    np.divide(plane, np.float32(9), out=means)
+
+
+def _sum_of_three(values: Values, sums: Values) -> None:
+    """Each row and both of its neighbors, the first and the last one repeated, into `sums`."""
+    np.add(values[:-1], values[1:], out=sums[1:])
+    np.add(values[0], values[0], out=sums[0])
+    sums[:-1] += values[1:]
+    sums[-1] += values[-1]
 
 
 def thumbnail(reader: StreamReader, bundle: Bundle) -> Pixels:

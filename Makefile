@@ -77,9 +77,9 @@ $(COMPRESSAI)/.installed: $(STAMP)
 # GRAPHS=segment,analyse quantizes the encoder's graphs as well: on an idle machine, since times decide about layers.
 PHOTOS ?= ../shared/data/photos
 GRAPHS ?= synthesise
-# make bundle NAME=lite-preview: that one has a graph for the search of higher efforts.
+# make bundle NAME=lite-preview: that one and the sharp one have a graph for the search of higher efforts.
 NAME ?= lite
-SEARCH := $(if $(filter lite-preview%,$(NAME)),--search)
+SEARCH := $(if $(filter lite-preview lite-preview-sharp,$(NAME)),--search)
 
 bundle: $(STAMP)
 	mkdir -p out

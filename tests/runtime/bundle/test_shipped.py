@@ -17,7 +17,13 @@ SHIPPED = sorted(path.name for path in default_bundle().parent.iterdir() if path
 
 
 def test_these_are_shipped():
-    assert SHIPPED == ["lite", "lite-preview", "lite-preview-large", "lite-preview-sharp", "lite-preview-small"]
+    assert SHIPPED == [
+        "lite",
+        "lite-preview",
+        "lite-preview-large",
+        "lite-preview-sharp",
+        "lite-preview-small",
+    ]
 
 
 @pytest.mark.parametrize("name", SHIPPED)

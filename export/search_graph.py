@@ -282,8 +282,8 @@ class _Repeating(torch.autograd.Function):
 class _NearestByRepeating(TorchFunctionMode):
     """Makes nearest upsampling a repetition of pixels.
 
-    PyTorch's own tracing makes indices of it, whose gradient is a scatter with sums. ONNX Runtime's threads disturb
-    each other in that one: they lose summands, and every run gives something else.
+    PyTorch's own tracing makes indices of it, whose gradient is a scatter with sums: with several threads, ONNX
+    Runtime gives other results for that one from run to run.
     """
 
     def __torch_function__(

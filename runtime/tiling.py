@@ -135,13 +135,9 @@ class Grid:
 
     def part(self, box: Box) -> Grid:
         """The tiles that have pixels of a rectangle inside the picture, as a picture of their own."""
-        left, top = (
-            box.left // self.tile_width * self.tile_width,
-            box.top // self.tile_height * self.tile_height,
-        )
-        right = min(self.width, -(-box.right // self.tile_width) * self.tile_width)
-        bottom = min(self.height, -(-box.bottom // self.tile_height) * self.tile_height)
-        return replace(self, width=right - left, height=bottom - top)
+        tiles = list(self.touching(box))
+        first, last = self.box(tiles[0]), self.box(tiles[-1])
+        return replace(self, width=last.right - first.left, height=last.bottom - first.top)
 
     def touching(self, box: Box) -> Iterator[int]:
         """The numbers of the tiles that have pixels of a rectangle inside the picture."""

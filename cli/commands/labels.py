@@ -150,7 +150,7 @@ def _plan(args: argparse.Namespace, wanted: _Wanted, found: Found) -> list[tuple
                 raise UsageError(f"{source.path} has no folder for what is written: name one with -o")
     plan: list[tuple[Path, Job | None]] = []
     # Masks are named after the label map's file, which need not be written itself.
-    existing: Existing = policy_for(args.existing, args.output) if wanted.png else "replace"
+    existing: Existing = "replace" if wanted.replace or not wanted.png else "refuse"
     for job in plan_jobs(found, args.output, _NAMING, existing):
         if not job.target.name.endswith(_SUFFIX) and (wanted.masks or wanted.mask):
             raise UsageError(

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..image.arrays import luma_levels
-from .residual import MAX_QUALITY
+from .residual import LEAST_QUALITY, MAX_QUALITY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -169,7 +169,7 @@ def focused(quality: float, focus: str) -> tuple[float, tuple[tuple[str, float],
     if not quality:
         return quality, ()
     more, shift = FOCUS[step or "strong"]
-    return max(1.0, quality + shift), ((name, more),)
+    return max(float(LEAST_QUALITY), quality + shift), ((name, more),)
 
 
 def classes_named(name: str, manifest: Manifest) -> tuple[int, ...]:
@@ -204,7 +204,8 @@ def class_quality(quality: float, changes: Mapping[str, float], manifest: Manife
         for index in classes_named(name, manifest):
             by_class[index] = changes[name]
     wanted = {
-        index: min(max(quality + change, 1.0), float(MAX_QUALITY)) for index, change in by_class.items()
+        index: min(max(quality + change, float(LEAST_QUALITY)), float(MAX_QUALITY))
+        for index, change in by_class.items()
     }
     highest = max(wanted.values())
     gains = {

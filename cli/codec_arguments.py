@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..runtime.backends import BACKENDS, Options, PassedOverWarning
+from ..runtime.backends import BACKENDS
 from ..runtime.bundle.engine_files import PRECISIONS
-from ..runtime.codec.tile_pool import most_workers
 from ..runtime.errors import printable
 from ..runtime.files import descriptor
 from ..runtime.memory import return_freed_arrays
+from ..runtime.threads import most_workers
 from .limit_arguments import add_limit_arguments, limits_of
 from .trust_argument import add_trust_argument
 
@@ -77,7 +77,9 @@ def open_codecs(args: argparse.Namespace, jobs: int = 1) -> Codecs:
         jobs: files that are in work at a time; unless the user says how many threads networks have, they share the
             cores.
     """
-    from ..runtime.kinds.opening import Codecs  # commands start faster that need no networks
+    # Here, as commands that need no networks start faster without them.
+    from ..runtime.backends import Options, PassedOverWarning
+    from ..runtime.kinds.opening import Codecs
 
     return_freed_arrays()
     threads = args.threads or (max(1, most_workers() // jobs) if jobs > 1 else None)

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from ..runtime.codec.batch import default_jobs
 from ..runtime.errors import OslicError, UsageError
 from ..runtime.files import check_target, descriptor, exists_already
 from ..runtime.ledger import declare_outputs, note_inputs
+from ..runtime.threads import default_jobs
 from .file_arguments import Output, input_file, output_place, require_ending, standard_output
 from .numbers import at_least
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from ..runtime import ledger
-from ..runtime.dependencies import NAMESPACE, naming_missing, without_telemetry
+from ..runtime.dependencies import NAMESPACE, naming_missing, without_matrix_threads, without_telemetry
 from ..runtime.errors import LimitError, OslicError, UsageError, out_of_memory, printable, told
 from .examples import add_examples
 from .file_arguments import parse
@@ -253,12 +253,18 @@ def _speaking(debug: bool) -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _starting(command: str) -> contextlib.AbstractContextManager[None]:
+    """How NumPy starts: the runtime multiplies no matrices, what has an extra may."""
+    return without_matrix_threads() if COMMANDS[command].extra is None else contextlib.nullcontext()
+
+
 def _call(command: str, rest: list[str], *, debug: bool) -> int:
     """Run a command; returns its exit code."""
     # What Pillow says of tags that it leaves out of a damaged EXIF block.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
-        module, parser = make_parser(command)
+        with _starting(command):
+            module, parser = make_parser(command)
         parsed = parse(parser, rest)
         parsed.debug = debug
         # Commands import most of what they need when they run.

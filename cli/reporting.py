@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from ..runtime.codec.batch import in_order
 from ..runtime.errors import OslicError, printable, told
+from ..runtime.threads import in_order
 from .jobs import Found, Job
 
 _ERASE: Final = "\r\x1b[K"

@@ -12,6 +12,7 @@ from .errors import DependencyError
 NAMESPACE: Final = __name__.split(".", maxsplit=1)[0]
 """What the rooms are installed under."""
 _NO_TELEMETRY: Final = "ORT_DISABLE_TELEMETRY"
+_MATRIX_THREADS: Final = "OPENBLAS_NUM_THREADS"
 
 
 def installed(*names: str) -> dict[str, str]:
@@ -45,14 +46,31 @@ def without_telemetry() -> Iterator[None]:
     From version 1.29 on it else writes an identifier and a database of events below the user's home, and sends them.
     Nothing but this variable of the environment prevents it, and only before the start. One that is set already stays.
     """
-    if _NO_TELEMETRY in os.environ:
+    with _environment(_NO_TELEMETRY):
+        yield
+
+
+@contextlib.contextmanager
+def without_matrix_threads() -> Iterator[None]:
+    """While entered, NumPy starts without threads for products of matrices, which it does when it is imported.
+
+    There is one for each core, and the start of a short command waits for them. A number that is set already stays.
+    """
+    with _environment(_MATRIX_THREADS):
+        yield
+
+
+@contextlib.contextmanager
+def _environment(name: str) -> Iterator[None]:
+    """While entered, a variable of the environment is 1, unless it is set already."""
+    if name in os.environ:
         yield
         return
-    os.environ[_NO_TELEMETRY] = "1"
+    os.environ[name] = "1"
     try:
         yield
     finally:
-        os.environ.pop(_NO_TELEMETRY, None)
+        os.environ.pop(name, None)
 
 
 @contextlib.contextmanager

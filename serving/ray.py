@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ..runtime.codec.batch import in_order
 from ..runtime.codec.request import make_request
 from ..runtime.errors import BackendError, OslicError, UsageError, one_line
 from ..runtime.image.files import decode_image
 from ..runtime.limits import available_memory
 from ..runtime.memory import return_freed_arrays
+from ..runtime.threads import in_order
 from .batch.sources import Item
 from .batch.table import Row, schema
 from .batch.work import CodecOptions, Job, Work

@@ -17,7 +17,6 @@ from ...measure.metrics import psnr
 from ...measure.timing import Candidate, Settings, StageTimes, Timing, measure, ratio
 from ...runtime.backends.onnxruntime.cpu import OnnxRuntimeCpu
 from ...runtime.codec import Codec
-from ...runtime.codec.batch import in_order
 from ...runtime.codec.effort import DEFAULT_EFFORT
 from ...runtime.errors import OslicError
 from ...runtime.files import write_atomically
@@ -25,6 +24,7 @@ from ...runtime.image.files import read_image
 from ...runtime.image.metadata import Metadata
 from ...runtime.image.writing import encode_image
 from ...runtime.limits import Limits
+from ...runtime.threads import in_order
 from ..coders.registry import CoderSpec
 from ..report.layer_images import as_rgb
 

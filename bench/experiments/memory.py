@@ -14,15 +14,14 @@ from PIL import Image
 from ...measure import environment
 from ...measure.processes import run_python
 from ...runtime.bundle.folder import Bundle
-from ...runtime.codec.batch import default_jobs
 from ...runtime.codec.decoding import DECODER_GRAPHS
-from ...runtime.codec.tile_pool import most_workers
 from ...runtime.errors import UsageError
 from ...runtime.image.files import read_image
 from ...runtime.image.metadata import Metadata
 from ...runtime.image.writing import encode_image
 from ...runtime.limits import Limits
 from ...runtime.memory import decoding_use, encoding_use, resident_memory
+from ...runtime.threads import default_jobs, most_workers
 from ..report.layer_images import as_rgb
 
 FORMAT: Final = "oslic-bench-memory"

@@ -17,8 +17,8 @@ from typing import Any, Final
 from ...measure import environment
 from ...runtime.codec import Codec
 from ...runtime.codec.batch import compress_many, decompress_many
-from ...runtime.codec.tile_pool import most_workers
 from ...runtime.errors import OslicError
+from ...runtime.threads import most_workers
 
 FORMAT: Final = "oslic-bench-throughput"
 VERSION: Final = 1

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ...runtime.backends import BACKENDS, Options
 from ...runtime.bundle.finder import open_bundle
-from ...runtime.codec.batch import default_jobs
 from ...runtime.dependencies import naming_missing
 from ...runtime.errors import UsageError, printable
 from ...runtime.memory import resident_memory, return_freed_arrays
+from ...runtime.threads import default_jobs
 from ...serving.batch import storage
 from ...serving.batch.sources import PATH_COLUMN, Item, find_items
 from ...serving.batch.table import RESULTS_NAME, ResultTable, key_of, sources_done

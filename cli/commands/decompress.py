@@ -15,11 +15,10 @@ import numpy as np
 from PIL import Image
 
 from ...runtime.codec.container import HEADER_BYTES, StreamReader, read_info, section_name
-from ...runtime.codec.label_map import label_map_of
 from ...runtime.codec.metadata_sections import METADATA_TYPES
 from ...runtime.codec.preview import read_compact, thumbnail_of
-from ...runtime.codec.sources import read_stream
 from ...runtime.codec.stream import bundle_for, check_stream
+from ...runtime.codec.stream_source import read_stream
 from ...runtime.errors import UsageError, VerificationError
 from ...runtime.files import write_atomically
 from ...runtime.image.metadata import Metadata
@@ -276,6 +275,8 @@ class _Work:
         bundle = bundle_for(reader.header, self._bundle)
         missing: tuple[int, ...] = ()
         if wanted.layer == "labels":
+            from ...runtime.codec.label_map import label_map_of  # here, as thumbnails start faster without it
+
             labels = label_map_of(reader, bundle)
             content = encode_labels(labels, label_image_kind(job.target))
             size = labels.width, labels.height

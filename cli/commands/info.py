@@ -13,8 +13,8 @@ from ...runtime.bundle.manifest import OSLIC
 from ...runtime.codec.container import StreamReader
 from ...runtime.codec.label_map import LabelMap, label_map_of, map_size
 from ...runtime.codec.parameters import Parameters
-from ...runtime.codec.sources import read_stream
 from ...runtime.codec.stream import bundle_for, check_stream, fingerprint_of, read_record
+from ...runtime.codec.stream_source import read_stream
 from ...runtime.errors import BundleError, LimitError, OslicError, StreamError, UsageError, printable
 from ...runtime.files import write_atomically
 from ...runtime.kinds.stream import package_of

@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ...runtime.codec.batch import in_order
 from ...runtime.codec.coco import CocoWriter
 from ...runtime.codec.label_map import ClassStatistics, LabelMap, read_labels
-from ...runtime.codec.sources import read_stream
+from ...runtime.codec.stream_source import read_stream
 from ...runtime.errors import OslicError, UsageError
 from ...runtime.files import atomic_file, write_atomically
 from ...runtime.ledger import declare_outputs
+from ...runtime.threads import in_order
 from ..codec_arguments import STREAM_SUFFIX, largest_shares
 from ..file_arguments import Word, output_file, output_place
 from ..jobs import (

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ...runtime.bundle.engine_files import PRECISIONS
 from ...runtime.bundle.finder import open_bundle
-from ...runtime.codec.tile_pool import most_workers
 from ...runtime.errors import UsageError, printable
+from ...runtime.threads import most_workers
 from ...runtime.tiling import UNIT
 from ...serving.triton import names
 from ...serving.triton.repository import DEVICES, GRAPH_KINDS, SERVER_OPTIONS, Plan, write_repository

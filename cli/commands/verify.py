@@ -8,11 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...runtime.bundle.manifest import OSLIC
-from ...runtime.codec.batch import in_order
 from ...runtime.codec.container import StreamReader
-from ...runtime.codec.sources import read_stream
 from ...runtime.codec.stream import check_all, check_stream
+from ...runtime.codec.stream_source import read_stream
 from ...runtime.errors import OslicError, VerificationError
+from ...runtime.threads import in_order
 from ..codec_arguments import STREAM_SUFFIX, add_codec_arguments, open_codecs
 from ..jobs import Source, add_source_arguments, add_work_arguments, find_sources, jobs_for
 from ..limit_arguments import limits_of

@@ -7,11 +7,10 @@ import functools
 import json
 
 from ...runtime.codec import DEFAULT_QUALITY
-from ...runtime.codec.batch import default_jobs
 from ...runtime.codec.effort import DEFAULT_EFFORT, MAX_EFFORT
-from ...runtime.codec.tile_pool import most_workers
 from ...runtime.files import write_atomically
 from ...runtime.image.files import find_images
+from ...runtime.threads import default_jobs, most_workers
 from ..file_arguments import output_file
 from ..numbers import at_least, not_negative, several
 

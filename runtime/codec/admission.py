@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from ..errors import LimitError
 from ..memory import MemoryBudget, MemoryUse
+from ..threads import most_workers
 from ..tiling import Grid
-from .tile_pool import TilePool, most_workers
+from .tile_pool import TilePool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,7 +19,8 @@ import numpy as np
 
 from ..errors import VerificationError
 from .lossless import decode_plane, encode_plane
-from .residual import MAX_WEIGHT, prediction
+from .parameters import MAX_WEIGHT
+from .residual import prediction
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
     Levels = npt.NDArray[np.int16]
 
-MAX_ERROR: Final = 16
-"""The largest bound."""
 _CENTER: Final = 128
 _WEIGHTS: Final = (2, 4, 6, MAX_WEIGHT)
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from ..errors import UsageError
 from ..image.arrays import luma_levels
-from .residual import LEAST_QUALITY, MAX_QUALITY
+from .parameters import MAX_QUALITY
+from .residual import LEAST_QUALITY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -44,17 +44,18 @@ from .finishing import finish_layers, reconstruct
 from .label_map import LabelMap, read_labels
 from .layering import make_layers
 from .networks import Graphs
+from .picture_source import PictureSource, read_picture
 from .rate_control import highest_within, lowest_reaching
 from .request import Request, make_request, require_original
 from .search import wanted_search
 from .settings import LayerMode, Settings, Tune
-from .sources import PictureSource, StreamSource, read_picture, read_stream
 from .stream import (
     check_identity,
     fingerprint_of,
     is_of,
     open_stream,
 )
+from .stream_source import StreamSource, read_stream
 from .streaming import DecodedStrip, RowSource, compress_rows, decompress_rows
 
 if TYPE_CHECKING:

@@ -29,8 +29,8 @@ from ..memory import LABELS
 from . import coco
 from .connected_regions import Regions, find_regions
 from .parameters import Parameters
-from .sources import StreamSource, read_stream
 from .stream import bundle_for, check_identity, open_stream, read_label_plane
+from .stream_source import StreamSource, read_stream
 
 if TYPE_CHECKING:
     from pathlib import Path

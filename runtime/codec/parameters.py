@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..errors import StreamError
-from .bounded import MAX_ERROR
 from .container import DIGEST_BYTES, FieldReader, choice, varint
-from .residual import MAX_QUALITY, MAX_WEIGHT
 
+MAX_QUALITY: Final = 100
+"""Pillow's AVIF quality, of which the residual takes 1..100; 0 stands for "no residual at all" in the codec."""
+MAX_WEIGHT: Final = 8
+"""Weight of an estimate that is the whole prediction of the residual: weights are in eighths."""
+MAX_ERROR: Final = 16
+"""The largest bound of near-lossless pictures."""
 QUARTERS: Final = 4
 """Qualities are coded in quarters."""
 MAX_LABEL_SCALE: Final = 65535

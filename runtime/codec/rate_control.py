@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import RateError
 from ..image.arrays import visible_psnr
-from . import residual
+from .parameters import MAX_QUALITY
 
 if TYPE_CHECKING:
     from ..image.metadata import Metadata
@@ -75,7 +75,7 @@ def lowest_reaching(
     if reached(0) >= min_psnr:
         return attempt(0)
     below = _last(lambda quality: reached(quality) < min_psnr)
-    if below == residual.MAX_QUALITY:
+    if below == MAX_QUALITY:
         raise RateError(f"{min_psnr} dB is out of reach: quality {below} gives {reached(below):.2f} dB")
     return attempt(below + 1)
 
@@ -90,7 +90,7 @@ def _attempts(codec: Codec, layers: Layers, metadata: Metadata | None) -> Callab
 
 def _last(holds: Callable[[int], bool]) -> int:
     """The highest quality of which `holds` is true; it is of 0, and false above the first of which it is not."""
-    low, high = 0, residual.MAX_QUALITY + 1
+    low, high = 0, MAX_QUALITY + 1
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if holds(middle) else (low, middle)

@@ -20,6 +20,7 @@ from PIL import AvifImagePlugin, Image, features
 
 from ..errors import BackendError, StreamError, UsageError
 from . import av1
+from .parameters import MAX_QUALITY, MAX_WEIGHT
 from .yuv import compensate_rounding
 
 if TYPE_CHECKING:
@@ -30,11 +31,7 @@ if TYPE_CHECKING:
     Levels = npt.NDArray[np.int16]
 
 DEFAULT_SPEED: Final = 6
-MAX_WEIGHT: Final = 8
-"""Weight of an estimate that is the whole prediction of the residual: weights are in eighths."""
 MAX_SPEED: Final = 10
-# Pillow's AVIF quality, of which the residual takes 1..100; 0 stands for "no residual at all" in the codec.
-MAX_QUALITY: Final = 100
 LEAST_QUALITY: Final = 1
 
 # The encoder's bits depend on whether it runs in rows (more than one thread), not on how many threads there are:

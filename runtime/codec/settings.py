@@ -7,8 +7,8 @@ from typing import Final, Literal, get_args
 
 from ..errors import UsageError
 from . import residual
-from .bounded import MAX_ERROR
 from .effort import DEFAULT_EFFORT, EFFORTS, MAX_EFFORT, Effort
+from .parameters import MAX_ERROR, MAX_QUALITY
 from .search import DEFAULT_RATE_WEIGHT, SearchSettings
 
 DEFAULT_QUALITY: Final = 60
@@ -55,9 +55,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.max_error is not None:
-            object.__setattr__(self, "quality", residual.MAX_QUALITY)
-        if not 0 <= self.quality <= residual.MAX_QUALITY:
-            raise UsageError(f"quality {self.quality} is out of range 0..{residual.MAX_QUALITY}")
+            object.__setattr__(self, "quality", MAX_QUALITY)
+        if not 0 <= self.quality <= MAX_QUALITY:
+            raise UsageError(f"quality {self.quality} is out of range 0..{MAX_QUALITY}")
         if 0 < self.quality < residual.LEAST_QUALITY:
             object.__setattr__(self, "quality", residual.LEAST_QUALITY)
         if not 0 <= self.effort <= MAX_EFFORT:
@@ -74,9 +74,9 @@ class Settings:
                 "the quality of classes is for lossy coding: a bound holds for all samples alike"
             )
         for name, change in self.class_quality:
-            if not -residual.MAX_QUALITY <= change <= residual.MAX_QUALITY:
+            if not -MAX_QUALITY <= change <= MAX_QUALITY:
                 raise UsageError(
-                    f"the quality of {name} changes by {change:+g}, must be by at most {residual.MAX_QUALITY}"
+                    f"the quality of {name} changes by {change:+g}, must be by at most {MAX_QUALITY}"
                 )
         if not 0 < self.rate_weight <= _MOST_RATE_WEIGHT:
             raise UsageError(

@@ -7,15 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import TypeVar
 
-from ..threads import Workers, usable_cores
+from ..threads import Workers
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-
-
-def most_workers() -> int:
-    """The cores that this process may use, or 2: there are always two kinds of work to overlap."""
-    return max(2, usable_cores())
 
 
 class TilePool:

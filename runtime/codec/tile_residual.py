@@ -10,7 +10,7 @@ import numpy as np
 from . import residual
 from .bounded import BoundedResidual, encode_bounded
 from .container import DIGEST_BYTES, Payload, digest
-from .parameters import ResidualMode, TileRecord
+from .parameters import MAX_WEIGHT, ResidualMode, TileRecord
 
 if TYPE_CHECKING:
     from ..image.arrays import Pixels
@@ -61,7 +61,7 @@ def encode_tile(
     """
     if not plan.quality:
         assert estimate is not None, "a tile needs layers or a residual"
-        record = TileRecord(ResidualMode.NONE, 1, residual.MAX_WEIGHT, estimate_digest)
+        record = TileRecord(ResidualMode.NONE, 1, MAX_WEIGHT, estimate_digest)
         return CodedTile(Payload(b"", record.to_bytes()), None)
     if plan.settings.max_error is not None:
         with stages.measure("residual"):
@@ -113,7 +113,7 @@ def _best(
     weights = {0}
     if estimate is not None:
         usual = residual.default_weight(plan.quality, visual=settings.visual)
-        weights = {min(max(usual + change, 1), residual.MAX_WEIGHT) for change in settings.coders.weights}
+        weights = {min(max(usual + change, 1), MAX_WEIGHT) for change in settings.coders.weights}
 
     def code(weight: int) -> residual.CodedResidual:
         return residual.encode(

@@ -109,11 +109,13 @@ class Writer:
         options = form.options if self.quality is None else {**(form.lossy or {}), "quality": self.quality}
         extras = self._extras(metadata)
         file = io.BytesIO()
+        # By the name Pillow loads the writer of this format; told the format, it would load five.
+        file.name = f"image{form.endings[0]}"
         try:
             if form.kind == "TIFF" and "exif" in extras:
                 # Pillow writes EXIF with its sub-directories into uncompressed files only.
                 options, extras["exif"] = {}, _tiff_exif(metadata)
-            Image.fromarray(pixels).save(file, form.kind, **options, **extras)
+            Image.fromarray(pixels).save(file, **options, **extras)
         except Exception as error:  # Pillow's writers raise what they come across in EXIF
             raise UsageError(
                 f"cannot write {name}: {form.kind} does not hold this image or its metadata: "

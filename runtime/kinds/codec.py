@@ -16,10 +16,11 @@ from ..codec.admission import Admission
 from ..codec.container import Payload, SectionWriter, SharedSection, StreamReader, write_stream
 from ..codec.lossless import decode_plane, encode_plane
 from ..codec.metadata_sections import metadata_writers, read_metadata
+from ..codec.picture_source import read_picture
 from ..codec.request import Request, make_request, require_original
 from ..codec.settings import Settings
-from ..codec.sources import read_picture, read_stream
 from ..codec.stage_timer import Stages
+from ..codec.stream_source import read_stream
 from ..errors import BundleError, OslicError, StreamError, UsageError, one_line
 from ..image.arrays import extend, fill_hidden, join, layout_of, luma, split, three_channels
 from ..memory import kind_use
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
     from ..bundle.folder import Bundle
     from ..codec.container import Header
-    from ..codec.sources import PictureSource, StreamSource
+    from ..codec.picture_source import PictureSource
+    from ..codec.stream_source import StreamSource
     from ..image.arrays import Layout, Pixels
     from ..image.metadata import Metadata
     from ..limits import Limits

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..codec.container import Header
+    from ..codec.picture_source import PictureSource
     from ..codec.request import Request
-    from ..codec.sources import PictureSource, StreamSource
+    from ..codec.stream_source import StreamSource
     from ..image.arrays import Layout, Pixels
     from ..image.metadata import Metadata
     from ..memory import MemoryUse

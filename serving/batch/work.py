@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from ...runtime.backends import Options
-from ...runtime.codec.batch import in_order
 from ...runtime.codec.request import Request, make_request
 from ...runtime.errors import OslicError, VerificationError, one_line, out_of_memory, told
 from ...runtime.image.arrays import visible_psnr
@@ -19,6 +18,7 @@ from ...runtime.image.files import decode_image
 from ...runtime.image.writing import encode_image
 from ...runtime.kinds.opening import AnyCodec, open_codec
 from ...runtime.limits import Limits
+from ...runtime.threads import in_order
 from . import storage
 from .sources import STREAM_ENDING, Item
 from .table import Row

@@ -435,6 +435,21 @@ print(len(set(sys.modules) - before))
     assert int(_python(code)) <= 40
 
 
+def test_a_thumbnail_loads_what_it_needs(stream, tmp_path):
+    """The target is 0.3 s; modules and threads are counted instead."""
+    code = f"""
+import os, sys
+from oslic.cli import main as cli
+words = ["decompress", {str(stream)!r}, "--scale", "1/8", "-o", {str(tmp_path / "x.png")!r}]
+assert cli.main(words) == 0
+names = ["PIL.GifImagePlugin", "PIL.AvifImagePlugin", "oslic.runtime.backends.base", "oslic.runtime.codec.label_map"]
+print("OPENBLAS_NUM_THREADS" in os.environ, [name for name in names if name in sys.modules])
+print(len(os.listdir("/proc/self/task")) if sys.platform == "linux" else 1)
+"""
+    *_, loaded, threads = _python(code).splitlines()
+    assert (loaded, threads) == ("False []", "1")
+
+
 @pytest.mark.slow
 def test_peak_memory_of_decompress(tmp_path, samples):
     """DESIGN: `oslic decompress` of 768x512 stays below 400 MB."""

@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 from oslic.measure import environment
-from oslic.runtime.codec.batch import default_jobs
 from oslic.runtime.codec.request import make_request
-from oslic.runtime.codec.tile_pool import most_workers
 from oslic.runtime.image.files import find_images
 from oslic.runtime.memory import resident_memory
+from oslic.runtime.threads import default_jobs, most_workers
 from oslic.serving import ray as serving_ray
 from oslic.serving.batch.sources import Item
 from oslic.serving.batch.table import ResultTable

@@ -23,10 +23,9 @@ import numpy as np
 from oslic.measure import environment
 from oslic.runtime.bundle.finder import open_bundle
 from oslic.runtime.codec import Codec
-from oslic.runtime.codec.batch import default_jobs, in_order
 from oslic.runtime.codec.request import make_request
-from oslic.runtime.codec.tile_pool import most_workers
 from oslic.runtime.image.files import find_images
+from oslic.runtime.threads import default_jobs, in_order, most_workers
 from oslic.serving.triton.repository import Plan, write_repository
 from PIL import Image
 

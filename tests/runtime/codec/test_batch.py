@@ -8,8 +8,9 @@ import threading
 import numpy as np
 import pytest
 from oslic.runtime.codec import Codec
-from oslic.runtime.codec.batch import compress_many, decompress_many, in_order
+from oslic.runtime.codec.batch import compress_many, decompress_many
 from oslic.runtime.errors import ImageError, StreamError, UsageError
+from oslic.runtime.threads import in_order
 
 
 def test_results_come_in_order_with_their_items():

@@ -1,4 +1,4 @@
-"""What callers hand to the codec: pictures as arrays, Pillow images or files; streams as bytes or files."""
+"""The pictures that callers hand to the codec: as arrays, Pillow images or files."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from PIL import Image
 
-from ..errors import ImageError, UsageError
-from ..files import read_file
+from ..errors import ImageError
 from ..image.files import Picture, decode_image, picture_of, read_image
 from ..image.metadata import Metadata
-from .container import read_info
 
 if TYPE_CHECKING:
     from ..limits import Limits
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
 
 PictureSource: TypeAlias = Any
 """An array-like of uint8, a `PIL.Image.Image`, the path of an image file, or such a file's bytes."""
-StreamSource: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str]
-"""The bytes (any contiguous buffer) of an `.oslic` file, or its path."""
 
 
 def read_picture(source: PictureSource, limits: Limits, use: MemoryUse) -> Picture:
@@ -53,34 +49,3 @@ def read_picture(source: PictureSource, limits: Limits, use: MemoryUse) -> Pictu
             f"a picture cannot be a {type(source).__name__}: give a uint8 array, a Pillow image or a path"
         )
     return Picture(pixels, Metadata())
-
-
-def read_stream(source: StreamSource, limits: Limits) -> bytes | bytearray | memoryview:
-    """The bytes of a stream.
-
-    Of a file that is no stream the head is read, of one that goes on behind its end one byte more; a truncated one is
-    read as far as it goes.
-
-    Args:
-        source: any contiguous buffer of bytes (bytes, bytearray, memoryview, ...), or the path of a file.
-        limits: on what is read.
-
-    Raises:
-        UsageError: the file cannot be read, or the source is none of these.
-        StreamError, LimitError: as `container.read_info` of the file's first bytes.
-    """
-    if isinstance(source, str | os.PathLike):
-        return read_file(
-            os.fspath(source),
-            "stream",
-            limits.stream_bytes,
-            expected=lambda head: read_info(head, limits).total_bytes,
-        )
-    if isinstance(source, bytes | bytearray):
-        return source
-    try:
-        return memoryview(source).cast("B")
-    except TypeError as error:
-        raise UsageError(
-            f"a stream cannot be a {type(source).__name__}: give its bytes or the path of a file ({error})"
-        ) from error

@@ -1,4 +1,4 @@
-"""Large image files by libvips: read from the top to the bottom, written from a raw file, never whole in memory.
+"""Large image files by libvips: read and written from the top to the bottom, never whole in memory.
 
 Needs `pyvips` and libvips: `pip install 'oslic[large]'`.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final
 
 import numpy as np
 
 from ..errors import DependencyError, ImageError, UsageError, one_line
 from .arrays import Layout, three_channels
 from .metadata import Metadata
+from .png import uncompressed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -174,15 +175,14 @@ def write_strips(
 
     Raises:
         DependencyError: libvips is not installed.
-        UsageError: there is no space left.
+        UsageError: there is no space left, for the file or for the temporary one.
     """
     vips = libvips()
-    with _RawFile() as raw:
-        for strip in strips:
-            raw.write(strip)
-        image = vips.Image.rawload(raw.name, *size, int(layout), access="sequential").copy(
-            interpretation="b-w" if layout.is_gray else "srgb"
-        )
+    with tempfile.NamedTemporaryFile(prefix=".oslic-", suffix=".png") as spool:
+        for piece in uncompressed(strips, size, int(layout)):
+            _write(spool.file, piece)
+        # Not a raw file: libvips would map that into memory as a whole.
+        image = vips.Image.new_from_file(spool.name, access="sequential").copy()
         for name, block in ((_ICC, metadata.icc), (_EXIF, metadata.exif)):
             if block:
                 image.set_type(vips.GValue.blob_type, name, block)
@@ -192,22 +192,9 @@ def write_strips(
             raise UsageError(f"the picture cannot be written: {one_line(error)}") from error
 
 
-class _RawFile:
-    """A temporary file of samples."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.NamedTemporaryFile(prefix=".oslic-", suffix=".raw")  # noqa: SIM115
-        self.name = self._file.name
-
-    def write(self, strip: Pixels) -> None:
-        """Append a strip."""
-        try:
-            self._file.write(np.ascontiguousarray(strip).data)
-        except OSError as error:
-            raise UsageError(f"cannot write into {Path(self.name).parent}: {error.strerror}") from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._file.close()
+def _write(file: IO[bytes], piece: bytes) -> None:
+    try:
+        file.write(piece)
+        file.flush()
+    except OSError as error:
+        raise UsageError(f"cannot write into {Path(file.name).parent}: {error.strerror}") from error

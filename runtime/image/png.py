@@ -1,10 +1,15 @@
-"""Chunks of PNG files, without decoding any pixels, and PNG files of repeated rows."""
+"""Chunks of PNG files, without decoding any pixels, and PNG files of repeated and of uncompressed rows."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .arrays import Pixels
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 # Signature and IHDR with its length, name and checksum.
@@ -14,6 +19,8 @@ _PLAIN: Final = b"\0"
 _UP: Final = b"\2"
 _GRAY: Final = 0
 _PALETTE: Final = 3
+_BY_CHANNELS: Final = {1: _GRAY, 2: 4, 3: 2, 4: 6}
+_PIECE_BYTES: Final = 1 << 22
 
 
 def chunks_before_pixels(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -59,6 +66,27 @@ def repeated_rows(
     colors = [] if palette is None else [_chunk(b"PLTE", palette)]
     parts = [_chunk(b"IHDR", head), *colors, _chunk(b"IDAT", b"".join(packed)), _chunk(b"IEND", b"")]
     return SIGNATURE + b"".join(parts)
+
+
+def uncompressed(strips: Iterable[Pixels], size: tuple[int, int], channels: int) -> Iterator[bytes]:
+    """A PNG file with its samples as they are, some megabytes of it at a time.
+
+    Args:
+        strips: uint8 (h, W) or (h, W, C), from top to bottom.
+        size: width and height of the picture in pixels.
+        channels: C: 1 gray, 2 gray and alpha, 3 RGB, 4 RGBA.
+    """
+    head = b"".join(side.to_bytes(4, "big") for side in size) + bytes([8, _BY_CHANNELS[channels], 0, 0, 0])
+    yield SIGNATURE + _chunk(b"IHDR", head)
+    packer, row_bytes = zlib.compressobj(0), size[0] * channels
+    count = max(1, _PIECE_BYTES // row_bytes)
+    for strip in strips:
+        for top in range(0, len(strip), count):
+            part = strip[top : top + count]
+            rows = np.zeros((len(part), 1 + row_bytes), np.uint8)  # the first byte of a row says: no filter
+            rows[:, 1:] = part.reshape(len(part), row_bytes)
+            yield _chunk(b"IDAT", packer.compress(rows.data))
+    yield _chunk(b"IDAT", packer.flush()) + _chunk(b"IEND", b"")
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from oslic.runtime.errors import ImageError, LimitError, UsageError
@@ -126,6 +130,26 @@ def test_written_strips_are_the_picture(photo, tmp_path, mode, ending):
     with Image.open(path) as image:
         assert np.array_equal(np.array(image), pixels)
         assert image.info.get("icc_profile", b"") == metadata.icc
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells the peak there")
+def test_writing_takes_the_memory_of_strips(tmp_path):
+    """252 MB of samples; pages of mapped files count as well."""
+    code = f"""
+import numpy as np
+from oslic.runtime.image.arrays import Layout
+from oslic.runtime.image.large import write_strips
+from oslic.runtime.image.metadata import Metadata
+colors = (np.arange(750) % 251).astype(np.uint8).reshape(5, 50, 3)
+strip = np.kron(colors, np.ones((20, 240, 1), np.uint8))
+with open({str(tmp_path / "x.png")!r}, "w+b") as target:
+    write_strips([strip] * 70, (12000, 7000), Layout.RGB, metadata=Metadata(), kind=".png", target=target)
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 200_000  # KiB
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.size == (12000, 7000)
 
 
 def test_other_formats_cannot_be_written_in_strips(tmp_path):

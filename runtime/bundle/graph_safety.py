@@ -118,6 +118,8 @@ def _find_foreign(data: bytes) -> str | None:
 
 def read_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
     """A number and the position behind it."""
+    if position < end and data[position] < 0x80:  # nearly all of them, of the tens of thousands of a graph
+        return data[position], position + 1
     value = 0
     for shift in range(0, 70, 7):
         if position >= end:

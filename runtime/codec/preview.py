@@ -8,11 +8,9 @@ import numpy as np
 
 from ..bundle.manifest import COMPACT_SCALE
 from ..image.arrays import luma
-from ..threads import most_workers
 from .container import MissingError
 from .stream import check_identity, read_compact_tile
 from .tile_networks import compact_shape
-from .tile_pool import TilePool
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -74,16 +72,13 @@ def read_compact(reader: StreamReader, bundle: Bundle) -> CompactImage:
     check_identity(reader.header, bundle)
     grid = reader.header.grid
     levels = np.full(compact_shape(grid.width, grid.height), bundle.manifest.levels // 2, np.uint8)
-
-    def is_there(tile: int) -> bool:
+    missing = []
+    for tile in range(grid.count):
         try:
             grid.box(tile).scaled(COMPACT_SCALE).of(levels)[:] = read_compact_tile(reader, tile, bundle)
         except MissingError:
-            return False
-        return True
-
-    there = TilePool(most_workers()).run(is_there, range(grid.count))
-    return CompactImage(levels, tuple(tile for tile, found in enumerate(there) if not found))
+            missing.append(tile)
+    return CompactImage(levels, tuple(missing))
 
 
 def smoothed(levels: Pixels) -> Values:

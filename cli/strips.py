@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from PIL import Image
 
@@ -68,14 +68,15 @@ def compress_strips(
     start = time.perf_counter()
     image = LargeImage(job.source, codec.limits)
     with atomic_file(job.target, replace=job.replaces) as file:
+        counted = _Counted(file)
         sizes = codec.compress_rows(
             image,
-            file,
+            counted,
             settings,
             metadata=strip(image.metadata, stripped),
             keep_invisible=keep_invisible,
         )
-        length = file.tell()
+    length = counted.length
     return {
         "input": str(job.source),
         "output": str(job.target),
@@ -88,8 +89,21 @@ def compress_strips(
         "overhead_bytes": length - sum(sizes.values()),
         "quality": settings.quality,
         "strips": True,
+        "notes": list(image.notes),
         "stages_ms": {"all": round((time.perf_counter() - start) * 1e3, 3)},
     }
+
+
+class _Counted:
+    """Counts what is written into a file, which may be a pipe."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.length = 0
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        self.length += len(data)
 
 
 def decompress_strips(codec: Codec, job: Job, name: Path, *, strict: bool) -> dict[str, Any]:
@@ -106,7 +120,7 @@ def decompress_strips(codec: Codec, job: Job, name: Path, *, strict: bool) -> di
         UsageError: the target's format cannot be written in strips.
         StreamError, BundleError, LimitError, VerificationError: as for streams in memory.
     """
-    from ..runtime.image.large import strips_kind, write_strips
+    from ..runtime.image.large import left_out, strips_kind, write_strips
 
     start = time.perf_counter()
     kind = strips_kind(name)
@@ -120,7 +134,8 @@ def decompress_strips(codec: Codec, job: Job, name: Path, *, strict: bool) -> di
                 raise UsageError(f"cannot write {job.target}: a picture in strips needs a file")
             strips = drift.watch(codec, reader)
             size = (header.width, header.height)
-            write_strips(strips, size, header.layout, metadata=read_metadata(reader), kind=kind, target=file)
+            metadata = read_metadata(reader)
+            write_strips(strips, size, header.layout, metadata=metadata, kind=kind, target=file)
     return {
         "width": header.width,
         "height": header.height,
@@ -128,6 +143,7 @@ def decompress_strips(codec: Codec, job: Job, name: Path, *, strict: bool) -> di
         "digest_matches": drift.message is None,
         "drift": drift.message,
         "refinement": drift.refinement,
+        "left_out": list(left_out(metadata, kind)),
         "tiles": header.grid.count,
         "backend": codec.backend,
         "strips": True,

@@ -17,6 +17,7 @@ from typing import BinaryIO, Final
 
 from .errors import LimitError, OslicError, UsageError
 from .ledger import current, note_inputs
+from .stopping import check_stopped
 
 HEAD_BYTES: Final = 1 << 12
 """How much is read of a file before its format says how long it is."""
@@ -155,6 +156,7 @@ def atomic_file(path: str | Path, *, replace: bool = True) -> Iterator[BinaryIO]
             yield file
             file.flush()
             os.fsync(handle)
+            check_stopped()
             placed = nameless and status is None and _give_name(handle, target)
             if nameless and not placed:
                 _give_name(handle, temporary)

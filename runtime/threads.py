@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, Final, ParamSpec, TypeVar
 
 from .errors import OslicError, UsageError, out_of_memory
+from .stopping import check_stopped, may_be_stopped_by
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -37,7 +40,7 @@ def default_jobs() -> int:
 
 
 class Workers(ThreadPoolExecutor):
-    """A pool of threads that tells a thread that cannot start for what it is."""
+    """A pool of threads that tells a thread that cannot start for what it is; what called off its user calls it off."""
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """As `ThreadPoolExecutor.submit`.
@@ -46,7 +49,8 @@ class Workers(ThreadPoolExecutor):
             MemoryError: there is no memory for another thread.
         """
         try:
-            return super().submit(fn, *args, **kwargs)
+            context = copy_context()
+            return super().submit(lambda: context.run(fn, *args, **kwargs))
         except RuntimeError as error:
             if "start new thread" not in str(error):
                 raise
@@ -66,15 +70,23 @@ def in_order(
 
     Yields:
         Each item with its result, or with the OslicError that it raised (a LimitError where memory was short), in the
-        order of the items. Other exceptions are raised.
+        order of the items. Other exceptions are raised. Where it ends before its time, ctrl-C included, what is in work
+        is called off: see `stopping`.
     """
     if jobs < 1:
         raise UsageError(f"jobs is {jobs}, must be at least 1")
+    stop = threading.Event()
+
+    def stoppable(item: _Item) -> _Result:
+        may_be_stopped_by(stop)
+        check_stopped()
+        return work(item)
+
     with Workers(jobs) as pool:
         pending: deque[tuple[_Item, Future[_Result] | OslicError]] = deque()
         try:
             for item in items:
-                pending.append((item, _submit(pool, work, item)))
+                pending.append((item, _submit(pool, stoppable, item)))
                 if len(pending) == 2 * jobs:
                     oldest, future = pending.popleft()
                     yield oldest, _fetch(future)
@@ -82,6 +94,7 @@ def in_order(
                 oldest, future = pending.popleft()
                 yield oldest, _fetch(future)
         finally:
+            stop.set()
             for _, waiting in pending:
                 if isinstance(waiting, Future):
                     waiting.cancel()

@@ -17,7 +17,7 @@ import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, SupportsFloat
+from typing import TYPE_CHECKING, Any, Final, Self, SupportsFloat
 
 from .. import tiling
 from ..backends import Options
@@ -60,6 +60,8 @@ from .streaming import DecodedStrip, RowSource, compress_rows, decompress_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from _typeshed import SupportsWrite
 
     from ..image.arrays import Pixels
 
@@ -378,7 +380,7 @@ class Codec:
     def compress_rows(
         self,
         source: RowSource,
-        target: BinaryIO,
+        target: SupportsWrite[bytes],
         settings: Settings | None = None,
         *,
         metadata: Metadata | None = None,
@@ -388,7 +390,7 @@ class Codec:
 
         Args:
             source: the image, for instance a `LargeImage`.
-            target: a binary file, open for writing and seeking, that the `.oslic` file is written to.
+            target: a binary file, open for writing, or a pipe, that the `.oslic` file is written to.
             settings: how the image is coded; None: the defaults.
             metadata: as for `compress`.
             keep_invisible: as for `compress`.

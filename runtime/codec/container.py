@@ -24,6 +24,7 @@ from ..tiling import UNIT, Grid, single
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from _typeshed import SupportsWrite
 
     from ..limits import Limits
 
@@ -252,14 +253,16 @@ class SectionWriter:
         ((record, _, crc),) = self._rows
         return record, crc
 
-    def copy_to(self, target: BinaryIO) -> None:
+    def copy_to(self, target: SupportsWrite[bytes]) -> None:
         """Write all payloads, one after the other."""
         self.spill.seek(0)
         while block := self.spill.read(1 << 20):
             target.write(block)
 
 
-def write_stream(target: BinaryIO, header: Header, sections: Mapping[int, SectionWriter]) -> dict[str, int]:
+def write_stream(
+    target: SupportsWrite[bytes], header: Header, sections: Mapping[int, SectionWriter]
+) -> dict[str, int]:
     """Write a file.
 
     Args:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..bundle.manifest import SEARCH_FILE
 from ..errors import BundleError, UsageError
+from ..stopping import check_stopped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -143,6 +144,7 @@ def search(
     np.clip(place, 0, levels - 1, out=place)
     first, second = np.zeros_like(place), np.zeros_like(place)
     for step in range(settings.steps):
+        check_stopped()
         done = step / settings.steps
         temperature = _WARM * math.exp(-_COOLING * done)
         mixed, slope = _draw(place, levels, temperature, random)

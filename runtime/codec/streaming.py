@@ -41,7 +41,8 @@ from .tile_residual import encode_tile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import BinaryIO
+
+    from _typeshed import SupportsWrite
 
     from ..image.arrays import Pixels
     from ..image.metadata import Metadata
@@ -108,7 +109,7 @@ def compress_rows(
     graphs: Graphs,
     pool: TilePool,
     source: RowSource,
-    target: BinaryIO,
+    target: SupportsWrite[bytes],
     *,
     settings: Settings,
     metadata: Metadata | None = None,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import TypeVar
 
+from ..stopping import check_stopped
 from ..threads import Workers
 
 _Item = TypeVar("_Item")
@@ -39,6 +40,7 @@ class TilePool:
             pending: deque[Future[_Result]] = deque()
             try:
                 for item in items:
+                    check_stopped()
                     pending.append(pool.submit(work, item))
                     if len(pending) > self.workers:
                         yield pending.popleft().result()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from ..errors import DataError, ImageError, OslicError
+from ..errors import DataError, ImageError, OslicError, UsageError
 from ..files import read_file
 from ..ledger import note_inputs
 from ..limits import Limits
 from ..memory import READING, MemoryUse
 from .conversion import Conversion, to_srgb, turn_to
 from .deep_png import is_deep_png
+from .exif import set_size
 from .metadata import Metadata, Resolution, Unit, color_of, resolution
 from .pixel_check import checking_pixels
 from .plugins import plugin_for
@@ -321,20 +322,77 @@ def _picture(
         limits: on the bytes of each block.
         name: of the file, for messages.
     """
+    metadata, notes = _metadata(
+        image,
+        turned,
+        (pixels.shape[1], pixels.shape[0]),
+        is_gray=pixels.ndim == 2 or pixels.shape[2] == 2,
+        color=color,
+        limits=limits,
+        name=name,
+    )
+    return Picture(pixels, metadata, notes)
+
+
+def described(
+    path: str | Path, limits: Limits, size: tuple[int, int], *, is_gray: bool
+) -> tuple[Metadata, tuple[str, ...]]:
+    """The metadata of an image file, as `read_image` has them, without decoding any pixels.
+
+    Args:
+        path: of the file.
+        limits: on the bytes of each block.
+        size: width and height of the picture as it is to be seen, in pixels.
+        is_gray: whether its pixels are gray.
+
+    Returns:
+        The metadata, and what was left out, as in `Picture.notes`.
+
+    Raises:
+        ImageError: Pillow cannot read the file, or a block is damaged or too long.
+        UsageError: the file cannot be read.
+    """
+    name = str(path)
+    try:
+        with Path(path).open("rb") as file, checking_pixels(lambda *_: None), Image.open(file) as image:
+            # A picture of two pixels that has what the file says is turned in place of the file's.
+            model = Image.new("L", (2, 1))
+            model.info = dict(image.info)
+            file.seek(0)
+            color = color_of(dict(chunks_before_pixels(file.read(limits.metadata_bytes))))
+    except OSError as error:
+        if isinstance(error, UnidentifiedImageError):
+            raise ImageError(f"{name} is not an image that Pillow can read") from error
+        raise UsageError(f"cannot read {name}: {error.strerror or error}") from error
+    except Exception as error:  # Pillow's readers raise what they come across in damaged files
+        raise ImageError(f"{name} cannot be read as an image: {error}") from error
+    turned = ImageOps.exif_transpose(model)
+    return _metadata(model, turned, size, is_gray=is_gray, color=color, limits=limits, name=name)
+
+
+def _metadata(
+    image: Image.Image,
+    turned: Image.Image,
+    size: tuple[int, int],
+    *,
+    is_gray: bool,
+    color: tuple[tuple[bytes, bytes], ...],
+    limits: Limits,
+    name: str,
+) -> tuple[Metadata, tuple[str, ...]]:
+    """Metadata, and notes of what was left out; `size` is the picture's, the other arguments as for `_picture`."""
     notes = []
     icc = bytes(turned.info.get("icc_profile") or b"")
-    wanted = b"GRAY" if pixels.ndim == 2 or pixels.shape[2] == 2 else b"RGB "
+    wanted = b"GRAY" if is_gray else b"RGB "
     if icc and icc[16:20] in _PROFILE_SPACES - {wanted}:
         # PNG forbids it, and viewers ignore it or show wrong colors.
         kind = icc[16:20].decode("ascii").strip()
-        notes.append(
-            f"its {kind} profile does not fit {'gray' if wanted == b'GRAY' else 'RGB'} pixels: left out"
-        )
+        notes.append(f"its {kind} profile does not fit {'gray' if is_gray else 'RGB'} pixels: left out")
         icc = b""
     xmp = turned.info.get("xmp") or b""
     metadata = Metadata(
         icc,
-        _exif(turned, name),
+        _exif(turned, size, name),
         xmp.encode("utf-8", "replace") if isinstance(xmp, str) else bytes(xmp).rstrip(b"\0"),
         color,
         _resolution(image, swapped=image.size != turned.size),
@@ -343,29 +401,20 @@ def _picture(
         raise ImageError(
             f"{name} has a profile, EXIF block or XMP packet of more than {limits.metadata_bytes} bytes: strip it"
         )
-    return Picture(pixels, metadata, tuple(notes))
+    return metadata, tuple(notes)
 
 
-def _exif(image: Image.Image, name: str) -> bytes:
-    """The EXIF block of an image that stands upright, with the image's size where it names one."""
+def _exif(image: Image.Image, size: tuple[int, int], name: str) -> bytes:
+    """The EXIF block of an image that stands upright, with the picture's size where it names one."""
     try:
         exif = image.getexif()
         exif.pop(ExifTags.Base.Orientation, None)
-        _set_size(exif, ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength, image.size)
-        if ExifTags.IFD.Exif in exif:
-            inner = exif.get_ifd(ExifTags.IFD.Exif)
-            _set_size(inner, ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight, image.size)
+        set_size(exif, size)
         return exif.tobytes() if len(exif) else b""
     except Exception as error:  # Pillow's readers raise what they come across in damaged files
         raise ImageError(
             f"{name} has a damaged EXIF block: {error or type(error).__name__}; strip it"
         ) from error
-
-
-def _set_size(tags: MutableMapping[int, Any], across: int, down: int, size: tuple[int, int]) -> None:
-    for tag, value in ((across, size[0]), (down, size[1])):
-        if tag in tags:
-            tags[tag] = value
 
 
 def _resolution(image: Image.Image, *, swapped: bool) -> Resolution | None:

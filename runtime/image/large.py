@@ -6,15 +6,20 @@ Needs `pyvips` and libvips: `pip install 'oslic[large]'`.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
 import numpy as np
 
 from ..errors import DependencyError, ImageError, UsageError, one_line
+from ..stopping import check_stopped
 from .arrays import Layout, three_channels
-from .metadata import Metadata
-from .png import uncompressed
+from .files import described
+from .metadata import Metadata, all_png_chunks
+from .png import start_of_pixels, uncompressed, with_chunks
+from .writing import FORMATS, ImageFormat, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,14 +27,30 @@ if TYPE_CHECKING:
     from ..limits import Limits
     from .arrays import Pixels
 
-WRITABLE: Final[dict[str, dict[str, Any]]] = {
-    ".png": {"compression": 3},
-    ".tif": {"compression": "deflate", "bigtiff": True, "tile": True},
-}
-"""Endings of the files that strips can be written to, with libvips' options."""
-WRITABLE[".tiff"] = WRITABLE[".tif"]
 _ICC: Final = "icc-profile-data"
-_EXIF: Final = "exif-data"
+_XMP: Final = "xmp-data"
+_MM_PER_INCH: Final = 25.4
+
+
+class _StripFormat(NamedTuple):
+    """A format that strips are written in, as libvips writes it, and libvips' options."""
+
+    format: ImageFormat
+    options: dict[str, Any]
+
+
+_TIFF: Final = _StripFormat(
+    # libvips writes no EXIF into TIFF.
+    replace(FORMATS["tiff"], blocks=frozenset({"icc_profile", "xmp"})),
+    {"compression": "deflate", "bigtiff": True, "tile": True},
+)
+_FORMATS: Final = {
+    # What libvips says of its own beside the pixels is left out: see `_PngSink`.
+    ".png": _StripFormat(FORMATS["png"], {"compression": 3, "filter": "all", "keep": "none"}),
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+}
+"""Formats by the endings of the files that strips can be written to."""
 
 
 def libvips() -> Any:
@@ -60,6 +81,11 @@ class LargeImage:
         DependencyError: libvips is not installed.
         ImageError: not an image, or not 8 bits per sample in gray or RGB.
         LimitError: more pixels than the limit.
+
+    Attributes:
+        layout: channels of the picture.
+        metadata: what the file says beside the pixels.
+        notes: what of it was left out and why, each a line for the user.
     """
 
     def __init__(self, path: str | Path, limits: Limits) -> None:
@@ -75,6 +101,9 @@ class LargeImage:
         if self._image.get_n_pages() > 1:
             raise ImageError(f"{path} has several pages: only single pictures are supported")
         self.layout = Layout(self._image.bands)
+        self.metadata, self.notes = described(
+            path, limits, (self._image.width, self._image.height), is_gray=self.layout.is_gray
+        )
         self._lines = self._vips.Region.new(self._image)
         self._row = 0
 
@@ -97,15 +126,6 @@ class LargeImage:
     def height(self) -> int:
         """Height of the picture in pixels."""
         return int(self._image.height)
-
-    @property
-    def metadata(self) -> Metadata:
-        """ICC profile and EXIF."""
-
-        def block(name: str) -> bytes:
-            return bytes(self._image.get(name)) if self._image.get_typeof(name) else b""
-
-        return Metadata(block(_ICC), block(_EXIF))
 
     def reduced(self, factor: int) -> Pixels:
         """The picture at 1/`factor` of the size, averaged: uint8 (ceil(H/factor), ceil(W/factor), 3)."""
@@ -149,9 +169,17 @@ def strips_kind(name: Path) -> str:
         UsageError: a format that cannot be written so.
     """
     kind = name.suffix.lower()
-    if kind not in WRITABLE:
-        raise UsageError(f"cannot write {name}: a picture in strips is written to {', '.join(WRITABLE)}")
+    if kind not in _FORMATS:
+        raise UsageError(
+            f"cannot write {name}: the picture is larger than the memory that it may take, and in strips only "
+            f"{', '.join(_FORMATS)} are written: name such a file, or allow more with --max-memory"
+        )
     return kind
+
+
+def left_out(metadata: Metadata, kind: str) -> tuple[str, ...]:
+    """What `write_strips` does not write of some metadata, in words for a warning; `kind` is from `strips_kind`."""
+    return Writer(_FORMATS[kind].format).left_out(metadata)
 
 
 def write_strips(
@@ -169,32 +197,108 @@ def write_strips(
         strips: uint8 (h, W) or (h, W, C), from top to bottom.
         size: width and height of the picture in pixels.
         layout: channels of the strips.
-        metadata: ICC profile and EXIF to write; other metadata are left out.
+        metadata: to write as far as the format holds it, see `left_out`.
         kind: from `strips_kind`.
         target: a file, open to be read and written.
 
     Raises:
         DependencyError: libvips is not installed.
-        UsageError: there is no space left, for the file or for the temporary one.
+        UsageError: there is no space left for the temporary file, or the picture cannot be written.
+        OSError: `target` cannot be written to.
     """
     vips = libvips()
-    with tempfile.NamedTemporaryFile(prefix=".oslic-", suffix=".png") as spool:
+    # Without a name, so that nothing is left of it however this ends.
+    with tempfile.TemporaryFile(prefix=".oslic-", buffering=0) as spool:
         for piece in uncompressed(strips, size, int(layout)):
-            _write(spool.file, piece)
-        # Not a raw file: libvips would map that into memory as a whole.
-        image = vips.Image.new_from_file(spool.name, access="sequential").copy()
-        for name, block in ((_ICC, metadata.icc), (_EXIF, metadata.exif)):
-            if block:
-                image.set_type(vips.GValue.blob_type, name, block)
+            _write(spool, piece)
+        spool.seek(0)
+        # Not raw samples: libvips would map those into memory as a whole.
+        source = vips.Source.new_from_descriptor(spool.fileno())
+        image = vips.Image.new_from_source(source, "", access="sequential").copy()
+        sink = _PngSink(target, metadata) if kind == ".png" else _Sink(target)
+        if kind != ".png":
+            image = _with_metadata(image, metadata, vips)
         try:
-            image.write_to_target(vips.Target.new_to_descriptor(target.fileno()), kind, **WRITABLE[kind])
+            image.write_to_target(sink.target(vips), kind, **_FORMATS[kind].options)
         except vips.Error as error:
+            if sink.error is not None:
+                raise sink.error from error
             raise UsageError(f"the picture cannot be written: {one_line(error)}") from error
 
 
+def _with_metadata(image: Any, metadata: Metadata, vips: Any) -> Any:
+    """An image of libvips with what it writes of metadata."""
+    density = None if metadata.resolution is None else metadata.resolution.per_inch
+    if density is not None:
+        image = image.copy(xres=density[0] / _MM_PER_INCH, yres=density[1] / _MM_PER_INCH)
+        image.set_type(vips.GValue.gstr_type, "resolution-unit", "in")
+    for name, block in ((_ICC, metadata.icc), (_XMP, metadata.xmp)):
+        if block:
+            image.set_type(vips.GValue.blob_type, name, block)
+    return image
+
+
+class _Sink:
+    """A file for libvips to write to, which says nothing of the errors that it meets there.
+
+    Attributes:
+        error: the first one; None: there was none.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: BaseException | None = None
+
+    def target(self, vips: Any) -> Any:
+        """What libvips takes."""
+        target = vips.TargetCustom()
+        target.on_write(lambda data: self._kept(self._write, bytes(data)))
+        target.on_read(lambda length: self._kept(self._file.read, length))
+        target.on_seek(lambda offset, whence: self._kept(self._file.seek, offset, whence))
+        return target
+
+    def _write(self, data: bytes) -> int:
+        self._file.write(data)
+        return len(data)
+
+    def _kept(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Do something; what it raises is kept, as it cannot pass through libvips, and nothing is done any more."""
+        if self.error is None:
+            try:
+                check_stopped()
+                return work(*arguments)
+            except BaseException as error:
+                self.error = error
+        return -1
+
+
+class _PngSink(_Sink):
+    """Puts chunks of metadata in place of those that libvips writes before the pixels."""
+
+    def __init__(self, file: BinaryIO, metadata: Metadata) -> None:
+        super().__init__(file)
+        self._chunks = all_png_chunks(metadata)
+        self._head: bytes | None = b""
+
+    def _write(self, data: bytes) -> int:
+        if self._head is None:
+            return super()._write(data)
+        self._head += data
+        start = start_of_pixels(self._head)
+        if start is not None:
+            self._file.write(with_chunks(self._head, start, self._chunks))
+            self._head = None
+        return len(data)
+
+
 def _write(file: IO[bytes], piece: bytes) -> None:
+    rest = memoryview(piece)
     try:
-        file.write(piece)
-        file.flush()
+        while rest:
+            rest = rest[file.write(rest) :]
     except OSError as error:
-        raise UsageError(f"cannot write into {Path(file.name).parent}: {error.strerror}") from error
+        folder = tempfile.gettempdir()
+        raise UsageError(
+            f"cannot write the temporary file of the picture's pixels into {folder}: {error.strerror}; name another "
+            "folder in TMPDIR"
+        ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -113,4 +114,14 @@ def png_chunks(metadata: Metadata) -> dict[bytes, bytes]:
         chunks[b"pHYs"] = struct.pack(">IIB", x, y, metadata.resolution.unit is not Unit.ASPECT)
     if metadata.xmp:
         chunks[b"iTXt"] = b"XML:com.adobe.xmp" + bytes(5) + metadata.xmp
+    return chunks
+
+
+def all_png_chunks(metadata: Metadata) -> dict[bytes, bytes]:
+    """The PNG chunks of everything."""
+    chunks = png_chunks(metadata)
+    if metadata.icc:
+        chunks = {b"iCCP": b"ICC Profile" + bytes(2) + zlib.compress(metadata.icc), **chunks}
+    if metadata.exif:
+        chunks[b"eXIf"] = metadata.exif.removeprefix(b"Exif\0\0")
     return chunks

@@ -39,8 +39,23 @@ def chunks_before_pixels(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def add_chunks(data: bytes, chunks: Mapping[bytes, bytes]) -> bytes:
     """Return a PNG file with chunks put behind its header, where every kind of chunk may stand that colors need."""
+    return with_chunks(data, _HEAD, chunks)
+
+
+def with_chunks(data: bytes, start: int, chunks: Mapping[bytes, bytes]) -> bytes:
+    """Return the beginning of a PNG file with chunks in place of those between its header and the byte `start`."""
     made = [_chunk(name, content) for name, content in chunks.items()]
-    return b"".join([data[:_HEAD], *made, data[_HEAD:]])
+    return b"".join([data[:_HEAD], *made, data[start:]])
+
+
+def start_of_pixels(data: bytes) -> int | None:
+    """Where the first IDAT chunk begins in the beginning of a PNG file; None: further on."""
+    position = len(SIGNATURE)
+    while position + 8 <= len(data):
+        if data[position + 4 : position + 8] == b"IDAT":
+            return position
+        position += 12 + int.from_bytes(data[position : position + 4], "big")
+    return None
 
 
 def repeated_rows(

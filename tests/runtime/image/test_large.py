@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ import pytest
 from oslic.runtime.errors import ImageError, LimitError, UsageError
 from oslic.runtime.image.arrays import Layout
 from oslic.runtime.image.files import read_image
-from oslic.runtime.image.large import LargeImage, strips_kind, write_strips
-from oslic.runtime.image.metadata import Metadata
+from oslic.runtime.image.large import LargeImage, left_out, strips_kind, write_strips
+from oslic.runtime.image.metadata import Metadata, Resolution, Unit
+from oslic.runtime.image.png import add_chunks, chunks_before_pixels
 from oslic.runtime.limits import Limits
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 
 pytest.importorskip("pyvips")
 LIMITS = Limits()
@@ -152,6 +154,95 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
         assert image.size == (12000, 7000)
 
 
+def _exif(size):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.Model] = "Box"
+    exif[ExifTags.Base.ImageWidth], exif[ExifTags.Base.ImageLength] = size
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExifImageWidth] = size[0]
+    return exif
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6">a place</rdf></x:xmpmeta>'
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".webp", ".tif"])
+def test_metadata_are_those_of_the_picture_read_whole(photo, tmp_path, ending):
+    path = tmp_path / f"x{ending}"
+    picture = Image.fromarray(photo)
+    extras = {} if ending == ".webp" else {"dpi": (300, 150)}
+    if ending != ".tif":
+        extras |= {"exif": _exif(picture.size)}
+    if ending in {".jpg", ".webp"}:
+        extras |= {"xmp": XMP}
+    picture.save(path, icc_profile=PROFILE, **extras)
+    if ending == ".png":
+        color = {b"gAMA": (45455).to_bytes(4, "big"), b"iTXt": b"XML:com.adobe.xmp" + bytes(5) + XMP}
+        path.write_bytes(add_chunks(path.read_bytes(), color))
+    whole, strips = read_image(path, LIMITS), LargeImage(path, LIMITS)
+    assert strips.metadata == whole.metadata
+    assert strips.notes == whole.notes
+    assert strips.metadata.icc == PROFILE
+    if "exif" in extras:
+        exif = Image.Exif()
+        exif.load(strips.metadata.exif)
+        assert ExifTags.Base.Orientation not in exif
+        assert (strips.width, strips.height) == (300, 451)
+        assert exif[ExifTags.Base.ImageWidth] == 300
+    if ending != ".tif":
+        assert b"Orientation" not in strips.metadata.xmp
+        assert strips.metadata.xmp
+
+
+def test_a_profile_that_does_not_fit_is_left_out_with_a_note(photo, tmp_path):
+    Image.fromarray(photo).convert("L").save(tmp_path / "x.jpg", icc_profile=PROFILE)
+    image = LargeImage(tmp_path / "x.jpg", LIMITS)
+    assert image.metadata.icc == b""
+    assert image.notes == read_image(tmp_path / "x.jpg", LIMITS).notes != ()
+
+
+EVERYTHING = Metadata(
+    icc=PROFILE,
+    exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x10\0\x02\0\0\0\x04Box\0\0\0\0\0",
+    xmp=b"<x:xmpmeta/>",
+    color=((b"gAMA", (45455).to_bytes(4, "big")),),
+    resolution=Resolution(11811, 5906, Unit.METER),
+)
+
+
+@pytest.mark.parametrize("metadata", [Metadata(), EVERYTHING])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_written_pngs_have_the_metadata_and_nothing_else(photo, tmp_path, mode, metadata):
+    path = tmp_path / "x.png"
+    pixels = picture(photo, mode)
+    with path.open("w+b") as target:
+        write_strips(
+            [pixels], (451, 300), Layout(pixels.shape[2]), metadata=metadata, kind=".png", target=target
+        )
+    found = read_image(path, LIMITS)
+    assert np.array_equal(found.pixels, pixels)
+    assert found.metadata == metadata
+    assert left_out(metadata, ".png") == ()
+    others = {b"IHDR", b"iCCP", b"gAMA", b"pHYs", b"iTXt", b"eXIf"}
+    assert {name for name, _ in chunks_before_pixels(path.read_bytes())} <= others
+
+
+def test_written_tiffs_have_what_is_not_left_out(photo, tmp_path):
+    path = tmp_path / "x.tif"
+    metadata = replace(EVERYTHING, icc=b"")
+    with path.open("w+b") as target:
+        write_strips([photo], (451, 300), Layout.RGB, metadata=metadata, kind=".tif", target=target)
+    found = read_image(path, LIMITS).metadata
+    assert found.xmp == metadata.xmp
+    assert found.resolution.per_inch == pytest.approx(metadata.resolution.per_inch, rel=1e-4)
+    assert [words.split()[-1] for words in left_out(metadata, ".tif")] == ["EXIF", "(gAMA)"]
+
+
+def test_errors_of_the_target_are_the_system_s(photo):
+    with Path("/dev/full").open("wb") as target, pytest.raises(OSError, match="No space left"):
+        write_strips([photo], (451, 300), Layout.RGB, metadata=Metadata(), kind=".png", target=target)
+
+
 def test_other_formats_cannot_be_written_in_strips(tmp_path):
-    with pytest.raises(UsageError, match=r"is written to \.png"):
+    with pytest.raises(UsageError, match=r"\.png, \.tif, \.tiff are written"):
         strips_kind(tmp_path / "x.jpg")

@@ -23,7 +23,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
 
 from ..runtime import ledger
 from ..runtime.dependencies import NAMESPACE, naming_missing, without_matrix_threads, without_telemetry
@@ -108,6 +108,13 @@ def load(name: str) -> CommandModule:
         return cast("CommandModule", importlib.import_module(f"{NAMESPACE}.{COMMANDS[name].module}"))
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells wrong arguments in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(UsageError.exit_code, f"{self.prog}: error: {message} (`{self.prog} --help` explains)\n")
+
+
 def make_parser(name: str) -> tuple[CommandModule, argparse.ArgumentParser]:
     """The module of a subcommand, and the parser of its arguments.
 
@@ -115,7 +122,7 @@ def make_parser(name: str) -> tuple[CommandModule, argparse.ArgumentParser]:
         DependencyError: a package that it needs is not installed.
     """
     module, summary = load(name), COMMANDS[name].summary
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"oslic {name}",
         description=f"{summary[0].upper()}{summary[1:]}.",
         epilog="--debug shows the traceback of an error.",
@@ -142,13 +149,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Names of files may hold what the output's encoding does not.
         sys.stdout.reconfigure(errors="backslashreplace")
     with lasting_output():
-        return _main(arguments)
+        return _main(arguments, is_ours=argv is None)
 
 
-def _main(arguments: list[str]) -> int:
+def _main(arguments: list[str], *, is_ours: bool) -> int:
     try:
         with _signals_raised(), without_telemetry(), ledger.opened():
-            code = _run(arguments)
+            code = _run(arguments, is_ours=is_ours)
     except _Terminated as ended:
         print(f"terminated by {ended.signal.name}", file=sys.stderr)
         code = 128 + ended.signal
@@ -213,8 +220,8 @@ def _flush() -> int:
     return 0
 
 
-def _run(arguments: list[str]) -> int:
-    top = argparse.ArgumentParser(
+def _run(arguments: list[str], *, is_ours: bool) -> int:
+    top = _Parser(
         prog="oslic",
         description="Deployment toolkit for learned image coding.",
         epilog=_help(),
@@ -237,7 +244,7 @@ def _run(arguments: list[str]) -> int:
     debug = options.debug or "--debug" in arguments[position + 1 :]
     rest = [word for word in arguments[position + 1 :] if word != "--debug"]
     with _speaking(debug):
-        return _call(options.command, rest, debug=debug)
+        return _call(options.command, rest, debug=debug, is_ours=is_ours)
 
 
 @contextlib.contextmanager
@@ -253,17 +260,18 @@ def _speaking(debug: bool) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _starting(command: str) -> contextlib.AbstractContextManager[None]:
-    """How NumPy starts: the runtime multiplies no matrices, what has an extra may."""
-    return without_matrix_threads() if COMMANDS[command].extra is None else contextlib.nullcontext()
+def _starting(command: str, *, is_ours: bool) -> contextlib.AbstractContextManager[None]:
+    """How NumPy starts, if it does: the runtime multiplies no matrices, what has an extra and who calls us may."""
+    needs_none = is_ours and COMMANDS[command].extra is None
+    return without_matrix_threads() if needs_none else contextlib.nullcontext()
 
 
-def _call(command: str, rest: list[str], *, debug: bool) -> int:
-    """Run a command; returns its exit code."""
+def _call(command: str, rest: list[str], *, debug: bool, is_ours: bool) -> int:
+    """Run a command; returns its exit code. `is_ours`: the process does nothing else."""
     # What Pillow says of tags that it leaves out of a damaged EXIF block.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
-        with _starting(command):
+        with _starting(command, is_ours=is_ours):
             module, parser = make_parser(command)
         parsed = parse(parser, rest)
         parsed.debug = debug

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ...runtime.codec.container import HEADER_BYTES, StreamReader, read_info, section_name
-from ...runtime.codec.metadata_sections import METADATA_TYPES
+from ...runtime.codec.metadata_sections import METADATA_TYPES, missing_metadata, read_metadata
 from ...runtime.codec.preview import read_compact, thumbnail_of
 from ...runtime.codec.stream import bundle_for, check_stream
 from ...runtime.codec.stream_source import read_stream
@@ -31,6 +31,8 @@ from ..numbers import at_least
 from ..reporting import Reporter
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from ...runtime.kinds.opening import AnyCodec, Codecs
 
 _LAYERS: Final = ("image", "estimate", "compact", "labels")
@@ -163,9 +165,12 @@ class _Format:
         Raises:
             UsageError: there is no such format, or it would change samples that are no picture.
         """
-        if self.layer == "compact":
-            return lossless_writer_for(self.name(target))
-        return writer_for(self.name(target), self.chosen, self.quality)
+        writer = writer_for(self.name(target), self.chosen, self.quality)
+        if self.layer != "compact":
+            return writer
+        if self.quality is not None:
+            raise UsageError("the layer compact has no --quality: it is written without loss")
+        return lossless_writer_for(self.name(target))
 
     def check(self, target: Path) -> None:
         """Raise UsageError unless the target can be written."""
@@ -249,8 +254,9 @@ class _Work:
         if wanted.scale > 1:
             pixels = np.asarray(Image.fromarray(pixels).reduce(wanted.scale))
         writer = self._format.writer(job.target)
+        metadata = decoded.metadata if wanted.is_whole else _sized(decoded.metadata, pixels)
         start = time.perf_counter()
-        content = writer.encode(pixels, decoded.metadata, job.target)
+        content = writer.encode(pixels, metadata, job.target)
         write_atomically(job.target, content, replace=job.replaces)
         return {
             "width": pixels.shape[1],
@@ -273,7 +279,9 @@ class _Work:
         reader = StreamReader.of_bytes(data, self._limits, partial=wanted.partial)
         check_stream(reader)
         bundle = bundle_for(reader.header, self._bundle)
-        missing: tuple[int, ...] = ()
+        missing: dict[str, int] = {}
+        left_out: tuple[str, ...] = ()
+        notes = []
         if wanted.layer == "labels":
             from ...runtime.codec.label_map import label_map_of  # here, as thumbnails start faster without it
 
@@ -281,12 +289,19 @@ class _Work:
             content = encode_labels(labels, label_image_kind(job.target))
             size = labels.width, labels.height
         else:
-            levels, missing = read_compact(reader, bundle)
+            levels, lacking = read_compact(reader, bundle)
+            missing = {"compact": len(lacking)} if lacking else {}
+            writer, metadata = self._format.writer(job.target), Metadata()
             if wanted.layer == "compact":
                 pixels = np.rint(levels * (255.0 / (bundle.manifest.levels - 1))).astype(np.uint8)
             else:
                 pixels = thumbnail_of(levels, bundle.manifest, gray=reader.header.layout.is_gray)
-            content = self._format.writer(job.target).encode(pixels, Metadata(), job.target)
+                metadata = _sized(read_metadata(reader), pixels)
+                left_out = writer.left_out(metadata)
+                missing |= dict.fromkeys(missing_metadata(reader), 1)
+                if reader.header.layout.has_alpha:
+                    notes.append("at scale 1/8 its alpha is left out")
+            content = writer.encode(pixels, metadata, job.target)
             size = pixels.shape[1], pixels.shape[0]
         decoded = time.perf_counter()
         write_atomically(job.target, content, replace=job.replaces)
@@ -295,7 +310,9 @@ class _Work:
             "height": size[1],
             "layout": reader.header.layout.name.lower(),
             "bytes": len(content),
-            "missing": {"compact": len(missing)} if missing else {},
+            "left_out": list(left_out),
+            "notes": notes,
+            "missing": missing,
             "tiles": reader.header.grid.count,
             "stages_ms": {wanted.layer: decoded - start, "write": time.perf_counter() - decoded},
         }
@@ -316,6 +333,15 @@ class _Work:
                     codec, job, self._format.name(job.target), strict=self._wanted.strict
                 )
         return None
+
+
+def _sized(metadata: Metadata, pixels: npt.NDArray[np.uint8]) -> Metadata:
+    """Metadata for a part or a smaller form of their picture."""
+    if not metadata.exif:
+        return metadata
+    from ...runtime.image.exif import of_size
+
+    return replace(metadata, exif=of_size(metadata.exif, (pixels.shape[1], pixels.shape[0])))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -342,6 +368,8 @@ def _tell(report: Reporter, job: Job, row: dict[str, Any]) -> None:
     for name in ("drift", "refinement"):
         if row.get(name):
             report.warn(f"{job.source}: {row[name]}")
+    for note in row.get("notes", ()):
+        report.warn(f"{job.source}: {note}")
     if row.get("left_out"):
         report.warn(
             f"{job.source}: {job.target.suffix} files do not hold {', '.join(row['left_out'])}; write .png"

@@ -37,6 +37,10 @@ def backend_class(name: str) -> type[Backend]:
     Raises:
         BackendError: no backend has this name.
     """
+    if name == "auto":
+        raise BackendError(
+            f"auto is no backend of its own, it takes the first that is usable: name one of {', '.join(BACKENDS)}"
+        )
     if name not in BACKENDS:
         raise BackendError(f"unknown backend {name!r}; known: auto, {', '.join(BACKENDS)}")
     entry = BACKENDS[name]

@@ -106,6 +106,8 @@ class Writer:
             raise UsageError(
                 f"cannot write {name}: {form.kind} files hold no alpha; write .png, .tif or .webp"
             )
+        if pixels.ndim == 3 and str(name).lower().endswith(".pgm"):
+            raise UsageError(f"cannot write {name}: PGM files are gray; write .ppm or .png")
         options = form.options if self.quality is None else {**(form.lossy or {}), "quality": self.quality}
         extras = self._extras(metadata)
         file = io.BytesIO()

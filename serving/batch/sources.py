@@ -40,7 +40,8 @@ def find_items(
     Args:
         source: path or URL of a folder, which is searched with all folders below it; of a list (`.txt`, one path or URL
             a line); of a manifest (`.parquet`); or of one file.
-        streams: whether `.oslic` files are looked for in a folder; else images, by their endings.
+        streams: whether `.oslic` files are looked for in a folder; else images, by their endings. Names that begin with
+            a dot are passed over.
         column: of the manifest, with paths or URLs.
         without: a folder that is not searched: that of the results.
 
@@ -48,8 +49,8 @@ def find_items(
         Items as they are found; a list or a manifest is trusted to name what it names.
 
     Raises:
-        DataError: no such source, or nothing in it.
-        UsageError: it cannot be read.
+        DataError: there is nothing in it.
+        UsageError: there is no such source, or it cannot be read.
     """
     found = _items(source, streams=streams, column=column, without=without)
     first = next(found, None)
@@ -74,7 +75,7 @@ def _items(source: str, *, streams: bool, column: str, without: str | None) -> I
     if storage.is_folder(source):
         return _in_folder(source, streams=streams, without=without)
     if not storage.exists(source):
-        raise DataError(
+        raise UsageError(
             f"{source} does not exist; name a folder, a list (.txt), a manifest (.parquet) or a file"
         )
     if is_manifest(source):
@@ -92,6 +93,8 @@ def _in_folder(folder: str, *, streams: bool, without: str | None) -> Iterator[I
         inside = without.rstrip("/").removeprefix(folder.rstrip("/") + "/") + "/"
     for name in storage.find(folder):
         if inside is not None and name.startswith(inside):
+            continue
+        if any(part.startswith(".") for part in name.split("/")):
             continue
         if any(name.lower().endswith(ending) for ending in endings):
             yield Item(storage.join(folder, name), name)

@@ -557,7 +557,11 @@ class StreamReader:
         if self.total > expected or (self.total < expected and not self.partial):
             what = "truncated" if self.total < expected else "it has trailing bytes"
             where = next((s.name for s in self.info.sections if self.total < s.end), None)
-            place = f" inside its {where} section" if where else ""
+            place = (
+                f" inside its {where} section (`oslic decompress --partial` takes what is there)"
+                if where
+                else ""
+            )
             raise StreamError(f"the stream has {self.total} bytes, its header says {expected}: {what}{place}")
 
     @classmethod

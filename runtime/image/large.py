@@ -252,24 +252,24 @@ class _Sink:
     def target(self, vips: Any) -> Any:
         """What libvips takes."""
         target = vips.TargetCustom()
-        target.on_write(lambda data: self._kept(self._write, bytes(data)))
-        target.on_read(lambda length: self._kept(self._file.read, length))
-        target.on_seek(lambda offset, whence: self._kept(self._file.seek, offset, whence))
+        target.on_write(lambda data: self._kept(-1, self._write, bytes(data)))
+        target.on_read(lambda length: self._kept(b"", self._file.read, length))
+        target.on_seek(lambda offset, whence: self._kept(-1, self._file.seek, offset, whence))
         return target
 
     def _write(self, data: bytes) -> int:
         self._file.write(data)
         return len(data)
 
-    def _kept(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Do something; what it raises is kept, as it cannot pass through libvips, and nothing is done any more."""
+    def _kept(self, failed: Any, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Do something, or return `failed`: what it raises is kept, as it cannot pass through libvips."""
         if self.error is None:
             try:
                 check_stopped()
                 return work(*arguments)
             except BaseException as error:
                 self.error = error
-        return -1
+        return failed
 
 
 class _PngSink(_Sink):

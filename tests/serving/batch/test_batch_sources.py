@@ -68,8 +68,15 @@ def test_sources_without_images_are_refused(tmp_path):
         find_items(str(tmp_path), streams=False)
     with pytest.raises(DataError, match=r"holds no \.oslic files"):
         find_items(str(tmp_path), streams=True)
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(UsageError, match="does not exist"):
         find_items(str(tmp_path / "nowhere"), streams=False)
+
+
+def test_names_that_begin_with_a_dot_are_passed_over(tmp_path):
+    for name in ("1.png", "._1.png", ".hidden/2.png", "shown/3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"one")
+    assert {item.name for item in find_items(str(tmp_path), streams=False)} == {"1.png", "shown/3.png"}
 
 
 def test_urls_of_fsspec_are_searched_read_and_written():

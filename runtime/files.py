@@ -148,7 +148,7 @@ def atomic_file(path: str | Path, *, replace: bool = True) -> Iterator[BinaryIO]
         nameless = handle is not None
         if handle is None:
             handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _NEW_FILE)
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(handle, "w+b") as file:
             if status is not None:
                 with contextlib.suppress(OSError):  # the superuser alone may
                     os.fchown(handle, status.st_uid, status.st_gid)

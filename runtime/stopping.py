@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Final
 
@@ -24,6 +25,15 @@ def check_stopped() -> None:
 
     To be asked where a second or more of work begins, and before a file gets its name.
     """
+    checker()()
+
+
+def checker() -> Callable[[], None]:
+    """`check_stopped` for the work of this thread, to be called on any other."""
     stop = _STOP.get()
-    if stop is not None and stop.is_set():
-        raise StoppedError
+
+    def check() -> None:
+        if stop is not None and stop.is_set():
+            raise StoppedError
+
+    return check

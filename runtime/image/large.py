@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 import numpy as np
 
 from ..errors import DependencyError, ImageError, UsageError, one_line
-from ..stopping import check_stopped
+from ..stopping import checker
 from .arrays import Layout, three_channels
 from .files import described
 from .metadata import Metadata, all_png_chunks
@@ -247,6 +247,7 @@ class _Sink:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self._check_stopped = checker()  # libvips writes on threads of its own
         self.error: BaseException | None = None
 
     def target(self, vips: Any) -> Any:
@@ -265,7 +266,7 @@ class _Sink:
         """Do something, or return `failed`: what it raises is kept, as it cannot pass through libvips."""
         if self.error is None:
             try:
-                check_stopped()
+                self._check_stopped()
                 return work(*arguments)
             except BaseException as error:
                 self.error = error

@@ -680,6 +680,8 @@ def test_the_command_writes_graph_and_report(tmp_path, capsys):
 def test_a_mismatch_is_an_error_and_writes_nothing(tmp_path, capsys):
     ir.save(export(styles.Ours()), tmp_path / "in.onnx")
     arguments = ["fuse", str(tmp_path / "in.onnx"), "-o", str(tmp_path / "out.onnx"), "--multiple", "4"]
+    # A form that sums in another order; what the cost model chooses may be equal to the last bit on some processors.
+    arguments += ["--form", "phases"]
     assert main([*arguments, "--atol", "0", "--rtol", "0"]) == 9
     assert not (tmp_path / "out.onnx").exists()
     assert "does not match its reference (atol 0, rtol 0)" in capsys.readouterr().err

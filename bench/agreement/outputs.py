@@ -24,6 +24,7 @@ from ...export.verify import Tolerance, compare
 from ...measure import environment
 from ...runtime.backends import BACKENDS, Options
 from ...runtime.bundle.engine_files import PRECISIONS, PRODUCTS, Product, wanted_precision
+from ...runtime.bundle.finder import told_as
 from ...runtime.bundle.folder import Bundle
 from ...runtime.bundle.manifest import OSLIC
 from ...runtime.errors import UsageError
@@ -486,7 +487,7 @@ def _result(
                 "name": side.label,
                 "precision": side.precision,
                 "backend": side.backend,
-                "source": str(side.source.path),
+                "source": told_as(side.source.path),
             }
             for side in sides
         ],

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ...measure import environment
 from ...measure.timing import Candidate, Settings, StageTimes, Timing, measure, ratio
 from ...runtime.backends.base import LayerTime
+from ...runtime.bundle.finder import told_as
 from ...runtime.errors import BackendError, VerificationError
 from ...runtime.files import write_atomically
 from ...runtime.model.feeds import Feeds
@@ -128,7 +129,7 @@ def run(subjects: Sequence[Subject], feeds_for: FeedsFor, rule: Settings, *, pro
 def _facts(subject: Subject, feeds: Feeds) -> dict[str, Any]:
     side = subject.side
     found: dict[str, Any] = {
-        "source": str(side.source.path),
+        "source": told_as(side.source.path),
         "graph": subject.graph,
         "backend": side.backend,
         "precision": side.precision,

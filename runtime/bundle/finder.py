@@ -23,6 +23,11 @@ def shipped_names() -> list[str]:
     return sorted(folder.name for folder in _bundles_in(_SHIPPED))
 
 
+def told_as(path: Path) -> str:
+    """How results name a graph or a bundle: a shipped bundle by its name, without its place on this machine."""
+    return path.name if path.parent == _SHIPPED else str(path)
+
+
 def open_bundle(name: str | Path | None) -> Bundle:
     """Open a bundle.
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from oslic.runtime import Codec, read_labels
+from oslic.runtime.bundle.finder import open_bundle, told_as
 from oslic.runtime.bundle.folder import Bundle, default_bundle
 from oslic.runtime.errors import BundleError
 from PIL import Image
@@ -71,3 +72,8 @@ def test_a_graph_that_a_bundle_shares_with_the_default_one_is_taken_from_there(t
     (shared / "manifest.json").write_text(json.dumps(described))
     with pytest.raises(BundleError, match="segment"):
         Bundle.open(shared).read_graph("segment")
+
+
+def test_results_name_shipped_bundles_and_not_their_place(tmp_path):
+    assert told_as(open_bundle("lite-preview").path) == "lite-preview"
+    assert told_as(tmp_path / "lite") == str(tmp_path / "lite")

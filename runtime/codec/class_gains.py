@@ -15,8 +15,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..image.arrays import luma_levels
-from .parameters import MAX_QUALITY
-from .residual import LEAST_QUALITY
+from .parameters import LEAST_QUALITY, MAX_QUALITY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,8 +9,10 @@ from typing import Final
 from ..errors import StreamError
 from .container import DIGEST_BYTES, FieldReader, choice, varint
 
+LEAST_QUALITY: Final = 1
+"""The least quality of a residual, as Pillow's AVIF quality; 0 stands for "no residual at all"."""
 MAX_QUALITY: Final = 100
-"""Pillow's AVIF quality, of which the residual takes 1..100; 0 stands for "no residual at all" in the codec."""
+"""The greatest one."""
 MAX_WEIGHT: Final = 8
 """Weight of an estimate that is the whole prediction of the residual: weights are in eighths."""
 MAX_ERROR: Final = 16

@@ -20,7 +20,7 @@ from PIL import AvifImagePlugin, Image, features
 
 from ..errors import BackendError, StreamError, UsageError
 from . import av1
-from .parameters import MAX_QUALITY, MAX_WEIGHT
+from .parameters import LEAST_QUALITY, MAX_QUALITY, MAX_WEIGHT
 from .yuv import compensate_rounding
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 DEFAULT_SPEED: Final = 6
 MAX_SPEED: Final = 10
-LEAST_QUALITY: Final = 1
 
 # The encoder's bits depend on whether it runs in rows (more than one thread), not on how many threads there are:
 # with a fixed number the same image gives the same file on any number of cores.

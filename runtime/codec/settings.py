@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from ..errors import UsageError
-from . import residual
 from .effort import DEFAULT_EFFORT, EFFORTS, MAX_EFFORT, Effort
-from .parameters import MAX_ERROR, MAX_QUALITY
+from .parameters import LEAST_QUALITY, MAX_ERROR, MAX_QUALITY
 from .search import DEFAULT_RATE_WEIGHT, SearchSettings
 
 DEFAULT_QUALITY: Final = 60
@@ -58,8 +57,8 @@ class Settings:
             object.__setattr__(self, "quality", MAX_QUALITY)
         if not 0 <= self.quality <= MAX_QUALITY:
             raise UsageError(f"quality {self.quality} is out of range 0..{MAX_QUALITY}")
-        if 0 < self.quality < residual.LEAST_QUALITY:
-            object.__setattr__(self, "quality", residual.LEAST_QUALITY)
+        if 0 < self.quality < LEAST_QUALITY:
+            object.__setattr__(self, "quality", LEAST_QUALITY)
         if not 0 <= self.effort <= MAX_EFFORT:
             raise UsageError(f"effort {self.effort} is out of range 0..{MAX_EFFORT}")
         for name, value, known in (("layers", self.layers, LAYER_MODES), ("tune", self.tune, TUNES)):

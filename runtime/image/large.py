@@ -17,7 +17,7 @@ from ..errors import DependencyError, ImageError, UsageError, one_line
 from ..stopping import checker
 from .arrays import Layout, three_channels
 from .files import described
-from .metadata import Metadata, all_png_chunks
+from .metadata import Metadata, png_chunks
 from .png import start_of_pixels, uncompressed, with_chunks
 from .writing import FORMATS, ImageFormat, Writer
 
@@ -278,7 +278,7 @@ class _PngSink(_Sink):
 
     def __init__(self, file: BinaryIO, metadata: Metadata) -> None:
         super().__init__(file)
-        self._chunks = all_png_chunks(metadata)
+        self._chunks = png_chunks(metadata)
         self._head: bytes | None = b""
 
     def _write(self, data: bytes) -> int:

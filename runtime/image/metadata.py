@@ -104,24 +104,17 @@ def color_of(chunks: Mapping[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def png_chunks(metadata: Metadata) -> dict[bytes, bytes]:
-    """The PNG chunks of color, XMP and resolution; Pillow writes those of profile and EXIF."""
+    """The PNG chunks of everything, in an order that the standard allows before the pixels."""
     chunks = dict(metadata.color)
     if metadata.icc:
         # The standard wants one of the two.
         chunks.pop(b"sRGB", None)
+        chunks[b"iCCP"] = b"ICC Profile" + bytes(2) + zlib.compress(metadata.icc)
     if metadata.resolution is not None:
         x, y = metadata.resolution.per_meter
         chunks[b"pHYs"] = struct.pack(">IIB", x, y, metadata.resolution.unit is not Unit.ASPECT)
     if metadata.xmp:
         chunks[b"iTXt"] = b"XML:com.adobe.xmp" + bytes(5) + metadata.xmp
-    return chunks
-
-
-def all_png_chunks(metadata: Metadata) -> dict[bytes, bytes]:
-    """The PNG chunks of everything."""
-    chunks = png_chunks(metadata)
-    if metadata.icc:
-        chunks = {b"iCCP": b"ICC Profile" + bytes(2) + zlib.compress(metadata.icc), **chunks}
     if metadata.exif:
         chunks[b"eXIf"] = metadata.exif.removeprefix(b"Exif\0\0")
     return chunks

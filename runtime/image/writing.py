@@ -42,7 +42,7 @@ class ImageFormat:
         lossy: for Pillow's writer where a quality is given; None: the format has none.
         quality: where none is given; None: it is written without loss then.
         alpha: whether it holds alpha.
-        blocks: which of "icc_profile", "exif" and "xmp" Pillow writes into it.
+        blocks: which of "icc_profile", "exif" and "xmp" are written into it.
         dpi: whether Pillow writes a resolution into it.
     """
 
@@ -57,8 +57,8 @@ class ImageFormat:
 
 
 FORMATS: Final[dict[str, ImageFormat]] = {
-    # XMP, color and resolution are chunks that we add.
-    "png": ImageFormat("PNG", (".png",), {"compress_level": 3}, blocks=frozenset({"icc_profile", "exif"})),
+    # All metadata are chunks that we add: Pillow writes no color and no XMP.
+    "png": ImageFormat("PNG", (".png",), {"compress_level": 3}),
     "jpeg": ImageFormat(
         "JPEG",
         (".jpg", ".jpeg", ".jfif"),
@@ -109,7 +109,7 @@ class Writer:
         if pixels.ndim == 3 and str(name).lower().endswith(".pgm"):
             raise UsageError(f"cannot write {name}: PGM files are gray; write .ppm or .png")
         options = form.options if self.quality is None else {**(form.lossy or {}), "quality": self.quality}
-        extras = self._extras(metadata)
+        extras = {} if form.kind == "PNG" else self._extras(metadata)
         file = io.BytesIO()
         # By the name Pillow loads the writer of this format; told the format, it would load five.
         file.name = f"image{form.endings[0]}"
@@ -144,7 +144,7 @@ class Writer:
         lost = {
             "the ICC profile": bool(metadata.icc) and "icc_profile" not in blocks,
             "EXIF": bool(metadata.exif) and "exif" not in blocks,
-            "XMP": bool(metadata.xmp) and "xmp" not in blocks and kind != "PNG",
+            "XMP": bool(metadata.xmp) and "xmp" not in blocks,
             "the meaning of its colors (" + ", ".join(name.decode() for name, _ in metadata.color) + ")": (
                 metadata.changes_colors and kind != "PNG"
             ),
